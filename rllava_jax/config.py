@@ -1,0 +1,251 @@
+"""Every setting of a run, as frozen dataclasses. `config_loading.py` reads files and overrides into them.
+
+This module imports nothing of the project, so that any room may read its settings without a cycle.
+Durations carry their unit in the text: "1500 steps", "10 epochs", "64000 examples", "5 percent" (of the run).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+RegionEncoder = Literal["crop", "align", "overlay", "loc"]
+WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
+Condition = Literal["right", "none", "wrong", "blank"]
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names the file or override, the key, the value and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which PaliGemma. The named sizes stand in `model/sizes.py`.
+
+    Attributes:
+      size: tiny, paligemma-3b-{224,448,896} or paligemma2-{3b,10b,28b}-{224,448,896}.
+      image_size: pixels on a side; 0 takes the size's own.
+      compute_dtype: auto is bfloat16 on accelerators and float32 on CPU.
+      param_dtype: of trained parameters; frozen ones take frozen_dtype.
+      remat: recompute each layer's activations in the backward pass (saves memory, costs a forward).
+    """
+
+    size: str = "tiny"
+    image_size: int = 0
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """How a marked region reaches the model.
+
+    Attributes:
+      encoders: any combination of
+        crop (the region's original pixels through the same SigLIP), align (RoIAlign over the image's features),
+        overlay (the outline drawn into the pixels), loc (four loc tokens in the prefix).
+      max_regions: R, slots per image. More regions than slots is an error, never a silent cut.
+      tokens: K, tokens per region and encoder; a square number.
+      crop_size: side of the crop fed to SigLIP, in pixels; a multiple of the patch size.
+      crop_context: side of the crop window over the longer side of the box; 3 is Describe Anything's choice.
+      crop_min_pixels: the window is never smaller, in pixels of the original image.
+      outlines: show the mask or polygon of a region that has one; off, every region is its box. Off by default because
+        right regions often have an outline and wrong ones never do, so the outline itself would tell them apart.
+    """
+
+    encoders: tuple[RegionEncoder, ...] = ("crop",)
+    max_regions: int = 1
+    tokens: int = 16
+    crop_size: int = 112
+    crop_context: float = 1.5
+    crop_min_pixels: int = 48
+    outlines: bool = False
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which regions a training example is shown. See `data_pipelines/policy.py`.
+
+    Attributes:
+      shown: probability that an example which has a region is shown one (R-LLaVA: one third).
+      shown_by_family: replaces `shown` for the named question families, e.g. {"identify": 0.9}.
+      wrong: share of the shown ones that are wrong on purpose, label unchanged.
+      wrong_kinds: drawn from uniformly; a kind that an example cannot have (nothing to mirror) falls to the next.
+      question_regions: which box belongs to an ordinary question. "question": the one whose label the question names.
+        "answer": also the one whose label the answer names. That leaks the answer; it exists to measure the leak.
+        "none": ordinary questions have no region.
+    """
+
+    shown: float = 1 / 3
+    shown_by_family: dict[str, float] = field(default_factory=dict)
+    wrong: float = 0.1
+    wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
+    question_regions: Literal["question", "answer", "none"] = "question"
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images; all off at 0. No flips: left and right carry meaning in medicine.
+
+    Attributes:
+      crop: the random window's side is drawn from [1 - crop, 1] of the image's; a shown region is never cut away.
+      box_jitter: standard deviation of the shift and log-scale of a shown box, as a share of its sides.
+      brightness: additive, share of full scale.
+      contrast: multiplicative, as log-scale.
+    """
+
+    crop: float = 0.0
+    box_jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """The embedded data set: procedurally drawn CT-like slices (`data_pipelines/sources/phantom.py`)."""
+
+    train_images: int = 600
+    validate_images: int = 60
+    test_images: int = 120
+    image_size: int = 160
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they become batches.
+
+    Attributes:
+      source: slake, vqa_rad or phantom.
+      root: folder of the published files (slake, vqa_rad); phantom needs none.
+      languages: SLAKE asks in "en" and "zh".
+      families: mixing weights of the question families in training; a family of weight 0 is left out.
+      train_split, validation_split, test_split: names of the source's splits.
+      allow_test_images_in_training: train although test images occur in the training split.
+      prompt: task → prefix template; the newline and the special tokens are added by the tokeniser stage.
+      tokenizer: a SentencePiece file (PaliGemma's own, say); "" trains a small one on the training text.
+      tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
+      text_length: T, tokens of prefix, suffix and eos together. A longer example is an error that names it.
+      workers: processes that decode; 0 decodes in threads of the training process.
+      threads: decoding threads of each process.
+      prefetch: batches held ready.
+      image_cache_mb: decoded originals kept in memory by each process.
+      corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
+    """
+
+    source: Literal["slake", "vqa_rad", "phantom"] = "phantom"
+    root: str = ""
+    languages: tuple[str, ...] = ("en",)
+    families: dict[str, float] = field(
+        default_factory=lambda: {"vqa": 0.4, "identify": 0.3, "localise": 0.1, "verify": 0.1, "choose": 0.1}
+    )
+    train_split: str = "train"
+    validation_split: str = "validate"
+    test_split: str = "test"
+    allow_test_images_in_training: bool = False
+    prompt: dict[str, str] = field(
+        default_factory=lambda: {"answer": "answer {language} {regions}{question}", "detect": "detect {question}"}
+    )
+    tokenizer: str = ""
+    tokenizer_vocab: int = 2000
+    text_length: int = 40
+    workers: int = 0
+    threads: int = 2
+    prefetch: int = 2
+    image_cache_mb: int = 1024
+    corrupt_images_allowed: int = 0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW as in the published PaliGemma transfers: clip 1, b2 0.999, cosine with 5 % warm-up.
+
+    Attributes:
+      weight_decay: per step, relative to the peak learning rate: `p -= lr_t / lr * weight_decay * p`.
+      weight_decay_on: parameter-name patterns (regular expressions) that decay; big_vision's rule is SigLIP kernels.
+      schedule: the learning rate after warm-up.
+      trainable: parameter-name patterns that train; everything else is frozen and holds no optimiser state.
+    """
+
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 1e-4
+    weight_decay_on: tuple[str, ...] = (r"(img|roi)/.*kernel",)
+    warmup: str = "5 percent"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip_norm: float = 1.0
+    trainable: tuple[str, ...] = (r".*",)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how long, how much at a time, and what is kept.
+
+    Attributes:
+      duration: "N steps", "N epochs" or "N examples".
+      batch_size: examples per optimiser step, over all devices and hosts.
+      accumulate: micro-batches per step; the batch is split into this many, and the result equals the full batch's.
+      checkpoint_every, log_every, evaluate_every: durations; "never" for none but the last (not for log_every).
+      keep_last: checkpoints kept besides the best.
+      best_metric: of the validation rows, as "subset/region/metric"; higher is better.
+    """
+
+    duration: str = "1000 steps"
+    batch_size: int = 32
+    accumulate: int = 1
+    log_every: str = "20 steps"
+    checkpoint_every: str = "250 steps"
+    evaluate_every: str = "never"
+    keep_last: int = 2
+    best_metric: str = "family=identify/right/accuracy"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is asked after training (test split), and during it (validation split, at most `during_examples`).
+
+    Attributes:
+      conditions: right, none, wrong region, and blank image (with the region shown).
+      families: question families that are evaluated.
+      max_examples: at most so many examples per family; 0 asks them all.
+      bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.
+      gallery: example images shown in the report.
+    """
+
+    conditions: tuple[Condition, ...] = ("right", "none", "wrong", "blank")
+    families: tuple[str, ...] = ("vqa", "identify", "localise", "verify", "choose")
+    wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
+    batch_size: int = 64
+    max_new_tokens: int = 24
+    max_examples: int = 0
+    during_examples: int = 200
+    bootstrap: int = 1000
+    gallery: int = 24
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices by axis; one of them may be -1 (the rest). `fsdp` also shards the parameters."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. A file under `configs/` builds one and names it `config`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    seed: int = 0

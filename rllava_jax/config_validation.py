@@ -1,0 +1,241 @@
+"""What must hold between settings, beyond each one's type: checked before any data is read or memory is touched."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Iterable
+from typing import get_args
+
+from data_pipelines.records import FAMILIES, Task
+from rllava_jax.config import Config, ConfigError
+from rllava_jax.duration import Duration
+
+_PLACEHOLDERS = {"language", "regions", "question"}
+
+
+def validate(config: Config) -> None:
+    """Checks everything that can be known without the model's size, the data or the devices.
+
+    Raises:
+      ConfigError: naming the dotted field, its value and the remedy, for the first setting that is wrong.
+    """
+    _require(config.seed >= 0, "seed", config.seed, "write 0 or more")
+    _require(config.model.image_size >= 0, "model.image_size", config.model.image_size, "write 0 for the size's own")
+    _validate_regions(config)
+    _validate_data(config)
+    _validate_policy(config)
+    _validate_ranges(config)
+    _validate_optimizer(config)
+    _validate_train(config)
+    _validate_evaluation(config)
+    _validate_mesh(config)
+
+
+def validate_patches(config: Config, *, patch: int) -> None:
+    """Checks the region settings against the vision tower's patch size, in pixels.
+
+    Raises:
+      ConfigError: the crop is not made of whole patches, or has fewer patches than the tokens it is pooled to.
+    """
+    if "crop" not in config.regions.encoders:
+        return
+    size, tokens = config.regions.crop_size, config.regions.tokens
+    whole = size % patch == 0
+    _require(whole, "regions.crop_size", size, f"write a multiple of the patch, {patch} pixels")
+    patches = (size // patch) ** 2
+    _require(tokens <= patches, "regions.tokens", tokens, f"a crop of {size} pixels has only {patches} patches")
+
+
+def _require(holds: bool, field: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise ConfigError(f"{field}: {value!r} is not possible; {remedy}")
+
+
+def _at_least(minimum: float, **fields: float) -> None:
+    for field, value in fields.items():
+        _require(value >= minimum, field.replace("__", "."), value, f"write {minimum} or more")
+
+
+def _positive(**fields: float) -> None:
+    for field, value in fields.items():
+        _require(value > 0, field.replace("__", "."), value, "write a number above 0")
+
+
+def _share(field: str, value: float) -> None:
+    _require(0 <= value <= 1, field, value, "write a share between 0 and 1")
+
+
+def _distinct(field: str, values: tuple[str, ...], *, may_be_empty: bool = False) -> None:
+    _require(len(set(values)) == len(values), field, values, "name each one once")
+    _require(may_be_empty or bool(values), field, values, "name at least one")
+
+
+def _known_families(field: str, names: Iterable[str]) -> None:
+    for name in names:
+        _require(name in FAMILIES, field, name, f"the question families are {', '.join(FAMILIES)}")
+
+
+def _validate_regions(config: Config) -> None:
+    regions = config.regions
+    _distinct("regions.encoders", regions.encoders, may_be_empty=True)
+    _at_least(
+        1,
+        regions__max_regions=regions.max_regions,
+        regions__tokens=regions.tokens,
+        regions__crop_size=regions.crop_size,
+        regions__crop_context=regions.crop_context,
+        regions__crop_min_pixels=regions.crop_min_pixels,
+    )
+    side = math.isqrt(regions.tokens)
+    nearest = f"write a square number, e.g. {side**2} or {(side + 1) ** 2}"
+    _require(side**2 == regions.tokens, "regions.tokens", regions.tokens, nearest)
+
+
+def _validate_data(config: Config) -> None:
+    data = config.data
+    if data.source != "phantom":
+        remedy = f"{data.source} needs the folder of its published files: --config.data.root=DIR"
+        _require(bool(data.root), "data.root", data.root, remedy)
+    _distinct("data.languages", data.languages)
+    _known_families("data.families", data.families)
+    for family, weight in data.families.items():
+        _at_least(0, **{f"data__families__{family}": weight})
+    _require(sum(data.families.values()) > 0, "data.families", data.families, "give one of them a weight above 0")
+    tasks = get_args(Task)
+    remedy = f"write one template for each of the tasks {', '.join(tasks)}"
+    _require(set(data.prompt) == set(tasks), "data.prompt", sorted(data.prompt), remedy)
+    for task, template in data.prompt.items():
+        _validate_template(f"data.prompt.{task}", template)
+    if "loc" in config.regions.encoders:
+        template = data.prompt["answer"]
+        remedy = "the region encoder 'loc' needs the placeholder {regions}"
+        _require("{regions}" in template, "data.prompt.answer", template, remedy)
+
+
+def _validate_template(field: str, template: str) -> None:
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ConfigError(f"{field}: {template!r} is not a template: {error}") from None
+    _require(names <= _PLACEHOLDERS, field, template, "the placeholders are {language}, {regions} and {question}")
+    _require("question" in names, field, template, "it must contain {question}")
+    _require("\n" not in template, field, template, "leave the newline out: it is added after the prompt")
+
+
+def _validate_policy(config: Config) -> None:
+    policy, augment = config.data.policy, config.data.augment
+    _share("data.policy.shown", policy.shown)
+    _share("data.policy.wrong", policy.wrong)
+    _known_families("data.policy.shown_by_family", policy.shown_by_family)
+    for family, share in policy.shown_by_family.items():
+        _share(f"data.policy.shown_by_family.{family}", share)
+    _distinct("data.policy.wrong_kinds", policy.wrong_kinds, may_be_empty=policy.wrong == 0)
+    _require(0 <= augment.crop < 1, "data.augment.crop", augment.crop, "write a share from 0 to below 1")
+    _at_least(
+        0,
+        data__augment__box_jitter=augment.box_jitter,
+        data__augment__brightness=augment.brightness,
+        data__augment__contrast=augment.contrast,
+    )
+
+
+def _validate_ranges(config: Config) -> None:
+    data, phantom, evaluation = config.data, config.data.phantom, config.evaluation
+    _at_least(
+        0,
+        data__workers=data.workers,
+        data__image_cache_mb=data.image_cache_mb,
+        data__corrupt_images_allowed=data.corrupt_images_allowed,
+        data__phantom__seed=phantom.seed,
+        evaluation__max_examples=evaluation.max_examples,
+        evaluation__gallery=evaluation.gallery,
+    )
+    _at_least(
+        1,
+        data__tokenizer_vocab=data.tokenizer_vocab,
+        data__text_length=data.text_length,
+        data__threads=data.threads,
+        data__prefetch=data.prefetch,
+        data__phantom__train_images=phantom.train_images,
+        data__phantom__validate_images=phantom.validate_images,
+        data__phantom__test_images=phantom.test_images,
+        data__phantom__image_size=phantom.image_size,
+        evaluation__batch_size=evaluation.batch_size,
+        evaluation__max_new_tokens=evaluation.max_new_tokens,
+        evaluation__during_examples=evaluation.during_examples,
+        evaluation__bootstrap=evaluation.bootstrap,
+        train__batch_size=config.train.batch_size,
+        train__accumulate=config.train.accumulate,
+        train__keep_last=config.train.keep_last,
+    )
+
+
+def _validate_optimizer(config: Config) -> None:
+    optimizer = config.optimizer
+    _positive(optimizer__learning_rate=optimizer.learning_rate, optimizer__clip_norm=optimizer.clip_norm)
+    _at_least(0, optimizer__weight_decay=optimizer.weight_decay)
+    for field, value in (("optimizer.b1", optimizer.b1), ("optimizer.b2", optimizer.b2)):
+        _require(0 <= value < 1, field, value, "write a share from 0 to below 1")
+    _distinct("optimizer.trainable", optimizer.trainable)
+    for field, patterns in (("trainable", optimizer.trainable), ("weight_decay_on", optimizer.weight_decay_on)):
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(f"optimizer.{field}: {pattern!r} is not a regular expression: {error}") from None
+    warmup = Duration.parse(optimizer.warmup, field="optimizer.warmup")
+    _require(warmup is not None, "optimizer.warmup", optimizer.warmup, 'write "0 steps" for none')
+
+
+def _validate_train(config: Config) -> None:
+    train = config.train
+    duration = Duration.parse(train.duration, field="train.duration")
+    relative = duration is None or duration.unit == "percent"
+    _require(not relative, "train.duration", train.duration, "write steps, epochs or examples")
+    for name in ("duration", "log_every", "checkpoint_every", "evaluate_every"):
+        field, text = f"train.{name}", getattr(train, name)
+        interval = Duration.parse(text, field=field)
+        _require(interval is None or interval.amount > 0, field, text, "write an amount above 0")
+    _require(train.log_every != "never", "train.log_every", train.log_every, "write how often to log")
+    remedy = f"it must divide into train.accumulate={train.accumulate} equal micro-batches"
+    _require(train.batch_size % train.accumulate == 0, "train.batch_size", train.batch_size, remedy)
+    if train.evaluate_every != "never":
+        _validate_best_metric(config)
+
+
+def _validate_best_metric(config: Config) -> None:
+    field, value = "train.best_metric", config.train.best_metric
+    parts = value.split("/")
+    _require(len(parts) == 3 and all(parts), field, value, 'write "subset/region/metric"')
+    subset, region, _ = parts
+    conditions = config.evaluation.conditions
+    asked = region.split(":")[0] in conditions
+    _require(asked, field, value, f"evaluation.conditions asks only for {', '.join(conditions)}")
+    if subset.startswith("family="):
+        families = config.evaluation.families
+        asked = subset.removeprefix("family=") in families
+        _require(asked, field, value, f"evaluation.families asks only for {', '.join(families)}")
+
+
+def _validate_evaluation(config: Config) -> None:
+    evaluation = config.evaluation
+    _distinct("evaluation.conditions", evaluation.conditions)
+    _distinct("evaluation.families", evaluation.families)
+    _known_families("evaluation.families", evaluation.families)
+    _distinct("evaluation.wrong_kinds", evaluation.wrong_kinds, may_be_empty="wrong" not in evaluation.conditions)
+
+
+def _validate_mesh(config: Config) -> None:
+    mesh, train = config.mesh, config.train
+    axes = {"mesh.data": mesh.data, "mesh.fsdp": mesh.fsdp}
+    for field, value in axes.items():
+        _require(value >= 1 or value == -1, field, value, "write the number of devices, or -1 for the rest")
+    both = list(axes.values()).count(-1) > 1
+    _require(not both, "mesh.fsdp", mesh.fsdp, "only one axis may be -1, the rest of the devices")
+    # The batch is split over both axes; what an axis of -1 will be is not known yet.
+    shards = math.prod(value for value in axes.values() if value != -1)
+    micro_batch = train.batch_size // train.accumulate
+    remedy = f"its micro-batches of {micro_batch} must divide over the {shards} devices of mesh.data x mesh.fsdp"
+    _require(micro_batch % shards == 0, "train.batch_size", train.batch_size, remedy)
