@@ -1,0 +1,181 @@
+"""Decoding with a KV cache: one compiled program for prompts of different lengths.
+
+The prompt is encoded once (`prefill`); then each new token is one row through the decoder (`extend`). Prompts are
+right-padded, so the cache has holes: validity masks them, and positions count valid tokens only.
+
+Axes: B batch, S prompt sequence (image, regions, prefix), N new tokens, C = S + N cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from rllava_jax.model.gemma import KVCache
+from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.paligemma import PaliGemma, positions_of, prefix_lm_mask
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: 0 is greedy, what every reported score uses.
+      top_p: draw from the smallest set of tokens whose probabilities sum to at least this (arXiv 1904.09751).
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature: {self.temperature} is negative; 0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} is outside (0, 1]")
+
+
+GREEDY = Sampling()
+
+
+class DecodeState(NamedTuple):
+    """What decoding carries: the cache, which of its slots hold a token [B, C], and each row's next position [B]."""
+
+    cache: KVCache
+    filled: Array
+    position: Array
+
+
+class Generation(NamedTuple):
+    """Decoded answers.
+
+    Attributes:
+      tokens: [B, N], pad after eos.
+      log_prob: [B], the model's log-probability of the tokens up to and including eos (untempered).
+      finished: [B], false where N tokens did not reach eos.
+    """
+
+    tokens: Array
+    log_prob: Array
+    finished: Array
+
+
+def prefill(
+    model: PaliGemma, prompt: Inputs, *, new_tokens: int, cache_dtype: Any = None
+) -> tuple[Float[Array, "B V"], DecodeState]:
+    """Encodes prompts; returns the logits after each prompt's last token, and a state with room for `new_tokens`.
+
+    `cache_dtype` is the compute type unless given; the reference keeps its cache in bfloat16 whatever it computes in.
+    """
+    sequence = model.embed(prompt)
+    positions = positions_of(sequence.valid)
+    mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
+    decoded = model.llm(sequence.x, positions, mask, cache_dtype=cache_dtype or model.compute_dtype)
+    assert decoded.cache is not None
+    length = prompt.mask_input.sum(axis=1)
+    text = decoded.states[:, -prompt.text.shape[1] :]
+    last = jnp.take_along_axis(text, (length - 1)[:, None, None], axis=1)
+    grow = ((0, 0), (0, 0), (0, new_tokens), (0, 0), (0, 0))
+    cache = KVCache(*(jnp.pad(part, grow) for part in decoded.cache))
+    filled = jnp.pad(sequence.valid, ((0, 0), (0, new_tokens)))
+    return model.llm.embedder.decode(last)[:, 0], DecodeState(cache, filled, sequence.valid.sum(axis=1))
+
+
+def extend(
+    model: PaliGemma, state: DecodeState, tokens: Int[Array, " B"], slot: Int[Array, ""]
+) -> tuple[Float[Array, "B V"], DecodeState]:
+    """Feeds one token per row, written at cache slot `slot`; returns the logits after it."""
+    filled = state.filled.at[:, slot].set(True)
+    x = model.llm.embedder.encode(tokens[:, None], model.compute_dtype)
+    decoded = model.llm(x, state.position[:, None], filled[:, None, :], cache=state.cache, slot=slot)
+    assert decoded.cache is not None
+    logits = model.llm.embedder.decode(decoded.states)[:, 0]
+    return logits, DecodeState(decoded.cache, filled, state.position + 1)
+
+
+def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | None = None) -> Int[Array, " B"]:
+    """The next token of each row.
+
+    Raises:
+      ValueError: sampling without a key.
+    """
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1)
+    if key is None:
+        raise ValueError("decoding: a temperature above 0 draws at random and needs a key")
+    logits = logits / sampling.temperature
+    if sampling.top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered, axis=-1)
+        # A token stays while the mass before it is short of top_p, so the likeliest always does.
+        stays = jnp.cumsum(probabilities, axis=-1) - probabilities < sampling.top_p
+        least = jnp.min(jnp.where(stays, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return jax.random.categorical(key, logits, axis=-1)
+
+
+def generate(
+    model: PaliGemma,
+    prompt: Inputs,
+    *,
+    new_tokens: int,
+    eos: int,
+    pad: int = 0,
+    sampling: Sampling = GREEDY,
+    key: PRNGKeyArray | None = None,
+    cache_dtype: Any = None,
+) -> Generation:
+    """Answers a batch of prompts, stopping when every row has reached eos.
+
+    Args:
+      prompt: prefixes only (no suffix), right-padded.
+      new_tokens: the longest answer, eos included.
+      key: needed where `sampling` draws.
+      cache_dtype: of the kept keys and values; None is the compute type.
+
+    Raises:
+      ValueError: sampling without a key.
+    """
+    logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype)
+    batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
+
+    class Loop(NamedTuple):
+        step: Array
+        logits: Array
+        state: DecodeState
+        tokens: Array
+        log_prob: Array
+        done: Bool[Array, " B"]
+
+    def body(loop: Loop) -> Loop:
+        step_key = None if key is None else jax.random.fold_in(key, loop.step)
+        chosen = choose(loop.logits, sampling, step_key)
+        gained = jnp.take_along_axis(jax.nn.log_softmax(loop.logits), chosen[:, None], axis=-1)[:, 0]
+        token = jnp.where(loop.done, pad, chosen).astype(jnp.int32)
+        logits, state = extend(model, loop.state, token, first_slot + loop.step)
+        return Loop(
+            loop.step + 1,
+            logits,
+            state,
+            loop.tokens.at[:, loop.step].set(token),
+            loop.log_prob + jnp.where(loop.done, 0.0, gained),
+            loop.done | (chosen == eos),
+        )
+
+    end = jax.lax.while_loop(
+        lambda loop: (loop.step < new_tokens) & ~loop.done.all(),
+        body,
+        Loop(
+            jnp.zeros((), jnp.int32),
+            logits,
+            state,
+            jnp.full((batch, new_tokens), pad, jnp.int32),
+            jnp.zeros((batch,), jnp.float32),
+            jnp.zeros((batch,), bool),
+        ),
+    )
+    return Generation(end.tokens, end.log_prob, end.done)

@@ -1,0 +1,209 @@
+"""The Gemma 1 and Gemma 2 decoders.
+
+Axes: B batch, Q query positions, S key positions, T = B · Q tokens, D width, N heads, K kv heads, H head dim, F mlp,
+L layers, V vocabulary.
+Attribute names are the published checkpoint's (`llm/layers/attn/q_einsum/w` …), so a path here is a key there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rllava_jax.model.attention import AttentionHook, attend
+from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
+from rllava_jax.model.sizes import GemmaConfig
+
+_NORM_EPSILON = 1e-6
+
+
+class KVCache(NamedTuple):
+    """Keys (after RoPE) and values of every layer: each [L, B, S, K, H]."""
+
+    key: Array
+    value: Array
+
+
+class RMSNorm(nnx.Module):
+    """`x̂ · (1 + scale)` in float32; scale starts at 0."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.zeros((width,)))
+
+    def __call__(self, x: Array) -> Array:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + _NORM_EPSILON)
+        return (normed * (1 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+
+
+class Einsum(nnx.Module):
+    """One weight and an equation."""
+
+    def __init__(self, shape: tuple[int, ...], fan_in: int, rngs: nnx.Rngs):
+        self.w = nnx.Param(fan_in_normal(rngs, shape, fan_in))
+
+    def __call__(self, equation: str, x: Array) -> Array:
+        return over_tokens(equation, x, self.w[...])
+
+
+def rotate(x: Float[Array, "B S N H"], positions: Int[Array, "B S"], *, base: float) -> Float[Array, "B S N H"]:
+    """Rotary position embedding (arXiv 2104.09864) on split halves, not on interleaved pairs."""
+    half = x.shape[-1] // 2
+    frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.config = config
+        width, heads, kv_heads, dim = config.width, config.heads, config.kv_heads, config.head_dim
+        self.q_einsum = Einsum((heads, width, dim), width, rngs)
+        self.kv_einsum = Einsum((2, kv_heads, width, dim), width, rngs)
+        self.attn_vec_einsum = Einsum((heads, dim, width), heads * dim, rngs)
+
+    def __call__(
+        self,
+        x: Array,
+        positions: Array,
+        mask: Array,
+        cached: KVCache | None,
+        slot: Array | None,
+        cache_dtype: Any,
+        layer: Array,
+        hook: AttentionHook | None,
+    ) -> tuple[Array, KVCache, Any]:
+        config = self.config
+        query = rotate(self.q_einsum("TD,NDH->TNH", x), positions, base=config.rope_base) * config.query_scale
+        key, value = jnp.unstack(self.kv_einsum("TD,CKDH->TCKH", x), axis=2)
+        key = rotate(key, positions, base=config.rope_base)
+        if cache_dtype is not None:
+            # What is attended to is what is kept: a prefill and the steps after it see the same rounding.
+            key, value = key.astype(cache_dtype), value.astype(cache_dtype)
+        if cached is not None and slot is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(cached.key, key, slot, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(cached.value, value, slot, axis=1)
+        attended, collected = attend(query, key, value, mask, cap=config.attention_cap, hook=hook, layer=layer)
+        return self.attn_vec_einsum("TNH,NHD->TD", attended), KVCache(key, value), collected
+
+
+class FeedForward(nnx.Module):
+    """`(gelu(x W0) · x W1) W2`."""
+
+    def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.gating_einsum = nnx.Param(fan_in_normal(rngs, (2, config.width, config.mlp), config.width))
+        self.linear = nnx.Param(fan_in_normal(rngs, (config.mlp, config.width), config.mlp))
+
+    def __call__(self, x: Array) -> Array:
+        gate, up = (over_tokens("TD,DF->TF", x, weight) for weight in jnp.unstack(self.gating_einsum[...]))
+        return over_tokens("TF,FD->TD", jax.nn.gelu(gate, approximate=True) * up, self.linear[...])
+
+
+class Block(nnx.Module):
+    """One layer. Gemma 2 also norms each branch before its residual sum."""
+
+    def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.post_norms = config.post_norms
+        self.pre_attention_norm = RMSNorm(config.width)
+        self.attn = Attention(config, rngs)
+        self.pre_ffw_norm = RMSNorm(config.width)
+        self.mlp = FeedForward(config, rngs)
+        if config.post_norms:
+            self.post_attention_norm = RMSNorm(config.width)
+            self.post_ffw_norm = RMSNorm(config.width)
+
+    def __call__(
+        self,
+        x: Array,
+        positions: Array,
+        mask: Array,
+        cached: KVCache | None,
+        slot: Array | None,
+        cache_dtype: Any,
+        layer: Array,
+        hook: AttentionHook | None,
+    ) -> tuple[Array, KVCache, Any]:
+        branch, cache, collected = self.attn(
+            self.pre_attention_norm(x), positions, mask, cached, slot, cache_dtype, layer, hook
+        )
+        x = x + (self.post_attention_norm(branch) if self.post_norms else branch)
+        branch = self.mlp(self.pre_ffw_norm(x))
+        return x + (self.post_ffw_norm(branch) if self.post_norms else branch), cache, collected
+
+
+class Embedder(nnx.Module):
+    """The token table, tied to the output layer."""
+
+    def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.input_embedding = nnx.Param(
+            jax.random.normal(rngs.params(), (config.vocab, config.width)) * config.width**-0.5
+        )
+
+    def encode(self, tokens: Int[Array, "B S"], dtype: Any) -> Float[Array, "B S D"]:
+        """Rows of the table, scaled by the square root of the width."""
+        rows = jnp.take(self.input_embedding[...], tokens, axis=0).astype(dtype)
+        return rows * jnp.asarray(rows.shape[-1] ** 0.5, dtype)
+
+    def decode(self, x: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """Logits, in float32."""
+        # The sum is kept in float32, whatever the compute type.
+        flat = x.reshape(-1, x.shape[-1])
+        table = self.input_embedding[...].astype(x.dtype)
+        logits = jnp.einsum("TD,VD->TV", flat, table, preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], -1)
+
+
+class DecoderOutput(NamedTuple):
+    """States after the final norm [B, Q, D]; the cache, where asked for; what the hook collected."""
+
+    states: Array
+    cache: KVCache | None
+    collected: Any
+
+
+class Gemma(nnx.Module):
+    """The decoder: embeddings in, states out; `embedder.decode` makes logits of them."""
+
+    def __init__(self, config: GemmaConfig, *, remat: bool, rngs: nnx.Rngs):
+        self.config = config
+        self.remat = remat
+        self.embedder = Embedder(config, rngs)
+        self.layers = stack_layers(lambda rngs: Block(config, rngs), config.depth, rngs)
+        self.final_norm = RMSNorm(config.width)
+
+    def __call__(
+        self,
+        x: Float[Array, "B Q D"],
+        positions: Int[Array, "B Q"],
+        mask: Bool[Array, "B Q S"],
+        *,
+        cache: KVCache | None = None,
+        slot: Int[Array, ""] | None = None,
+        cache_dtype: Any = None,
+        hook: AttentionHook | None = None,
+    ) -> DecoderOutput:
+        """Runs all layers.
+
+        Args:
+          mask: true where query q may see key s. With a cache, S is the cache's length.
+          cache: keys and values of earlier positions; the new ones are written at `slot`.
+          cache_dtype: return the keys and values in this type (a prefill); implied by `cache`.
+          hook: sees the attention weights of every layer (`attention.AttentionHook`).
+        """
+        if cache is not None:
+            cache_dtype = cache.key.dtype
+
+        def apply(block: Block, x: Array, layer: Array, cached: KVCache | None) -> tuple[Array, Any]:
+            x, new, collected = block(x, positions, mask, cached, slot, cache_dtype, layer, hook)
+            return x, (None if cache_dtype is None else new, collected)
+
+        x, (new_cache, collected) = scan_layers(self.layers, apply, x, per_layer=cache, remat=self.remat)
+        return DecoderOutput(self.final_norm(x), new_cache, collected)

@@ -1,0 +1,72 @@
+"""What the model is given: arrays of fixed shape, so that one program serves examples with and without regions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of images, marked regions and token sequences.
+
+    Axes: B batch, R regions, T text, C crop side, G crop patches on a side, K bins on a side.
+
+    Attributes:
+      image: pixels in −1…1.
+      text: tokens, prefix then suffix, right-padded.
+      mask_ar: 0 where a token is seen by the whole prefix, 1 where the sequence is causal (suffix and padding).
+      mask_input: true on real tokens. All true reproduces the reference's training, which has no padding mask.
+      regions: boxes (y0, x0, y1, x1), normalised; None for a model without regions.
+      region_valid: which slots hold a region. What stands in other slots has no influence.
+      region_pixels: crops of the original pixels, in −1…1 (encoder `crop`).
+      region_crop_coverage: share of each crop patch that lies inside the region (`crop`).
+      region_align_coverage: share of each bin of the box that lies inside the region (`align`).
+    """
+
+    image: Float[Array, "B Y X 3"]
+    text: Int[Array, "B T"]
+    mask_ar: Int[Array, "B T"]
+    mask_input: Bool[Array, "B T"]
+    regions: Float[Array, "B R 4"] | None = None
+    region_valid: Bool[Array, "B R"] | None = None
+    region_pixels: Float[Array, "B R C C 3"] | None = None
+    region_crop_coverage: Float[Array, "B R G G"] | None = None
+    region_align_coverage: Float[Array, "B R K K"] | None = None
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Any]) -> Inputs:
+        """Takes the loader's arrays: uint8 pixels become `x / 127.5 - 1` here, on the device, after the transfer."""
+        fields = {field.name: batch[field.name] for field in dataclasses.fields(cls) if field.name in batch}
+        for name in ("image", "region_pixels"):
+            if name in fields:
+                fields[name] = fields[name].astype(jnp.float32) / 127.5 - 1
+        fields["mask_input"] = fields["mask_input"].astype(bool)
+        return cls(**fields)
+
+    def given(self, name: str) -> Array:
+        """An optional array that the model's region encoders need.
+
+        Raises:
+          ValueError: it is missing; the preprocessing was made for other region encoders than the model.
+        """
+        array: Array | None = getattr(self, name)
+        if array is None:
+            raise ValueError(f"Inputs.{name}: missing, but the model's region encoders need it; use one RegionConfig")
+        return array
+
+    def truncated(self, length: int) -> Inputs:
+        """The same batch with only the first `length` text positions."""
+        return dataclasses.replace(
+            self,
+            text=self.text[:, :length],
+            mask_ar=self.mask_ar[:, :length],
+            mask_input=self.mask_input[:, :length],
+        )

@@ -1,0 +1,91 @@
+"""What both towers are built of: an affine map over named axes, and a stack of layers run as one scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def fan_in_normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    """Truncated normal of variance 1 / fan_in. The fan is explicit: kernels of heads have two axes on one side."""
+    # 0.8796…: standard deviation of a standard normal cut at ±2.
+    return jax.random.truncated_normal(rngs.params(), -2, 2, shape) * (fan_in**-0.5 / 0.87962566103423978)
+
+
+def over_tokens(equation: str, x: Array, weight: Array, *, axes: int = 2) -> Array:
+    """An einsum whose first letter stands for x's first `axes` axes (batch and position) merged into one.
+
+    Over one merged axis the gradient of a weight is one plain matrix product. Over two, XLA's CPU backend takes another
+    path: 57 ms against 37 ms for the gradient of a feed-forward block (32 x 120 tokens, width 128, two cores).
+    """
+    flat = x.reshape(-1, *x.shape[axes:])
+    out = jnp.einsum(equation, flat, weight.astype(x.dtype))
+    return out.reshape(*x.shape[:axes], *out.shape[1:])
+
+
+class Affine(nnx.Module):
+    """`x · kernel + bias`, contracting the trailing `inputs` axes of x into `outputs` axes."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], rngs: nnx.Rngs):
+        self.fan_in, self.outputs = math.prod(inputs), outputs
+        self.kernel = nnx.Param(fan_in_normal(rngs, (*inputs, *outputs), math.prod(inputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Array) -> Array:
+        # One matrix product over all leading axes; see `over_tokens`.
+        lead = x.shape[: x.ndim + len(self.outputs) - self.kernel.ndim]
+        kernel = self.kernel[...].astype(x.dtype).reshape(self.fan_in, -1)
+        out = (x.reshape(-1, self.fan_in) @ kernel).reshape(*lead, *self.outputs)
+        return out + self.bias[...].astype(x.dtype)
+
+
+def stack_layers(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
+    """One module whose parameters carry a leading layer axis, each layer drawn from its own key."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def create(rngs: nnx.Rngs) -> M:
+        return make(rngs)
+
+    return create(rngs)
+
+
+def scan_layers(
+    layers: M,
+    apply: Callable[[M, Array, Array, Any], tuple[Array, Any]],
+    x: Array,
+    *,
+    per_layer: Any = None,
+    remat: bool = False,
+) -> tuple[Array, Any]:
+    """Runs a stack as a scan, so that compile time and program size do not grow with depth.
+
+    Args:
+      layers: from `stack_layers`.
+      apply: `(layer module, x, layer number, per_layer slice) → (x, collected)`.
+      per_layer: a pytree with a leading layer axis (a KV cache, say), or None.
+      remat: recompute each layer in the backward pass.
+
+    Returns:
+      x after the last layer, and what was collected, stacked over layers.
+    """
+    graphdef, params = nnx.split(layers)
+    depth = jax.tree.leaves(params)[0].shape[0]
+
+    def body(carry: Array, xs: tuple[Any, Array, Any]) -> tuple[Array, Any]:
+        layer_params, number, extra = xs
+        return apply(nnx.merge(graphdef, layer_params), carry, number, extra)
+
+    if remat:
+        # The scan already keeps the layers' work apart, so the barriers against common-subexpression elimination
+        # would only cost.
+        body = jax.checkpoint(body, prevent_cse=False)
+    return jax.lax.scan(body, x, (params, jnp.arange(depth), per_layer))

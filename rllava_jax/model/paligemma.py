@@ -1,0 +1,122 @@
+"""PaliGemma with a region branch: [ image | regions | prefix ] sees itself whole, [ suffix ] is causal.
+
+Axes: B batch, P image patches, R regions, E region encoders, K tokens of a region and encoder, T text,
+S = P + R·E·K + T sequence, D width, W vision width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rllava_jax.config import RegionConfig
+from rllava_jax.model.attention import AttentionHook
+from rllava_jax.model.gemma import Gemma
+from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.regions import RegionBranch, align, token_encoders
+from rllava_jax.model.siglip import Siglip
+from rllava_jax.model.sizes import PaliGemmaConfig
+
+
+class Sequence(NamedTuple):
+    """The embedded sequence: states [B, S, D], causal marks and validity [B, S], what the vision hook collected."""
+
+    x: Array
+    mask_ar: Array
+    valid: Array
+    collected: Any
+
+
+class Output(NamedTuple):
+    """Logits at the text positions [B, T, V], and what the hooks collected, stacked over layers."""
+
+    logits: Array
+    vision_collected: Any
+    decoder_collected: Any
+
+
+def prefix_lm_mask(mask_ar: Int[Array, "B S"], valid: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
+    """Position k is visible to q when `cumsum(mask_ar)[k] <= cumsum(mask_ar)[q]` and k is valid."""
+    step = jnp.cumsum(mask_ar, axis=1)
+    return (step[:, None, :] <= step[:, :, None]) & valid[:, None, :]
+
+
+def positions_of(valid: Bool[Array, "B S"]) -> Int[Array, "B S"]:
+    """RoPE positions: valid tokens count from 0; what is not there takes no place, so it moves nothing."""
+    return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+
+
+class PaliGemma(nnx.Module):
+    """The whole model. Parameters live under `img/`, `llm/` (the published names) and `roi/` (ours)."""
+
+    def __init__(
+        self,
+        config: PaliGemmaConfig,
+        regions: RegionConfig | None = None,
+        *,
+        compute_dtype: Any = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """Builds the model; wrap in `nnx.eval_shape` to have shapes without memory.
+
+        Args:
+          regions: None, or without a token-making encoder, is plain PaliGemma: no `roi/` parameters, no extra tokens.
+        """
+        self.config = config
+        self.compute_dtype = jnp.dtype(compute_dtype)
+        self.img = Siglip(config.vision, config.decoder.width, remat=remat, rngs=rngs)
+        self.llm = Gemma(config.decoder, remat=remat, rngs=rngs)
+        self.encoders = token_encoders(regions) if regions is not None else ()
+        if regions is not None and self.encoders:
+            self.roi = RegionBranch(regions, config.vision, rngs)
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        *,
+        vision_hook: AttentionHook | None = None,
+        decoder_hook: AttentionHook | None = None,
+    ) -> Output:
+        """Logits of every text position given all before it (teacher forcing)."""
+        sequence = self.embed(inputs, vision_hook=vision_hook)
+        mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
+        decoded = self.llm(sequence.x, positions_of(sequence.valid), mask, hook=decoder_hook)
+        states = decoded.states[:, -inputs.text.shape[1] :]
+        return Output(self.llm.embedder.decode(states), sequence.collected, decoded.collected)
+
+    def embed(self, inputs: Inputs, *, vision_hook: AttentionHook | None = None) -> Sequence:
+        """Image tokens, region tokens and text tokens, in that order."""
+        features, collected = self.img.encode(inputs.image.astype(self.compute_dtype), hook=vision_hook)
+        batch, patches, _ = features.shape
+        parts, valid = [self.img.head(features)], [jnp.ones((batch, patches), bool)]
+        if self.encoders:
+            tokens = self._region_tokens(inputs, features)
+            parts.append(self.img.head(tokens.reshape(batch, -1, tokens.shape[-1])))
+            valid.append(jnp.repeat(inputs.given("region_valid"), tokens.shape[2], axis=1))
+        seen_by_all = sum(part.shape[1] for part in parts)
+        parts.append(self.llm.embedder.encode(inputs.text, self.compute_dtype))
+        valid.append(inputs.mask_input)
+        mask_ar = jnp.concatenate([jnp.zeros((batch, seen_by_all), inputs.mask_ar.dtype), inputs.mask_ar], axis=1)
+        return Sequence(jnp.concatenate(parts, axis=1), mask_ar, jnp.concatenate(valid, axis=1), collected)
+
+    def _region_tokens(self, inputs: Inputs, features: Array) -> Float[Array, "B R E*K W"]:
+        regions = inputs.given("regions")
+        slots = regions.shape[1]
+        maps: dict[str, Array] = {}
+        coverage: dict[str, Array] = {}
+        if "crop" in self.encoders:
+            pixels = inputs.given("region_pixels").astype(self.compute_dtype)
+            crops, _ = self.img.encode(pixels.reshape(-1, *pixels.shape[2:]))
+            side = pixels.shape[2] // self.config.vision.patch
+            maps["crop"] = crops.reshape(-1, slots, side, side, crops.shape[-1])
+            coverage["crop"] = inputs.given("region_crop_coverage")
+        if "align" in self.encoders:
+            grid = inputs.image.shape[1] // self.config.vision.patch
+            square = features.reshape(-1, grid, grid, features.shape[-1])
+            maps["align"] = align(square, regions, bins=self.roi.bins)
+            coverage["align"] = inputs.given("region_align_coverage")
+        return self.roi(regions, maps, coverage)

@@ -1,0 +1,93 @@
+"""A model as `(graphdef, params)`: a static skeleton and a flat dict of arrays, named as in the published checkpoint.
+
+    {"img/embedding/kernel": …, "llm/layers/attn/q_einsum/w": …, "roi/geometry/kernel": …}
+
+Sharding, freezing, decay, checkpoints and conversion all speak these names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rllava_jax.config import Config, ConfigError
+from rllava_jax.model.paligemma import PaliGemma
+from rllava_jax.model.sizes import named_size
+
+Params = dict[str, jax.Array]
+
+
+def compute_dtype(name: str) -> Any:
+    """`auto` is bfloat16 where the matrix units want it and float32 on CPU."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
+
+
+def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
+    """The configured model with random weights. Call under `nnx.eval_shape` or `jax.jit` for anything but tiny."""
+    size = named_size(config.model.size, image_size=config.model.image_size, vocab=vocab)
+    return PaliGemma(
+        size,
+        config.regions,
+        compute_dtype=compute_dtype(config.model.compute_dtype),
+        remat=config.model.remat,
+        rngs=nnx.Rngs(seed),
+    )
+
+
+def split(model: PaliGemma) -> tuple[Any, Params]:
+    """The skeleton and the named parameters."""
+    graphdef, state = nnx.split(model, nnx.Param)
+    return graphdef, {"/".join(map(str, path)): param.get_value() for path, param in nnx.to_flat_state(state)}
+
+
+def merge(graphdef: Any, params: Mapping[str, Any]) -> PaliGemma:
+    """The model of a skeleton and its parameters; pure, for use inside jitted functions."""
+    flat = [(tuple(name.split("/")), nnx.Param(value)) for name, value in params.items()]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def abstract(config: Config, *, vocab: int) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
+    """The skeleton, and shapes and types of all parameters, without memory. Frozen ones have `model.frozen_dtype`."""
+    graphdef, shapes = split(nnx.eval_shape(lambda: build(config, vocab=vocab)))
+    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    return graphdef, {
+        name: jax.ShapeDtypeStruct(
+            shape.shape, config.model.param_dtype if name in trainable else config.model.frozen_dtype
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def initialise(
+    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, Any], *, vocab: int
+) -> Params:
+    """Random parameters, each made where it will live: an unsharded model never exists."""
+
+    def make() -> Params:
+        _, params = split(build(config, vocab=vocab, seed=config.seed))
+        return {name: value.astype(shapes[name].dtype) for name, value in params.items()}
+
+    return jax.jit(make, out_shardings=dict(shardings))()
+
+
+def matching(patterns: Sequence[str], names: Iterable[str], *, field: str) -> set[str]:
+    """The names that a pattern (a regular expression for the whole name) matches.
+
+    Raises:
+      ConfigError: a pattern matches nothing; the message names the field, the pattern and some parameters.
+    """
+    names = list(names)
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in names if re.fullmatch(pattern, name)}
+        if not hits:
+            raise ConfigError(f"{field}: {pattern!r} matches no parameter; there are {', '.join(sorted(names)[:8])} …")
+        found |= hits
+    return found

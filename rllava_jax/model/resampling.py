@@ -1,0 +1,54 @@
+"""One-dimensional resampling as small matrices, applied per axis: static shapes that suit every accelerator.
+
+Axes: K output bins, G input cells.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def align_corners_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:
+    """Linear interpolation whose first and last samples fall on the first and last cells.
+
+    How the reference resamples position embeddings (`scipy.ndimage.zoom`, order 1).
+    """
+    at = np.linspace(0, size - 1, out) if out > 1 else np.zeros(1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)[None])).astype(np.float32)
+
+
+def area_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:
+    """Average pooling of `size` cells into `out` equal bins; a cell on a bin's edge counts by its share.
+
+    The identity where `out == size`.
+    """
+    edges = np.arange(out + 1) * size / out
+    left, right = edges[:-1, None], edges[1:, None]
+    cell = np.arange(size)[None]
+    overlap = np.clip(np.minimum(right, cell + 1) - np.maximum(left, cell), 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def roi_align_matrix(
+    start: Float[Array, "..."], stop: Float[Array, "..."], *, out: int, size: int, samples: int = 2
+) -> Float[Array, "... K G"]:
+    """RoIAlign (arXiv 1703.06870) along one axis, half-pixel aligned.
+
+    RoIAlign's bilinear samples lie on a grid, so the average over a bin is the product of one matrix per axis:
+    `pooled = rows @ features @ columnsᵀ`.
+
+    Args:
+      start, stop: the box's edges along this axis, normalised to 0…1.
+      out: bins. size: cells of the feature map. samples: sample points in a bin.
+
+    Returns:
+      Weights; a sample outside the map takes the nearest cell, as in the usual implementations.
+    """
+    low = start * size - 0.5
+    step = (stop - start) * size / (out * samples)
+    points = low[..., None] + step[..., None] * (jnp.arange(out * samples) + 0.5)
+    points = jnp.clip(points, 0, size - 1)
+    hat = jnp.maximum(0, 1 - jnp.abs(points[..., None] - jnp.arange(size)))
+    return hat.reshape(*hat.shape[:-2], out, samples, size).mean(axis=-2)

@@ -1,0 +1,137 @@
+"""SigLIP So400m/14's architecture: a pre-norm ViT without class token or pooling, then the projection to the decoder.
+
+Axes: B batch, P patches, W width, F mlp, N heads, H head dim, L layers. Attribute names are the published checkpoint's
+(`img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel` …), so a path here is a key there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rllava_jax.model.attention import AttentionHook, attend
+from rllava_jax.model.layers import Affine, scan_layers, stack_layers
+from rllava_jax.model.resampling import align_corners_matrix
+from rllava_jax.model.sizes import SiglipConfig
+
+_NORM_EPSILON = 1e-6
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm in float32, whatever the compute type."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+
+    def __call__(self, x: Array) -> Array:
+        x32 = x.astype(jnp.float32)
+        mean = x32.mean(axis=-1, keepdims=True)
+        variance = jnp.square(x32 - mean).mean(axis=-1, keepdims=True)
+        normed = (x32 - mean) * jax.lax.rsqrt(variance + _NORM_EPSILON)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention with biases, every patch seeing every patch."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        head_dim = width // heads
+        self.query = Affine((width,), (heads, head_dim), rngs)
+        self.key = Affine((width,), (heads, head_dim), rngs)
+        self.value = Affine((width,), (heads, head_dim), rngs)
+        self.out = Affine((heads, head_dim), (width,), rngs)
+
+    def __call__(self, x: Array, layer: Array, hook: AttentionHook | None) -> tuple[Array, Any]:
+        query = self.query(x)
+        query = query * query.shape[-1] ** -0.5
+        attended, collected = attend(query, self.key(x), self.value(x), None, hook=hook, layer=layer)
+        return self.out(attended), collected
+
+
+class MlpBlock(nnx.Module):
+    """Two affine maps around a tanh-approximated GELU."""
+
+    def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
+        self.Dense_0 = Affine((width,), (hidden,), rngs)
+        self.Dense_1 = Affine((hidden,), (width,), rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.Dense_1(jax.nn.gelu(self.Dense_0(x), approximate=True))
+
+
+class EncoderBlock(nnx.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: SiglipConfig, rngs: nnx.Rngs):
+        self.LayerNorm_0 = LayerNorm(config.width)
+        self.MultiHeadDotProductAttention_0 = SelfAttention(config.width, config.heads, rngs)
+        self.LayerNorm_1 = LayerNorm(config.width)
+        self.MlpBlock_0 = MlpBlock(config.width, config.mlp, rngs)
+
+    def __call__(self, x: Array, layer: Array, hook: AttentionHook | None) -> tuple[Array, Any]:
+        attended, collected = self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x), layer, hook)
+        x = x + attended
+        return x + self.MlpBlock_0(self.LayerNorm_1(x)), collected
+
+
+class Encoder(nnx.Module):
+    """The stack of layers and the final norm."""
+
+    def __init__(self, config: SiglipConfig, rngs: nnx.Rngs):
+        self.encoderblock = stack_layers(lambda rngs: EncoderBlock(config, rngs), config.depth, rngs)
+        self.encoder_norm = LayerNorm(config.width)
+
+    def __call__(self, x: Array, *, remat: bool, hook: AttentionHook | None) -> tuple[Array, Any]:
+        x, collected = scan_layers(self.encoderblock, lambda block, x, layer, _: block(x, layer, hook), x, remat=remat)
+        return self.encoder_norm(x), collected
+
+
+class Siglip(nnx.Module):
+    """The vision tower with its projection (`head`) to the decoder's width."""
+
+    def __init__(self, config: SiglipConfig, out_width: int, *, remat: bool, rngs: nnx.Rngs):
+        self.config = config
+        self.remat = remat
+        self.embedding = Affine((config.patch, config.patch, 3), (config.width,), rngs)
+        self.pos_embedding = nnx.Param(
+            jax.random.normal(rngs.params(), (1, config.grid**2, config.width)) * config.width**-0.5
+        )
+        self.Transformer = Encoder(config, rngs)
+        self.head = Affine((config.width,), (out_width,), rngs)
+
+    def encode(
+        self, image: Float[Array, "B Y X 3"], *, hook: AttentionHook | None = None
+    ) -> tuple[Float[Array, "B P W"], Any]:
+        """Features of every patch, row by row, before the projection.
+
+        Args:
+          image: pixels in −1…1. A side other than the configured one (a region's crop) gets position embeddings
+            resampled to its own grid.
+          hook: sees the attention weights of every layer (`attention.AttentionHook`).
+
+        Returns:
+          The features, and what the hook collected, stacked over layers.
+        """
+        patch = self.config.patch
+        batch, height, width, _ = image.shape
+        rows, columns = height // patch, width // patch
+        patches = image.reshape(batch, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        x = self.embedding(patches).reshape(batch, rows * columns, -1)
+        x = x + self._positions(rows, columns).astype(x.dtype)
+        return self.Transformer(x, remat=self.remat, hook=hook)
+
+    def _positions(self, rows: int, columns: int) -> Array:
+        positions = self.pos_embedding[...]
+        grid = self.config.grid
+        if (rows, columns) == (grid, grid):
+            return positions
+        square = positions.reshape(grid, grid, -1)
+        resampled = jnp.einsum(
+            "yg,xh,ghw->yxw", align_corners_matrix(rows, grid), align_corners_matrix(columns, grid), square
+        )
+        return resampled.reshape(1, rows * columns, -1)

@@ -1,0 +1,123 @@
+"""The named sizes: numbers only, so that a size can be discussed without building it.
+
+Sources: big_vision `proj/paligemma`; PaliGemma (arXiv 2407.07726), PaliGemma 2 (arXiv 2412.03555), Gemma (arXiv
+2403.08295), Gemma 2 (arXiv 2408.00118), SigLIP So400m/14 (arXiv 2303.15343).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+from rllava_jax.config import ConfigError
+
+PALIGEMMA_VOCAB = 257_152  # 256,000 text pieces, 1,024 loc and 128 seg tokens
+
+
+@dataclass(frozen=True)
+class SiglipConfig:
+    """A SigLIP vision tower. `image_size` fixes the length of the position embedding."""
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    image_size: int = 224
+    patch: int = 14
+
+    @property
+    def grid(self) -> int:
+        """Patches on a side."""
+        return self.image_size // self.patch
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """A Gemma decoder.
+
+    Attributes:
+      query_scale: multiplies the query after RoPE.
+      post_norms: Gemma 2's norm after each branch, before the residual sum.
+      attention_cap: Gemma 2's soft cap on attention logits; 0 is none. (Its final cap of 30 is left out, as in the
+        reference's training and prefill.)
+    """
+
+    width: int
+    depth: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    query_scale: float
+    post_norms: bool = False
+    attention_cap: float = 0.0
+    rope_base: float = 10_000.0
+    vocab: int = PALIGEMMA_VOCAB
+
+
+@dataclass(frozen=True)
+class PaliGemmaConfig:
+    """A vision tower, its projection and a decoder."""
+
+    vision: SiglipConfig
+    decoder: GemmaConfig
+
+
+def _gemma(width: int, depth: int, mlp: int, heads: int, kv_heads: int, head_dim: int, *, gemma2: bool) -> GemmaConfig:
+    return GemmaConfig(
+        width=width,
+        depth=depth,
+        mlp=mlp,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        query_scale=head_dim**-0.5,
+        post_norms=gemma2,
+        attention_cap=50.0 if gemma2 else 0.0,
+    )
+
+
+_SO400M = SiglipConfig(width=1152, depth=27, mlp=4304, heads=16)
+_DECODERS = {
+    "paligemma-3b": _gemma(2048, 18, 16384, 8, 1, 256, gemma2=False),
+    "paligemma2-3b": _gemma(2304, 26, 9216, 8, 4, 256, gemma2=True),
+    "paligemma2-10b": _gemma(3584, 42, 14336, 16, 8, 256, gemma2=True),
+    # Gemma 2 27B alone scales the query by width / heads.
+    "paligemma2-28b": dataclasses.replace(
+        _gemma(4608, 46, 36864, 32, 16, 128, gemma2=True), query_scale=(4608 / 32) ** -0.5
+    ),
+}
+
+SIZES: dict[str, PaliGemmaConfig] = {
+    # Runs for real on a laptop; its vocabulary is that of the tokenizer it is trained with.
+    "tiny": PaliGemmaConfig(
+        vision=SiglipConfig(width=128, depth=4, mlp=384, heads=2, image_size=112),
+        decoder=dataclasses.replace(_gemma(128, 2, 384, 2, 1, 64, gemma2=False), vocab=2176),
+    ),
+} | {
+    f"{name}-{pixels}": PaliGemmaConfig(dataclasses.replace(_SO400M, image_size=pixels), decoder)
+    for name, decoder in _DECODERS.items()
+    for pixels in (224, 448, 896)
+}
+
+
+def named_size(name: str, *, image_size: int = 0, vocab: int = 0) -> PaliGemmaConfig:
+    """Returns the size called `name`, at another resolution or vocabulary where given.
+
+    Raises:
+      ConfigError: no such size (the nearest name is given), or an image size that the patch does not divide.
+    """
+    if name not in SIZES:
+        near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.0)
+        raise ConfigError(
+            f"model.size: there is no size {name!r}; the nearest is {near[0]!r} (all: {', '.join(SIZES)})"
+        )
+    size = SIZES[name]
+    if image_size:
+        if image_size % size.vision.patch:
+            raise ConfigError(f"model.image_size: {image_size} is no multiple of the patch, {size.vision.patch} pixels")
+        size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=image_size))
+    if vocab:
+        size = dataclasses.replace(size, decoder=dataclasses.replace(size.decoder, vocab=vocab))
+    return size

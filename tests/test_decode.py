@@ -1,0 +1,149 @@
+"""Decoding against the reference's numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_model import assert_close, golden_model, training_inputs
+
+from rllava_jax.inference.decode import Sampling, choose, extend, generate, prefill
+from rllava_jax.model.inputs import Inputs
+
+
+def prompts(golden, rows=slice(None), extra_padding=0):
+    text, mask = golden["in/prompt_text"][rows], golden["in/prompt_mask"][rows]
+    text, mask = (np.pad(array, ((0, 0), (0, extra_padding))) for array in (text, mask))
+    return Inputs(
+        image=jnp.asarray(golden["in/image"][rows]),
+        text=jnp.asarray(text),
+        mask_ar=jnp.zeros_like(text),
+        mask_input=jnp.asarray(mask, bool),
+    )
+
+
+# The reference kept its KV cache in bfloat16 when it made these numbers. So rounded, prompts 0 and 2 agree to 1e-5. In
+# prompt 1 one key (layer 0, slot 2, element 5) lies within 1e-6 of a rounding tie and falls on the other side, which
+# moves the logits by up to 4e-4; moving the image by one part in a million puts it back.
+ROWS_WITHOUT_TIE = [0, 2]
+NUDGE = 1 - 1e-6
+
+
+def test_prompts_of_different_lengths_prefill_to_the_references_logits():
+    model, golden = golden_model()
+    assert len(set(golden["in/prompt_mask"].sum(1))) > 1
+    expected = golden["out/prefill_last_logits"]
+    logits, _ = prefill(model, prompts(golden), new_tokens=1, cache_dtype=jnp.bfloat16)
+    assert_close(logits[ROWS_WITHOUT_TIE, :], expected[ROWS_WITHOUT_TIE])
+    nudged = dataclasses.replace(prompts(golden), image=prompts(golden).image * NUDGE)
+    logits, _ = prefill(model, nudged, new_tokens=1, cache_dtype=jnp.bfloat16)
+    assert_close(logits[1], expected[1])
+
+
+def test_cached_steps_give_the_references_logits():
+    model, golden = golden_model()
+    nudged = dataclasses.replace(prompts(golden), image=prompts(golden).image * NUDGE)
+    for prompt, rows, tolerance in (
+        (prompts(golden), ROWS_WITHOUT_TIE, 1e-5),
+        (nudged, [1], 3e-5),  # from its second step on, prompt 1 meets another tie
+    ):
+        _, state = prefill(model, prompt, new_tokens=6, cache_dtype=jnp.bfloat16)
+        first = state.filled.shape[1] - 6
+        for step in range(6):
+            tokens = jnp.asarray(golden["out/greedy_tokens"][:, step])
+            logits, state = extend(model, state, tokens, jnp.asarray(first + step))
+            assert_close(logits[jnp.array(rows)], golden["out/extend_logits"][rows, step], tolerance)
+
+
+def test_cached_steps_equal_the_whole_sequence_at_once():
+    """In float32, where no rounding of the cache blurs it: decoding is teacher forcing, one token at a time."""
+    model, golden = golden_model()
+    inputs = training_inputs(golden)
+    suffix = golden["in/mask_ar"][0].argmax()
+    tokens = jnp.asarray(golden["in/text"])
+    prompt = dataclasses.replace(
+        inputs, mask_ar=jnp.zeros_like(tokens), mask_input=jnp.arange(tokens.shape[1])[None] < jnp.full((3, 1), suffix)
+    )
+    causal = (jnp.arange(tokens.shape[1]) >= suffix).astype(jnp.int32)[None].repeat(3, axis=0)
+    whole = model(dataclasses.replace(inputs, mask_ar=causal)).logits
+    logits, state = prefill(model, prompt, new_tokens=3)
+    first = state.filled.shape[1] - 3
+    for step in range(3):
+        assert_close(logits, whole[:, suffix - 1 + step])
+        logits, state = extend(model, state, tokens[:, suffix + step], jnp.asarray(first + step))
+
+
+def test_greedy_tokens_are_the_references():
+    model, golden = golden_model()
+    generated = generate(model, prompts(golden), new_tokens=6, eos=-1)
+    np.testing.assert_array_equal(generated.tokens, golden["out/greedy_tokens"])
+    assert not generated.finished.any()
+
+
+def test_log_probability_is_the_sum_over_the_chosen_tokens():
+    model, golden = golden_model()
+    generated = generate(model, prompts(golden), new_tokens=6, eos=-1)
+    logits = np.concatenate([golden["out/prefill_last_logits"][:, None], golden["out/extend_logits"][:, :-1]], axis=1)
+    expected = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(logits)), golden["out/greedy_tokens"][..., None], axis=-1
+    ).sum((1, 2))
+    np.testing.assert_allclose(generated.log_prob, expected, rtol=1e-3)  # the expected one has a bfloat16 cache
+
+
+def test_a_row_stops_at_eos_and_the_others_go_on():
+    model, golden = golden_model()
+    tokens = golden["out/greedy_tokens"]
+    row, other = 0, 1
+    eos = int(tokens[row, 0])
+    assert eos not in tokens[other]
+    generated = generate(model, prompts(golden), new_tokens=6, eos=eos, pad=0)
+    assert generated.tokens[row].tolist() == [eos, 0, 0, 0, 0, 0]
+    np.testing.assert_array_equal(generated.tokens[other], tokens[other])
+    assert generated.finished[row]
+    assert not generated.finished[other]
+    alone = generate(model, prompts(golden, slice(row, row + 1)), new_tokens=1, eos=-1)
+    np.testing.assert_allclose(generated.log_prob[row], alone.log_prob[0], rtol=1e-5)
+
+
+def test_padding_and_neighbours_do_not_change_an_answer():
+    model, golden = golden_model()
+    together = generate(model, prompts(golden), new_tokens=6, eos=-1)
+    alone = generate(model, prompts(golden, slice(1, 2), extra_padding=7), new_tokens=6, eos=-1)
+    np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
+    np.testing.assert_allclose(together.log_prob[1], alone.log_prob[0], rtol=1e-5)
+
+
+def test_one_program_serves_prompts_of_all_lengths():
+    model, golden = golden_model()
+    compiled = jax.jit(lambda prompt: generate(model, prompt, new_tokens=6, eos=-1).tokens)
+    order = [2, 0, 1]
+    np.testing.assert_array_equal(compiled(prompts(golden)), golden["out/greedy_tokens"])
+    np.testing.assert_array_equal(compiled(prompts(golden, order)), golden["out/greedy_tokens"][order])
+    assert compiled._cache_size() == 1
+
+
+def test_top_p_draws_only_from_the_nucleus():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = jax.vmap(lambda key: choose(logits, Sampling(temperature=1.0, top_p=0.7), key)[0])(keys)
+    counts = np.bincount(np.asarray(drawn), minlength=4) / 400
+    assert counts[2] == counts[3] == 0
+    # 0.5 / 0.8 = 0.625; four standard errors are 0.1.
+    assert abs(counts[0] - 0.625) < 0.1
+
+
+def test_low_temperature_sharpens_towards_greedy():
+    logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+    keys = jax.random.split(jax.random.key(0), 300)
+    drawn = jax.vmap(lambda key: choose(logits, Sampling(temperature=0.1), key)[0])(keys)
+    # p ∝ 0.5^10 : 0.3^10 : 0.2^10
+    assert np.mean(np.asarray(drawn) == 0) > 0.97
+
+
+def test_sampling_needs_a_key_and_sane_settings():
+    model, golden = golden_model()
+    with pytest.raises(ValueError, match="needs a key"):
+        generate(model, prompts(golden), new_tokens=1, eos=1, sampling=Sampling(temperature=1.0))
+    with pytest.raises(ValueError, match=r"top_p: 0\.0 is outside"):
+        Sampling(temperature=1.0, top_p=0.0)
