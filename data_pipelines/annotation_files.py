@@ -1,0 +1,77 @@
+"""Reading the published JSON files, with errors that name the file, the entry and the field."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from data_pipelines.records import AnswerType, DataError
+
+
+def require_folder(root: str, setting: str) -> None:
+    """Raises: DataError: `root`, the value of `setting`, is not a folder."""
+    if not root:
+        raise DataError(f"{setting} is empty; set it to the folder of the published files")
+    if not os.path.isdir(root):
+        raise DataError(f"{setting}: no folder {root!r}; set it to the folder of the published files")
+
+
+def read_objects(path: str) -> list[dict[str, Any]]:
+    """The list of objects in a JSON file.
+
+    Raises:
+      DataError: the file is missing, is not JSON, or is not a list of objects.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?"
+        )
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(
+                f"{path}: entry {number} is {type(entry).__name__}, not an object; is it the published file?"
+            )
+    return entries
+
+
+def read_json(path: str) -> Any:
+    """Raises: DataError: the file is missing or is not JSON in UTF-8."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); copy the file again") from None
+
+
+def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: bool = False) -> str:
+    """A field as text with runs of blanks made single; numbers, which some answers are, become text.
+
+    Raises:
+      DataError: the field is missing, is neither text nor a number, or is empty.
+    """
+    value = entry.get(field)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: field {field!r} is {value!r}; expected text")
+    text = " ".join(str(value).split())
+    if not text and not may_be_empty:
+        raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry")
+    return text
+
+
+def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
+    """The `answer_type` field; the published files write "CLOSED", and twice "CLOSED ".
+
+    Raises:
+      DataError: anything but open and closed.
+    """
+    match text_field(entry, "answer_type", where).lower():
+        case "open":
+            return "open"
+        case "closed":
+            return "closed"
+        case other:
+            raise DataError(f"{where}: field 'answer_type' is {other!r}; expected OPEN or CLOSED")

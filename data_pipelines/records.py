@@ -1,0 +1,87 @@
+"""The one record type: what every source yields and every later stage reads.
+
+Boxes are `(y0, x0, y1, x1)`, normalised to the image, everywhere inside the project (PaliGemma's order);
+`boxes.py` converts from the `x,y,w,h` pixels of annotation files and the command line, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Box = tuple[float, float, float, float]
+AnswerType = Literal["open", "closed"]
+# `vqa` is a question the data set asks; the other four are rebuilt from its boxes.
+Family = Literal["vqa", "identify", "localise", "verify", "choose"]
+Task = Literal["answer", "detect"]
+
+FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose")
+
+
+class DataError(ValueError):
+    """Something is wrong with the user's data; the message names the file, the field, the value and the remedy."""
+
+
+class ImageError(DataError):
+    """One image cannot be read: the only data error that a long run may be told to skip."""
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask kept in a grey image of the same shape as the scan: the pixels equal to `level`, or all non-zero ones."""
+
+    path: str
+    level: int | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of interest: a box, and where there is one, a finer outline inside it.
+
+    Attributes:
+      box: (y0, x0, y1, x1), normalised to the image.
+      label: what is inside, e.g. "Left Kidney"; never shown to the model.
+      polygon: vertices (y, x), normalised to the image.
+      mask: a mask image.
+    """
+
+    box: Box
+    label: str = ""
+    polygon: tuple[tuple[float, float], ...] | None = None
+    mask: MaskFile | None = None
+
+
+@dataclass(frozen=True)
+class VQAExample:
+    """One question about one image.
+
+    Attributes:
+      id: unique within the data set and stable across runs, e.g. "slake/en/1234" or "slake/identify/xmlab1/0".
+      image: path of the image file, or its encoded bytes.
+      image_id: names the image; examples of one image share it (splits are checked, intervals are clustered by it).
+      question: for task "answer" the question, for task "detect" the thing to find.
+      answer: the expected answer; for task "detect" loc tokens and the name.
+      regions: the right regions of this question, possibly none.
+      distractors: the image's other annotated regions, from which "another structure's box" is drawn.
+      choices: the options of a `choose` question, else empty.
+      provenance: where the regions come from: "annotation", or "question" (the box whose label the question
+        names), or "answer" (chosen by the answer, which leaks), or "" when there are none.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    image: str | bytes
+    image_id: str
+    question: str
+    answer: str
+    family: Family = "vqa"
+    task: Task = "answer"
+    answer_type: AnswerType = "open"
+    content_type: str = ""
+    modality: str = ""
+    language: str = "en"
+    regions: tuple[Region, ...] = ()
+    distractors: tuple[Region, ...] = field(default=(), repr=False)
+    choices: tuple[str, ...] = ()
+    provenance: str = ""

@@ -1,0 +1,123 @@
+"""The embedded data set: drawn CT-like slices with boxes and questions, so that a demo needs no download.
+
+An image depends on the settings' seed, its split and its number alone. Without its region, the marked structure can
+only be guessed among the five to nine that an image shows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.records import AnswerType, DataError, Region, VQAExample
+from data_pipelines.seeding import rng_for
+from data_pipelines.sources.phantom_drawing import Slice, draw_slice
+from rllava_jax.config import PhantomConfig
+
+# What a presence question may ask for, and as what type of content.
+_ASKED_FOR = {
+    "Spleen": "Organ",
+    "Stomach": "Organ",
+    "Left Kidney": "Organ",
+    "Right Kidney": "Organ",
+    "Pancreas": "Organ",
+    "Gallbladder": "Organ",
+    "Liver Lesion": "Abnormality",
+    "Kidney Cyst": "Abnormality",
+}
+_ORGANS = ("Liver", "Spleen", "Stomach", "Left Kidney", "Right Kidney")
+
+
+def load(config: PhantomConfig, split: str) -> SourceSplit:
+    """Draws the images of one split and asks each image's questions, without regions.
+
+    Raises:
+      DataError: no such split, or an image size under 64 pixels, at which small structures vanish.
+    """
+    counts = {"train": config.train_images, "validate": config.validate_images, "test": config.test_images}
+    if split not in counts:
+        raise DataError(f"phantom: no split {split!r}; choose one of {', '.join(counts)}")
+    if config.image_size < 64:
+        raise DataError(f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels")
+    examples, images = [], []
+    for index in range(counts[split]):
+        rng = rng_for("phantom", config.seed, split, index)
+        drawn = draw_slice(rng, config.image_size)
+        image = AnnotatedImage(
+            dataset="phantom",
+            split=split,
+            image=_png(drawn.pixels),
+            image_id=f"{split}-{index:05d}",
+            regions=tuple(Region(box, label) for label, box in drawn.boxes.items()),
+            modality="CT",
+            body_part="Abdomen",
+        )
+        images.append(image)
+        for name, question, answer, answer_type, content_type in _questions(drawn, rng):
+            example = VQAExample(
+                id=f"phantom/vqa/{image.image_id}/{name}",
+                dataset="phantom",
+                split=split,
+                image=image.image,
+                image_id=image.image_id,
+                question=question,
+                answer=answer,
+                answer_type=answer_type,
+                content_type=content_type,
+                modality="CT",
+            )
+            examples.append(example)
+    return SourceSplit(examples, images)
+
+
+def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str]]:
+    """(name, question, answer, answer type, content type) of everything that is asked about a slice."""
+    seen = drawn.boxes
+    yield "contrast", "Was a contrast agent given?", _yes(drawn.contrast), "closed", "Modality"
+    label = _presence_label(drawn, rng)
+    question = f"Is there a {label.lower()} in the image?"
+    yield "presence", question, _yes(label in seen), "closed", _ASKED_FOR[label]
+    kidneys = sum(kidney in seen for kidney in ("Left Kidney", "Right Kidney"))
+    yield "count", "How many kidneys are there in the image?", str(kidneys), "open", "Quantity"
+    organs = [organ for organ in _ORGANS if organ in seen]
+    if organs:
+        largest = max(organs, key=lambda organ: drawn.areas[organ])
+        yield "largest", "What is the largest organ in the image?", largest, "open", "Size"
+    for organ in ("Liver", "Spleen", "Stomach"):
+        if organ in seen:
+            _, x0, _, x1 = seen[organ]
+            side = "Left" if x0 + x1 < 1 else "Right"
+            yield f"side/{organ}", f"On which side of the image is the {organ.lower()}?", side, "open", "Position"
+    for kidney in ("Left Kidney", "Right Kidney"):
+        if kidney in seen:
+            answer = _yes(kidney in drawn.enlarged)
+            yield f"enlarged/{kidney}", f"Is the {kidney.lower()} enlarged?", answer, "closed", "Size"
+    if drawn.cyst_in and kidneys == 2:
+        yield "cyst", "Which kidney has a cyst?", drawn.cyst_in, "open", "Position"
+    if "Liver Lesion" in seen:
+        answer = "Bright" if drawn.lesion_bright else "Dark"
+        yield "lesion", "Is the liver lesion bright or dark?", answer, "closed", "Color"
+    if "Gallbladder" in seen:
+        yield "gallbladder", "Is the gallbladder healthy?", _yes(not drawn.stones), "closed", "Abnormality"
+
+
+def _presence_label(drawn: Slice, rng: np.random.Generator) -> str:
+    """Something that is there or something that is not, at equal odds."""
+    there = [label for label in _ASKED_FOR if label in drawn.boxes]
+    absent = [label for label in _ASKED_FOR if label not in drawn.boxes]
+    pool = there if (rng.random() < 0.5 and there) or not absent else absent
+    return pool[rng.integers(len(pool))]
+
+
+def _yes(fact: bool) -> str:
+    return "Yes" if fact else "No"
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()

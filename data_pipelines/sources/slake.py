@@ -1,0 +1,150 @@
+"""SLAKE: bilingual radiology questions with boxes (Liu et al., ISBI 2021, arXiv 2102.09542).
+
+Layout under the root, as published: `train.json`, `validate.json`, `test.json`, and for each image
+`imgs/xmlabN/source.jpg`, `detection.json` (boxes, `x,y,w,h` in pixels) and, for CT and MRI, `mask.png`. A file
+`mask_labels.json`, which maps the masks' grey levels to labels, is used where it exists; without it boxes stay boxes.
+"Left" in a label is the patient's left, the image's right.
+
+Each language is split by image, but independently of the other: 84 of the 96 English test images are in the Chinese
+training or validation split. `data_pipelines.leaks` refuses such a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import answer_type_field, read_json, read_objects, require_folder, text_field
+from data_pipelines.boxes import box_from_pixels
+from data_pipelines.records import DataError, MaskFile, Region, VQAExample
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validate", "test")
+LANGUAGES = ("en", "zh")
+
+
+def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> SourceSplit:
+    """The questions of one split in the given languages, without regions, and its images with theirs.
+
+    Left out, counted and named in a logged warning: questions whose image is not in the folder (SLAKE copies often
+    lack some), and questions without an answer (one English training question).
+
+    Raises:
+      DataError: no such folder, split or language; a file that is missing or malformed; a box outside its image.
+    """
+    require_folder(root, "data.root")
+    if split not in SPLITS:
+        raise DataError(f"slake: no split {split!r}; choose one of {', '.join(SPLITS)}")
+    for language in languages:
+        if language not in LANGUAGES:
+            raise DataError(f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}")
+    levels = _mask_levels(root)
+    path = os.path.join(root, f"{split}.json")
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    missing: dict[str, int] = {}
+    unanswered: list[str] = []
+    for number, entry in enumerate(read_objects(path)):
+        where = f"{path}: entry {number}"
+        if text_field(entry, "q_lang", where) not in languages:
+            continue
+        name = text_field(entry, "img_name", where).split("/")[0]
+        if name not in images:
+            if not os.path.isfile(os.path.join(root, "imgs", name, "source.jpg")):
+                missing[name] = missing.get(name, 0) + 1
+                continue
+            images[name] = _annotated_image(root, name, split, entry, where, levels)
+        example = _example(entry, images[name], where)
+        if example.answer:
+            examples.append(example)
+        else:
+            unanswered.append(example.id)
+    if missing:
+        names = ", ".join(sorted(missing))
+        logger.warning(
+            "slake %s: left out %d questions whose %d images are not under %s: %s",
+            split, sum(missing.values()), len(missing), root, names,
+        )  # fmt: skip
+    if unanswered:
+        logger.warning("slake %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
+    return SourceSplit(examples, list(images.values()))
+
+
+def _example(entry: dict[str, Any], image: AnnotatedImage, where: str) -> VQAExample:
+    language = text_field(entry, "q_lang", where)
+    return VQAExample(
+        id=f"slake/{language}/{text_field(entry, 'qid', where)}",
+        dataset="slake",
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        question=text_field(entry, "question", where),
+        answer=text_field(entry, "answer", where, may_be_empty=True),
+        answer_type=answer_type_field(entry, where),
+        content_type=text_field(entry, "content_type", where),
+        modality=image.modality,
+        language=language,
+    )
+
+
+def _annotated_image(
+    root: str, name: str, split: str, entry: dict[str, Any], where: str, levels: dict[str, int]
+) -> AnnotatedImage:
+    folder = os.path.join(root, "imgs", name)
+    path = os.path.join(folder, "source.jpg")
+    return AnnotatedImage(
+        dataset="slake",
+        split=split,
+        image=path,
+        image_id=name,
+        regions=_regions(folder, path, levels),
+        modality=text_field(entry, "modality", where),
+        body_part=text_field(entry, "location", where),
+    )
+
+
+def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
+    path = os.path.join(folder, "detection.json")
+    entries = read_objects(path)
+    try:
+        with Image.open(image_path) as image:
+            width, height = image.size
+    except (OSError, Image.DecompressionBombError):
+        # A corrupt image has no frame for its boxes. Decoding it is where it is reported, counted and perhaps skipped.
+        return ()
+    mask = os.path.join(folder, "mask.png")
+    has_mask = bool(levels) and os.path.isfile(mask)
+    regions = []
+    for number, entry in enumerate(entries):
+        for label, numbers in entry.items():
+            where = f"{path}: entry {number}, {label!r}"
+            if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(v) for v in numbers):
+                raise DataError(f"{where}: box is {numbers!r}; expected four numbers x, y, w, h in pixels")
+            x, y, w, h = numbers
+            box = box_from_pixels(x, y, w, h, width=width, height=height, where=where)
+            outline = MaskFile(mask, levels[label]) if has_mask and label in levels else None
+            regions.append(Region(box, label, mask=outline))
+    return tuple(regions)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mask_levels(root: str) -> dict[str, int]:
+    """Label → grey level of `mask.png`; empty where the derived table is not there."""
+    path = os.path.join(root, "mask_labels.json")
+    if not os.path.isfile(path):
+        logger.info("slake: no %s; regions are boxes without masks", path)
+        return {}
+    table = read_json(path)
+    try:
+        return {label: int(level) for level, label in table.items()}
+    except (AttributeError, ValueError):
+        raise DataError(f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}') from None

@@ -1,0 +1,104 @@
+"""VQA-RAD: clinicians' questions on radiographs, CT and MRI (Lau et al., Scientific Data 2018). It has no boxes.
+
+Layout under the root, as published: `VQA_RAD Dataset Public.json` and `images/`.
+
+The published split is by question: 202 of the 203 test images are training images too, so a run on it must say
+`data.allow_test_images_in_training=True`. There is no published validation split; "validate" is a tenth of the
+training images, and "fit" the training questions on the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import answer_type_field, read_objects, require_folder, text_field
+from data_pipelines.records import DataError, VQAExample
+from data_pipelines.seeding import rng_for
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "test", "fit", "validate")
+QUESTIONS = "VQA_RAD Dataset Public.json"
+
+_VALIDATION_SHARE = 0.1
+_TEST_PHRASES = ("test_freeform", "test_para")
+_TRAIN_PHRASES = ("freeform", "para")
+# Misspelt in three entries of the published file.
+_QUESTION_TYPES = {"PRSE": "PRES", "ATRIB": "ATTRIB"}
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """The questions of one split and its images, which have no regions.
+
+    Left out, counted and named in a logged warning: questions whose image is not in the folder or without an answer.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing or malformed.
+    """
+    require_folder(root, "data.root")
+    if split not in SPLITS:
+        raise DataError(f"vqa_rad: no split {split!r}; choose one of {', '.join(SPLITS)}")
+    path = os.path.join(root, QUESTIONS)
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    missing: dict[str, int] = {}
+    unanswered: list[str] = []
+    for number, entry in enumerate(read_objects(path)):
+        where = f"{path}: entry {number}"
+        name = text_field(entry, "image_name", where)
+        if split not in _splits_of(text_field(entry, "phrase_type", where), name, where):
+            continue
+        image_path = os.path.join(root, "images", name)
+        if name not in images:
+            if not os.path.isfile(image_path):
+                missing[name] = missing.get(name, 0) + 1
+                continue
+            organ = text_field(entry, "image_organ", where)
+            images[name] = AnnotatedImage("vqa_rad", split, image_path, name, regions=(), body_part=organ)
+        example = _example(entry, images[name], where)
+        if example.answer:
+            examples.append(example)
+        else:
+            unanswered.append(example.id)
+    if missing:
+        names = ", ".join(sorted(missing))
+        logger.warning(
+            "vqa_rad %s: left out %d questions whose %d images are not under %s: %s",
+            split, sum(missing.values()), len(missing), root, names,
+        )  # fmt: skip
+    if unanswered:
+        logger.warning("vqa_rad %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
+    return SourceSplit(examples, list(images.values()))
+
+
+def _splits_of(phrase_type: str, image_name: str, where: str) -> tuple[str, ...]:
+    if phrase_type in _TEST_PHRASES:
+        return ("test",)
+    if phrase_type in _TRAIN_PHRASES:
+        held_out = rng_for("vqa_rad validate", image_name).random() < _VALIDATION_SHARE
+        return ("train", "validate" if held_out else "fit")
+    expected = ", ".join(_TRAIN_PHRASES + _TEST_PHRASES)
+    raise DataError(f"{where}: field 'phrase_type' is {phrase_type!r}; expected one of {expected}")
+
+
+def _example(entry: dict[str, Any], image: AnnotatedImage, where: str) -> VQAExample:
+    return VQAExample(
+        id=f"vqa_rad/{text_field(entry, 'qid', where)}",
+        dataset="vqa_rad",
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        question=text_field(entry, "question", where),
+        answer=text_field(entry, "answer", where, may_be_empty=True),
+        answer_type=answer_type_field(entry, where),
+        content_type=_content_type(text_field(entry, "question_type", where)),
+    )
+
+
+def _content_type(question_type: str) -> str:
+    """Upper case, one spelling, and combined types in one order: "PRES, ATTRIB" and "ATTRIB, PRES" are the same."""
+    names = (name.strip().upper() for name in question_type.split(","))
+    return ", ".join(sorted(_QUESTION_TYPES.get(name, name) for name in names))

@@ -1,0 +1,121 @@
+import io
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.boxes import box_to_pixels, iou
+from data_pipelines.records import DataError
+from data_pipelines.sources import load_examples, phantom
+from data_pipelines.sources.phantom_drawing import LABELS
+from rllava_jax.config import DataConfig, PhantomConfig
+
+SMALL = PhantomConfig(train_images=40, validate_images=4, test_images=20)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return phantom.load(SMALL, "train")
+
+
+def pixels(image):
+    return np.asarray(Image.open(io.BytesIO(image.image)))
+
+
+def test_the_same_settings_draw_the_same_bytes(train):
+    again = phantom.load(replace(SMALL, train_images=3), "train")
+    assert [image.image for image in again.images] == [image.image for image in train.images[:3]]
+    assert again.examples == [e for e in train.examples if e.image_id < "train-00003"]
+
+
+def test_seeds_and_splits_draw_different_images(train):
+    others = [phantom.load(replace(SMALL, seed=1), "train"), phantom.load(SMALL, "test")]
+    images = {image.image for image in train.images}
+    assert len(images) == 40
+    for other in others:
+        assert images.isdisjoint(image.image for image in other.images)
+
+
+def test_an_image_shows_five_to_nine_different_structures(train):
+    for image in train.images:
+        labels = [region.label for region in image.regions]
+        assert 5 <= len(labels) <= 9
+        assert len(set(labels)) == len(labels)
+    assert {region.label for image in train.images for region in image.regions} == set(LABELS)
+
+
+def test_no_label_can_be_guessed_from_the_question_alone(train):
+    labels = Counter(region.label for image in train.images for region in image.regions)
+    assert max(labels.values()) / sum(labels.values()) < 0.18
+
+
+def test_boxes_lie_on_what_they_name(train):
+    # Bone is the brightest thing in the slice, so its box must be brighter than the image.
+    for image in train.images:
+        (spine,) = (region for region in image.regions if region.label == "Spine")
+        x, y, w, h = (round(v) for v in box_to_pixels(spine.box, width=160, height=160))
+        grey = pixels(image)
+        assert grey[y : y + h, x : x + w].mean() > 1.4 * grey.mean()
+
+
+def test_left_kidney_lies_on_the_right_of_the_image(train):
+    for image in train.images:
+        for region in image.regions:
+            if region.label in ("Left Kidney", "Right Kidney"):
+                middle = (region.box[1] + region.box[3]) / 2
+                assert (middle > 0.5) == (region.label == "Left Kidney")
+
+
+def test_cysts_and_lesions_lie_in_or_at_their_organ(train):
+    for image in train.images:
+        boxes = {region.label: region.box for region in image.regions}
+        if "Liver Lesion" in boxes:
+            assert iou(boxes["Liver Lesion"], boxes["Liver"]) > 0
+        if "Kidney Cyst" in boxes:
+            assert max(iou(boxes["Kidney Cyst"], boxes[k]) for k in ("Left Kidney", "Right Kidney") if k in boxes) > 0
+
+
+def test_kidney_counts_and_presence_are_true_of_the_annotations(train):
+    labels = {image.image_id: {region.label for region in image.regions} for image in train.images}
+    for example in train.examples:
+        seen = labels[example.image_id]
+        if example.id.endswith("/count"):
+            assert int(example.answer) == len(seen & {"Left Kidney", "Right Kidney"})
+        if example.id.endswith("/presence"):
+            asked = example.question.removeprefix("Is there a ").removesuffix(" in the image?")
+            assert (example.answer == "Yes") == (asked in {label.lower() for label in seen})
+
+
+def test_yes_and_no_are_about_equally_frequent():
+    answers = Counter(
+        example.answer
+        for example in phantom.load(replace(SMALL, train_images=150), "train").examples
+        if example.id.endswith(("/presence", "/contrast"))
+    )
+    assert 0.4 < answers["Yes"] / answers.total() < 0.6
+
+
+def test_questions_of_an_image_share_its_bytes(train):
+    images = {image.image_id: image.image for image in train.images}
+    assert all(example.image is images[example.image_id] for example in train.examples)
+
+
+def test_all_families_come_with_unique_ids_and_vqa_regions_match_their_question():
+    examples = load_examples(DataConfig(phantom=SMALL), "test", seed=0, max_regions=1)
+    assert {e.family for e in examples} == {"vqa", "identify", "localise", "verify", "choose"}
+    assert len({e.id for e in examples}) == len(examples)
+    marked = [e for e in examples if e.family == "vqa" and e.regions]
+    assert marked
+    assert all(e.regions[0].label.lower() in e.question.lower() for e in marked)
+    assert not [e.question for e in marked if e.question.startswith(("Is there", "How many"))]
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "complaint"),
+    [(SMALL, "dev", "no split 'dev'"), (replace(SMALL, image_size=32), "test", "image_size is 32")],
+)
+def test_wrong_settings_are_errors(config, split, complaint):
+    with pytest.raises(DataError, match=complaint):
+        phantom.load(config, split)
