@@ -1,0 +1,267 @@
+"""One example becomes the arrays that the model reads: pixels, regions, tokens. All shapes are static.
+
+Letters: S image side, T text length, R region slots, C crop side, G = C / patch crop grid side, K tokens per region.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw
+
+from data_pipelines import boxes, images
+from data_pipelines.overlay import Outline, draw_outlines
+from data_pipelines.policy import Shown, choose_regions
+from data_pipelines.prompt import encode_prompt, format_prefix
+from data_pipelines.records import Box, DataError, Region, VQAExample
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax.config import DataConfig, RegionConfig
+
+Arrays = dict[str, np.ndarray]
+
+_WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+_SAME_TONE = np.arange(256, dtype=np.uint8)
+# Every grey level becomes mid-grey: the control of a model that may not read its image.
+_BLANK = np.full(256, 127, np.uint8)
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A region as it is shown on one image.
+
+    Attributes:
+      box: what the model is told, normalised to the original image.
+      inside: the finer outline as a mask of the original image, where the region has one.
+      limit: the annotated box, outside of which `inside` does not count.
+    """
+
+    box: Box
+    inside: np.ndarray | None
+    limit: Box
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessor:
+    """Examples to arrays, for training and for evaluation alike. Pickles without its cache of decoded images.
+
+    The arrays of one example:
+      image           uint8[S, S, 3]
+      text, mask_ar, mask_loss, mask_input   int32[T]; see `prompt.Tokens`
+      regions         float32[R, 4], boxes normalised to `image`; zeros in empty slots
+      region_valid    bool[R]
+      region_pixels         uint8[R, C, C, 3], with encoder crop: cut from the original pixels
+      region_crop_coverage  float32[R, G, G], with encoder crop: share of each patch inside the region
+      region_align_coverage float32[R, sqrt(K), sqrt(K)], with encoder align: share of each bin of the box inside its
+                            outline; ones for a plain box
+
+    Attributes:
+      image_size: S, pixels.
+      patch_size: of the vision encoder, pixels.
+    """
+
+    image_size: int
+    patch_size: int
+    regions: RegionConfig
+    data: DataConfig
+    tokenizer: Tokenizer
+    cache: images.ImageCache = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", images.ImageCache(self.data.image_cache_mb))
+
+    def training(self, example: VQAExample, rng: np.random.Generator) -> Arrays:
+        """Arrays to learn from: regions drawn by the policy, the image augmented, prompt and answer.
+
+        A `detect` example keeps the whole image, because its answer is a place in it.
+
+        Raises:
+          DataError: a text too long, more regions than slots, a mask that does not fit.
+          ImageError: an unreadable image.
+        """
+        augment = self.data.augment
+        original = self.cache.image(example.image, example.id)
+        shown = choose_regions(example, self.data.policy, rng).regions
+        drawn = [_jittered(region.box, augment.box_jitter, rng) for region in shown]
+        marked = [self._marked(region, original, example, box) for region, box in zip(shown, drawn, strict=True)]
+        whole = augment.crop == 0 or example.task == "detect"
+        view = _WHOLE if whole else _random_view([m.box for m in marked], augment.crop, rng)
+        tone = _random_tone(augment.brightness, augment.contrast, rng)
+        return self._arrays(example, original, marked, view, tone, answer=example.answer, rng=rng)
+
+    def evaluation(self, example: VQAExample, shown: Shown, *, blank: bool = False) -> Arrays:
+        """Arrays to answer from: the prompt alone, the whole image, nothing random.
+
+        Args:
+          shown: the regions to show, whatever the example's own.
+          blank: image and crops are mid-grey (127) everywhere; the regions are still given.
+
+        Raises:
+          DataError, ImageError: as `training`.
+        """
+        original = self.cache.image(example.image, example.id)
+        marked = [self._marked(region, original, example, region.box) for region in shown.regions]
+        return self._arrays(example, original, marked, _WHOLE, _BLANK if blank else _SAME_TONE, answer=None, rng=None)
+
+    def prefix(self, example: VQAExample, shown_boxes: Sequence[Box]) -> str:
+        """The example's prompt, with the boxes as loc tokens when the encoder `loc` is on. Raises DataError."""
+        return format_prefix(
+            self.data.prompt,
+            example.task,
+            question=example.question,
+            language=example.language,
+            boxes_in_prompt=shown_boxes if "loc" in self.regions.encoders else (),
+            where=example.id,
+        )
+
+    def _arrays(
+        self,
+        example: VQAExample,
+        original: UInt8[np.ndarray, "H W 3"],
+        marked: Sequence[_Marked],
+        view: Box,
+        tone: UInt8[np.ndarray, " 256"],
+        *,
+        answer: str | None,
+        rng: np.random.Generator | None,
+    ) -> Arrays:
+        slots = self.regions.max_regions
+        if len(marked) > slots:
+            count = len(marked)
+            raise DataError(f"{example.id}: {count} regions, but regions.max_regions = {slots}; raise it to {count}")
+        height, width = original.shape[:2]
+        window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
+        image = tone[images.resample(original, window, self.image_size)]
+        if "overlay" in self.regions.encoders:
+            image = draw_outlines(image, [_outline(m, view, self.image_size) for m in marked], rng)
+        seen = [_in_view(m.box, view) for m in marked]
+        tokens = encode_prompt(self.tokenizer, self.prefix(example, seen), answer, self.data.text_length, example.id)
+        region_boxes = np.zeros((slots, 4), np.float32)
+        region_boxes[: len(seen)] = np.reshape(seen, (-1, 4))
+        arrays = {
+            "image": image,
+            **tokens._asdict(),
+            "regions": region_boxes,
+            "region_valid": np.arange(slots) < len(marked),
+        }
+        if "crop" in self.regions.encoders:
+            arrays |= self._crops(original, marked, tone)
+        if "align" in self.regions.encoders:
+            arrays |= self._bins(marked, height, width)
+        return arrays
+
+    def _crops(
+        self, original: UInt8[np.ndarray, "H W 3"], marked: Sequence[_Marked], tone: UInt8[np.ndarray, " 256"]
+    ) -> Arrays:
+        config, slots = self.regions, self.regions.max_regions
+        grid = config.crop_size // self.patch_size
+        pixels = np.zeros((slots, config.crop_size, config.crop_size, 3), np.uint8)
+        coverage = np.zeros((slots, grid, grid), np.float32)
+        height, width = original.shape[:2]
+        for slot, m in enumerate(marked):
+            window = images.crop_window(
+                m.box, height=height, width=width, context=config.crop_context, min_pixels=config.crop_min_pixels
+            )
+            pixels[slot] = tone[images.resample(original, window, config.crop_size)]
+            if m.inside is None:
+                coverage[slot] = images.box_coverage(m.box, window, grid, height=height, width=width)
+            else:
+                coverage[slot] = images.cell_coverage(m.inside, window, grid, box=m.limit)
+        return {"region_pixels": pixels, "region_crop_coverage": coverage}
+
+    def _bins(self, marked: Sequence[_Marked], height: int, width: int) -> Arrays:
+        side = math.isqrt(self.regions.tokens)
+        coverage = np.zeros((self.regions.max_regions, side, side), np.float32)
+        for slot, m in enumerate(marked):
+            coverage[slot] = 1
+            if m.inside is not None:
+                window = (m.box[0] * height, m.box[1] * width, m.box[2] * height, m.box[3] * width)
+                shares = images.cell_coverage(m.inside, window, side, box=m.limit)
+                # A jittered box can miss a thin outline altogether; it then counts as the box it is.
+                if shares.any():
+                    coverage[slot] = shares
+        return {"region_align_coverage": coverage}
+
+    def _marked(self, region: Region, original: UInt8[np.ndarray, "H W 3"], example: VQAExample, box: Box) -> _Marked:
+        height, width = original.shape[:2]
+        if not self.regions.outlines:
+            return _Marked(box, None, region.box)
+        if region.mask is not None:
+            inside = self.cache.mask(region.mask, example.id)
+            source = region.mask.path
+        elif region.polygon is not None:
+            inside = _fill(region.polygon, height, width)
+            source = f"{example.id}: polygon"
+        else:
+            return _Marked(box, None, region.box)
+        if inside.shape != (height, width):
+            raise DataError(
+                f"{source}: mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of {width} x {height} "
+                f"({example.id}); give a mask of the image's size"
+            )
+        if not images.cell_coverage(inside, (0.0, 0.0, float(height), float(width)), 1, box=region.box).any():
+            raise DataError(
+                f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them"
+            )
+        return _Marked(box, inside, region.box)
+
+
+def _in_view(box: Box, view: Box) -> Box:
+    y0, x0, y1, x1 = view
+    height, width = y1 - y0, x1 - x0
+    return boxes.clip(((box[0] - y0) / height, (box[1] - x0) / width, (box[2] - y0) / height, (box[3] - x0) / width))
+
+
+def _jittered(box: Box, deviation: float, rng: np.random.Generator) -> Box:
+    """The box as an imprecise hand would draw it: moved and scaled, at most two deviations of either."""
+    if deviation == 0:
+        return box
+    draws = np.clip(rng.normal(size=4), -2, 2) * deviation
+    low, high = np.array(box[:2]), np.array(box[2:])
+    middle = (low + high) / 2 + draws[:2] * (high - low)
+    half = (high - low) / 2 * np.exp(draws[2:])
+    moved = boxes.clip((*(middle - half), *(middle + half)))
+    return moved if boxes.area(moved) > 0 else box
+
+
+def _random_view(shown: Sequence[Box], crop: float, rng: np.random.Generator) -> Box:
+    """A window of the image of its own aspect, normalised, that holds every shown box."""
+    side = rng.uniform(1 - crop, 1)
+    low = np.min([box[:2] for box in shown], axis=0) if shown else np.ones(2)
+    high = np.max([box[2:] for box in shown], axis=0) if shown else np.zeros(2)
+    extent = np.maximum(side, high - low)
+    least, most = np.maximum(0, high - extent), np.minimum(low, 1 - extent)
+    start = least + rng.random(2) * np.maximum(0, most - least)
+    return boxes.clip((*start, *(start + extent)))
+
+
+def _random_tone(brightness: float, contrast: float, rng: np.random.Generator) -> UInt8[np.ndarray, " 256"]:
+    """A table of grey levels, one for image and crops, so that a crop keeps the tone of its image."""
+    if brightness == 0 and contrast == 0:
+        return _SAME_TONE
+    gain = math.exp(rng.uniform(-contrast, contrast))
+    offset = 255 * rng.uniform(-brightness, brightness)
+    return np.clip(np.arange(256) * gain + offset, 0, 255).astype(np.uint8)
+
+
+def _fill(polygon: Sequence[tuple[float, float]], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    layer = Image.new("1", (width, height))
+    # Pillow fills the pixel that holds each vertex; vertices are given by pixel edges.
+    ImageDraw.Draw(layer).polygon([(x * width - 0.5, y * height - 0.5) for y, x in polygon], fill=1)
+    return np.asarray(layer)
+
+
+def _outline(marked: _Marked, view: Box, size: int) -> Outline:
+    """What the overlay draws: the box, or the finer outline resampled to the pixels that the model sees."""
+    if marked.inside is None:
+        return _in_view(marked.box, view)
+    height, width = marked.inside.shape
+    centres = (np.arange(size) + 0.5) / size
+    y = view[0] + centres * (view[2] - view[0])
+    x = view[1] + centres * (view[3] - view[1])
+    limit = marked.limit
+    within = ((y >= limit[0]) & (y <= limit[2]))[:, None] & ((x >= limit[1]) & (x <= limit[3]))
+    return within & marked.inside[(y * height).astype(int)[:, None], (x * width).astype(int)]

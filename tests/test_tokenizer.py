@@ -1,0 +1,167 @@
+"""The tokenizer: PaliGemma's special ids, nothing unknown, the same file every time."""
+
+import hashlib
+import io
+import pickle
+
+import pytest
+import sentencepiece
+
+from data_pipelines.records import DataError
+from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+
+CORPUS = [
+    "answer en what is the marked structure?",
+    "answer en is the marked structure the left kidney?",
+    "detect right kidney",
+    "liver",
+    "Does the picture contain a spleen? Yes",
+    "lung, heart, liver or kidney 12 cm",
+] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    return train_tokenizer(CORPUS, tmp_path_factory.mktemp("tokenizer") / "small.model", vocab_size=340)
+
+
+def gemma_like_model(special: dict[str, int], symbols: list[str], *, byte_fallback: bool = True) -> bytes:
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=out,
+        model_type="bpe",
+        vocab_size=330 if byte_fallback else 60,
+        byte_fallback=byte_fallback,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        user_defined_symbols=symbols,
+        minloglevel=2,
+        **special,
+    )
+    return out.getvalue()
+
+
+GEMMA_IDS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
+
+
+def test_special_ids_are_paligemmas(tokenizer):
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (0, 1, 2)
+    assert tokenizer.encode("\n") == [tokenizer.newline_id]
+
+
+def test_vocabulary_ends_with_1024_loc_and_128_seg_tokens(tokenizer):
+    assert tokenizer.encode("<loc0000>") == [tokenizer.loc_id]
+    assert tokenizer.encode("<loc1023>") == [tokenizer.loc_id + 1023]
+    assert tokenizer.encode("<seg000>") == [tokenizer.loc_id + 1024]
+    assert tokenizer.encode("<seg127>") == [tokenizer.vocab_size - 1]
+
+
+def test_a_model_without_loc_tokens_gets_them_after_its_last_piece(tmp_path):
+    model = gemma_like_model(GEMMA_IDS, ["\n"])
+    path = tmp_path / "gemma.model"
+    path.write_bytes(model)
+    size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    tokenizer = Tokenizer.load(path)
+    assert tokenizer.loc_id == size
+    assert tokenizer.vocab_size == size + 1024 + 128
+    assert tokenizer.encode("<loc0007> liver")[0] == size + 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is the left kidney enlarged?",
+        "  two  spaces\nand a newline ",
+        "囊肿 é µ",
+        "<loc0012><loc0400><loc0733><loc1023> liver <seg004>",
+        "",
+    ],
+)
+def test_decoding_gives_the_text_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_no_text_is_unknown(tokenizer):
+    assert 3 not in tokenizer.encode("囊肿 \u200b ß ∂ 😀")
+
+
+def test_loc_tokens_leave_the_words_beside_them_alone(tokenizer):
+    assert tokenizer.encode("<loc0001><loc0002> liver") == [
+        tokenizer.loc_id + 1,
+        tokenizer.loc_id + 2,
+        *tokenizer.encode(" liver"),
+    ]
+
+
+def test_digits_are_single_tokens(tokenizer):
+    assert len(tokenizer.encode("12")) == 2
+
+
+def test_special_tokens_decode_to_nothing(tokenizer):
+    assert tokenizer.decode([2, *tokenizer.encode("liver"), 1, 0, 0]) == "liver"
+
+
+def test_text_that_spells_a_control_token_does_not_become_one(tokenizer):
+    assert not {0, 1, 2} & set(tokenizer.encode("<pad></s><s><eos><bos>"))
+
+
+def test_training_twice_writes_the_same_file(tmp_path):
+    first = train_tokenizer(CORPUS, tmp_path / "a.model", vocab_size=340)
+    second = train_tokenizer(iter(CORPUS), tmp_path / "b.model", vocab_size=340)
+    assert first.sha256 == second.sha256
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["a.model", "b.model"]
+
+
+def test_hash_is_of_the_file(tokenizer):
+    with open(tokenizer.path, "rb") as file:
+        assert tokenizer.sha256 == hashlib.sha256(file.read()).hexdigest()
+
+
+def test_a_small_corpus_gives_the_pieces_it_supports(tmp_path):
+    tokenizer = train_tokenizer(["yes", "no"], tmp_path / "tiny.model", vocab_size=4000)
+    assert tokenizer.vocab_size < 4 + 256 + 20 + 1 + 1024 + 128
+    assert tokenizer.decode(tokenizer.encode("yes\nno")) == "yes\nno"
+
+
+def test_pickled_tokenizer_works_without_its_file(tmp_path):
+    tokenizer = train_tokenizer(CORPUS, tmp_path / "gone.model", vocab_size=340)
+    (tmp_path / "gone.model").unlink()
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode("left kidney") == tokenizer.encode("left kidney")
+    assert (copy.path, copy.sha256, copy.vocab_size) == (tokenizer.path, tokenizer.sha256, tokenizer.vocab_size)
+
+
+def test_too_small_a_vocabulary_names_the_setting(tmp_path):
+    with pytest.raises(DataError, match=r"data\.tokenizer_vocab = 270"):
+        train_tokenizer(["".join(chr(0x4E00 + i) for i in range(200))], tmp_path / "x.model", vocab_size=270)
+
+
+def test_no_text_to_train_on_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"no text"):
+        train_tokenizer(["", " \n"], tmp_path / "x.model", vocab_size=300)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.model: data\.tokenizer cannot be read"):
+        Tokenizer.load(tmp_path / "absent.model")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all"])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    path = tmp_path / "junk.model"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"junk\.model: data\.tokenizer is not a SentencePiece model"):
+        Tokenizer.load(path)
+
+
+def test_model_with_other_special_ids_is_refused():
+    model = gemma_like_model({"pad_id": 3, "eos_id": 2, "bos_id": 1, "unk_id": 0}, ["\n"])
+    with pytest.raises(DataError, match=r"\(pad, eos, bos\) = \(3, 2, 1\)"):
+        Tokenizer(model, "other.model")
+
+
+def test_model_without_a_newline_token_is_refused():
+    with pytest.raises(DataError, match="no single token for the newline"):
+        Tokenizer(gemma_like_model(GEMMA_IDS, ["<unused>"], byte_fallback=False), "other.model")
