@@ -1,0 +1,114 @@
+"""Scores of one answer against its reference.
+
+Strict on purpose. Published evaluators count "abnormal" as "no", credit "yes no" to every closed question, and count
+repeated words twice; each of those is a test of this module.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+from data_pipelines.boxes import boxes_from_text, iou
+from data_pipelines.records import DataError
+from rllava_jax.evaluation.predictions import Prediction
+
+LOCALISE_IOU = 0.5
+
+_NUMBER_WORDS = {
+    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5",
+    "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
+}  # fmt: skip
+_ARTICLES = ("a", "an", "the")
+_DASHES = str.maketrans("‐‑‒–—−", "------")
+# Signs that carry medical meaning stay: "HER2+" is not "HER2-", "-5" is not "5", "3.5" is not "35", "<5" is not ">5".
+_BETWEEN_WORDS = re.compile(r"(?<=\w)[-/_](?=\w)")
+_PUNCTUATION = re.compile(r"[^\w\s.+%<>=°-]|(?<=[^\W\d])\.|\.(?!\d)")
+_LOOSE_DASH = re.compile(r"(?<!\w)-(?!\d)")
+_IDEOGRAPH = re.compile(r"([\u3400-\u9fff])")
+
+
+def normalise_answer(text: str) -> str:
+    """The form in which two answers are compared.
+
+    Unicode NFKC, lower case, punctuation that carries no meaning and doubled blanks removed, a leading article dropped
+    when something follows it, number words up to ten as digits (as the VQA evaluator of Antol et al., 2015, does).
+    """
+    text = unicodedata.normalize("NFKC", text).translate(_DASHES).casefold()
+    text = text.replace("'", "").replace("’", "")
+    text = _BETWEEN_WORDS.sub(" ", text)
+    text = _PUNCTUATION.sub(" ", text)
+    words = _LOOSE_DASH.sub(" ", text).split()
+    if len(words) > 1 and words[0] in _ARTICLES:
+        words = words[1:]
+    return " ".join(_NUMBER_WORDS.get(word, word) for word in words)
+
+
+def answer_tokens(text: str) -> list[str]:
+    """Words of the normalised answer; each Chinese character is a word of its own."""
+    return _IDEOGRAPH.sub(r" \1 ", normalise_answer(text)).split()
+
+
+def exact_match(answer: str, prediction: str) -> bool:
+    """Normalised equality. An empty reference is matched by an empty prediction only."""
+    return normalise_answer(answer) == normalise_answer(prediction)
+
+
+def token_recall(answer: str, prediction: str) -> float:
+    """Share of the reference's words that the prediction has, each counted as often as both have it.
+
+    With an empty reference: 1 for an empty prediction, else 0.
+    """
+    wanted, given = Counter(answer_tokens(answer)), Counter(answer_tokens(prediction))
+    if not wanted:
+        return float(not given)
+    return (wanted & given).total() / wanted.total()
+
+
+def token_f1(answer: str, prediction: str) -> float:
+    """Harmonic mean of clipped token precision and recall (as in SQuAD, Rajpurkar et al., 2016).
+
+    2 overlap / (words of the reference + words of the prediction); both empty gives 1.
+    """
+    wanted, given = Counter(answer_tokens(answer)), Counter(answer_tokens(prediction))
+    total = wanted.total() + given.total()
+    return 2 * (wanted & given).total() / total if total else 1.0
+
+
+def localisation_iou(prediction: Prediction) -> float:
+    """IoU of the first box of the prediction with the reference's box; 0 where the prediction has no complete box.
+
+    The first and not the best: a model must not gain by writing many.
+
+    Raises:
+      DataError: the reference has no box.
+    """
+    wanted = boxes_from_text(prediction.answer)
+    if not wanted:
+        raise DataError(
+            f"prediction {prediction.id!r}: answer is {prediction.answer!r}, expected four loc tokens and a name"
+        )
+    given = boxes_from_text(prediction.prediction)
+    return float(iou(wanted[0], given[0])) if given else 0.0
+
+
+def score(prediction: Prediction) -> dict[str, float]:
+    """Every score of one answer, 0..1.
+
+    `accuracy` is always there: normalised equality, or for localise an IoU of at least 0.5. An open ordinary question
+    adds exact_match (the same number under its published name), recall and f1; localise adds accuracy@0.5 and iou.
+    """
+    if prediction.family == "localise":
+        overlap = localisation_iou(prediction)
+        hit = float(overlap >= LOCALISE_IOU)
+        return {"accuracy": hit, "accuracy@0.5": hit, "iou": overlap}
+    right = float(exact_match(prediction.answer, prediction.prediction))
+    if prediction.family == "vqa" and prediction.answer_type == "open":
+        return {
+            "accuracy": right,
+            "exact_match": right,
+            "recall": token_recall(prediction.answer, prediction.prediction),
+            "f1": token_f1(prediction.answer, prediction.prediction),
+        }
+    return {"accuracy": right}

@@ -1,0 +1,94 @@
+"""Does the confidence mean what it says? ECE, Brier score, AUROC of confidence, risk-coverage.
+
+The statistics take weights [S, N] and return [S], so that the bootstrap runs through them unchanged; `ones` weighs
+every question once. Axes: S resamples, N questions, U distinct confidences.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+BINS = 10
+
+
+class ReliabilityBin(NamedTuple):
+    """Questions whose confidence lies in [low, high), the last bin closed above."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+def ones(n: int) -> Float[np.ndarray, "1 N"]:
+    """Each of `n` questions once."""
+    return np.ones((1, n))
+
+
+def expected_calibration_error(
+    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """ECE over ten bins of equal width (Guo et al., 2017): the gap of confidence and accuracy, weighted by bin size.
+
+    Resampling adds noise to every bin, so that a bootstrap interval of it lies somewhat high.
+    """
+    in_bin = np.eye(BINS)[_bin_of(confidence)]
+    gaps = (weights * (confidence - correct)) @ in_bin
+    return np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
+
+
+def brier_score(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """Squared error of the confidence, one per question; the Brier score is their mean."""
+    return (confidence - correct) ** 2
+
+
+def auroc(
+    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """Probability that a right answer carries more confidence than a wrong one, ties counted half.
+
+    NaN where all answers, or none, are right.
+    """
+    order = np.argsort(confidence, kind="stable")
+    _, starts = np.unique(confidence[order], return_index=True)
+    right = np.add.reduceat(weights[:, order] * correct[order], starts, axis=1)  # [S, U]
+    wrong = np.add.reduceat(weights[:, order] * (1 - correct[order]), starts, axis=1)
+    below = np.cumsum(wrong, axis=1) - wrong
+    pairs = right.sum(axis=1) * wrong.sum(axis=1)
+    wins = (right * (below + wrong / 2)).sum(axis=1)
+    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+
+def reliability(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> list[ReliabilityBin]:
+    """The bins behind the ECE that hold any question."""
+    index = _bin_of(confidence)
+    bins = []
+    for b in range(BINS):
+        held = index == b
+        if held.any():
+            means = float(confidence[held].mean()), float(correct[held].mean())
+            bins.append(ReliabilityBin(b / BINS, (b + 1) / BINS, int(held.sum()), *means))
+    return bins
+
+
+def risk_coverage(
+    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
+    """Share of wrong answers when only the most confident ones are given.
+
+    Returns:
+      (coverage, risk): one point per distinct confidence, since tied answers can only be given together.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    last_of_tie = np.append(np.diff(confidence[order]) != 0, True)
+    answered = np.arange(1, len(order) + 1)
+    risk = np.cumsum(1 - correct[order]) / answered
+    return (answered / len(order))[last_of_tie], risk[last_of_tie]
+
+
+def _bin_of(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -1,0 +1,59 @@
+"""The two result files of an evaluation, and its numbers as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.metrics import CONDITIONS, Row
+from rllava_jax.evaluation.predictions import Prediction, to_json
+
+
+def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable[Prediction]) -> None:
+    """Writes metrics.json (a list of rows) and predictions.jsonl (one question and condition a line, with its scores).
+
+    Each file appears whole or not at all; an interrupted run leaves the older one in place.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
+    write_atomically(folder / "metrics.json", f"[\n{one_per_line}\n]\n")
+    lines = (json.dumps({**to_json(p), "scores": score(p)}, allow_nan=False, ensure_ascii=False) for p in predictions)
+    write_atomically(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def markdown_table(rows: Sequence[Row], *, regions: Sequence[str] = CONDITIONS) -> str:
+    """Subsets and metrics down, conditions across, in percent with 95 % intervals.
+
+    n is that of the conditions; where they differ each cell names its own.
+    """
+    shown = [r for r in regions if any(row["region"] == r for row in rows)]
+    cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["region"] in shown:
+            key = (row["dataset"], row["split"], row["subset"], row["metric"])
+            cells.setdefault(key, {})[row["region"]] = row
+    several = len({key[:2] for key in cells}) > 1
+    lines = [
+        f"| questions | metric | n | {' | '.join(shown)} |",
+        f"|:--|:--|--:|{'--:|' * len(shown)}",
+    ]
+    for (dataset, split, subset, metric), by_region in cells.items():
+        counts = {row["n"] for row in by_region.values()}
+        values = [_markdown_cell(by_region.get(r), own_n=len(counts) > 1) for r in shown]
+        name = f"{dataset} {split}, {subset}" if several else subset
+        n = str(counts.pop()) if len(counts) == 1 else "–"
+        lines.append(f"| {name} | {metric} | {n} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(row: Row | None, *, own_n: bool) -> str:
+    if row is None:
+        return "–"
+    text = f"{100 * row['value']:.1f}"
+    if row["ci_low"] is not None and row["ci_high"] is not None:
+        text += f" ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
+    return f"{text}, n {row['n']}" if own_n else text

@@ -1,0 +1,73 @@
+"""Evaluates a run's model: on validation questions while it trains, on the test split after."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from PIL import Image
+
+from data_pipelines.images import decode
+from rllava_jax import provenance
+from rllava_jax.config import Config
+from rllava_jax.evaluation.metrics import rows as score_rows
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.protocol import choose_examples, evaluate
+from rllava_jax.evaluation.report import write_report
+from rllava_jax.evaluation.results import write_results
+from rllava_jax.inference.answerer import Answerer
+from rllava_jax.model.params import Params
+from rllava_jax.task import Task
+
+
+def evaluate_run(
+    answerer: Answerer, params: Params, config: Config, task: Task, workdir: Path, *, step: int, command: str
+) -> Path:
+    """Asks the test split and writes `eval/STEP/`: metrics.json, predictions.jsonl, report.html.
+
+    Returns:
+      The folder.
+    """
+    settings = config.evaluation
+    examples = choose_examples(task.test, settings.families, most=settings.max_examples)
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, progress="test")
+    folder = workdir / "eval" / str(step)
+    if jax.process_index() == 0:
+        rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+        write_results(folder, rows, predictions)
+        images = {example.id: example.image for example in task.test}
+
+        def image(prediction: Prediction) -> Image.Image:
+            return Image.fromarray(decode(images[prediction.id], prediction.id))
+
+        write_report(
+            folder / "report.html",
+            title=f"{workdir.name}, step {step}",
+            rows=rows,
+            predictions=predictions,
+            images=image,
+            run={"command": command, "seed": config.seed, "step": step, **provenance.describe(config)},
+            gallery=settings.gallery,
+        )
+    return folder
+
+
+def validation_figures(
+    answerer: Answerer, config: Config, task: Task, workdir: Path, params: Params, step: int
+) -> Mapping[str, float]:
+    """Scores at most `evaluation.during_examples` validation questions of each family.
+
+    Rows and predictions go to `eval/STEP-validation/`.
+
+    Returns:
+      "subset/region/metric" → value, from which `train.best_metric` picks.
+    """
+    settings = dataclasses.replace(config.evaluation, bootstrap=0)
+    examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings)
+    rows = score_rows(predictions, bootstrap=0, seed=config.seed)
+    if jax.process_index() == 0:
+        write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
+    return {f"{row['subset']}/{row['region']}/{row['metric']}": float(row["value"]) for row in rows}
