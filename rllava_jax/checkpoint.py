@@ -1,0 +1,206 @@
+"""Orbax checkpoints: parameters, optimiser, data position, and what a result needs to be reproduced.
+
+    checkpoints/STEP/params      every parameter, trained and frozen, under its published name
+    checkpoints/STEP/training    step and optimiser state
+    checkpoints/STEP/data        the data iterator's position
+    checkpoints/STEP/assets      config.json, tokenizer.model, preprocessing.json: prediction needs nothing else
+
+A checkpoint is written beside its place and renamed, so that a kill at any moment leaves the earlier ones whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing or damaged; the message names its folder and the remedy."""
+
+
+class AssetsHandler(ocp.AsyncCheckpointHandler):
+    """Stores a few small files as they are, so that a person can open them."""
+
+    async def async_save(self, directory: epath.Path, args: AssetsSave) -> list[ocp.future.Future]:
+        """Writes the files once Orbax has made the folder."""
+
+        async def write() -> None:
+            if ocp.multihost.is_primary_host(0):
+                for name, content in args.files.items():
+                    (directory / name).write_bytes(content)
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
+
+    def save(self, directory: epath.Path, args: AssetsSave) -> None:
+        """Writes the files now."""
+        for name, content in args.files.items():
+            (directory / name).write_bytes(content)
+
+    def restore(self, directory: epath.Path, args: AssetsRestore | None = None) -> dict[str, bytes]:
+        """Reads every file."""
+        return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith("_")}
+
+    def finalize(self, directory: epath.Path) -> None:
+        """Nothing is left to do."""
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_save=True)
+@dataclasses.dataclass
+class AssetsSave(ocp.args.CheckpointArgs):
+    """File name → content."""
+
+    files: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_restore=True)
+@dataclasses.dataclass
+class AssetsRestore(ocp.args.CheckpointArgs):
+    """Reads all files."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use as a context manager: leaving waits for a save under way."""
+
+    def __init__(self, folder: Path, *, keep_last: int = 1, best_metric: str = "", read_only: bool = False):
+        """Opens `folder`, which is made unless read_only.
+
+        Args:
+          keep_last: so many of the newest are kept, and the best one.
+          best_metric: name of the validation figure that decides which is best; higher is better.
+        """
+        self.folder = folder
+        if read_only and not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
+
+        def figure(metrics: Mapping[str, float]) -> float:
+            return metrics[best_metric]
+
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep_last),
+                checkpoint_managers.BestN(get_metric_fn=figure, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            epath.Path(folder.absolute()),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy, best_fn=figure, create=not read_only, read_only=read_only
+            ),
+            item_handlers={
+                "params": ocp.StandardCheckpointHandler(),
+                "training": ocp.StandardCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+                "assets": AssetsHandler(),
+            },
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that are whole on disk, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def resolve(self, which: str) -> int:
+        """The step that "last", "best" or a number names.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"{self.folder}: there is no finished checkpoint in it; train first")
+        if which == "last":
+            return steps[-1]
+        if which == "best":
+            best = self._manager.best_step()
+            if best is None:
+                raise CheckpointError(
+                    f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'"
+                )
+            return best
+        if not which.isdigit() or int(which) not in steps:
+            raise CheckpointError(f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}")
+        return int(which)
+
+    def save(
+        self,
+        step: int,
+        params: Mapping[str, Any],
+        training: Any,
+        data: Any,
+        assets: Mapping[str, bytes],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves in the background; returns when the arrays have been copied and may be changed.
+
+        Args:
+          params: every parameter, by name.
+          training: what else a step changes, as a pytree.
+          data: the Grain iterator.
+          assets: file name → content.
+          metrics: validation figures at this step, if it was validated.
+        """
+        self._manager.save(
+            step,
+            metrics=None if metrics is None else dict(metrics),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(dict(params)),
+                training=ocp.args.StandardSave(training),
+                data=grain.checkpoint.CheckpointSave(data),
+                assets=AssetsSave(assets),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Returns when a save under way is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, step: int, params: Mapping[str, Any], training: Any, data: Any) -> tuple[dict[str, Any], Any]:
+        """Parameters and training state of `step`; `data` is put in its place.
+
+        Args:
+          params, training: shapes with shardings: each array is read straight to where it will live.
+
+        Raises:
+          CheckpointError: files are missing, truncated, or of another model.
+        """
+        items = self._read(
+            step,
+            params=ocp.args.StandardRestore(dict(params)),
+            training=ocp.args.StandardRestore(training),
+            data=grain.checkpoint.CheckpointRestore(data),
+        )
+        return items["params"], items["training"]
+
+    def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters alone. Raises as `restore`."""
+        return self._read(step, params=ocp.args.StandardRestore(dict(abstract)))["params"]
+
+    def assets(self, step: int) -> dict[str, bytes]:
+        """File name → content. Raises as `restore`."""
+        return self._read(step, assets=AssetsRestore())["assets"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax, TensorStore and Grain each raise their own
+            others = [other for other in self.steps() if other != step]
+            remedy = f"move that folder away to go on from step {others[-1]}" if others else "it is the only one"
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}"
+            ) from error

@@ -1,0 +1,118 @@
+"""Answers about image files from a checkpoint alone, which holds configuration, tokenizer and preprocessing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines.policy import Shown
+from data_pipelines.preprocess import Preprocessor
+from data_pipelines.records import DataError, Region, Task, VQAExample
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax import provenance
+from rllava_jax.checkpoint import CheckpointError, Checkpoints
+from rllava_jax.inference.answerer import Answer, Answerer
+from rllava_jax.inference.decode import GREEDY, Sampling
+from rllava_jax.model.params import Params, abstract
+from rllava_jax.sharding import parameter_shardings
+from rllava_jax.task import make_preprocessor
+
+
+def find_checkpoint(path: Path) -> tuple[Path, str]:
+    """The checkpoint folder and step that a path means: a workdir, its `checkpoints`, or one step in it.
+
+    Raises:
+      CheckpointError: the path is none of these.
+    """
+    if path.name.isdigit() and (path / "params").is_dir():
+        return path.parent, path.name
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return folder, "last"
+    raise CheckpointError(f"{path}: holds no checkpoint; give a run's workdir, or a folder checkpoints/STEP in it")
+
+
+class Predictor:
+    """Answers one question at a time, with the very preprocessing of the training run."""
+
+    def __init__(self, preprocessor: Preprocessor, answerer: Answerer, params: Params):
+        self._preprocessor = preprocessor
+        self._answerer = answerer
+        self._params = params
+
+    @classmethod
+    def load(
+        cls, path: Path, *, step: str | None = None, new_tokens: int | None = None, sampling: Sampling = GREEDY
+    ) -> Predictor:
+        """Reads a checkpoint.
+
+        Args:
+          path: see `find_checkpoint`.
+          step: last, best or a number; None takes what the path names.
+          new_tokens: the longest answer; None is the run's own.
+
+        Raises:
+          CheckpointError: there is none, or it cannot be read.
+        """
+        folder, named = find_checkpoint(path)
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            number = checkpoints.resolve(step or named)
+            files = checkpoints.assets(number)
+            config = provenance.config_from_assets(files, where=str(folder / str(number)))
+            with tempfile.NamedTemporaryFile(suffix=".model") as file:
+                file.write(files["tokenizer.model"])
+                file.flush()
+                tokenizer = Tokenizer.load(file.name)
+            graphdef, shapes = abstract(config, vocab=tokenizer.vocab_size)
+            # One question at a time has nothing to share: one device.
+            mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+            shardings = parameter_shardings(mesh, shapes)
+            params = checkpoints.restore_params(
+                number,
+                {
+                    name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shardings[name])
+                    for name, shape in shapes.items()
+                },
+            )
+        answerer = Answerer(
+            graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
+        )
+        return cls(make_preprocessor(config, tokenizer), answerer, params)
+
+    def image_size(self, image: str | bytes) -> tuple[int, int]:
+        """Width and height of an image in pixels.
+
+        Raises:
+          ImageError: it is missing or unreadable.
+        """
+        height, width, _ = self._preprocessor.cache.image(image, "image").shape
+        return width, height
+
+    def answer(
+        self,
+        image: str | bytes,
+        question: str,
+        regions: Sequence[Region] = (),
+        *,
+        task: Task = "answer",
+        language: str = "en",
+        seed: int = 0,
+    ) -> Answer:
+        """Answers a question about an image, looking at the marked regions.
+
+        Raises:
+          ImageError: the image is missing or unreadable.
+          DataError: an empty or over-long question, or more regions than the model has slots.
+        """
+        if regions and not self._preprocessor.regions.encoders:
+            raise DataError("regions: this model was trained without a region encoder; leave the boxes out")
+        example = VQAExample("question", "", "", image, "image", question, "", task=task, language=language)
+        shown = Shown(tuple(regions), "right" if regions else "none")
+        arrays = self._preprocessor.evaluation(example, shown)
+        batch = {name: value[None] for name, value in arrays.items()}
+        return self._answerer.answer(self._params, batch, seed=seed)[0]

@@ -1,0 +1,100 @@
+"""Answers a question about an image, with or without marked regions.
+
+    python -m rllava_jax.predict --checkpoint runs/slake_tiny --image scan.jpg --box 120,88,64,70 \\
+        --question "what is the marked structure?"
+
+Research use, not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.boxes import box_from_pixels
+from data_pipelines.records import DataError, Region
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import ConfigError
+from rllava_jax.inference.decode import Sampling
+from rllava_jax.inference.predictor import Predictor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        if not options.question.strip():
+            raise DataError("--question: is empty; write a question")
+        sampling = Sampling(options.temperature, options.top_p)
+        predictor = Predictor.load(
+            Path(options.checkpoint), step=options.step, new_tokens=options.max_new_tokens, sampling=sampling
+        )
+        regions = _regions(predictor, options.image, options.box)
+        answer = predictor.answer(
+            options.image, options.question, regions, task=options.task, language=options.language, seed=options.seed
+        )
+    except (ConfigError, DataError, CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps({"answer": answer.text, "confidence": answer.confidence, "finished": answer.finished}))
+    else:
+        print(answer.text + ("" if answer.finished else " … (cut; raise --max-new-tokens)"))
+        print(f"confidence {answer.confidence:.3f}")
+    return 0
+
+
+def _regions(predictor: Predictor, image: str, boxes: Sequence[str]) -> list[Region]:
+    width, height = predictor.image_size(image)
+    regions = []
+    for text in boxes:
+        try:
+            x, y, w, h = (float(number) for number in text.split(","))
+        except ValueError:
+            raise DataError(f"--box {text}: is not x,y,w,h; write four numbers, in pixels of {image}") from None
+        regions.append(
+            Region(box_from_pixels(x, y, w, h, width=width, height=height, where=f"--box {text} on {image}"))
+        )
+    return regions
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP folder"
+    )
+    parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
+    parser.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or anything else Pillow reads")
+    parser.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="X,Y,W,H",
+        help="a region, in pixels of the image from its top left corner; repeat for several",
+    )
+    parser.add_argument(
+        "--question", required=True, help='a question, or with --task detect the thing to find ("liver")'
+    )
+    parser.add_argument("--task", choices=("answer", "detect"), default="answer", help="default: answer")
+    parser.add_argument("--language", default="en", help="of the question (default: en)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling, with a temperature above 0")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default: the run's)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
