@@ -19,5 +19,6 @@ config = Config(
     ),
     optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99, weight_decay=1e-4),
     train=TrainConfig(duration="400 steps", batch_size=32, log_every="20 steps", checkpoint_every="100 steps"),
-    evaluation=EvaluationConfig(max_examples=300),
+    # A wrong region is here another structure's box, the hint that misleads most.
+    evaluation=EvaluationConfig(max_examples=300, wrong_kinds=("another",)),
 )

@@ -13,12 +13,16 @@ logger = logging.getLogger(__name__)
 _NAMED = 10
 
 
-def check_leaks(train: Iterable[VQAExample], test: Iterable[VQAExample], *, allowed: bool) -> None:
-    """Refuses a training split that holds test images, by name or byte for byte under another name.
+def check_leaks(
+    train: Iterable[VQAExample], test: Iterable[VQAExample], *, allowed: bool, held_out: str = "test"
+) -> None:
+    """Refuses a training split that holds held-out images, by name or byte for byte under another name.
 
     VQA-RAD's published split does (202 of its 203 test images), and so does SLAKE with both languages.
 
     Args:
+      test: the held-out examples.
+      held_out: what the message calls them.
       allowed: `DataConfig.allow_test_images_in_training`; leaks are then only logged.
 
     Raises:
@@ -35,7 +39,7 @@ def check_leaks(train: Iterable[VQAExample], test: Iterable[VQAExample], *, allo
     if not leaked:
         return
     named = ", ".join(leaked[:_NAMED]) + (", …" if len(leaked) > _NAMED else "")
-    message = f"{len(leaked)} of {len(test_images)} test images are also training images: {named}"
+    message = f"{len(leaked)} of {len(test_images)} {held_out} images are also training images: {named}"
     if not allowed:
         raise DataError(
             f"{message}; choose other splits or languages, or accept it with data.allow_test_images_in_training=True"

@@ -47,8 +47,8 @@ class AssetsHandler(ocp.AsyncCheckpointHandler):
             (directory / name).write_bytes(content)
 
     def restore(self, directory: epath.Path, args: AssetsRestore | None = None) -> dict[str, bytes]:
-        """Reads every file."""
-        return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith("_")}
+        """Reads every file but Orbax's own mark that the folder is whole."""
+        return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
 
     def finalize(self, directory: epath.Path) -> None:
         """Nothing is left to do."""

@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [argument for argument in arguments if argument.startswith(OVERRIDE_PREFIX)]
     options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
     logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)  # libraries may have set a handler
-    for noisy in ("absl", "jax", "orbax", "matplotlib", "grain"):
+    for noisy in ("jax", "orbax", "matplotlib", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Orbax warns at each save without validation figures, which is how most checkpoints are meant to be.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         config = load_config(options.config, overrides)
         validate_patches(config, patch=named_size(config.model.size, image_size=config.model.image_size).vision.patch)
@@ -65,9 +67,10 @@ def run(config: Config, workdir: Path, *, mode: str, which: str, command: str) -
     known = provenance.check_workdir(workdir, config, ignore=() if training else ("evaluation", "mesh"))
     if not training and not known:
         raise ConfigError(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
-    task = load_task(config, workdir, training=training)
-    if training and not known:
-        provenance.write_workdir(workdir, config)
+    tokenizer_file = (workdir / "tokenizer.model").read_bytes() if known else None
+    task = load_task(config, tokenizer_file=tokenizer_file, training=training)
+    if not known:
+        provenance.write_workdir(workdir, config, task.tokenizer_file)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
     answerer = Answerer(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     with Checkpoints(
@@ -77,7 +80,7 @@ def run(config: Config, workdir: Path, *, mode: str, which: str, command: str) -
         read_only=not training,
     ) as checkpoints:
         if training:
-            assets = provenance.assets(config, task.preprocessor)
+            assets = provenance.assets(config, task.preprocessor, task.tokenizer_file)
             validate = functools.partial(validation_figures, answerer, config, task, workdir)
             state = train(config, workdir, task, mesh, checkpoints, assets, validate)
             step, params = int(state.step), state.params | state.frozen

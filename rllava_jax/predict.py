@@ -25,7 +25,7 @@ from rllava_jax.inference.predictor import Predictor
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -48,6 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(answer.text + ("" if answer.finished else " … (cut; raise --max-new-tokens)"))
         print(f"confidence {answer.confidence:.3f}")
     return 0
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--box -5,0,9,9` as `--box=-5,0,9,9`: argparse takes a value with a leading minus for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--box":
+            joined[-1] = f"--box={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _regions(predictor: Predictor, image: str, boxes: Sequence[str]) -> list[Region]:

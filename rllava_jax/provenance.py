@@ -71,13 +71,14 @@ def check_workdir(workdir: Path, config: Config, *, ignore: tuple[str, ...] = ()
     return True
 
 
-def write_workdir(workdir: Path, config: Config) -> None:
-    """Writes config.json."""
+def write_workdir(workdir: Path, config: Config, tokenizer_file: bytes) -> None:
+    """Writes tokenizer.model, and then config.json: a workdir holds a run once that stands in it."""
     workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "tokenizer.model").write_bytes(tokenizer_file)
     write_atomically(workdir / "config.json", json.dumps(describe(config), indent=2) + "\n")
 
 
-def assets(config: Config, preprocessor: Preprocessor) -> dict[str, bytes]:
+def assets(config: Config, preprocessor: Preprocessor, tokenizer_file: bytes) -> dict[str, bytes]:
     """The files that travel inside each checkpoint: all that prediction needs besides the weights."""
     preprocessing = {
         "image_size": preprocessor.image_size,
@@ -90,7 +91,7 @@ def assets(config: Config, preprocessor: Preprocessor) -> dict[str, bytes]:
     return {
         "config.json": json.dumps(describe(config), indent=2).encode(),
         "preprocessing.json": json.dumps(preprocessing, indent=2).encode(),
-        "tokenizer.model": Path(preprocessor.tokenizer.path).read_bytes(),
+        "tokenizer.model": tokenizer_file,
     }
 
 

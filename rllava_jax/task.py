@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +21,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """Examples by split (training ones only where asked for), and how they become arrays."""
+    """Examples by split (training ones only where asked for), and how they become arrays.
+
+    Attributes:
+      tokenizer_file: the SentencePiece model, for the workdir and the checkpoints.
+    """
 
     train: list[VQAExample]
     validation: list[VQAExample]
     test: list[VQAExample]
     preprocessor: Preprocessor
+    tokenizer_file: bytes
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -40,10 +45,13 @@ def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
 
 
-def load_task(config: Config, workdir: Path, *, training: bool = True) -> Task:
-    """Loads and checks everything before any device memory is touched.
+def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = True) -> Task:
+    """Loads and checks everything before any device memory is touched, and writes nothing.
 
-    The tokenizer is `workdir/tokenizer.model`: the configured file, or one trained on the training text.
+    Args:
+      tokenizer_file: the tokenizer of the run that is resumed or evaluated; None for a new run, which takes the
+        configured file or trains one on the training text.
+      training: False leaves out the training and validation examples.
 
     Raises:
       DataError: files missing or malformed, unreadable images, over-long texts, or test images among the training ones.
@@ -53,14 +61,16 @@ def load_task(config: Config, workdir: Path, *, training: bool = True) -> Task:
     def load(split: str) -> list[VQAExample]:
         return load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions) if split else []
 
-    test = load(data.test_split)
-    validation = load(data.validation_split) if training else []
-    stored = workdir / "tokenizer.model"
-    train = load(data.train_split) if training or not stored.exists() else []
+    def asked(examples: list[VQAExample]) -> list[VQAExample]:
+        return [example for example in examples if example.family in config.evaluation.families]
+
+    test = asked(load(data.test_split))
+    validation = asked(load(data.validation_split)) if training else []
+    train = load(data.train_split) if training or tokenizer_file is None else []
     train = [example for example in train if data.families.get(example.family, 0) > 0]
-    if training:
-        check_leaks(train, test + validation, allowed=data.allow_test_images_in_training)
-    preprocessor = make_preprocessor(config, _tokenizer(config, stored, train))
+    if tokenizer_file is None:
+        tokenizer_file = _new_tokenizer(config, train)
+    preprocessor = make_preprocessor(config, Tokenizer(tokenizer_file, "tokenizer.model"))
     for examples, answers in ((train, True), (validation, False), (test, False)):
         check_lengths(examples, preprocessor, answers=answers)
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
@@ -68,20 +78,20 @@ def load_task(config: Config, workdir: Path, *, training: bool = True) -> Task:
     train, validation, test = (
         [example for example in examples if id(example) in kept] for examples in (train, validation, test)
     )
+    if training:
+        check_leaks(train, test, allowed=data.allow_test_images_in_training)
+        check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
-    return Task(train, validation, test, preprocessor)
+    return Task(train, validation, test, preprocessor, tokenizer_file)
 
 
-def _tokenizer(config: Config, stored: Path, train: list[VQAExample]) -> Tokenizer:
-    if stored.exists():
-        return Tokenizer.load(stored)
-    stored.parent.mkdir(parents=True, exist_ok=True)
+def _new_tokenizer(config: Config, train: list[VQAExample]) -> bytes:
     if config.data.tokenizer:
-        tokenizer = Tokenizer.load(config.data.tokenizer)
-        partial = stored.with_suffix(".partial")
-        shutil.copyfile(config.data.tokenizer, partial)
-        partial.replace(stored)
-        return tokenizer
+        Tokenizer.load(config.data.tokenizer)  # a file that is none is refused here
+        return Path(config.data.tokenizer).read_bytes()
     texts = [text for example in train for text in (f"answer {example.language} {example.question}", example.answer)]
     texts += [f"detect {example.question}" for example in train if example.task == "detect"]
-    return train_tokenizer(texts, stored, vocab_size=config.data.tokenizer_vocab)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.model"
+        train_tokenizer(texts, path, vocab_size=config.data.tokenizer_vocab)
+        return path.read_bytes()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # JAX reads both when it is first imported, which no test has done yet.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +15,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 
 import pytest
 
+_ROOT = Path(__file__).parents[1]
 _DATA = Path(os.environ.get("RLLAVA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -24,6 +29,76 @@ def slake_root() -> str:
 def vqa_rad_root() -> str:
     """Folder of the published VQA-RAD files."""
     return _published(_DATA / "vqa_rad", "VQA_RAD Dataset Public.json")
+
+
+# The whole job in seconds: few, small images, the tiny size at 16 patches, and four checkpoints.
+TINY_RUN = """
+from rllava_jax.config import *
+
+config = Config(
+    model=ModelConfig(image_size=56),
+    regions=RegionConfig(crop_size=28, tokens=4),
+    data=DataConfig(
+        families={"vqa": 0.5, "identify": 0.5},
+        tokenizer_vocab=600,
+        text_length=32,
+        phantom=PhantomConfig(train_images=24, validate_images=8, test_images=8, image_size=96),
+    ),
+    train=TrainConfig(
+        duration="14 steps", batch_size=8, log_every="1 steps", checkpoint_every="4 steps", evaluate_every="8 steps"
+    ),
+    evaluation=EvaluationConfig(
+        families=("vqa", "identify"),
+        batch_size=8,
+        max_new_tokens=6,
+        max_examples=8,
+        during_examples=4,
+        bootstrap=20,
+        gallery=2,
+    ),
+)
+"""
+
+
+class CommandLine(NamedTuple):
+    """The entry points as a user starts them: a process of their own, on one device."""
+
+    config: Path
+
+    def main(self, workdir: Path, *arguments: str) -> list[str]:
+        """The command that trains or evaluates the tiny run."""
+        command = ("-m", "rllava_jax.main", "--config", str(self.config), "--workdir", str(workdir))
+        return [sys.executable, *command, *arguments]
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Starts a command."""
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        return subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """Runs a command to its end: exit status, standard output, standard error."""
+        process = self.start(command)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """The command line, with the tiny run's configuration."""
+    config = tmp_path_factory.mktemp("config") / "tiny_run.py"
+    config.write_text(TINY_RUN)
+    return CommandLine(config)
+
+
+@pytest.fixture(scope="session")
+def finished_run(command_line: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a tiny run that was never interrupted. Copy it before changing anything in it."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    status, _, err = command_line.run(command_line.main(workdir))
+    assert status == 0, err
+    return workdir
 
 
 def _published(root: Path, file: str) -> str:

@@ -13,10 +13,10 @@ from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.calibration import reliability, risk_coverage
 from rllava_jax.evaluation.gallery import Case, ImageOf, cases_of, chapter_html, choose_chapters
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, Scored, confidence_and_correctness, metrics_of
-from rllava_jax.evaluation.plots import Bar, grouped_bars, reliability_plot, risk_coverage_plot
+from rllava_jax.evaluation.plots import reliability_plot, risk_coverage_plot
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.summary import HEADLINE, headline_bars
 from rllava_jax.evaluation.tables import (
-    CHANCE,
     RowIndex,
     calibration_table,
     condition_name,
@@ -26,16 +26,6 @@ from rllava_jax.evaluation.tables import (
     score_table,
     subset_name,
     wrong_kind_table,
-)
-
-# In the order of the headline table; the first that was asked is also the one of the tiles.
-_HEADLINE = (
-    "family=identify",
-    "family=verify",
-    "family=choose",
-    "has_region=yes",
-    "family=vqa",
-    "family=localise",
 )
 
 
@@ -88,18 +78,9 @@ def _scope(predictions: Sequence[Prediction]) -> str:
 
 
 def _headline(index: RowIndex) -> str:
-    subsets = [s for s in _HEADLINE if any(key[0] == s for key in index)]
+    subsets = [s for s in HEADLINE if any(key[0] == s for key in index)]
     if not subsets:
         return ""
-    bars, chance = {}, {}
-    for s in subsets:
-        metric = metrics_of(s)[0]
-        held = {c: index[s, c, metric] for c in CONDITIONS if (s, c, metric) in index}
-        bars[subset_name(s).replace(", ", ",\n")] = {
-            c: Bar(row["value"], row["ci_low"], row["ci_high"]) for c, row in held.items()
-        }
-        if s in CHANCE:
-            chance[subset_name(s)] = CHANCE[s]
     table = score_table(
         "Accuracy in percent, with 95 % intervals. Differences are taken question by question; bold where the interval "
         "leaves zero out.",
@@ -111,7 +92,7 @@ def _headline(index: RowIndex) -> str:
         "<h2>Does the region help, and is it trusted too much?</h2>"
         f"{_finding(index, subsets[0])}{_tiles(index, subsets[0])}"
         '<div class="panel" tabindex="0" role="region" aria-label="Accuracy plot"><figure>'
-        f"{grouped_bars(bars, chance=chance)}"
+        f"{headline_bars(list(index.values()), subsets)}"
         "<figcaption>Whiskers: 95 % intervals. Dotted lines: chance, where the questions fix it.</figcaption>"
         "</figure></div>"
         f"{table}"
@@ -180,7 +161,7 @@ def _ordinary(index: RowIndex) -> str:
 
 
 def _wrong_kinds(index: RowIndex) -> str:
-    kinds_over = [s for s in _HEADLINE if s != "family=vqa"]  # whose questions without a region show no wrong one
+    kinds_over = [s for s in HEADLINE if s != "family=vqa"]  # whose questions without a region show no wrong one
     table = wrong_kind_table("Accuracy in percent by kind of wrong region, with 95 % intervals", index, kinds_over)
     if not table:
         return ""
@@ -211,7 +192,7 @@ def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
     return (
         f'<h2>Does the confidence mean what it says?</h2><div class="pair">{figures}</div>'
         f"{calibration_table(caption, index, ['all'])}"
-        f"<details><summary>By question family</summary>{calibration_table(caption, index, _HEADLINE)}</details>"
+        f"<details><summary>By question family</summary>{calibration_table(caption, index, HEADLINE)}</details>"
     )
 
 

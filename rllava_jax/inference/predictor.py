@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,10 +63,7 @@ class Predictor:
             number = checkpoints.resolve(step or named)
             files = checkpoints.assets(number)
             config = provenance.config_from_assets(files, where=str(folder / str(number)))
-            with tempfile.NamedTemporaryFile(suffix=".model") as file:
-                file.write(files["tokenizer.model"])
-                file.flush()
-                tokenizer = Tokenizer.load(file.name)
+            tokenizer = Tokenizer(files["tokenizer.model"], f"{folder / str(number)}/assets/tokenizer.model")
             graphdef, shapes = abstract(config, vocab=tokenizer.vocab_size)
             # One question at a time has nothing to share: one device.
             mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), ("data", "fsdp"))

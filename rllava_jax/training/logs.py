@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
@@ -36,7 +40,7 @@ class TrainingLog:
         self._primary = jax.process_index() == 0
         self._since = time.perf_counter()
         self._waited = 0.0
-        self._step = first_step
+        self._step, self._steps = first_step, steps
         if self._primary:
             path = workdir / "metrics.jsonl"
             _keep_until(path, first_step)
@@ -77,7 +81,11 @@ class TrainingLog:
             "data_wait_fraction": self._waited / seconds,
         }
         self._since, self._waited, self._step = now, 0.0, step
-        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['examples_per_second']:.1f} examples/s")
+        state = f"loss {values['loss']:.3f}, {values['examples_per_second']:.1f} examples/s"
+        self._bar.set_postfix_str(state)
+        if self._bar.disable:  # no terminal: a line a logged step instead
+            left = timedelta(seconds=round((self._steps - step) * values["step_seconds"]))
+            logger.info("step %d of %d: %s, %s left", step, self._steps, state, left)
         self._record(step, values)
 
     def write_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
@@ -90,7 +98,8 @@ class TrainingLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                # TensorBoard allows neither of these in a name.
+                self._board.add_scalar(name.replace("=", "_").replace(":", "_"), value, step)
 
 
 def _keep_until(path: Path, step: int) -> None:

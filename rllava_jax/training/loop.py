@@ -121,7 +121,7 @@ def train(
             state, metrics = step_function(state, to_devices(batch, mesh))
             log.advance()
             last_step = step == plan.steps
-            if step % plan.log == 0 or last_step or step == first + 1:
+            if step % plan.log == 0 or last_step or step == 1:
                 log.write(step, metrics, examples=config.train.batch_size, tokens=_tokens(batch))
             figures = None
             if plan.evaluate and (step % plan.evaluate == 0 or last_step):

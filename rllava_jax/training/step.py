@@ -71,7 +71,7 @@ def make_train_step(
             total, _ = jax.lax.scan(add, zeros, micro)
             grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.global_norm(grads)}
+        metrics |= {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(grads)}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, state.frozen, optimizer_state), metrics
 

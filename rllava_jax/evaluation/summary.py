@@ -1,0 +1,82 @@
+"""A run's figures as a Markdown table and a picture, for a paper or a README.
+
+python -m rllava_jax.evaluation.summary runs/demo/eval/400 --subsets family=identify,family=choose --picture bars.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
+from rllava_jax.evaluation.plots import Bar, grouped_bars
+from rllava_jax.evaluation.results import markdown_table
+from rllava_jax.evaluation.tables import CHANCE, subset_name
+
+# In the order of the headline table; the first that was asked is also the one of the report's tiles.
+HEADLINE = ("family=identify", "family=verify", "family=choose", "has_region=yes", "family=vqa", "family=localise")
+
+
+def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str:
+    """Accuracy under each condition, as SVG; subsets that the rows lack are left out."""
+    bars: dict[str, dict[str, Bar]] = {}
+    chance = {}
+    for subset in subsets:
+        held = {
+            row["region"]: Bar(row["value"], row["ci_low"], row["ci_high"])
+            for row in rows
+            if row["subset"] == subset and row["metric"] == metrics_of(subset)[0] and row["region"] in CONDITIONS
+        }
+        if held:
+            name = subset_name(subset).replace(", ", ",\n")
+            bars[name] = held
+            if subset in CHANCE:
+                chance[name] = CHANCE[subset]
+    return grouped_bars(bars, chance=chance)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 where the folder holds no results or not the subsets."""
+    options = _parser().parse_args(argv)
+    path = Path(options.folder) / "metrics.json"
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"error: {path}: holds no results ({error}); give a run's eval/STEP folder", file=sys.stderr)
+        return 2
+    known = list(dict.fromkeys(row["subset"] for row in rows))
+    subsets = options.subsets.split(",") if options.subsets else [subset for subset in HEADLINE if subset in known]
+    if missing := [subset for subset in subsets if subset not in known]:
+        print(f"error: --subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}", file=sys.stderr)
+        return 2
+    chosen = [row for row in rows if row["subset"] in subsets]
+    if options.metrics:
+        chosen = [row for row in chosen if row["metric"] in options.metrics.split(",")]
+    print(markdown_table(sorted(chosen, key=lambda row: subsets.index(row["subset"]))), end="")
+    if options.picture:
+        write_atomically(Path(options.picture), headline_bars(rows, subsets) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.evaluation.summary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", help="a run's eval/STEP folder")
+    parser.add_argument(
+        "--subsets", help="comma-separated, e.g. family=identify,answer_type=closed (default: headline)"
+    )
+    parser.add_argument("--metrics", help="comma-separated, e.g. accuracy,f1 (default: all)")
+    parser.add_argument("--picture", metavar="FILE", help="also write a bar plot as SVG")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

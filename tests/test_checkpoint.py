@@ -1,0 +1,205 @@
+"""Checkpoints: what is kept, what comes back, and what a damaged or half-written one does."""
+
+import shutil
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rllava_jax.checkpoint import CheckpointError, Checkpoints
+from rllava_jax.config import MeshConfig
+from rllava_jax.sharding import make_mesh
+
+# Orbax leaves the other arrays' reads unawaited when one of them fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+# Large enough to be stored in files of their own, which can be damaged.
+SHAPE = (64, 128)
+ASSETS = {"config.json": b'{"seed": 7}', "tokenizer.model": bytes(range(256))}
+
+
+def numbers():
+    """A data iterator: 0, 1, 2, …"""
+    return iter(grain.MapDataset.range(1000).to_iter_dataset())
+
+
+def arrays(step, mesh, *, cut=1):
+    """Parameters and training state that differ from step to step; fsdp cuts axis `cut`."""
+    rng = np.random.default_rng(step)
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * cut, "fsdp"))
+    params = {
+        "llm/mlp/linear": jax.device_put(rng.normal(size=SHAPE).astype(np.float32), sharding),
+        "llm/frozen": jnp.asarray(rng.normal(size=(4,)), jnp.bfloat16),
+    }
+    moments = ({"llm/mlp/linear": jax.device_put(rng.normal(size=SHAPE).astype(np.float32), sharding)}, None)
+    return params, {"step": jnp.asarray(step, jnp.int32), "optimizer": moments}
+
+
+def abstract(tree, sharding=None):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
+
+
+def saved(folder, steps, figures=None, **options):
+    """A folder with checkpoints of the given steps; at step s the data iterator has given s numbers."""
+    mesh, data = make_mesh(MeshConfig(1, 8)), numbers()
+    with Checkpoints(folder, **{"keep_last": 10, "best_metric": "all/right/accuracy", **options}) as checkpoints:
+        for step in steps:
+            while next(data) < step - 1:
+                pass
+            figure = (figures or {}).get(step)
+            metrics = None if figure is None else {"all/right/accuracy": figure, "other": -figure}
+            checkpoints.save(step, *arrays(step, mesh), data, ASSETS, metrics)
+            checkpoints.wait()
+        return checkpoints.steps()
+
+
+def assert_same(restored, expected):
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    kept = saved(tmp_path / "c", range(1, 7), {2: 0.9, 4: 0.5, 5: 0.8}, keep_last=2)
+    assert kept == [2, 5, 6]
+    with Checkpoints(tmp_path / "c", best_metric="all/right/accuracy", read_only=True) as checkpoints:
+        assert checkpoints.resolve("best") == 2
+        assert checkpoints.resolve("last") == 6
+        assert checkpoints.resolve("5") == 5
+        restored = checkpoints.restore_params(2, abstract(arrays(2, make_mesh(MeshConfig()))[0]))
+    assert_same(restored, arrays(2, make_mesh(MeshConfig()))[0])
+
+
+def test_without_validation_only_the_newest_are_kept(tmp_path):
+    assert saved(tmp_path / "c", range(1, 6), keep_last=2) == [4, 5]
+
+
+def test_everything_comes_back_on_another_mesh(tmp_path):
+    saved(tmp_path / "c", [1, 2])
+    mesh = make_mesh(MeshConfig(4, 2))
+    params, training = arrays(2, mesh, cut=0)
+    data = numbers()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        restored = checkpoints.restore(2, abstract(params), abstract(training), data)
+        assets = checkpoints.assets(2)
+    assert_same(restored, (params, training))
+    linear = restored[0]["llm/mlp/linear"]
+    assert linear.sharding == NamedSharding(mesh, PartitionSpec("fsdp"))
+    assert {shard.data.shape for shard in linear.addressable_shards} == {(32, 128)}
+    assert next(data) == 2
+    assert assets.items() == ASSETS.items()
+
+
+def test_a_save_is_of_the_moment_it_was_asked_for(tmp_path):
+    """The next step reuses the arrays' memory while the save is still being written."""
+    mesh, data = make_mesh(MeshConfig(1, 8)), numbers()
+    params, training = arrays(1, mesh)
+    expected = jax.tree.map(lambda x: np.array(x, copy=True), params)
+    overwrite = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, params, training, data, ASSETS)
+        overwrite(params)
+        next(data)
+        checkpoints.wait()
+        shapes = abstract(arrays(1, mesh))
+        position = numbers()
+        restored, _ = checkpoints.restore(1, *shapes, position)
+    assert_same(restored, expected)
+    assert next(position) == 0
+
+
+def test_files_are_stored_as_they_are(tmp_path):
+    saved(tmp_path / "c", [3])
+    for name, content in ASSETS.items():
+        assert (tmp_path / "c" / "3" / "assets" / name).read_bytes() == content
+
+
+def truncate_largest(folder):
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("item", ["params", "training"])
+@pytest.mark.parametrize("damage", [truncate_largest, shutil.rmtree], ids=["truncated", "missing"])
+def test_a_damaged_checkpoint_is_named_with_the_one_to_go_on_from(tmp_path, item, damage):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2, 3])
+    damage(folder / "3" / item)
+    untouched = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    params, training = arrays(2, make_mesh(MeshConfig()))
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.restore(3, abstract(params), abstract(training), numbers())
+        message = str(caught.value)
+        assert message.startswith(f"{folder / '3'}: the checkpoint cannot be read")
+        assert message.endswith("move that folder away to go on from step 2")
+        assert "\n" not in message
+        assert_same(checkpoints.restore(2, abstract(params), abstract(training), numbers()), (params, training))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == untouched
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    saved(tmp_path / "c", [1])
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        params = abstract(arrays(1, make_mesh(MeshConfig()))[0])
+        sharding = params["llm/frozen"].sharding
+        for other in (
+            {**params, "llm/more": jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding)},
+            {"llm/frozen": params["llm/frozen"]},
+            {**params, "llm/frozen": jax.ShapeDtypeStruct((5,), jnp.bfloat16, sharding=sharding)},
+        ):
+            with pytest.raises(CheckpointError, match="it is the only one"):
+                checkpoints.restore_params(1, other)
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2])
+    half = folder / "3.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "2", half)
+    truncate_largest(half / "params")
+    mesh = make_mesh(MeshConfig(1, 8))
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        assert checkpoints.resolve("last") == 2
+        checkpoints.save(3, *arrays(3, mesh), numbers(), ASSETS)
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3]
+        params = arrays(3, mesh)[0]
+        assert_same(checkpoints.restore_params(3, abstract(params)), params)
+
+
+def test_reading_changes_nothing(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2, 3])
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with Checkpoints(folder, keep_last=1, read_only=True) as checkpoints:
+        checkpoints.assets(3)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_folder_that_is_missing_or_empty_says_to_train_first(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none: there is no checkpoint folder; train first"):
+        Checkpoints(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    with (
+        Checkpoints(tmp_path / "empty", read_only=True) as checkpoints,
+        pytest.raises(CheckpointError, match=r"empty: there is no finished checkpoint in it"),
+    ):
+        checkpoints.resolve("last")
+
+
+def test_a_step_that_is_not_there_lists_those_that_are(tmp_path):
+    saved(tmp_path / "c", [1, 2])
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        for which in ("3", "first", "-1"):
+            with pytest.raises(CheckpointError, match=rf"no step '{which}'; choose last, best or one of \[1, 2\]"):
+                checkpoints.resolve(which)
+        with pytest.raises(CheckpointError, match="no checkpoint carries validation figures"):
+            checkpoints.resolve("best")

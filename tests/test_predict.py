@@ -1,0 +1,181 @@
+"""Prediction from a checkpoint alone: the evaluation's answers, one question at a time, and clear refusals."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from data_pipelines.boxes import box_to_pixels
+from data_pipelines.records import DataError, Region
+from data_pipelines.sources import load_examples
+from rllava_jax import predict
+from rllava_jax.config_loading import load_config
+from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.inference.decode import Sampling
+from rllava_jax.inference.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def workdir(finished_run, tmp_path_factory):
+    """The run with nothing left but its checkpoints, which must be enough."""
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    shutil.copytree(finished_run / "checkpoints", folder / "checkpoints")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished_run, command_line):
+    """What the run's evaluation answered, with the examples it asked."""
+    config = load_config(command_line.config, [])
+    examples = load_examples(config.data, "test", seed=config.seed, max_regions=config.regions.max_regions)
+    by_id = {example.id: example for example in examples}
+    predictions = read_predictions(finished_run / "eval" / "14" / "predictions.jsonl")
+    return [(by_id[prediction.id], prediction) for prediction in predictions]
+
+
+@pytest.fixture(scope="module")
+def predictor(workdir):
+    return Predictor.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def image(evaluated, tmp_path_factory):
+    """An image file of the test split."""
+    path = tmp_path_factory.mktemp("image") / "slice.png"
+    path.write_bytes(evaluated[0][0].image)
+    return path
+
+
+@pytest.mark.parametrize("condition", ["right", "none", "wrong"])
+def test_answers_are_the_evaluations(predictor, evaluated, condition):
+    asked = [pair for pair in evaluated if pair[1].region == condition]
+    assert len(asked) == 16
+    for example, prediction in asked:
+        regions = [Region(box) for box in prediction.boxes]
+        answer = predictor.answer(example.image, example.question, regions, task=example.task)
+        assert answer.text == prediction.prediction, example.id
+        # Decoded alone and not in a batch of eight: other sums, the same numbers to float32's rounding.
+        assert answer.log_prob == pytest.approx(prediction.log_prob, abs=1e-3), example.id
+
+
+def test_a_region_changes_the_answers_probability(predictor, evaluated):
+    example, prediction = next(pair for pair in evaluated if pair[1].boxes)
+    shown = predictor.answer(example.image, example.question, [Region(prediction.boxes[0])])
+    absent = predictor.answer(example.image, example.question)
+    assert shown.log_prob != absent.log_prob
+
+
+def test_sampling_is_decided_by_its_seed(workdir, image):
+    predictor = Predictor.load(workdir, sampling=Sampling(temperature=2.0))
+    question = "what is the marked structure?"
+    drawn = [predictor.answer(str(image), question, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({answer.text for answer in drawn}) > 1
+
+
+def test_more_regions_than_slots_is_an_error(predictor, image):
+    with pytest.raises(DataError, match="2 regions"):
+        predictor.answer(str(image), "what is this?", [Region((0, 0, 0.5, 0.5)), Region((0.5, 0.5, 1, 1))])
+
+
+def test_command_line_prints_the_evaluations_answer(command_line, workdir, evaluated, tmp_path):
+    """Its box is in pixels, x, y, width and height, as an annotation tool gives it."""
+    example, prediction = next(pair for pair in evaluated if pair[1].family == "identify" and pair[1].region == "right")
+    path = tmp_path / "scan.png"
+    path.write_bytes(example.image)
+    box = ",".join(f"{number:.6f}" for number in box_to_pixels(prediction.boxes[0], width=96, height=96))
+    arguments = ["--checkpoint", workdir, "--image", path, "--question", example.question, "--box", box, "--json"]
+    status, out, err = command_line.run([sys.executable, "-m", "rllava_jax.predict", *map(str, arguments)])
+    assert status == 0, err
+    said = json.loads(out)
+    assert said.keys() == {"answer", "confidence", "finished"}
+    assert said["answer"] == prediction.prediction
+    assert said["confidence"] == pytest.approx(prediction.confidence, rel=1e-3)
+    assert err == ""
+
+
+def test_text_output_is_the_answer_and_its_confidence(workdir, image, capsys):
+    question = ["--image", str(image), "--question", "is there a spleen?"]
+    assert predict.main(["--checkpoint", str(workdir), *question]) == 0
+    answer, confidence = capsys.readouterr().out.splitlines()
+    assert answer
+    assert confidence.startswith("confidence 0.")
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/12"])
+def test_a_run_its_checkpoints_or_one_step_can_be_named(workdir, predictor, image, place):
+    question = "is there a spleen?"
+    answer = Predictor.load(workdir / place).answer(str(image), question)
+    same = answer == predictor.answer(str(image), question)
+    assert same == (place != "checkpoints/12")
+
+
+@pytest.fixture
+def refused(workdir, image, capsys):
+    """Runs predict in this process with some options replaced, and returns its error: exit status 2 and one line."""
+
+    def run(*boxes, **options):
+        options = {"checkpoint": workdir, "image": image, "question": "what is this?", **options}
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        arguments += [f"--box={box}" for box in boxes]
+        assert predict.main(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+        return printed.err
+
+    return run
+
+
+@pytest.mark.parametrize("box", ["90,10,30,20", "10,90,5,30", "200,200,10,10", "-20,5,30,30"])
+def test_a_box_outside_its_image_is_refused(refused, image, box):
+    error = refused(box)
+    assert f"--box {box}" in error
+    assert str(image) in error
+    assert "96" in error
+
+
+@pytest.mark.parametrize("box", ["10,10,0,20", "10,10,20,0", "10,10,-5,20"])
+def test_a_box_of_no_area_is_refused(refused, box):
+    assert f"--box {box}" in refused(box)
+
+
+@pytest.mark.parametrize("box", ["10,10,20", "1,2,3,4,5", "a,b,c,d", "10;10;20;20", ""])
+def test_a_box_that_is_not_four_numbers_is_refused(refused, box):
+    assert "write four numbers" in refused(box)
+
+
+@pytest.mark.parametrize("box", ["nan,10,20,20", "10,10,inf,20"])
+def test_a_box_of_endless_numbers_is_refused(refused, box):
+    assert f"--box {box}" in refused(box)
+
+
+def test_more_boxes_than_slots_are_refused(refused):
+    assert "2 regions" in refused("10,10,20,20", "40,40,20,20")
+
+
+def test_a_missing_or_unreadable_image_is_named(refused, tmp_path):
+    assert str(tmp_path / "none.png") in refused(image=tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("this is no image")
+    assert str(tmp_path / "text.png") in refused(image=tmp_path / "text.png")
+
+
+@pytest.mark.parametrize("question", ["", "   "])
+def test_an_empty_question_is_refused(refused, question):
+    assert "--question" in refused(question=question)
+
+
+def test_a_question_too_long_for_the_model_is_refused(refused):
+    assert "data.text_length" in refused(question="is there a spleen? " * 30)
+
+
+def test_a_missing_checkpoint_is_named(refused, tmp_path):
+    assert str(tmp_path) in refused(checkpoint=tmp_path)
+    assert str(tmp_path / "none") in refused(checkpoint=tmp_path / "none")
+    assert "'7'" in refused(step="7")
+
+
+def test_a_wrong_sampling_setting_is_named(refused):
+    assert "temperature" in refused(temperature="-1")
