@@ -8,6 +8,7 @@ from rllava_jax.config import (
     Config,
     DataConfig,
     EvaluationConfig,
+    ModelConfig,
     OptimizerConfig,
     PolicyConfig,
     RegionConfig,
@@ -15,6 +16,8 @@ from rllava_jax.config import (
 )
 
 config = Config(
+    # 36 image tokens: as good as 112 px at naming the marked structure, and a quarter faster; the crop keeps the detail.
+    model=ModelConfig(image_size=84),
     regions=RegionConfig(encoders=("crop",), crop_size=56, tokens=16, crop_context=1.5),
     data=DataConfig(
         source="slake",
@@ -24,10 +27,10 @@ config = Config(
         policy=PolicyConfig(shown_by_family={"identify": 0.9, "verify": 0.9, "choose": 0.9}, wrong=0.05),
         # No random crops of the image: SLAKE's slices stand where they stand, and after 500 steps of identify alone the
         # validation accuracy was 0.735 without them and 0.648 with windows of 0.7 to 1.
-        augment=AugmentConfig(box_jitter=0.05, brightness=0.1, contrast=0.2),
+        augment=AugmentConfig(box_jitter=0.08, brightness=0.1, contrast=0.2),
     ),
     # From scratch everything decays, not only SigLIP's kernels as in the transfers.
     optimizer=OptimizerConfig(learning_rate=1e-3, b2=0.99, weight_decay=1e-4, weight_decay_on=(r"(img|roi|llm)/.*",)),
-    train=TrainConfig(duration="4500 steps", batch_size=32, checkpoint_every="500 steps", evaluate_every="1500 steps"),
+    train=TrainConfig(duration="5500 steps", batch_size=32, checkpoint_every="500 steps", evaluate_every="2000 steps"),
     evaluation=EvaluationConfig(during_examples=264),
 )

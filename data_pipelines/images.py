@@ -241,6 +241,10 @@ class ImageCache:
         """`decode`, remembered. The array is read-only. Raises ImageError."""
         return self._get(image, lambda: decode(image, where))
 
+    def resized(self, image: str | bytes, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
+        """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
+        return self._get((image, size), lambda: resize(self.image(image, where), size))
+
     def mask(self, mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
         """`decode_mask`, remembered. The array is read-only. Raises ImageError."""
         return self._get(mask, lambda: decode_mask(mask, where))

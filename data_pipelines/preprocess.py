@@ -134,7 +134,11 @@ class Preprocessor:
             raise DataError(f"{example.id}: {count} regions, but regions.max_regions = {slots}; raise it to {count}")
         height, width = original.shape[:2]
         window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
-        image = tone[images.resample(original, window, self.image_size)]
+        if view == _WHOLE:
+            image = self.cache.resized(example.image, example.id, self.image_size)
+        else:
+            image = images.resample(original, window, self.image_size)
+        image = tone[image]
         if "overlay" in self.regions.encoders:
             image = draw_outlines(image, [_outline(m, view, self.image_size) for m in marked], rng)
         seen = [_in_view(m.box, view) for m in marked]

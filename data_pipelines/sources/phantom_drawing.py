@@ -2,8 +2,11 @@
 
 No two slices share a shape: every organ is an ellipse whose outline wavers by a few random harmonics, displaced within
 the body; later organs cover earlier ones. Grey values of different organs overlap, so that an organ is told by its
-place and surroundings as much as by its brightness. Some organs are missing, one patient in ten has all but the
-kidneys' names on the other side (situs inversus), and half of them have had a contrast agent.
+surroundings as much as by its brightness. Some organs are missing, one patient in ten has all but the kidneys' names on
+the other side (situs inversus), and half of them have had a contrast agent.
+
+The body fills a varying part of the image, lies anywhere in it, and on its back, its face or a side. Without that the
+place of a box alone would name what is in it, and a model would do as well on a blank image as on the scan.
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ _GREY = {
 _FAT, _MUSCLE, _SKIN, _AIR, _BONE = 56.0, 98.0, 112.0, 6.0, 205.0
 # What lies inside an organ does not cut a piece out of its box.
 _INSIDE = {"Liver": ("Liver Lesion",), "Left Kidney": ("Kidney Cyst",), "Right Kidney": ("Kidney Cyst",)}
+# On the back, on the left side, on the face, on the right side.
+_LYING, _LYING_SHARES = (0.0, math.pi / 2, math.pi, -math.pi / 2), (0.3, 0.2, 0.3, 0.2)
 _LEAST_PIXELS = 14
 _STRUCTURES = range(5, 10)
 
@@ -104,7 +109,10 @@ def draw_slice(rng: np.random.Generator, size: int) -> Slice:
 
 @dataclass
 class _Drawing:
-    """A canvas in body coordinates: (0, 0) is the body's middle, x and y reach -1 to 1 at its outline."""
+    """A canvas in body coordinates: (0, 0) is the body's middle, x and y reach -1 to 1 at its outline.
+
+    The body lies turned by `turned`, clockwise; 0 is on the back.
+    """
 
     rng: np.random.Generator
     size: int
@@ -113,19 +121,34 @@ class _Drawing:
     half: tuple[float, float]
     contrast: bool
     mirrored: bool
+    turned: float
     masks: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def start(cls, rng: np.random.Generator, size: int) -> _Drawing:
+        half = rng.uniform(0.26, 0.46)
+        margin = half + 0.02  # whichever way the body is turned
         return cls(
             rng,
             size,
             canvas=np.full((size, size), _AIR, np.float32),
-            centre=(size * rng.uniform(0.47, 0.53), size * rng.uniform(0.47, 0.52)),
-            half=(size * rng.uniform(0.42, 0.47), size * rng.uniform(0.34, 0.40)),
+            centre=(size * rng.uniform(margin, 1 - margin), size * rng.uniform(margin, 1 - margin)),
+            half=(size * half, size * half * rng.uniform(0.76, 0.88)),
             contrast=bool(rng.random() < 0.5),
             mirrored=bool(rng.random() < 0.1),
+            turned=rng.choice(_LYING, p=_LYING_SHARES) + rng.normal(0, 0.08),
         )
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixels from the body's middle, across and down, of a place in the body."""
+        across, down = x * self.half[0], y * self.half[1]
+        cos, sin = math.cos(self.turned), math.sin(self.turned)
+        return cos * across - sin * down, sin * across + cos * down
+
+    def above(self, x: float, y: float, distance: float) -> tuple[float, float]:
+        """The place in the body that lies higher in the image by `distance`."""
+        cos, sin = math.cos(self.turned), math.sin(self.turned)
+        return x - sin * distance, y - cos * distance
 
     def blob(
         self,
@@ -140,7 +163,9 @@ class _Drawing:
         name: str = "",
     ) -> None:
         """Paints a wavering ellipse with a soft edge, and remembers its mask under `name`."""
-        cx, cy = self.centre[0] + x * self.half[0], self.centre[1] + y * self.half[1]
+        across, down = self.at(x, y)
+        turn += self.turned
+        cx, cy = self.centre[0] + across, self.centre[1] + down
         rx, ry = rx * self.half[0], ry * self.half[1]
         reach = (1 + 5 * waver) * max(rx, ry) + 2
         top, bottom = max(0, int(cy - reach)), min(self.size, int(cy + reach) + 1)
@@ -166,8 +191,7 @@ class _Drawing:
     def draw_body(self) -> None:
         """Table, skin, fat, the muscle wall with ribs, bowel loops as unmarked clutter, and the back's muscles."""
         uniform = self.rng.uniform
-        self.blob(0, 2.95, 2.2, 2.0, 40, waver=0)
-        self.blob(0, 3.0, 2.2, 2.0, _AIR, waver=0)
+        self.table()
         fat = uniform(0.05, 0.16)
         self.blob(0, 0, 1, 1, _SKIN, waver=0)
         self.blob(0, 0, 0.97, 0.965, _FAT, waver=0)
@@ -183,6 +207,14 @@ class _Drawing:
         for side in (-1, 1):
             self.blob(side * 0.27, 0.68, 0.2, 0.13, _MUSCLE + 4)
             self.blob(side * 0.19, 0.46, 0.09, 0.12, _MUSCLE + 2)
+
+    def table(self) -> None:
+        """The couch, a shallow arc below the body; it does not turn with the patient."""
+        rows = np.arange(self.size, dtype=np.float32)[:, None]
+        columns = np.arange(self.size, dtype=np.float32)[None, :]
+        reach = self.half[0] if abs(math.sin(self.turned)) > 0.7 else self.half[1]
+        arc = self.centre[1] + reach + 2 + ((columns - self.centre[0]) / self.size) ** 2 * (-0.35 * self.size)
+        self.canvas += np.clip(1.5 - np.abs(rows - arc), 0, 1) * 34
 
     def draw_organs(self) -> dict:
         """Paints the organs that this patient has, back to front; returns the facts of `Slice` that are not masks."""
@@ -240,10 +272,10 @@ class _Drawing:
         return x, y
 
     def stomach(self, grey: dict[str, float]) -> None:
-        """With a bubble of air at the front, since the patient lies on the back."""
+        """With a bubble of air, which rises to the front of a patient on the back."""
         x, y = self.organ("Stomach", 0.36, -0.36, 0.27, 0.23, grey, turn=0.3)
         if self.rng.random() < 0.7:
-            self.blob(x, y - 0.08, 0.15, 0.08, _AIR + 8)
+            self.blob(*self.above(x, y, 0.08), 0.15, 0.08, _AIR + 8, turn=-self.turned)
 
     def kidneys(
         self, has: dict[str, bool], grey: dict[str, float]
