@@ -16,7 +16,8 @@ from rllava_jax.config import (
 )
 
 config = Config(
-    # 36 image tokens: as good as 112 px at naming the marked structure, and a quarter faster; the crop keeps the detail.
+    # 36 image tokens name the marked structure as well as 64 do (0.73 after 500 steps of identify) in two thirds of the
+    # time; the crop keeps the detail.
     model=ModelConfig(image_size=84),
     regions=RegionConfig(encoders=("crop",), crop_size=56, tokens=16, crop_context=1.5),
     data=DataConfig(
