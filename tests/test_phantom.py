@@ -60,12 +60,38 @@ def test_boxes_lie_on_what_they_name(train):
         assert grey[y : y + h, x : x + w].mean() > 1.4 * grey.mean()
 
 
-def test_left_kidney_lies_on_the_right_of_the_image(train):
-    for image in train.images:
-        for region in image.regions:
-            if region.label in ("Left Kidney", "Right Kidney"):
-                middle = (region.box[1] + region.box[3]) / 2
-                assert (middle > 0.5) == (region.label == "Left Kidney")
+def middle(image, label):
+    """Down and across, of the one region with this label."""
+    (box,) = (region.box for region in image.regions if region.label == label)
+    return np.array([box[0] + box[2], box[1] + box[3]]) / 2
+
+
+def test_the_left_kidney_is_the_patients_left_however_the_body_lies(train):
+    both = [
+        image
+        for image in train.images
+        if {"Left Kidney", "Right Kidney", "Spine"} <= {region.label for region in image.regions}
+    ]
+    assert len(both) > 10
+    for image in both:
+        left, right, spine = (middle(image, label) for label in ("Left Kidney", "Right Kidney", "Spine"))
+        down, across = left - right
+        back_down, back_across = spine - (left + right) / 2
+        # Seen from the feet, the back is a quarter turn clockwise from the way that leads from right to left.
+        assert across * back_down - down * back_across > 0
+
+
+def test_bodies_lie_on_the_back_the_face_and_both_sides_anywhere_in_the_image():
+    images = phantom.load(PhantomConfig(train_images=120), "train").images
+    spines = np.array([middle(image, "Spine") for image in images])
+    ways = Counter()
+    for image, spine in zip(images, spines, strict=True):
+        grey = pixels(image) > 40
+        centre = np.argwhere(grey).mean(axis=0) / 160
+        down, across = spine - centre
+        ways["down" if down > abs(across) else "up" if -down > abs(across) else "side"] += 1
+    assert min(ways["down"], ways["up"], ways["side"]) > 20
+    assert (spines.std(axis=0) > 0.12).all()
 
 
 def test_cysts_and_lesions_lie_in_or_at_their_organ(train):

@@ -60,9 +60,17 @@ def example(**changes) -> VQAExample:
 
 @pytest.fixture
 def build(tokenizer):
-    def make(encoders=("crop",), *, slots=2, shown=1.0, wrong=0.0, augment=None, text_length=64) -> Preprocessor:
+    def make(
+        encoders=("crop",), *, slots=2, shown=1.0, wrong=0.0, augment=None, text_length=64, outlines=True
+    ) -> Preprocessor:
         regions = RegionConfig(
-            encoders=encoders, max_regions=slots, tokens=4, crop_size=CROP, crop_context=1.0, crop_min_pixels=1
+            encoders=encoders,
+            max_regions=slots,
+            tokens=4,
+            crop_size=CROP,
+            crop_context=1.0,
+            crop_min_pixels=1,
+            outlines=outlines,
         )
         policy = PolicyConfig(shown=shown, wrong=wrong)
         data = DataConfig(text_length=text_length, policy=policy, augment=augment or AugmentConfig())
@@ -197,6 +205,14 @@ def test_mask_and_polygon_of_the_same_shape_cover_the_same(build, tmp_path):
     assert by_mask["region_crop_coverage"][0].mean() == pytest.approx(1 / 3, abs=1e-5)
     for name, array in by_mask.items():
         assert array == pytest.approx(by_polygon[name], abs=1e-6), name
+
+
+def test_without_outlines_a_mask_counts_as_its_box(build, tmp_path):
+    plain = build(ALL, outlines=False)
+    by_mask = plain.evaluation(example(), Shown((mask_region(tmp_path),), "right"))
+    by_box = plain.evaluation(example(), Shown((Region(BOX, "liver"),), "right"))
+    for name, array in by_mask.items():
+        np.testing.assert_array_equal(array, by_box[name], err_msg=name)
 
 
 def test_overlay_follows_the_mask(build, tmp_path):

@@ -96,8 +96,8 @@ def _headline(index: RowIndex) -> str:
         "<figcaption>Whiskers: 95 % intervals. Dotted lines: chance, where the questions fix it.</figcaption>"
         "</figure></div>"
         f"{table}"
-        '<p class="note">Right: the region the question is about. None: no region. Wrong: a region shifted, scaled, '
-        "mirrored, random, or another structure's. Blank: a grey image with the right region named; a score that "
+        '<p class="note">Right: the region the question is about. None: no region. Wrong: a region that is not, of the '
+        "kinds told apart below. Blank: a grey image with the right region named; a score that "
         "survives it was not read from the image. Localise is never shown a region.</p>"
     )
 

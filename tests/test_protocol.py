@@ -1,0 +1,95 @@
+"""How questions are put to a model: every one under every condition, none twice."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.preprocess import Preprocessor
+from data_pipelines.records import Region, VQAExample
+from data_pipelines.tokenizer import train_tokenizer
+from rllava_jax.config import DataConfig, EvaluationConfig, RegionConfig
+from rllava_jax.evaluation.protocol import choose_examples, evaluate
+from rllava_jax.inference.answerer import Answer
+
+LEFT, RIGHT = Region((0.1, 0.1, 0.4, 0.4), "Liver"), Region((0.6, 0.6, 0.9, 0.9), "Spleen")
+
+
+class EchoAnswerer:
+    """Answers with what it was shown: the first box, and whether the picture was blank."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def answer(self, params, batch):
+        assert params == "params"
+        rows = zip(batch["regions"][:, 0], batch["region_valid"][:, 0], batch["image"], strict=True)
+        answers = []
+        for box, valid, image in rows:
+            self.asked += 1
+            seen = "blank" if np.ptp(image) == 0 else "seen"
+            answers.append(Answer(f"{seen} {np.round(box.astype(float), 2).tolist() if valid else 'nothing'}", -0.5, True))
+        return answers
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def example(name, family="identify", regions=(LEFT,), distractors=(RIGHT,)):
+    return VQAExample(
+        name, "made", "test", png(), f"image of {name}", "which one?", "liver", family=family,
+        regions=regions, distractors=distractors,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def preprocessor(tmp_path):
+    tokenizer = train_tokenizer(["answer en which one? liver"], tmp_path / "t.model", vocab_size=300)
+    return Preprocessor(28, 14, RegionConfig(crop_size=28, tokens=4), DataConfig(text_length=64), tokenizer)
+
+
+def test_every_question_is_answered_under_every_condition_in_order(preprocessor):
+    examples = [example("a"), example("b", "vqa", (), (LEFT, RIGHT)), example("c")]
+    config = EvaluationConfig(batch_size=2, wrong_kinds=("another",))
+    answerer = EchoAnswerer()
+    predictions = evaluate(answerer, "params", preprocessor, examples, config)
+    told = {(p.id, p.region): p.prediction for p in predictions}
+    assert [p.id for p in predictions] == ["a", "b", "c"] * 4
+    assert told["a", "right"] == "seen [0.1, 0.1, 0.4, 0.4]"
+    assert told["a", "none"] == "seen nothing"
+    assert told["a", "wrong"] == "seen [0.6, 0.6, 0.9, 0.9]"
+    assert told["a", "blank"] == "blank [0.1, 0.1, 0.4, 0.4]"
+    assert told["b", "right"] == told["b", "none"] == told["b", "wrong"] == "seen nothing"
+    assert told["b", "blank"] == "blank nothing"
+
+
+def test_a_question_that_shows_no_region_is_decoded_once(preprocessor):
+    answerer = EchoAnswerer()
+    examples = [example(str(n), "vqa", (), (LEFT,)) for n in range(4)]
+    predictions = evaluate(answerer, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
+    assert len(predictions) == 16
+    assert answerer.asked == 8  # once on the scan, once on the blank image
+
+
+def test_what_was_shown_is_told_with_the_answer(preprocessor):
+    config = EvaluationConfig(batch_size=1, conditions=("wrong",), wrong_kinds=("another",))
+    (prediction,) = evaluate(EchoAnswerer(), "params", preprocessor, [example("a")], config)
+    assert prediction.shown_kind == "wrong:another"
+    assert prediction.boxes == (RIGHT.box,)
+    assert prediction.box_labels == ("Spleen",)
+    assert prediction.right_boxes == (LEFT.box,)
+    assert prediction.confidence == pytest.approx(np.exp(-0.5))
+
+
+def test_a_subset_is_the_same_whatever_the_order_and_keeps_small_families_whole():
+    many = [example(str(n)) for n in range(50)] + [example("v", "verify")]
+    chosen = choose_examples(many, ("identify", "verify"), most=10)
+    again = choose_examples(many[::-1], ("identify", "verify"), most=10)
+    assert len(chosen) == 11
+    assert {e.id for e in chosen} == {e.id for e in again}
+    assert [e.id for e in chosen[:10]] != [str(n) for n in range(10)]
+    assert choose_examples(many, ("verify",), most=0) == [many[-1]]
