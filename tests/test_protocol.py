@@ -29,7 +29,9 @@ class EchoAnswerer:
         for box, valid, image in rows:
             self.asked += 1
             seen = "blank" if np.ptp(image) == 0 else "seen"
-            answers.append(Answer(f"{seen} {np.round(box.astype(float), 2).tolist() if valid else 'nothing'}", -0.5, True))
+            answers.append(
+                Answer(f"{seen} {np.round(box.astype(float), 2).tolist() if valid else 'nothing'}", -0.5, True)
+            )
         return answers
 
 

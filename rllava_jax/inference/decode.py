@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from rllava_jax.model.gemma import KVCache
 from rllava_jax.model.inputs import Inputs
@@ -118,6 +118,17 @@ def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | 
     return jax.random.categorical(key, logits, axis=-1)
 
 
+class _Loop(NamedTuple):
+    """One turn: logits of the next token [B, V], tokens so far [B, N], their log-probability and who is done [B]."""
+
+    step: Array
+    logits: Array
+    state: DecodeState
+    tokens: Array
+    log_prob: Array
+    done: Array
+
+
 def generate(
     model: PaliGemma,
     prompt: Inputs,
@@ -143,21 +154,13 @@ def generate(
     logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype)
     batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
 
-    class Loop(NamedTuple):
-        step: Array
-        logits: Array
-        state: DecodeState
-        tokens: Array
-        log_prob: Array
-        done: Bool[Array, " B"]
-
-    def body(loop: Loop) -> Loop:
+    def body(loop: _Loop) -> _Loop:
         step_key = None if key is None else jax.random.fold_in(key, loop.step)
         chosen = choose(loop.logits, sampling, step_key)
         gained = jnp.take_along_axis(jax.nn.log_softmax(loop.logits), chosen[:, None], axis=-1)[:, 0]
         token = jnp.where(loop.done, pad, chosen).astype(jnp.int32)
         logits, state = extend(model, loop.state, token, first_slot + loop.step)
-        return Loop(
+        return _Loop(
             loop.step + 1,
             logits,
             state,
@@ -169,7 +172,7 @@ def generate(
     end = jax.lax.while_loop(
         lambda loop: (loop.step < new_tokens) & ~loop.done.all(),
         body,
-        Loop(
+        _Loop(
             jnp.zeros((), jnp.int32),
             logits,
             state,

@@ -104,12 +104,11 @@ def train(
     logger.info("parameters:\n%s", parameter_table(shapes_of_state))
     data = _iterator(config, task)
     if checkpoints.steps():
-        last = checkpoints.resolve("last")
-        state = restored_state(checkpoints, last, shapes_of_state, shardings, data)
-        logger.info("resuming after step %d of %d", last, plan.steps)
+        state = restored_state(checkpoints, checkpoints.resolve("last"), shapes_of_state, shardings, data)
     else:
         state = initial_state(config, shapes_of_state, shardings, optimizer, vocab=task.tokenizer.vocab_size)
-    first = int(state.step)
+    if first := int(state.step):
+        logger.info("resuming after step %d of %d", first, plan.steps)
     step_function = make_train_step(
         graphdef, optimizer, schedule, accumulate=config.train.accumulate, mesh=mesh, shardings=shardings
     )
@@ -120,19 +119,22 @@ def train(
             log.waited(time.perf_counter() - asked)
             state, metrics = step_function(state, to_devices(batch, mesh))
             log.advance()
-            last_step = step == plan.steps
-            if step % plan.log == 0 or last_step or step == 1:
+            if step % plan.log == 0 or step in (1, plan.steps):
                 log.write(step, metrics, examples=config.train.batch_size, tokens=_tokens(batch))
             figures = None
-            if plan.evaluate and (step % plan.evaluate == 0 or last_step):
+            if plan.evaluate and _due(step, plan.evaluate, plan):
                 figures = validate(state.params | state.frozen, step)
                 log.write_evaluation(step, figures)
-            if figures is not None or last_step or (plan.checkpoint and step % plan.checkpoint == 0):
+            if figures is not None or _due(step, plan.checkpoint, plan):
                 training = {"step": state.step, "optimizer": state.optimizer}
                 checkpoints.save(step, state.params | state.frozen, training, data, assets, figures)
     checkpoints.wait()
     data.close()
     return state
+
+
+def _due(step: int, every: int | None, plan: Plan) -> bool:
+    return step == plan.steps or (every is not None and step % every == 0)
 
 
 def _optimizer(config: Config, schedule: optax.Schedule, shapes: Mapping[str, Any]) -> optax.GradientTransformation:

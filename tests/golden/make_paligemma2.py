@@ -64,13 +64,16 @@ def named(model):
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
     def find(ending):
-        found = [value for name, value in state.items() if name.endswith(ending)]
-        assert len(found) >= 1, ending
-        return found[0]
+        return next(value for name, value in state.items() if name.endswith(ending))
 
-    def stacked(template, change, layers=2):
-        return np.stack([change(find(template.format(layer))) for layer in range(layers)])
+    def stacked(template, change):
+        return np.stack([change(find(template.format(layer))) for layer in range(LAYERS)])
 
+    weights = vision_weights(find, stacked) | decoder_weights(find, stacked)
+    return {f"params/{name}": value for name, value in weights.items()}
+
+
+def vision_weights(find, stacked):
     out = {}
     block = "img/Transformer/encoderblock/"
     attention, head = block + "MultiHeadDotProductAttention_0/", VISION // VISION_HEADS
@@ -94,7 +97,11 @@ def named(model):
     out["img/pos_embedding"] = find("position_embedding.weight")[None]
     out["img/head/kernel"] = find("multi_modal_projector.linear.weight").T
     out["img/head/bias"] = find("multi_modal_projector.linear.bias")
+    return out
 
+
+def decoder_weights(find, stacked):
+    out = {}
     layer = "language_model.layers.{}."
     out["llm/embedder/input_embedding"] = find("embed_tokens.weight")
     out["llm/final_norm/scale"] = find("language_model.norm.weight")
@@ -124,7 +131,7 @@ def named(model):
         ("post_ffw_norm", "post_feedforward_layernorm"),
     ):
         out[f"llm/layers/{ours}/scale"] = stacked(layer + theirs + ".weight", lambda w: w)
-    return {f"params/{name}": value for name, value in out.items()}
+    return out
 
 
 def main():
