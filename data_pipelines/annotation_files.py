@@ -43,6 +43,8 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); copy the file again") from None
 

@@ -63,13 +63,11 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
                 raise ValueError("it has no pixels")
             return convert(opened)
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: image is missing; restore it, or raise data.corrupt_images_allowed") from error
+        raise ImageError(f"{name}: image is missing; restore it") from error
     # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ImageError(
-            f"{name}: image cannot be read ({reason}); replace it, or raise data.corrupt_images_allowed"
-        ) from error
+        raise ImageError(f"{name}: image cannot be read ({reason}); replace it") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

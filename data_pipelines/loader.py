@@ -245,9 +245,10 @@ def verify_images(
     Raises:
       DataError: more unreadable images than allowed; the message lists them.
     """
+    masks = preprocessor.regions.outlines
     owners: dict[str | bytes | MaskFile, str] = {}
     for example in examples:
-        for key in _files(example):
+        for key in _files(example, masks=masks):
             owners.setdefault(key, example.image_id)
 
     def problem(key: str | bytes | MaskFile) -> str | None:
@@ -272,7 +273,7 @@ def verify_images(
             f"{len(problems)} unreadable images, data.corrupt_images_allowed = {allowed}: {listing}; "
             "replace the files, or raise the number to train without them"
         )
-    kept = [example for example in examples if problems.keys().isdisjoint(_files(example))]
+    kept = [example for example in examples if problems.keys().isdisjoint(_files(example, masks=masks))]
     logger.warning(
         "skipped %d unreadable images, and with them %d of %d examples: %s",
         len(problems),
@@ -283,10 +284,10 @@ def verify_images(
     return kept
 
 
-def _files(example: VQAExample) -> list[str | bytes | MaskFile]:
-    """The example's image and masks, in a fixed order."""
-    masks = [region.mask for region in (*example.regions, *example.distractors) if region.mask is not None]
-    return [example.image, *masks]
+def _files(example: VQAExample, *, masks: bool) -> list[str | bytes | MaskFile]:
+    """The example's image, and its masks where they are shown, in a fixed order."""
+    regions = (*example.regions, *example.distractors) if masks else ()
+    return [example.image, *(region.mask for region in regions if region.mask is not None)]
 
 
 def check_lengths(examples: Sequence[VQAExample], preprocessor: Preprocessor, *, answers: bool = True) -> None:

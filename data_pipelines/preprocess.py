@@ -131,7 +131,10 @@ class Preprocessor:
         slots = self.regions.max_regions
         if len(marked) > slots:
             count = len(marked)
-            raise DataError(f"{example.id}: {count} regions, but regions.max_regions = {slots}; raise it to {count}")
+            raise DataError(
+                f"{example.id}: {count} regions, but the model has regions.max_regions = {slots}; show fewer, or train "
+                f"with {count}"
+            )
         height, width = original.shape[:2]
         window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
         if view == _WHOLE:

@@ -21,6 +21,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from data_pipelines.records import DataError
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,6 +81,7 @@ class Checkpoints:
           best_metric: name of the validation figure that decides which is best; higher is better.
         """
         self.folder = folder
+        self._best_metric = best_metric
         if read_only and not folder.is_dir():
             raise CheckpointError(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
 
@@ -152,11 +155,12 @@ class Checkpoints:
           training: what else a step changes, as a pytree.
           data: the Grain iterator.
           assets: file name → content.
-          metrics: validation figures at this step, if it was validated.
+          metrics: validation figures at this step, if it was validated. Without the deciding one among them the
+            checkpoint is no candidate for the best.
         """
         self._manager.save(
             step,
-            metrics=None if metrics is None else dict(metrics),
+            metrics=dict(metrics) if metrics and self._best_metric in metrics else None,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(dict(params)),
                 training=ocp.args.StandardSave(training),
@@ -197,6 +201,8 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except DataError:  # the data iterator's own: the checkpoint is whole, the data is another
+            raise
         except Exception as error:  # Orbax, TensorStore and Grain each raise their own
             others = [other for other in self.steps() if other != step]
             remedy = f"move that folder away to go on from step {others[-1]}" if others else "it is the only one"

@@ -26,13 +26,14 @@ from rllava_jax.checkpoint import CheckpointError, Checkpoints
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import OVERRIDE_PREFIX, load_config
 from rllava_jax.config_validation import validate_patches
-from rllava_jax.evaluation.run import evaluate_run, validation_figures
+from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.model.params import Params, abstract
 from rllava_jax.model.sizes import named_size
 from rllava_jax.sharding import make_mesh, parameter_shardings
 from rllava_jax.task import load_task
 from rllava_jax.training.loop import train
+from rllava_jax.training.setup import set_up
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Orbax warns at each save without validation figures, which is how most checkpoints are meant to be.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
+        if options.step and options.mode == "train":
+            raise ConfigError(
+                f"--step {options.step}: is for --mode evaluate; training goes on from the last checkpoint"
+            )
         config = load_config(options.config, overrides)
+        check_best_metric(config)
         validate_patches(config, patch=named_size(config.model.size, image_size=config.model.image_size).vision.patch)
         _join_hosts()
         command = shlex.join(["python", "-m", "rllava_jax.main", *arguments])
@@ -59,19 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config, workdir: Path, *, mode: str, which: str, command: str) -> None:
+def run(config: Config, workdir: Path, *, mode: str, which: str | None, command: str) -> None:
     """Trains and then evaluates, or evaluates alone."""
     mesh = make_mesh(config.mesh)
     _check_divides(config, mesh)
     training = mode == "train"
-    known = provenance.check_workdir(workdir, config, ignore=() if training else ("evaluation", "mesh"))
+    known = provenance.check_workdir(workdir, config, evaluating=not training)
+    provenance.barrier("workdir checked")  # before the first host writes it
     if not training and not known:
         raise ConfigError(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
-    tokenizer_file = (workdir / "tokenizer.model").read_bytes() if known else None
-    task = load_task(config, tokenizer_file=tokenizer_file, training=training)
+    task = load_task(config, tokenizer_file=provenance.read_tokenizer(workdir) if known else None, training=training)
+    graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
+    setup = set_up(config, task, mesh) if training else None
     if not known:
         provenance.write_workdir(workdir, config, task.tokenizer_file)
-    graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
     answerer = Answerer(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     with Checkpoints(
         workdir / "checkpoints",
@@ -79,15 +86,25 @@ def run(config: Config, workdir: Path, *, mode: str, which: str, command: str) -
         best_metric=config.train.best_metric,
         read_only=not training,
     ) as checkpoints:
-        if training:
+        if setup is not None:
             assets = provenance.assets(config, task.preprocessor, task.tokenizer_file)
             validate = functools.partial(validation_figures, answerer, config, task, workdir)
-            state = train(config, workdir, task, mesh, checkpoints, assets, validate)
+            vocab = task.tokenizer.vocab_size
+            state = train(config, workdir, setup, mesh, checkpoints, assets, validate, vocab=vocab)
             step, params = int(state.step), state.params | state.frozen
         else:
-            step = checkpoints.resolve(which)
+            step = checkpoints.resolve(which or "last")
             params = _restore(checkpoints, step, shapes, mesh)
-    folder = evaluate_run(answerer, params, config, task, workdir, step=step, command=command)
+    folder = evaluate_run(
+        answerer,
+        params,
+        config,
+        task,
+        workdir,
+        step=step,
+        command=command,
+        config_of_run=provenance.stored_config(workdir),
+    )
     logger.info("report: %s", folder / "report.html")
 
 
@@ -134,9 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", choices=("train", "evaluate"), default="train", help="train (and evaluate at the end), or evaluate"
     )
-    parser.add_argument(
-        "--step", default="last", help="with --mode evaluate: last, best, or a checkpoint's step (default: last)"
-    )
+    parser.add_argument("--step", help="with --mode evaluate: last, best, or a checkpoint's step (default: last)")
     return parser
 
 

@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not options.question.strip():
             raise DataError("--question: is empty; write a question")
+        if options.max_new_tokens is not None and options.max_new_tokens < 1:
+            raise DataError(f"--max-new-tokens {options.max_new_tokens}: is not a length; write 1 or more")
+        if not Path(options.image).is_file():
+            raise DataError(f"--image {options.image}: no such file")
         sampling = Sampling(options.temperature, options.top_p)
         predictor = Predictor.load(
             Path(options.checkpoint), step=options.step, new_tokens=options.max_new_tokens, sampling=sampling
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = predictor.answer(
             options.image, options.question, regions, task=options.task, language=options.language, seed=options.seed
         )
-    except (ConfigError, DataError, CheckpointError, ValueError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:

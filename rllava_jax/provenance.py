@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -9,9 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 from data_pipelines.preprocess import Preprocessor
 from rllava_jax import __version__
 from rllava_jax.atomic_files import write_atomically
+from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import differences, from_json, to_json
 
@@ -46,15 +51,21 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
-def check_workdir(workdir: Path, config: Config, *, ignore: tuple[str, ...] = ()) -> bool:
+# Settings that change where data lies and how fast a run goes, but no number that comes out of it.
+_FREE = ("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb", "train.log_every")
+
+
+def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) -> bool:
     """Whether the workdir already holds a run, which must be of this very configuration.
 
     Args:
-      ignore: sections that may differ ("evaluation", when a finished run is only asked again).
+      evaluating: the run is only asked again: how it is asked, and on which devices, may differ too.
 
     Raises:
       ConfigError: it holds a run of another configuration; the differing fields are named.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir {workdir}: is a file; give a folder")
     path = workdir / "config.json"
     if not path.exists():
         if workdir.exists() and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
@@ -62,20 +73,63 @@ def check_workdir(workdir: Path, config: Config, *, ignore: tuple[str, ...] = ()
         return False
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a run's configuration ({error}); choose another --workdir") from None
-    changed = [name for name in differences(stored, to_json(config)) if name.split(".")[0] not in ignore]
+        names = differences(stored, to_json(config))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
+    free = (*_FREE, "evaluation", "mesh") if evaluating else _FREE
+    changed = [name for name in names if not any(name == start or name.startswith(start + ".") for start in free)]
     if changed:
         listed = ", ".join(changed[:6]) + (" …" if len(changed) > 6 else "")
-        raise ConfigError(f"{path}: this workdir holds a run with another {listed}; choose another --workdir")
+        raise ConfigError(
+            f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one"
+        )
     return True
 
 
+def stored_config(workdir: Path) -> dict[str, Any]:
+    """The configuration in a workdir that `check_workdir` has accepted."""
+    stored: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    return stored
+
+
+def read_tokenizer(workdir: Path) -> bytes:
+    """The run's tokenizer.
+
+    Raises:
+      ConfigError: it is missing, or not the one that the run began with.
+    """
+    path = workdir / "tokenizer.model"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; copy it from checkpoints/STEP/assets/tokenizer.model of this run"
+        ) from None
+    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["tokenizer_sha256"]
+    if hashlib.sha256(content).hexdigest() != stored:
+        raise ConfigError(
+            f"{path}: is not the run's own; copy checkpoints/STEP/assets/tokenizer.model of this run over it"
+        )
+    return content
+
+
 def write_workdir(workdir: Path, config: Config, tokenizer_file: bytes) -> None:
-    """Writes tokenizer.model, and then config.json: a workdir holds a run once that stands in it."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "tokenizer.model").write_bytes(tokenizer_file)
-    write_atomically(workdir / "config.json", json.dumps(describe(config), indent=2) + "\n")
+    """Writes tokenizer.model, and then config.json: a workdir holds a run once that stands in it.
+
+    The first host writes; the others wait for it.
+    """
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "tokenizer.model").write_bytes(tokenizer_file)
+        facts = describe(config) | {"tokenizer_sha256": hashlib.sha256(tokenizer_file).hexdigest()}
+        write_atomically(workdir / "config.json", json.dumps(facts, indent=2) + "\n")
+    barrier("workdir written")
+
+
+def barrier(name: str) -> None:
+    """Waits for all hosts."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def assets(config: Config, preprocessor: Preprocessor, tokenizer_file: bytes) -> dict[str, bytes]:
@@ -96,5 +150,17 @@ def assets(config: Config, preprocessor: Preprocessor, tokenizer_file: bytes) ->
 
 
 def config_from_assets(files: dict[str, bytes], *, where: str) -> Config:
-    """The configuration that a checkpoint was trained with."""
-    return from_json(json.loads(files["config.json"])["config"], where=f"{where}/config.json")
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+      CheckpointError: a file is missing or damaged; it is named.
+    """
+    path = f"{where}/assets/config.json"
+    missing = [name for name in ("config.json", "tokenizer.model") if name not in files]
+    if missing:
+        raise CheckpointError(f"{where}/assets/{missing[0]}: missing; the checkpoint is damaged, take another step")
+    try:
+        stored = json.loads(files["config.json"])["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); take another step") from None
+    return from_json(stored, where=path)

@@ -13,7 +13,7 @@ from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.sources import load_examples
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
-from rllava_jax.config import Config
+from rllava_jax.config import Config, ConfigError
 from rllava_jax.model.sizes import named_size
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Task:
 
     Attributes:
       tokenizer_file: the SentencePiece model, for the workdir and the checkpoints.
+      left_out: test questions that are not asked because their image is unreadable, in words.
     """
 
     train: list[VQAExample]
@@ -32,6 +33,7 @@ class Task:
     test: list[VQAExample]
     preprocessor: Preprocessor
     tokenizer_file: bytes
+    left_out: str = ""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -54,6 +56,7 @@ def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = 
       training: False leaves out the training and validation examples.
 
     Raises:
+      ConfigError: a split without a question to ask.
       DataError: files missing or malformed, unreadable images, over-long texts, or test images among the training ones.
     """
     data = config.data
@@ -66,6 +69,7 @@ def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = 
 
     test = asked(load(data.test_split))
     validation = asked(load(data.validation_split)) if training else []
+    _require_questions(config, test, validation, training=training)
     train = load(data.train_split) if training or tokenizer_file is None else []
     train = [example for example in train if data.families.get(example.family, 0) > 0]
     if tokenizer_file is None:
@@ -73,16 +77,34 @@ def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = 
     preprocessor = make_preprocessor(config, Tokenizer(tokenizer_file, "tokenizer.model"))
     for examples, answers in ((train, True), (validation, False), (test, False)):
         check_lengths(examples, preprocessor, answers=answers)
+    asked_of_test = test
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
     kept = {id(example) for example in everything}
     train, validation, test = (
         [example for example in examples if id(example) in kept] for examples in (train, validation, test)
     )
+    left_out = f"{len(asked_of_test) - len(test)} test questions, whose images are unreadable"
     if training:
         check_leaks(train, test, allowed=data.allow_test_images_in_training)
         check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
-    return Task(train, validation, test, preprocessor, tokenizer_file)
+    return Task(
+        train, validation, test, preprocessor, tokenizer_file, left_out if len(test) < len(asked_of_test) else ""
+    )
+
+
+def _require_questions(config: Config, test: list[VQAExample], validation: list[VQAExample], *, training: bool) -> None:
+    families = ", ".join(config.evaluation.families)
+    if not test:
+        raise ConfigError(
+            f"data.test_split: {config.data.test_split!r} has no question of evaluation.families ({families}); "
+            "name a split and families that have some"
+        )
+    if training and not validation and config.train.evaluate_every != "never":
+        raise ConfigError(
+            f"data.validation_split: {config.data.validation_split!r} has no question of evaluation.families "
+            f'({families}); name another, or set train.evaluate_every to "never"'
+        )
 
 
 def _new_tokenizer(config: Config, train: list[VQAExample]) -> bytes:

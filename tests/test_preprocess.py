@@ -277,7 +277,7 @@ def test_the_same_draws_give_the_same_arrays_also_after_pickling(build):
 
 
 def test_more_regions_than_slots_is_an_error_naming_the_setting(build):
-    with pytest.raises(DataError, match=r"toy/1: 2 regions, but regions\.max_regions = 1; raise it to 2"):
+    with pytest.raises(DataError, match=r"toy/1: 2 regions, .* regions\.max_regions = 1; show fewer, or train with 2"):
         build(slots=1).evaluation(example(), Shown((LIVER, LIVER), "right"))
 
 

@@ -146,5 +146,5 @@ def _mask_levels(root: str) -> dict[str, int]:
     table = read_json(path)
     try:
         return {label: int(level) for level, label in table.items()}
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise DataError(f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}') from None

@@ -5,7 +5,7 @@ A row is one number: {dataset, split, subset, region, metric, value, n, ci_low, 
 subset   all                         every question, all families
          family=identify, …          one question family; family=vqa are the data set's own questions
          has_region=yes              ordinary questions that have a region: the only ones on which right, none and
-                                     wrong are a fair comparison
+                                     wrong differ
          answer_type=closed|open     ordinary questions; closed is the published score, over *all* closed ones
          answer_type=yes_no          the closed ones whose reference is yes or no
          content_type=…, modality=…  ordinary questions

@@ -93,7 +93,7 @@ def _headline(index: RowIndex) -> str:
         f"{_finding(index, subsets[0])}{_tiles(index, subsets[0])}"
         '<div class="panel" tabindex="0" role="region" aria-label="Accuracy plot"><figure>'
         f"{headline_bars(list(index.values()), subsets)}"
-        "<figcaption>Whiskers: 95 % intervals. Dotted lines: chance, where the questions fix it.</figcaption>"
+        "<figcaption>Whiskers: 95 % intervals. Dotted lines: a uniform guess.</figcaption>"
         "</figure></div>"
         f"{table}"
         '<p class="note">Right: the region the question is about. None: no region. Wrong: a region that is not, of the '
@@ -117,6 +117,11 @@ def _finding(index: RowIndex, subset: str) -> str:
         verb = "costs" if loss["value"] > 0 else "gains"
         sentences.append(
             f"A wrong region {verb} {percent(abs(loss['value']))} points against no region ({_points(loss)})."
+        )
+    if blank := index.get((subset, "right-blank", metric)):
+        sentences.append(
+            f"A blank image with the right region named loses {percent(blank['value'])} points of it "
+            f"({_points(blank)}): so much is read from the pixels."
         )
     return f"<p>{escape(' '.join(sentences))}</p>" if sentences else ""
 
@@ -155,7 +160,8 @@ def _ordinary(index: RowIndex) -> str:
     return (
         "<h2>Ordinary questions</h2>"
         '<p class="note">The questions of the data set itself. The region is shown only where a question has one, so '
-        "right, none and wrong differ on those alone; the row “Ordinary, with a region” above compares them fairly.</p>"
+        "right, none and wrong differ on those alone, and the row “Ordinary, with a region” above compares them there. "
+        "A box itself tells where something is and how large; the blank image shows what that is worth.</p>"
         + "".join(parts)
     )
 

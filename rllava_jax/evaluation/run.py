@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from PIL import Image
 
 from data_pipelines.images import decode
 from rllava_jax import provenance
-from rllava_jax.config import Config
+from rllava_jax.config import Config, ConfigError
+from rllava_jax.config_loading import to_json
+from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
@@ -22,10 +27,39 @@ from rllava_jax.model.params import Params
 from rllava_jax.task import Task
 
 
+def check_best_metric(config: Config) -> None:
+    """Checks that validation will give the figure that chooses the best checkpoint.
+
+    Raises:
+      ConfigError: its subset has no such metric.
+    """
+    if config.train.evaluate_every == "never":
+        return
+    subset, _, metric = config.train.best_metric.split("/")
+    known = (*metrics_of(subset), "auroc")
+    if metric not in known:
+        raise ConfigError(
+            f"train.best_metric: {config.train.best_metric!r} ends in no metric of {subset}; "
+            f"use one of {', '.join(known)}"
+        )
+
+
 def evaluate_run(
-    answerer: Answerer, params: Params, config: Config, task: Task, workdir: Path, *, step: int, command: str
+    answerer: Answerer,
+    params: Params,
+    config: Config,
+    task: Task,
+    workdir: Path,
+    *,
+    step: int,
+    command: str,
+    config_of_run: Mapping[str, Any],
 ) -> Path:
     """Asks the test split and writes `eval/STEP/`: metrics.json, predictions.jsonl, report.html.
+
+    Args:
+      config_of_run: what the run was started with. Where it is now asked otherwise (other families, conditions …),
+        the results go to `eval/STEP-HASH/`, so that the run's own stay.
 
     Returns:
       The folder.
@@ -33,7 +67,11 @@ def evaluate_run(
     settings = config.evaluation
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
     predictions = evaluate(answerer, params, task.preprocessor, examples, settings, progress="test")
-    folder = workdir / "eval" / str(step)
+    asked = to_json(config)["evaluation"]
+    suffix = ""
+    if asked != config_of_run["evaluation"]:
+        suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
         rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
         write_results(folder, rows, predictions)
@@ -48,7 +86,13 @@ def evaluate_run(
             rows=rows,
             predictions=predictions,
             images=image,
-            run={"command": command, "seed": config.seed, "step": step, **provenance.describe(config)},
+            run={
+                "command": command,
+                "seed": config.seed,
+                "step": step,
+                "questions left out": task.left_out or "none",
+                **provenance.describe(config),
+            },
             gallery=settings.gallery,
         )
     return folder

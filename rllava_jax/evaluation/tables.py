@@ -10,12 +10,15 @@ from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Row, metrics_of
 # (subset, region, metric) of one data set's split.
 RowIndex = Mapping[tuple[str, str, str], Row]
 
-CHANCE = {"family=verify": 0.5, "family=choose": 0.25}  # by construction of the questions
+CHANCE = {
+    "family=verify": 0.5,
+    "family=choose": 0.25,
+}  # a uniform guess; what the words alone give is in docs/RESULTS.md
 
 _SUBSET_NAMES = {
     "family=identify": ("Identify", "what is the marked structure?"),
-    "family=verify": ("Verify", "is the marked structure the X? Chance 50 %"),
-    "family=choose": ("Choose", "which of four is marked? Chance 25 %"),
+    "family=verify": ("Verify", "is the marked structure the X? A uniform guess: 50 %"),
+    "family=choose": ("Choose", "which of four is marked? A uniform guess: 25 %"),
     "family=localise": ("Localise", "box of a named structure"),
     "has_region=yes": ("Ordinary, with a region", "questions of the data set that have one"),
     "family=vqa": ("Ordinary, all", "region shown only where the question has one"),

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from rllava_jax.config import ConfigError
 from rllava_jax.model.gemma import KVCache
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma, positions_of, prefix_lm_mask
@@ -34,9 +35,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature} is negative; 0 is greedy")
+            raise ConfigError(f"temperature: {self.temperature} is negative; 0 is greedy")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} is outside (0, 1]")
+            raise ConfigError(f"top_p: {self.top_p} is outside (0, 1]")
 
 
 GREEDY = Sampling()

@@ -33,8 +33,7 @@ def make_optimizer(
     Raises:
       ConfigError: a decay pattern that matches no trainable parameter.
     """
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2))
+    parts = [optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(b1=config.b1, b2=config.b2)]
     if config.weight_decay:
         decayed = matching(config.weight_decay_on, trainable, field="optimizer.weight_decay_on")
         parts.append(

@@ -1,0 +1,104 @@
+"""Everything a run needs before its first step, made and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from data_pipelines.loader import TrainingIterator, examples_per_epoch, training_iterator
+from rllava_jax.config import Config, ConfigError
+from rllava_jax.duration import parse_duration
+from rllava_jax.model.params import abstract, matching
+from rllava_jax.task import Task
+from rllava_jax.training.optimizer import learning_rate, make_optimizer
+from rllava_jax.training.state import abstract_state, state_shardings
+from rllava_jax.training.step import TrainState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run's durations in optimiser steps; None is never."""
+
+    steps: int
+    warmup: int
+    log: int
+    checkpoint: int | None
+    evaluate: int | None
+
+    def due(self, step: int, every: int | None) -> bool:
+        """Whether something done every so many steps, and always at the last one, is done at `step`."""
+        return step == self.steps or (every is not None and step % every == 0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a run.
+
+    Attributes:
+      abstract: shapes and types of the state; shardings: where each leaf lives.
+      data: this host's batches.
+    """
+
+    plan: Plan
+    graphdef: Any
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    abstract: TrainState
+    shardings: TrainState
+    data: TrainingIterator
+
+
+def set_up(config: Config, task: Task, mesh: Mesh) -> Setup:
+    """Shapes, then shardings: no array is made here.
+
+    Raises:
+      ConfigError: a duration, name pattern or mesh that does not fit the data, the parameters or the devices.
+      DataError: a question family of positive weight without examples.
+    """
+    plan = make_plan(config, task)
+    graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
+    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    schedule = learning_rate(config.optimizer, steps=plan.steps, warmup=plan.warmup)
+    optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})
+    state = abstract_state(config, shapes, optimizer)
+    data = training_iterator(
+        task.train,
+        task.preprocessor,
+        families=config.data.families,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        data=config.data,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return Setup(plan, graphdef, schedule, optimizer, state, state_shardings(mesh, state), data)
+
+
+def make_plan(config: Config, task: Task) -> Plan:
+    """Reads every duration of the configuration against the size of the data.
+
+    Raises:
+      ConfigError: a duration that cannot be read, or a run without length.
+    """
+    train = config.train
+    epoch = examples_per_epoch(task.train, config.data.families)
+
+    def steps(text: str, field: str, total: int | None = None) -> int | None:
+        return parse_duration(
+            text, batch_size=train.batch_size, examples_per_epoch=epoch, total_steps=total, field=field
+        )
+
+    total = steps(train.duration, "train.duration")
+    if not total:
+        raise ConfigError(f"train.duration: {train.duration!r} is no length of a run; write at least 1 step")
+    return Plan(
+        total,
+        steps(config.optimizer.warmup, "optimizer.warmup", total) or 0,
+        steps(train.log_every, "train.log_every", total) or 1,
+        steps(train.checkpoint_every, "train.checkpoint_every", total),
+        steps(train.evaluate_every, "train.evaluate_every", total),
+    )
