@@ -6,7 +6,8 @@ surroundings as much as by its brightness. Some organs are missing, one patient 
 the other side (situs inversus), and half of them have had a contrast agent.
 
 The body fills a varying part of the image, lies anywhere in it, and on its back, its face or a side. Without that the
-place of a box alone would name what is in it, and a model would do as well on a blank image as on the scan.
+place of a box alone would name what is in it. Its size and shape still tell much, as they do in real scans: the control
+with a blank image shows how much.
 """
 
 from __future__ import annotations
