@@ -24,9 +24,9 @@ def prompts(golden, rows=slice(None), extra_padding=0):
 
 
 # The reference kept its KV cache in bfloat16 when it made these numbers. A key that lies within a millionth of a
-# rounding tie may fall on its other side here, which moves that prompt's logits by up to 4e-4: in prompt 1, element 5 of
-# slot 2 in layer 0 is such a one. So each prompt is asked with images that differ by parts per million, and must agree
-# with the reference for one of them.
+# rounding tie may fall on its other side here, which moves that prompt's logits by up to 4e-4; in prompt 1, element 5
+# of slot 2 in layer 0 is such a one. So each prompt is asked with images that differ by parts per million, and must
+# agree with the reference for one of them.
 NUDGES = (0.0, 1e-6, -1e-6, 2e-6, -2e-6, 3e-6, -3e-6)
 
 
