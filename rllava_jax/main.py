@@ -14,7 +14,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -28,9 +28,9 @@ from rllava_jax.config_loading import OVERRIDE_PREFIX, load_config
 from rllava_jax.config_validation import validate_patches
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
 from rllava_jax.inference.answerer import Answerer
-from rllava_jax.model.params import Params, abstract
+from rllava_jax.model.params import abstract
 from rllava_jax.model.sizes import named_size
-from rllava_jax.sharding import make_mesh, parameter_shardings
+from rllava_jax.sharding import make_mesh, sharded_shapes
 from rllava_jax.task import load_task
 from rllava_jax.training.loop import train
 from rllava_jax.training.setup import set_up
@@ -94,7 +94,7 @@ def run(config: Config, workdir: Path, *, mode: str, which: str | None, command:
             step, params = int(state.step), state.params | state.frozen
         else:
             step = checkpoints.resolve(which or "last")
-            params = _restore(checkpoints, step, shapes, mesh)
+            params = checkpoints.restore_params(step, sharded_shapes(mesh, shapes))
     folder = evaluate_run(
         answerer,
         params,
@@ -106,17 +106,6 @@ def run(config: Config, workdir: Path, *, mode: str, which: str | None, command:
         config_of_run=provenance.stored_config(workdir),
     )
     logger.info("report: %s", folder / "report.html")
-
-
-def _restore(checkpoints: Checkpoints, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> Params:
-    shardings = parameter_shardings(mesh, shapes)
-    return checkpoints.restore_params(
-        step,
-        {
-            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shardings[name])
-            for name, shape in shapes.items()
-        },
-    )
 
 
 def _check_divides(config: Config, mesh: Mesh) -> None:

@@ -76,6 +76,14 @@ def parameter_shardings(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) 
     return {name: NamedSharding(mesh, _spec(name, shape.shape, mesh.shape["fsdp"])) for name, shape in shapes.items()}
 
 
+def sharded_shapes(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The named parameters' shapes with their shardings: what a restore reads each array to. Raises ConfigError."""
+    shardings = parameter_shardings(mesh, shapes)
+    return {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shardings[name]) for name, shape in shapes.items()
+    }
+
+
 def _spec(name: str, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     axes = [axis for pattern, axis in RULES if re.fullmatch(pattern, name)]
     if not axes:

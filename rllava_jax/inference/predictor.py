@@ -18,7 +18,7 @@ from rllava_jax.checkpoint import CheckpointError, Checkpoints
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
-from rllava_jax.sharding import parameter_shardings
+from rllava_jax.sharding import sharded_shapes
 from rllava_jax.task import make_preprocessor
 
 
@@ -67,14 +67,7 @@ class Predictor:
             graphdef, shapes = abstract(config, vocab=tokenizer.vocab_size)
             # One question at a time has nothing to share: one device.
             mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), ("data", "fsdp"))
-            shardings = parameter_shardings(mesh, shapes)
-            params = checkpoints.restore_params(
-                number,
-                {
-                    name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shardings[name])
-                    for name, shape in shapes.items()
-                },
-            )
+            params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
         answerer = Answerer(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
