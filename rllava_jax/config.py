@@ -12,6 +12,10 @@ from typing import Literal
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
+LoraTarget = Literal[
+    "q", "k", "v", "o", "gate", "up", "down",
+    "vision.q", "vision.k", "vision.v", "vision.o", "vision.fc1", "vision.fc2", "head",
+]  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -23,19 +27,58 @@ class ModelConfig:
     """Which PaliGemma. The named sizes stand in `model/sizes.py`.
 
     Attributes:
-      size: tiny, paligemma-3b-{224,448,896} or paligemma2-{3b,10b,28b}-{224,448,896}.
+      size: tiny, paligemma-3b-{224,448,896}, paligemma2-{3b,10b,28b}-{224,448,896}; "checkpoint" takes the size of
+        `init.checkpoint`; "custom" the numbers in `dimensions`.
+      dimensions: of size "custom": every number of `model/sizes.py`'s SiglipConfig and GemmaConfig (vocab apart), e.g.
+        {"vision.width": 32, "decoder.heads": 4, …}. An imported model of no named size is recorded so.
       image_size: pixels on a side; 0 takes the size's own.
+      vocab: rows of the token table; 0 takes the tokenizer's ids, or the rows that `init.checkpoint` has.
       compute_dtype: auto is bfloat16 on accelerators and float32 on CPU.
       param_dtype: of trained parameters; frozen ones take frozen_dtype.
+      frozen_dtype: auto is bfloat16 where LoRA trains beside a frozen base, else float32.
       remat: recompute each layer's activations in the backward pass (saves memory, costs a forward).
     """
 
     size: str = "tiny"
+    dimensions: dict[str, float] = field(default_factory=dict)
     image_size: int = 0
+    vocab: int = 0
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: bool = False
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where the parameters start. New ones (regions, LoRA) are always made fresh.
+
+    Attributes:
+      checkpoint: a run's workdir, an imported model or one of their checkpoints/STEP folders; "" starts from random
+        weights. Its tokenizer comes with it.
+      step: last, best or a number, where `checkpoint` names no step.
+    """
+
+    checkpoint: str = ""
+    step: str = "last"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) beside frozen projections: `y = x W + alpha / rank · (x A) B`, B from zero.
+
+    MedM's: `LoraConfig(rank=12, alpha=32, targets=("q", "k", "v", "o", "up", "down"))`.
+
+    Attributes:
+      rank: 0 is no LoRA.
+      alpha: the adapters' sum is scaled by alpha / rank, on every projection.
+      targets: projections by name. The decoder's are q, k, v, o, gate, up, down; the vision tower's vision.q, vision.k,
+        vision.v, vision.o, vision.fc1, vision.fc2; between them stands head.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    targets: tuple[LoraTarget, ...] = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -125,7 +168,8 @@ class DataConfig:
       train_split, validation_split, test_split: names of the source's splits.
       allow_test_images_in_training: train although test images occur in the training split.
       prompt: task → prefix template; the newline and the special tokens are added by the tokeniser stage.
-      tokenizer: a SentencePiece file (PaliGemma's own, say); "" trains a small one on the training text.
+      tokenizer: a SentencePiece file or a tokenizer.json (PaliGemma's own, say); "" takes init.checkpoint's, or without
+        one trains a small one on the training text.
       tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
       text_length: T, tokens of prefix, suffix and eos together. A longer example is an error that names it.
       workers: processes that decode; 0 decodes in threads of the training process.
@@ -167,20 +211,22 @@ class OptimizerConfig:
 
     Attributes:
       weight_decay: per step, relative to the peak learning rate: `p -= lr_t / lr * weight_decay * p`.
-      weight_decay_on: parameter-name patterns (regular expressions) that decay; big_vision's rule is SigLIP kernels.
+      weight_decay_on: parameter-name patterns (regular expressions) that decay; empty is big_vision's rule, the kernels
+        of SigLIP and of the region branch, as far as they train.
       schedule: the learning rate after warm-up.
-      trainable: parameter-name patterns that train; everything else is frozen and holds no optimiser state.
+      trainable: parameter-name patterns that train; everything else is frozen and holds no optimiser state. Empty is
+        everything, or with LoRA the adapters and the region branch.
     """
 
     learning_rate: float = 1e-3
     b1: float = 0.9
     b2: float = 0.999
     weight_decay: float = 1e-4
-    weight_decay_on: tuple[str, ...] = (r"(img|roi)/.*kernel",)
+    weight_decay_on: tuple[str, ...] = ()
     warmup: str = "5 percent"
     schedule: Literal["cosine", "constant"] = "cosine"
     clip_norm: float = 1.0
-    trainable: tuple[str, ...] = (r".*",)
+    trainable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,6 +288,8 @@ class Config:
     """One run. A file under `configs/` builds one and names it `config`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     regions: RegionConfig = field(default_factory=RegionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -61,6 +61,23 @@ def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
     return _section_to_json(config, Config, "", where)
 
 
+# Fields that version 0.1.0 did not have, with the values that mean what it did.
+_ADDED: dict[str, Any] = {
+    "init": {"checkpoint": "", "step": "last"},
+    "lora": {"rank": 0, "alpha": 32.0, "targets": ["q", "k", "v", "o", "gate", "up", "down"]},
+    "model": {"dimensions": {}, "vocab": 0},
+}
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_json` of an earlier version wrote, with the fields that were added since."""
+    filled = dict(values)
+    for section, fields in _ADDED.items():
+        present = filled.get(section, {})
+        filled[section] = {**fields, **present} if isinstance(present, Mapping) else present
+    return filled
+
+
 def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Config:
     """Builds the Config that `to_json` wrote. Every field must be there: a default would hide a difference.
 

@@ -23,6 +23,8 @@ def validate(config: Config) -> None:
     """
     _require(config.seed >= 0, "seed", config.seed, "write 0 or more")
     _require(config.model.image_size >= 0, "model.image_size", config.model.image_size, "write 0 for the size's own")
+    _require(config.model.vocab >= 0, "model.vocab", config.model.vocab, "write 0 for the tokenizer's")
+    _validate_start(config)
     _validate_regions(config)
     _validate_data(config)
     _validate_policy(config)
@@ -75,6 +77,21 @@ def _distinct(field: str, values: tuple[str, ...], *, may_be_empty: bool = False
 def _known_families(field: str, names: Iterable[str]) -> None:
     for name in names:
         _require(name in FAMILIES, field, name, f"the question families are {', '.join(FAMILIES)}")
+
+
+def _validate_start(config: Config) -> None:
+    model, init, lora = config.model, config.init, config.lora
+    remedy = 'name the checkpoint, or with a named size leave it out; "checkpoint" needs init.checkpoint'
+    _require(model.size != "checkpoint" or bool(init.checkpoint), "init.checkpoint", init.checkpoint, remedy)
+    remedy = 'they are those of model.size="custom" and of no other'
+    _require(bool(model.dimensions) == (model.size == "custom"), "model.dimensions", model.dimensions, remedy)
+    _require(not (init.checkpoint and config.data.tokenizer), "data.tokenizer", config.data.tokenizer,
+             "leave it out: the tokenizer comes with init.checkpoint")  # fmt: skip
+    named = init.step in ("last", "best") or init.step.isdigit()
+    _require(named, "init.step", init.step, "write last, best or a number")
+    _at_least(0, lora__rank=lora.rank)
+    _positive(lora__alpha=lora.alpha)
+    _distinct("lora.targets", lora.targets)
 
 
 def _validate_regions(config: Config) -> None:
@@ -178,7 +195,7 @@ def _validate_optimizer(config: Config) -> None:
     _at_least(0, optimizer__weight_decay=optimizer.weight_decay)
     for field, value in (("optimizer.b1", optimizer.b1), ("optimizer.b2", optimizer.b2)):
         _require(0 <= value < 1, field, value, "write a share from 0 to below 1")
-    _distinct("optimizer.trainable", optimizer.trainable)
+    _distinct("optimizer.trainable", optimizer.trainable, may_be_empty=True)
     for field, patterns in (("trainable", optimizer.trainable), ("weight_decay_on", optimizer.weight_decay_on)):
         for pattern in patterns:
             try:

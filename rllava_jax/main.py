@@ -29,7 +29,7 @@ from rllava_jax.config_validation import validate_patches
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.model.params import abstract
-from rllava_jax.model.sizes import named_size
+from rllava_jax.model.sizes import model_size
 from rllava_jax.sharding import make_mesh, sharded_shapes
 from rllava_jax.task import load_task
 from rllava_jax.training.loop import train
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         config = load_config(options.config, overrides)
         check_best_metric(config)
-        validate_patches(config, patch=named_size(config.model.size, image_size=config.model.image_size).vision.patch)
+        validate_patches(config, patch=model_size(config.model).vision.patch)
         _join_hosts()
         command = shlex.join(["python", "-m", "rllava_jax.main", *arguments])
         run(config, Path(options.workdir), mode=options.mode, which=options.step, command=command)

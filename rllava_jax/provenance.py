@@ -18,7 +18,7 @@ from rllava_jax import __version__
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import differences, from_json, to_json
+from rllava_jax.config_loading import differences, from_json, to_json, upgraded
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "pillow")
 
@@ -72,7 +72,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
             raise ConfigError(f"{path}: missing beside an earlier run's files; choose another --workdir")
         return False
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["config"]
+        stored = upgraded(json.loads(path.read_text(encoding="utf-8"))["config"])
         names = differences(stored, to_json(config))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
@@ -88,8 +88,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
 
 def stored_config(workdir: Path) -> dict[str, Any]:
     """The configuration in a workdir that `check_workdir` has accepted."""
-    stored: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
-    return stored
+    return upgraded(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"])
 
 
 def read_tokenizer(workdir: Path) -> bytes:
@@ -160,7 +159,7 @@ def config_from_assets(files: dict[str, bytes], *, where: str) -> Config:
     if missing:
         raise CheckpointError(f"{where}/assets/{missing[0]}: missing; the checkpoint is damaged, take another step")
     try:
-        stored = json.loads(files["config.json"])["config"]
+        stored = upgraded(json.loads(files["config.json"])["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); take another step") from None
     return from_json(stored, where=path)

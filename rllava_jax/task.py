@@ -14,7 +14,7 @@ from data_pipelines.records import VQAExample
 from data_pipelines.sources import load_examples
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config, ConfigError
-from rllava_jax.model.sizes import named_size
+from rllava_jax.model.sizes import model_size
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Task:
 
 def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
     """The preprocessing that a configuration and a tokenizer define; training and prediction share it."""
-    vision = named_size(config.model.size, image_size=config.model.image_size).vision
+    vision = model_size(config.model).vision
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
 
 

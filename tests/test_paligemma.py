@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from golden_model import CONFIG, GOLDEN, assert_close, golden_model, load, training_inputs, with_params
 
-from rllava_jax.config import RegionConfig
+from rllava_jax.config import ModelConfig, RegionConfig
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma
-from rllava_jax.model.sizes import SIZES, named_size
+from rllava_jax.model.sizes import SIZES, model_size
 from rllava_jax.training.objective import example_losses
 
 
@@ -26,12 +26,12 @@ def count(model, prefix=""):
     ("size", "parameters"), [("paligemma-3b-224", 2_923_335_408), ("paligemma2-3b-224", 3_032_094_960)]
 )
 def test_size_has_the_published_number_of_parameters(size, parameters):
-    model = nnx.eval_shape(lambda: PaliGemma(named_size(size), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig(size)), rngs=nnx.Rngs(0)))
     assert count(model) == parameters
 
 
 def test_vision_tower_and_table_have_the_published_number_of_parameters():
-    model = nnx.eval_shape(lambda: PaliGemma(named_size("paligemma-3b-224"), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig("paligemma-3b-224")), rngs=nnx.Rngs(0)))
     assert count(model, "img/") == 414_803_696
     assert count(model, "img/head") == 2_361_344
     assert count(model, "llm/embedder") == 526_647_296
@@ -39,18 +39,18 @@ def test_vision_tower_and_table_have_the_published_number_of_parameters():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_named_size_can_be_built(size):
-    model = nnx.eval_shape(lambda: PaliGemma(named_size(size), rngs=nnx.Rngs(0)))
-    assert model.img.pos_embedding.shape[1] == (named_size(size).vision.image_size // 14) ** 2
+    model = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig(size)), rngs=nnx.Rngs(0)))
+    assert model.img.pos_embedding.shape[1] == (model_size(ModelConfig(size)).vision.image_size // 14) ** 2
 
 
 def test_an_unknown_size_names_the_nearest():
     with pytest.raises(ValueError, match=r"'paligemma-3b-22'.*nearest is 'paligemma-3b-224'"):
-        named_size("paligemma-3b-22")
+        model_size(ModelConfig("paligemma-3b-22"))
 
 
 def test_region_branch_adds_at_most_one_percent_at_3b():
     regions = RegionConfig(encoders=("crop", "align", "overlay", "loc"), tokens=16)
-    model = nnx.eval_shape(lambda: PaliGemma(named_size("paligemma-3b-224"), regions, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig("paligemma-3b-224")), regions, rngs=nnx.Rngs(0)))
     assert 0 < count(model, "roi/") <= 0.01 * 2_923_335_408
 
 

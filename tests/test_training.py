@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rllava_jax.config import Config, ConfigError, MeshConfig, ModelConfig, OptimizerConfig, RegionConfig
 from rllava_jax.model import sizes
 from rllava_jax.model.inputs import Inputs
-from rllava_jax.model.params import abstract, matching, merge
+from rllava_jax.model.params import abstract, matching, merge, trainable_names
 from rllava_jax.sharding import RULES, make_mesh, parameter_shardings, to_devices
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.objective import example_losses, training_loss
@@ -74,7 +74,7 @@ def start(config, mesh, *, accumulate=1):
     config = small(config)
     graphdef, shapes = abstract(config, vocab=VOCAB)
     schedule = learning_rate(config.optimizer, steps=10, warmup=2)
-    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    trainable = trainable_names(config, shapes)
     optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})
     shapes_of_state = abstract_state(config, shapes, optimizer)
     shardings = state_shardings(mesh, shapes_of_state)
@@ -192,7 +192,9 @@ def test_parameters_and_their_moments_are_cut_alike(on_eight_devices):
 @pytest.mark.parametrize("size", [name for name in sizes.SIZES if name != "small"])
 def test_fsdp_cuts_every_named_size(size):
     regions = RegionConfig(encoders=("crop", "align"))
-    _, shapes = abstract(Config(model=ModelConfig(size), regions=regions), vocab=sizes.named_size(size).decoder.vocab)
+    _, shapes = abstract(
+        Config(model=ModelConfig(size), regions=regions), vocab=sizes.model_size(ModelConfig(size)).decoder.vocab
+    )
     shardings = parameter_shardings(make_mesh(MeshConfig(1, 8)), shapes)
     assert shardings.keys() == shapes.keys()
     whole = sum(shape.size for shape in shapes.values())

@@ -17,7 +17,7 @@ from flax import nnx
 
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.model.paligemma import PaliGemma
-from rllava_jax.model.sizes import named_size
+from rllava_jax.model.sizes import model_size
 
 Params = dict[str, jax.Array]
 
@@ -31,7 +31,7 @@ def compute_dtype(name: str) -> Any:
 
 def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
     """The configured model with random weights. Call under `nnx.eval_shape` or `jax.jit` for anything but tiny."""
-    size = named_size(config.model.size, image_size=config.model.image_size, vocab=vocab)
+    size = model_size(config.model, vocab=vocab)
     return PaliGemma(
         size,
         config.regions,
@@ -56,13 +56,32 @@ def merge(graphdef: Any, params: Mapping[str, Any]) -> PaliGemma:
 def abstract(config: Config, *, vocab: int) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The skeleton, and shapes and types of all parameters, without memory. Frozen ones have `model.frozen_dtype`."""
     graphdef, shapes = split(nnx.eval_shape(lambda: build(config, vocab=vocab)))
-    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    trainable, frozen_dtype = trainable_names(config, shapes), config.model.frozen_dtype
+    if frozen_dtype == "auto":
+        frozen_dtype = "bfloat16" if config.lora.rank else "float32"
     return graphdef, {
-        name: jax.ShapeDtypeStruct(
-            shape.shape, config.model.param_dtype if name in trainable else config.model.frozen_dtype
-        )
+        name: jax.ShapeDtypeStruct(shape.shape, config.model.param_dtype if name in trainable else frozen_dtype)
         for name, shape in shapes.items()
     }
+
+
+def trainable_names(config: Config, names: Iterable[str]) -> set[str]:
+    """The parameters that train: `optimizer.trainable`, or its default.
+
+    Raises:
+      ConfigError: a pattern that matches nothing.
+    """
+    names = list(names)
+    if config.optimizer.trainable:
+        return matching(config.optimizer.trainable, names, field="optimizer.trainable")
+    if config.lora.rank:
+        return {name for name in names if is_new(name)}
+    return set(names)
+
+
+def is_new(name: str) -> bool:
+    """Whether a parameter is one that PaliGemma does not have: of the region branch or of an adapter."""
+    return name.startswith("roi/") or "/lora" in name
 
 
 def initialise(

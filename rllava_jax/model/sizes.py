@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from rllava_jax.config import ConfigError
+from rllava_jax.config import ConfigError, ModelConfig
 
 PALIGEMMA_VOCAB = 257_152  # 256,000 text pieces, 1,024 loc and 128 seg tokens
 
@@ -102,22 +104,72 @@ SIZES: dict[str, PaliGemmaConfig] = {
 }
 
 
-def named_size(name: str, *, image_size: int = 0, vocab: int = 0) -> PaliGemmaConfig:
-    """Returns the size called `name`, at another resolution or vocabulary where given.
+def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
+    """Returns the configured size, at its resolution.
+
+    Args:
+      vocab: rows of the token table where the configuration does not say; 0 leaves the size's own.
 
     Raises:
-      ConfigError: no such size (the nearest name is given), or an image size that the patch does not divide.
+      ConfigError: no such size (the nearest name is given), an incomplete custom one, or an image size that the patch
+        does not divide.
     """
-    if name not in SIZES:
+    name = config.size
+    if name == "custom":
+        size = from_dimensions(config.dimensions, where="model.dimensions")
+    elif name in SIZES:
+        size = SIZES[name]
+    else:
         near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.0)
         raise ConfigError(
             f"model.size: there is no size {name!r}; the nearest is {near[0]!r} (all: {', '.join(SIZES)})"
         )
-    size = SIZES[name]
-    if image_size:
-        if image_size % size.vision.patch:
-            raise ConfigError(f"model.image_size: {image_size} is no multiple of the patch, {size.vision.patch} pixels")
-        size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=image_size))
-    if vocab:
-        size = dataclasses.replace(size, decoder=dataclasses.replace(size.decoder, vocab=vocab))
+    if config.image_size:
+        if config.image_size % size.vision.patch:
+            raise ConfigError(
+                f"model.image_size: {config.image_size} is no multiple of the patch, {size.vision.patch} pixels"
+            )
+        size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=config.image_size))
+    if rows := config.vocab or vocab:
+        size = dataclasses.replace(size, decoder=dataclasses.replace(size.decoder, vocab=rows))
     return size
+
+
+def from_dimensions(dimensions: Mapping[str, float], *, where: str) -> PaliGemmaConfig:
+    """The size of numbers such as {"vision.width": 32, "decoder.heads": 4, …}; the inverse of `dimensions_of`.
+
+    Raises:
+      ConfigError: a number is missing, unknown or not of its kind.
+    """
+    wanted = _numbers(SIZES["tiny"])
+    wrong = sorted(set(wanted) ^ set(dimensions))
+    if wrong:
+        kind = "lacks" if wrong[0] in wanted else "has an unknown"
+        raise ConfigError(f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}")
+    parts: dict[str, dict[str, Any]] = {"vision": {}, "decoder": {}}
+    for key, value in dimensions.items():
+        part, name = key.split(".")
+        kind_of = type(wanted[key])
+        if kind_of is not float and value != int(value):
+            raise ConfigError(f"{where}: {key} = {value} is no whole number")
+        parts[part][name] = kind_of(value)
+    return PaliGemmaConfig(SiglipConfig(**parts["vision"]), GemmaConfig(**parts["decoder"]))
+
+
+def dimensions_of(size: PaliGemmaConfig) -> dict[str, float]:
+    """Every number of a size but its vocabulary, by dotted name."""
+    return {name: float(value) for name, value in _numbers(size).items()}
+
+
+def _numbers(size: PaliGemmaConfig) -> dict[str, Any]:
+    numbers = {f"vision.{name}": value for name, value in dataclasses.asdict(size.vision).items()}
+    numbers |= {f"decoder.{name}": value for name, value in dataclasses.asdict(size.decoder).items() if name != "vocab"}
+    return numbers
+
+
+def name_of(size: PaliGemmaConfig) -> str:
+    """The name of a size of the published kind, whatever its vocabulary; "custom" for any other."""
+    for name, named in SIZES.items():
+        if name != "tiny" and dimensions_of(named) == dimensions_of(size):
+            return name
+    return "custom"

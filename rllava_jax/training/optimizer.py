@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ import optax
 
 from rllava_jax.config import OptimizerConfig
 from rllava_jax.model.params import matching
+
+# big_vision's default rule, and the region branch by the same reason; never Gemma, whose kernels have other names.
+_DECAYED = r"(img|roi)/.*kernel"
 
 
 def learning_rate(config: OptimizerConfig, *, steps: int, warmup: int) -> optax.Schedule:
@@ -35,7 +39,10 @@ def make_optimizer(
     """
     parts = [optax.clip_by_global_norm(config.clip_norm), optax.scale_by_adam(b1=config.b1, b2=config.b2)]
     if config.weight_decay:
-        decayed = matching(config.weight_decay_on, trainable, field="optimizer.weight_decay_on")
+        if config.weight_decay_on:
+            decayed = matching(config.weight_decay_on, trainable, field="optimizer.weight_decay_on")
+        else:
+            decayed = {name for name in trainable if re.fullmatch(_DECAYED, name)}
         parts.append(
             optax.add_decayed_weights(
                 config.weight_decay / config.learning_rate, mask={name: name in decayed for name in trainable}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import TrainingIterator, examples_per_epoch, training_iterator
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import parse_duration
-from rllava_jax.model.params import abstract, matching
+from rllava_jax.model.params import abstract, trainable_names
 from rllava_jax.task import Task
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, state_shardings
@@ -61,7 +61,7 @@ def set_up(config: Config, task: Task, mesh: Mesh) -> Setup:
     """
     plan = make_plan(config, task)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
-    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    trainable = trainable_names(config, shapes)
     schedule = learning_rate(config.optimizer, steps=plan.steps, warmup=plan.warmup)
     optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})
     state = abstract_state(config, shapes, optimizer)

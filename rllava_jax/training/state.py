@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rllava_jax.checkpoint import Checkpoints
 from rllava_jax.config import Config
-from rllava_jax.model.params import initialise, matching
+from rllava_jax.model.params import initialise, trainable_names
 from rllava_jax.sharding import parameter_shardings, replicated
 from rllava_jax.training.step import TrainState
 
@@ -21,7 +21,7 @@ def abstract_state(
     config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Shapes and types of the state, without memory."""
-    trainable = matching(config.optimizer.trainable, shapes, field="optimizer.trainable")
+    trainable = trainable_names(config, shapes)
     params = {name: shape for name, shape in shapes.items() if name in trainable}
     frozen = {name: shape for name, shape in shapes.items() if name not in trainable}
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, frozen, jax.eval_shape(optimizer.init, params))
