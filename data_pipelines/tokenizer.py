@@ -1,4 +1,4 @@
-"""SentencePiece with PaliGemma's loc and seg tokens: the published model, or a small one trained on the corpus."""
+"""Text to ids and back with PaliGemma's loc and seg tokens: the published tokenizer, or a small one of the corpus."""
 
 from __future__ import annotations
 
@@ -10,96 +10,107 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.records import DataError
-
-LOC_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
-SEG_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
-NEWLINE = "\n"
-
-PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
+from data_pipelines.tokenizer_backends import (
+    BOS_ID,
+    EOS_ID,
+    LOC_TOKENS,
+    NEWLINE,
+    PAD_ID,
+    UNK_ID,
+    load_backend,
+    with_location_pieces,
+)
 
 
 class Tokenizer:
     """Text to ids and back, as PaliGemma does it. Pickles whole, so worker processes need no file.
 
-    A model without loc and seg pieces (Gemma's own, 256,000 pieces) gets them appended: `<loc0000>` is the id after
-    its last piece, `<seg000>` the id after `<loc1023>`. They become user-defined pieces of the model itself: they are
-    cut out of the text before anything else is, and the text around them is tokenised as SentencePiece does it.
+    A file without loc and seg tokens (Gemma's own, 256,000 pieces) gets them appended: `<loc0000>` is the id after
+    its last one, `<seg000>` the id after `<loc1023>`.
 
     Attributes:
       path: the file that was loaded.
-      sha256: of that file, before anything was appended.
-      vocab_size: ids, loc and seg tokens included (257,152 for PaliGemma's).
+      file: its bytes, before anything was appended.
+      file_name: what such a file is called: tokenizer.model (SentencePiece) or tokenizer.json (Hugging Face).
+      sha256: of `file`.
+      vocab_size: ids, loc and seg tokens included (257,152 for PaliGemma's); an `<image>` after them is left out.
       newline_id: the token between prefix and suffix (108 in PaliGemma's).
-      loc_id: id of `<loc0000>`.
+      loc_id: id of `<loc0000>`; the other loc tokens follow it.
     """
 
     pad_id = PAD_ID
     eos_id = EOS_ID
     bos_id = BOS_ID
 
-    def __init__(self, model: bytes, path: str):
-        """Builds from the bytes of a SentencePiece model file.
+    def __init__(self, file: bytes, path: str):
+        """Builds from the bytes of a SentencePiece model or of a tokenizer.json.
 
         Raises:
-          DataError: not a SentencePiece model, or one whose special tokens are not PaliGemma's.
+          DataError: neither of the two, or one whose special tokens are not PaliGemma's.
         """
         self.path = path
-        self.sha256 = hashlib.sha256(model).hexdigest()
-        self._model = model
-        processor = sentencepiece.SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise DataError(
-                f"{path}: data.tokenizer is not a SentencePiece model; name a .model file, or '' to train one"
-            ) from error
-        processor.LoadFromSerializedProto(_with_location_pieces(model, path))
-        found = (processor.pad_id(), processor.eos_id(), processor.bos_id())
+        self.file = file
+        self.sha256 = hashlib.sha256(file).hexdigest()
+        self._backend = load_backend(file, path)
+        self.file_name = self._backend.file_name
+        found = self._backend.special_ids()
         if found != (PAD_ID, EOS_ID, BOS_ID):
             raise DataError(
                 f"{path}: data.tokenizer has (pad, eos, bos) = {found}, PaliGemma's are "
                 f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one"
             )
-        newline = processor.encode(NEWLINE)
-        if len(newline) != 1 or newline[0] == processor.unk_id():
+        newline = self._backend.encode(NEWLINE)
+        if len(newline) != 1 or newline[0] == self._backend.unknown_id():
             raise DataError(
                 f"{path}: data.tokenizer has no single token for the newline (it gives {newline}); "
                 "name PaliGemma's own file, or '' to train one"
             )
         self.newline_id: int = newline[0]
-        self.loc_id: int = processor.piece_to_id(LOC_TOKENS[0])
-        self.vocab_size: int = processor.get_piece_size()
-        self._processor = processor
+        locations = self._backend.encode("".join(LOC_TOKENS))
+        self.loc_id: int = locations[0]
+        if locations != list(range(self.loc_id, self.loc_id + len(LOC_TOKENS))):
+            raise DataError(
+                f"{path}: data.tokenizer does not read {LOC_TOKENS[0]} to {LOC_TOKENS[-1]} as {len(LOC_TOKENS)} "
+                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one"
+            )
+        self.vocab_size: int = self._backend.vocab_size
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """Reads a SentencePiece model file.
+        """Reads a tokenizer file.
 
         Raises:
-          DataError: the file is missing, unreadable or no such model.
+          DataError: the file is missing, unreadable or no such file.
         """
         try:
-            model = Path(path).read_bytes()
+            file = Path(path).read_bytes()
         except OSError as error:
             raise DataError(f"{path}: data.tokenizer cannot be read ({error.strerror}); correct the path") from error
-        return cls(model, str(path))
+        return cls(file, str(path))
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without bos or eos."""
-        return self._processor.encode(text)
+        return self._backend.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; the caller cuts at eos. Loc tokens give `<loc0123>`; pad, bos and eos nothing."""
-        return self._processor.decode([int(i) for i in ids])
+        return self._backend.decode([int(i) for i in ids])
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name, None if there is no such token."""
+        return self._backend.token_id(token)
+
+    def completed_file(self) -> bytes:
+        """`file` with the loc and seg tokens in it, for others to read; `file` itself where it has them."""
+        return self._backend.completed_file()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self._model, "path": self.path}
+        return {"file": self.file, "path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], state["path"])  # type: ignore[misc]
+        self.__init__(state["file"], state["path"])  # type: ignore[misc]
 
 
 def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int) -> Tokenizer:
@@ -147,27 +158,8 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
             f"data.tokenizer_vocab = {vocab_size} is too small for a corpus of {characters} distinct characters "
             f"(and 256 bytes); raise it to {characters + 300} or more"
         ) from error
-    model = _with_location_pieces(trained.getvalue(), str(path), newline=True)
+    model = with_location_pieces(trained.getvalue(), str(path), newline=True)
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     temporary.write_bytes(model)
     os.replace(temporary, path)
     return Tokenizer(model, str(path))
-
-
-def _with_location_pieces(model: bytes, path: str, *, newline: bool = False) -> bytes:
-    """The model with loc and seg pieces appended, where it has none; with `newline`, that piece before them."""
-    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
-    proto.ParseFromString(model)
-    known = {piece.piece for piece in proto.pieces}
-    wanted = ((NEWLINE,) if newline else ()) + LOC_TOKENS + SEG_TOKENS
-    present = [token for token in wanted if token in known]
-    if present and len(present) < len(wanted):
-        raise DataError(
-            f"{path}: data.tokenizer has {len(present)} of {len(wanted)} loc and seg tokens; use one with all or none"
-        )
-    if present:
-        return model
-    for token in wanted:
-        proto.pieces.add(piece=token, score=0.0, type=proto.SentencePiece.USER_DEFINED)
-    proto.trainer_spec.vocab_size = len(proto.pieces)
-    return proto.SerializeToString(deterministic=True)

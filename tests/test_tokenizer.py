@@ -2,13 +2,17 @@
 
 import hashlib
 import io
+import json
 import pickle
 
 import pytest
 import sentencepiece
+import tokenizers
+from tokenizers import decoders, models, normalizers
 
 from data_pipelines.records import DataError
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
 
 CORPUS = [
     "answer en what is the marked structure?",
@@ -116,7 +120,14 @@ def test_training_twice_writes_the_same_file(tmp_path):
 
 def test_hash_is_of_the_file(tokenizer):
     with open(tokenizer.path, "rb") as file:
-        assert tokenizer.sha256 == hashlib.sha256(file.read()).hexdigest()
+        content = file.read()
+    assert tokenizer.sha256 == hashlib.sha256(content).hexdigest()
+    assert (tokenizer.file, tokenizer.file_name) == (content, "tokenizer.model")
+
+
+def test_a_token_has_its_id_and_an_absent_one_none(tokenizer):
+    assert tokenizer.token_id("<loc0007>") == tokenizer.loc_id + 7
+    assert tokenizer.token_id("<image>") is None
 
 
 def test_a_small_corpus_gives_the_pieces_it_supports(tmp_path):
@@ -165,3 +176,118 @@ def test_model_with_other_special_ids_is_refused():
 def test_model_without_a_newline_token_is_refused():
     with pytest.raises(DataError, match="no single token for the newline"):
         Tokenizer(gemma_like_model(GEMMA_IDS, ["<unused>"], byte_fallback=False), "other.model")
+
+
+LETTERS = "▁abcdefghijklmnopqrstuvwxyz?"
+
+
+def tokenizer_json(*late: str, special: tuple[str, ...] = ("<pad>", "<eos>", "<bos>", "<unk>")) -> bytes:
+    """A tokenizer.json in Gemma's manner that knows bytes, letters and "yes"; `late` are added after them, in order."""
+    pieces = [*special, "<mask>", "\n", *(f"<0x{byte:02X}>" for byte in range(256)), *LETTERS, "ye", "yes", "▁yes"]
+    merges = [("y", "e"), ("ye", "s"), ("▁", "yes")]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    built = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    built.normalizer = normalizers.Replace(" ", "▁")
+    built.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    hidden = {*special, "<mask>", "<image>"}
+    added = (*special, "<mask>", "\n", *late)
+    built.add_tokens([tokenizers.AddedToken(token, special=token in hidden, normalized=False) for token in added])
+    built.enable_truncation(8)
+    built.enable_padding(length=4)
+    return built.to_str().encode()
+
+
+SIZE = 4 + 2 + 256 + len(LETTERS) + 3  # of the above without `late`
+LOCATIONS = LOC_TOKENS + SEG_TOKENS
+
+
+def test_a_tokenizer_json_reads_as_a_sentencepiece_model_does():
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS), "t.json")
+    assert tokenizer.file_name == "tokenizer.json"
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.newline_id) == (0, 1, 2, 5)
+    assert (tokenizer.loc_id, tokenizer.vocab_size) == (SIZE, SIZE + 1152)
+    assert tokenizer.encode("<loc0001>yes yes\n") == [SIZE + 1, SIZE - 2, SIZE - 1, 5]
+    assert tokenizer.encode("") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["  yes  no\nno ", "囊肿 é", "<loc0012><loc1023> yes <seg004>", "", "<mask>", "<eos><image>"]
+)
+def test_decoding_the_ids_of_a_tokenizer_json_gives_the_text_back(text):
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS, "<image>"), "t.json")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_special_tokens_of_a_tokenizer_json_decode_to_nothing():
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS, "<image>"), "t.json")
+    assert tokenizer.decode([2, *tokenizer.encode(" yes , no"), 1, 0, 0]) == " yes , no"
+
+
+def test_text_that_spells_a_special_token_of_a_tokenizer_json_does_not_become_one():
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS, "<image>"), "t.json")
+    ids = tokenizer.encode("<pad><eos><bos><unk><image>")
+    assert not {0, 1, 2, 3} & set(ids)
+    assert max(ids) < tokenizer.vocab_size
+    assert tokenizer.encode("<mask>") == [4]  # which is user-defined in Gemma's SentencePiece model
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_are_not_applied():
+    assert len(Tokenizer(tokenizer_json(), "t.json").encode("abcdefghijkl")) == 12
+    assert len(Tokenizer(tokenizer_json(), "t.json").encode("a")) == 1
+
+
+def test_an_image_token_after_the_loc_and_seg_tokens_is_not_counted():
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS, "<image>"), "t.json")
+    assert tokenizer.vocab_size == tokenizer.token_id("<image>") == SIZE + 1152
+
+
+def test_an_image_token_before_the_loc_tokens_is_counted():
+    tokenizer = Tokenizer(tokenizer_json("<image>", *LOCATIONS), "t.json")
+    assert (tokenizer.token_id("<image>"), tokenizer.loc_id) == (SIZE, SIZE + 1)
+    assert tokenizer.vocab_size == SIZE + 1 + 1152
+
+
+def test_a_tokenizer_json_without_loc_tokens_gets_them_after_its_last_token():
+    file = tokenizer_json()
+    tokenizer = Tokenizer(file, "t.json")
+    assert (tokenizer.loc_id, tokenizer.vocab_size) == (SIZE, SIZE + 1152)
+    assert tokenizer.encode("<loc0007> yes") == [SIZE + 7, SIZE - 1]
+    assert (tokenizer.file, tokenizer.sha256) == (file, hashlib.sha256(file).hexdigest())
+    completed = Tokenizer(tokenizer.completed_file(), "completed.json")
+    assert completed.completed_file() == completed.file
+    assert completed.encode("<seg127>yes") == tokenizer.encode("<seg127>yes") == [SIZE + 1151, SIZE - 2]
+
+
+def test_a_pickled_tokenizer_json_reads_the_same():
+    tokenizer = Tokenizer(tokenizer_json(*LOCATIONS), "t.json")
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode("<loc0003> yes") == tokenizer.encode("<loc0003> yes")
+    assert (copy.file, copy.path, copy.file_name) == (tokenizer.file, "t.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (b"{", r"t\.json: data\.tokenizer is not a Hugging Face tokenizer\.json"),
+        (b"{}", r"t\.json: data\.tokenizer is not a Hugging Face tokenizer\.json"),
+        (b'{"added_tokens": [], "model": {"type": "x"}}', r"t\.json: data\.tokenizer is not a Hugging Face tokenizer"),
+        (tokenizer_json("<loc0000>", "<loc0001>"), r"t\.json: .* has 2 of 1152 loc and seg tokens"),
+        (tokenizer_json(*LOCATIONS[::-1]), r"t\.json: .* does not read <loc0000> to <loc1023> as 1024 consecutive ids"),
+        (tokenizer_json(special=("<pad>", "<bos>", "<eos>", "<unk>")), r"t\.json: .* = \(0, 2, 1\), .* \(0, 1, 2\)"),
+        (tokenizer_json(special=("<pad>", "</s>", "<s>", "<unk>")), r"t\.json: .* = \(0, None, None\)"),
+    ],
+    ids=["cut off", "empty", "unknown model", "some loc tokens", "loc tokens backwards", "swapped", "other names"],
+)
+def test_a_tokenizer_json_that_is_not_paligemmas_is_refused_in_one_line(file, message):
+    with pytest.raises(DataError, match=message) as error:
+        Tokenizer(file, "t.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_json_without_a_newline_token_is_refused():
+    content = json.loads(tokenizer_json(*LOCATIONS))
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "\n"]
+    content["model"]["vocab"]["<other>"] = content["model"]["vocab"].pop("\n")
+    content["model"]["vocab"].pop("<0x0A>")
+    with pytest.raises(DataError, match=r"t\.json: data\.tokenizer has no single token for the newline"):
+        Tokenizer(json.dumps(content).encode(), "t.json")
