@@ -1,14 +1,14 @@
-"""Regions drawn into the pixels, as ViP-LLaVA does (arXiv 2312.00784): a coloured outline, blended."""
+"""Regions drawn into the pixels, as ViP-LLaVA does (arXiv 2312.00784): a coloured outline, blended.
+
+NumPy and Pillow only, and nothing of this project: like `pixels.py`, this very file travels with an exported model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFilter
-
-from data_pipelines.records import Box
 
 RED = (255, 0, 0)
 COLOURS = (RED, (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (255, 128, 0), (255, 255, 255))
@@ -21,16 +21,16 @@ _WIDTH_AT = 336
 _FIXED_ALPHA = 224
 _FIXED_WIDTH = 5
 
-Outline = Box | Bool[np.ndarray, "S S"]
+Box = tuple[float, float, float, float]  # (y0, x0, y1, x1), normalised
+Outline = Box | np.ndarray
 
 
-def draw_outlines(
-    image: UInt8[np.ndarray, "S S 3"], outlines: Sequence[Outline], rng: np.random.Generator | None = None
-) -> UInt8[np.ndarray, "S S 3"]:
+def draw_outlines(image: np.ndarray, outlines: Sequence[Outline], rng: np.random.Generator | None = None) -> np.ndarray:
     """The image with every outline drawn into it, in one colour, opacity and width.
 
     Args:
-      outlines: each a box normalised to the image, or a mask of the image's shape, whose inner border is drawn.
+      image: uint8 [S, S, 3].
+      outlines: each a box normalised to the image, or a mask bool [S, S], whose inner border is drawn.
       rng: draws colour, opacity and width (training); None takes red, nearly opaque, of middle width.
     """
     if not outlines:
@@ -52,7 +52,7 @@ def draw_outlines(
     return out
 
 
-def _frame(box: Box, size: int, width: int) -> Bool[np.ndarray, "S S"]:
+def _frame(box: Box, size: int, width: int) -> np.ndarray:
     y0, x0, y1, x1 = (round(v * size) for v in box)
     # A box thinner than a pixel still shows; Pillow's corners are both inside the rectangle.
     corners = (min(x0, size - 1), min(y0, size - 1), max(x1 - 1, x0), max(y1 - 1, y0))
@@ -61,7 +61,7 @@ def _frame(box: Box, size: int, width: int) -> Bool[np.ndarray, "S S"]:
     return np.asarray(layer)
 
 
-def _border(mask: Bool[np.ndarray, "S S"], width: int) -> Bool[np.ndarray, "S S"]:
+def _border(mask: np.ndarray, width: int) -> np.ndarray:
     # Padded, so that a mask that touches the image's edge has its border there too.
     layer = Image.fromarray(np.pad(mask, width).astype(np.uint8))
     eroded = np.asarray(layer.filter(ImageFilter.MinFilter(2 * width + 1)))[width:-width, width:-width]

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
-from data_pipelines import boxes, images
+from data_pipelines import boxes, pixels
+from data_pipelines.images import ImageCache
 from data_pipelines.overlay import Outline, draw_outlines
 from data_pipelines.policy import Shown, choose_regions
 from data_pipelines.prompt import encode_prompt, format_prefix
@@ -68,10 +69,10 @@ class Preprocessor:
     regions: RegionConfig
     data: DataConfig
     tokenizer: Tokenizer
-    cache: images.ImageCache = field(init=False, repr=False)
+    cache: ImageCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", images.ImageCache(self.data.image_cache_mb))
+        object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb))
 
     def training(self, example: VQAExample, rng: np.random.Generator) -> Arrays:
         """Arrays to learn from: regions drawn by the policy, the image augmented, prompt and answer.
@@ -140,7 +141,7 @@ class Preprocessor:
         if view == _WHOLE:
             image = self.cache.resized(example.image, example.id, self.image_size)
         else:
-            image = images.resample(original, window, self.image_size)
+            image = pixels.resample(original, window, self.image_size)
         image = tone[image]
         if "overlay" in self.regions.encoders:
             image = draw_outlines(image, [_outline(m, view, self.image_size) for m in marked], rng)
@@ -165,19 +166,19 @@ class Preprocessor:
     ) -> Arrays:
         config, slots = self.regions, self.regions.max_regions
         grid = config.crop_size // self.patch_size
-        pixels = np.zeros((slots, config.crop_size, config.crop_size, 3), np.uint8)
+        crops = np.zeros((slots, config.crop_size, config.crop_size, 3), np.uint8)
         coverage = np.zeros((slots, grid, grid), np.float32)
         height, width = original.shape[:2]
         for slot, m in enumerate(marked):
-            window = images.crop_window(
+            window = pixels.crop_window(
                 m.box, height=height, width=width, context=config.crop_context, min_pixels=config.crop_min_pixels
             )
-            pixels[slot] = tone[images.resample(original, window, config.crop_size)]
+            crops[slot] = tone[pixels.resample(original, window, config.crop_size)]
             if m.inside is None:
-                coverage[slot] = images.box_coverage(m.box, window, grid, height=height, width=width)
+                coverage[slot] = pixels.box_coverage(m.box, window, grid, height=height, width=width)
             else:
-                coverage[slot] = images.cell_coverage(m.inside, window, grid, box=m.limit)
-        return {"region_pixels": pixels, "region_crop_coverage": coverage}
+                coverage[slot] = pixels.cell_coverage(m.inside, window, grid, box=m.limit)
+        return {"region_pixels": crops, "region_crop_coverage": coverage}
 
     def _bins(self, marked: Sequence[_Marked], height: int, width: int) -> Arrays:
         side = math.isqrt(self.regions.tokens)
@@ -186,7 +187,7 @@ class Preprocessor:
             coverage[slot] = 1
             if m.inside is not None:
                 window = (m.box[0] * height, m.box[1] * width, m.box[2] * height, m.box[3] * width)
-                shares = images.cell_coverage(m.inside, window, side, box=m.limit)
+                shares = pixels.cell_coverage(m.inside, window, side, box=m.limit)
                 # A jittered box can miss a thin outline altogether; it then counts as the box it is.
                 if shares.any():
                     coverage[slot] = shares
@@ -209,7 +210,7 @@ class Preprocessor:
                 f"{source}: mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of {width} x {height} "
                 f"({example.id}); give a mask of the image's size"
             )
-        if not images.cell_coverage(inside, (0.0, 0.0, float(height), float(width)), 1, box=region.box).any():
+        if not pixels.cell_coverage(inside, (0.0, 0.0, float(height), float(width)), 1, box=region.box).any():
             raise DataError(
                 f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them"
             )
@@ -265,10 +266,4 @@ def _outline(marked: _Marked, view: Box, size: int) -> Outline:
     """What the overlay draws: the box, or the finer outline resampled to the pixels that the model sees."""
     if marked.inside is None:
         return _in_view(marked.box, view)
-    height, width = marked.inside.shape
-    centres = (np.arange(size) + 0.5) / size
-    y = view[0] + centres * (view[2] - view[0])
-    x = view[1] + centres * (view[3] - view[1])
-    limit = marked.limit
-    within = ((y >= limit[0]) & (y <= limit[2]))[:, None] & ((x >= limit[1]) & (x <= limit[3]))
-    return within & marked.inside[(y * height).astype(int)[:, None], (x * width).astype(int)]
+    return pixels.sample_mask(marked.inside, size, view=view, limit=marked.limit)
