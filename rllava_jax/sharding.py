@@ -18,7 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rllava_jax.config import ConfigError, MeshConfig
 
 # Which axis of a parameter `fsdp` cuts; None keeps a whole copy everywhere (vectors, where a gather would cost more
-# than it saves). The first rule whose pattern matches the whole name holds. L layers, W/D width, N heads, F mlp.
+# than it saves). The first rule whose pattern matches the whole name holds.
+# L layers, W/D width, N heads, H head dim, F mlp, r rank of LoRA.
 RULES: tuple[tuple[str, int | None], ...] = (
     (r".*/(bias|scale)", None),
     (r"roi/(token_embedding|inside)", None),
@@ -36,6 +37,13 @@ RULES: tuple[tuple[str, int | None], ...] = (
     (r"llm/layers/attn/attn_vec_einsum/w", 3),  # [L, N, H, D]
     (r"llm/layers/mlp/gating_einsum", 2),  # [L, 2, D, F]
     (r"llm/layers/mlp/linear", 2),  # [L, F, D]
+    # Of an adapter's two factors the one with the axis that its base is cut along.
+    (r"img/head/lora/a", 0),  # [W, r]
+    (r".*/(q_einsum|query|key|value|Dense_0)/lora/a", 1),  # [L, D, r]
+    (r".*/lora_(k|v|gate|up)/a", 1),  # [L, D, r]
+    (r".*/(attn_vec_einsum|out|Dense_1)/lora/b", 2),  # [L, r, D]
+    (r".*/lora_down/b", 2),  # [L, r, D]
+    (r".*/lora(_\w+)?/[ab]", None),
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from rllava_jax.config import Config, ConfigError, MeshConfig, ModelConfig, OptimizerConfig, RegionConfig
+from rllava_jax.config import (
+    Config,
+    ConfigError,
+    LoraConfig,
+    LoraTarget,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RegionConfig,
+)
 from rllava_jax.model import sizes
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import abstract, matching, merge, trainable_names
@@ -204,7 +214,8 @@ def test_fsdp_cuts_every_named_size(size):
 
 
 def test_every_sharding_rule_names_a_parameter():
-    _, shapes = abstract(small(CONFIG), vocab=VOCAB)
+    everything = replace(small(CONFIG), lora=LoraConfig(rank=2, targets=get_args(LoraTarget)))
+    _, shapes = abstract(everything, vocab=VOCAB)
     for pattern, _ in RULES:
         assert matching([pattern], shapes, field="RULES")
 

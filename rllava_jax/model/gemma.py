@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rllava_jax.model.attention import AttentionHook, attend
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
+from rllava_jax.model.lora import Adapter, adapted
 from rllava_jax.model.sizes import GemmaConfig
 
 _NORM_EPSILON = 1e-6
@@ -45,9 +46,23 @@ class Einsum(nnx.Module):
 
     def __init__(self, shape: tuple[int, ...], fan_in: int, rngs: nnx.Rngs):
         self.w = nnx.Param(fan_in_normal(rngs, shape, fan_in))
+        self.lora: Adapter | None = None
 
     def __call__(self, equation: str, x: Array) -> Array:
-        return over_tokens(equation, x, self.w[...])
+        return adapted(over_tokens(equation, x, self.w[...]), self.lora, x)
+
+
+class KeyValue(nnx.Module):
+    """The projections to keys and values, in one weight."""
+
+    def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.w = nnx.Param(fan_in_normal(rngs, (2, config.kv_heads, config.width, config.head_dim), config.width))
+        self.lora_k: Adapter | None = None
+        self.lora_v: Adapter | None = None
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        key, value = jnp.unstack(over_tokens("TD,CKDH->TCKH", x, self.w[...]), axis=2)
+        return adapted(key, self.lora_k, x), adapted(value, self.lora_v, x)
 
 
 def rotate(x: Float[Array, "B S N H"], positions: Int[Array, "B S"], *, base: float) -> Float[Array, "B S N H"]:
@@ -65,9 +80,9 @@ class Attention(nnx.Module):
 
     def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
         self.config = config
-        width, heads, kv_heads, dim = config.width, config.heads, config.kv_heads, config.head_dim
+        width, heads, dim = config.width, config.heads, config.head_dim
         self.q_einsum = Einsum((heads, width, dim), width, rngs)
-        self.kv_einsum = Einsum((2, kv_heads, width, dim), width, rngs)
+        self.kv_einsum = KeyValue(config, rngs)
         self.attn_vec_einsum = Einsum((heads, dim, width), heads * dim, rngs)
 
     def __call__(
@@ -83,7 +98,7 @@ class Attention(nnx.Module):
     ) -> tuple[Array, KVCache, Any]:
         config = self.config
         query = rotate(self.q_einsum("TD,NDH->TNH", x), positions, base=config.rope_base) * config.query_scale
-        key, value = jnp.unstack(self.kv_einsum("TD,CKDH->TCKH", x), axis=2)
+        key, value = self.kv_einsum(x)
         key = rotate(key, positions, base=config.rope_base)
         if cache_dtype is not None:
             # What is attended to is what is kept: a prefill and the steps after it see the same rounding.
@@ -101,10 +116,15 @@ class FeedForward(nnx.Module):
     def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
         self.gating_einsum = nnx.Param(fan_in_normal(rngs, (2, config.width, config.mlp), config.width))
         self.linear = nnx.Param(fan_in_normal(rngs, (config.mlp, config.width), config.mlp))
+        self.lora_gate: Adapter | None = None
+        self.lora_up: Adapter | None = None
+        self.lora_down: Adapter | None = None
 
     def __call__(self, x: Array) -> Array:
         gate, up = (over_tokens("TD,DF->TF", x, weight) for weight in jnp.unstack(self.gating_einsum[...]))
-        return over_tokens("TF,FD->TD", jax.nn.gelu(gate, approximate=True) * up, self.linear[...])
+        gate, up = adapted(gate, self.lora_gate, x), adapted(up, self.lora_up, x)
+        hidden = jax.nn.gelu(gate, approximate=True) * up
+        return adapted(over_tokens("TF,FD->TD", hidden, self.linear[...]), self.lora_down, hidden)
 
 
 class Block(nnx.Module):

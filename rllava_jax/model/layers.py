@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from rllava_jax.model.lora import Adapter, adapted
+
 M = TypeVar("M", bound=nnx.Module)
 
 
@@ -38,13 +40,14 @@ class Affine(nnx.Module):
         self.fan_in, self.outputs = math.prod(inputs), outputs
         self.kernel = nnx.Param(fan_in_normal(rngs, (*inputs, *outputs), math.prod(inputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
+        self.lora: Adapter | None = None
 
     def __call__(self, x: Array) -> Array:
         # One matrix product over all leading axes; see `over_tokens`.
         lead = x.shape[: x.ndim + len(self.outputs) - self.kernel.ndim]
         kernel = self.kernel[...].astype(x.dtype).reshape(self.fan_in, -1)
         out = (x.reshape(-1, self.fan_in) @ kernel).reshape(*lead, *self.outputs)
-        return out + self.bias[...].astype(x.dtype)
+        return adapted(out + self.bias[...].astype(x.dtype), self.lora, x)
 
 
 def stack_layers(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rllava_jax.config import RegionConfig
+from rllava_jax.config import LoraConfig, RegionConfig
 from rllava_jax.model.attention import AttentionHook
 from rllava_jax.model.gemma import Gemma
 from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.lora import attach
 from rllava_jax.model.regions import RegionBranch, align, token_encoders
 from rllava_jax.model.siglip import Siglip
 from rllava_jax.model.sizes import PaliGemmaConfig
@@ -57,6 +58,7 @@ class PaliGemma(nnx.Module):
         config: PaliGemmaConfig,
         regions: RegionConfig | None = None,
         *,
+        lora: LoraConfig | None = None,
         compute_dtype: Any = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -65,6 +67,7 @@ class PaliGemma(nnx.Module):
 
         Args:
           regions: None, or without a token-making encoder, is plain PaliGemma: no `roi/` parameters, no extra tokens.
+          lora: None, or of rank 0, is without adapters: no `…/lora…` parameters, nothing in the program.
         """
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype)
@@ -73,6 +76,8 @@ class PaliGemma(nnx.Module):
         self.encoders = token_encoders(regions) if regions is not None else ()
         if regions is not None and self.encoders:
             self.roi = RegionBranch(regions, config.vision, rngs)
+        if lora is not None and lora.rank:
+            attach(self, lora, rngs)
 
     def __call__(
         self,

@@ -35,6 +35,7 @@ def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
     return PaliGemma(
         size,
         config.regions,
+        lora=config.lora,
         compute_dtype=compute_dtype(config.model.compute_dtype),
         remat=config.model.remat,
         rngs=nnx.Rngs(seed),
@@ -82,18 +83,6 @@ def trainable_names(config: Config, names: Iterable[str]) -> set[str]:
 def is_new(name: str) -> bool:
     """Whether a parameter is one that PaliGemma does not have: of the region branch or of an adapter."""
     return name.startswith("roi/") or "/lora" in name
-
-
-def initialise(
-    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, Any], *, vocab: int
-) -> Params:
-    """Random parameters, each made where it will live: an unsharded model never exists."""
-
-    def make() -> Params:
-        _, params = split(build(config, vocab=vocab, seed=config.seed))
-        return {name: value.astype(shapes[name].dtype) for name, value in params.items()}
-
-    return jax.jit(make, out_shardings=dict(shardings))()
 
 
 def matching(patterns: Sequence[str], names: Iterable[str], *, field: str) -> set[str]:
