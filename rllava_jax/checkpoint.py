@@ -3,20 +3,24 @@
     checkpoints/STEP/params      every parameter, trained and frozen, under its published name
     checkpoints/STEP/training    step and optimiser state
     checkpoints/STEP/data        the data iterator's position
-    checkpoints/STEP/assets      config.json, tokenizer.model, preprocessing.json: prediction needs nothing else
+    checkpoints/STEP/assets      config.json, the tokenizer's file, preprocessing.json: prediction needs nothing else
 
-A checkpoint is written beside its place and renamed, so that a kill at any moment leaves the earlier ones whole.
+An imported model has params and assets only. A checkpoint is written beside its place and renamed, so that a kill at
+any moment leaves the earlier ones whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -28,6 +32,24 @@ logger = logging.getLogger(__name__)
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing or damaged; the message names its folder and the remedy."""
+
+
+def find_checkpoint(path: Path) -> tuple[Path, str]:
+    """The checkpoint folder and step that a path means: a workdir, its `checkpoints`, or one step in it.
+
+    An imported model's folder is laid out as a workdir's.
+
+    Raises:
+      CheckpointError: the path is none of these.
+    """
+    if path.name.isdigit() and (path / "params").is_dir():
+        return path.parent, path.name
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return folder, "last"
+    raise CheckpointError(
+        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one"
+    )
 
 
 class AssetsHandler(ocp.AsyncCheckpointHandler):
@@ -78,7 +100,8 @@ class Checkpoints:
 
         Args:
           keep_last: so many of the newest are kept, and the best one.
-          best_metric: name of the validation figure that decides which is best; higher is better.
+          best_metric: name of the validation figure that decides which is best; higher is better. A folder opened to
+            be read may leave it out: the run's own stands in its checkpoints.
         """
         self.folder = folder
         self._best_metric = best_metric
@@ -129,15 +152,24 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            best = self._manager.best_step()
-            if best is None:
-                raise CheckpointError(
-                    f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'"
-                )
-            return best
+            return self._best()
         if not which.isdigit() or int(which) not in steps:
             raise CheckpointError(f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}")
         return int(which)
+
+    def _best(self) -> int:
+        name = self._best_metric
+        if not name:
+            files = self.assets(self.steps()[-1])
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file names no figure
+                name = json.loads(files["config.json"])["config"]["train"]["best_metric"]
+        figures = {step: (self._manager.metrics(step) or {}).get(name) for step in self.steps()}
+        validated = [(figure, step) for step, figure in figures.items() if figure is not None]
+        if not validated:
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'"
+            )
+        return max(validated)[1]
 
     def save(
         self,
@@ -194,13 +226,25 @@ class Checkpoints:
         """The parameters alone. Raises as `restore`."""
         return self._read(step, params=ocp.args.StandardRestore(dict(abstract)))["params"]
 
+    def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the stored parameters by name; no array is read. Raises as `restore`."""
+        with self._naming(step):
+            stored = self._manager.item_metadata(step)["params"].tree
+            return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+
     def assets(self, step: int) -> dict[str, bytes]:
         """File name → content. Raises as `restore`."""
         return self._read(step, assets=AssetsRestore())["assets"]
 
     def _read(self, step: int, **items: Any) -> Any:
-        try:
+        with self._naming(step):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Whatever goes wrong while `step` is read becomes one line that names its folder."""
+        try:
+            yield
         except DataError:  # the data iterator's own: the checkpoint is whole, the data is another
             raise
         except Exception as error:  # Orbax, TensorStore and Grain each raise their own

@@ -31,6 +31,7 @@ from rllava_jax.inference.answerer import Answerer
 from rllava_jax.model.params import abstract
 from rllava_jax.model.sizes import model_size
 from rllava_jax.sharding import make_mesh, sharded_shapes
+from rllava_jax.starting_point import resolve
 from rllava_jax.task import load_task
 from rllava_jax.training.loop import train
 from rllava_jax.training.setup import set_up
@@ -55,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         config = load_config(options.config, overrides)
         check_best_metric(config)
-        validate_patches(config, patch=model_size(config.model).vision.patch)
         _join_hosts()
         command = shlex.join(["python", "-m", "rllava_jax.main", *arguments])
         run(config, Path(options.workdir), mode=options.mode, which=options.step, command=command)
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, workdir: Path, *, mode: str, which: str | None, command: str) -> None:
     """Trains and then evaluates, or evaluates alone."""
+    config, start = resolve(config, workdir)
+    validate_patches(config, patch=model_size(config.model).vision.patch)
     mesh = make_mesh(config.mesh)
     _check_divides(config, mesh)
     training = mode == "train"
@@ -74,11 +76,15 @@ def run(config: Config, workdir: Path, *, mode: str, which: str | None, command:
     provenance.barrier("workdir checked")  # before the first host writes it
     if not training and not known:
         raise ConfigError(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
-    task = load_task(config, tokenizer_file=provenance.read_tokenizer(workdir) if known else None, training=training)
+    tokenizer = provenance.read_tokenizer(workdir) if known else start.tokenizer if start else None
+    task = load_task(config, tokenizer=tokenizer, training=training)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
-    setup = set_up(config, task, mesh) if training else None
-    if not known:
-        provenance.write_workdir(workdir, config, task.tokenizer_file)
+    setup = set_up(config, task, mesh, start) if training else None
+    started_from = start.record if start else None
+    if known:
+        started_from = provenance.started_from(workdir)
+    else:
+        provenance.write_workdir(workdir, config, task.tokenizer, started_from)
     answerer = Answerer(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     with Checkpoints(
         workdir / "checkpoints",
@@ -87,7 +93,7 @@ def run(config: Config, workdir: Path, *, mode: str, which: str | None, command:
         read_only=not training,
     ) as checkpoints:
         if setup is not None:
-            assets = provenance.assets(config, task.preprocessor, task.tokenizer_file)
+            assets = provenance.assets(config, task.preprocessor, started_from)
             validate = functools.partial(validation_figures, answerer, config, task, workdir)
             vocab = task.tokenizer.vocab_size
             state = train(config, workdir, setup, mesh, checkpoints, assets, validate, vocab=vocab)

@@ -87,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP folder"
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="a run's workdir, an imported model, or a checkpoints/STEP folder",
     )
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     parser.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or anything else Pillow reads")

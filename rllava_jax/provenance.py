@@ -6,6 +6,8 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,29 @@ import jax
 from jax.experimental import multihost_utils
 
 from data_pipelines.preprocess import Preprocessor
+from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import differences, from_json, to_json, upgraded
 
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
+CONVERSION_FILE = "conversion.json"  # what a converter recorded of the published model; travels with its descendants
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class StartedFrom:
+    """The checkpoint that a run's parameters come from.
+
+    Attributes:
+      facts: its name and step, and what is known of its own beginning.
+      conversion: its `conversion.json`, unchanged.
+    """
+
+    facts: dict[str, Any]
+    conversion: bytes | None
 
 
 def revision() -> str:
@@ -40,14 +58,15 @@ def revision() -> str:
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """The resolved configuration, code revision and versions."""
+def describe(config: Config, start: StartedFrom | None = None) -> dict[str, Any]:
+    """The resolved configuration, code revision and versions, and what the parameters started from."""
     return {
         "config": to_json(config),
         "rllava_jax": __version__,
         "revision": revision(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
+        **({"started_from": start.facts} if start is not None else {}),
     }
 
 
@@ -91,36 +110,45 @@ def stored_config(workdir: Path) -> dict[str, Any]:
     return upgraded(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"])
 
 
-def read_tokenizer(workdir: Path) -> bytes:
+def started_from(workdir: Path) -> StartedFrom | None:
+    """What the run in a workdir started from; None is random parameters."""
+    facts = json.loads((workdir / "config.json").read_text(encoding="utf-8")).get("started_from")
+    conversion = workdir / CONVERSION_FILE
+    return StartedFrom(facts, conversion.read_bytes() if conversion.is_file() else None) if facts else None
+
+
+def read_tokenizer(workdir: Path) -> Tokenizer:
     """The run's tokenizer.
 
     Raises:
       ConfigError: it is missing, or not the one that the run began with.
     """
-    path = workdir / "tokenizer.model"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
+    present = [name for name in TOKENIZER_FILES if (workdir / name).is_file()]
+    if len(present) != 1:
+        fault = "only one of them belongs there" if present else "missing"
         raise ConfigError(
-            f"{path}: {error.strerror}; copy it from checkpoints/STEP/assets/tokenizer.model of this run"
-        ) from None
+            f"{workdir / (' and '.join(present) or TOKENIZER_FILES[0])}: {fault}; "
+            "leave there the tokenizer file of checkpoints/STEP/assets of this run"
+        )
+    path = workdir / present[0]
+    content = path.read_bytes()
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["tokenizer_sha256"]
     if hashlib.sha256(content).hexdigest() != stored:
-        raise ConfigError(
-            f"{path}: is not the run's own; copy checkpoints/STEP/assets/tokenizer.model of this run over it"
-        )
-    return content
+        raise ConfigError(f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it")
+    return Tokenizer(content, str(path))
 
 
-def write_workdir(workdir: Path, config: Config, tokenizer_file: bytes) -> None:
-    """Writes tokenizer.model, and then config.json: a workdir holds a run once that stands in it.
+def write_workdir(workdir: Path, config: Config, tokenizer: Tokenizer, start: StartedFrom | None = None) -> None:
+    """Writes the tokenizer, and then config.json: a workdir holds a run once that stands in it.
 
     The first host writes; the others wait for it.
     """
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "tokenizer.model").write_bytes(tokenizer_file)
-        facts = describe(config) | {"tokenizer_sha256": hashlib.sha256(tokenizer_file).hexdigest()}
+        (workdir / tokenizer.file_name).write_bytes(tokenizer.file)
+        if start is not None and start.conversion is not None:
+            (workdir / CONVERSION_FILE).write_bytes(start.conversion)
+        facts = describe(config, start) | {"tokenizer_sha256": tokenizer.sha256}
         write_atomically(workdir / "config.json", json.dumps(facts, indent=2) + "\n")
     barrier("workdir written")
 
@@ -131,35 +159,77 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def assets(config: Config, preprocessor: Preprocessor, tokenizer_file: bytes) -> dict[str, bytes]:
+def assets(config: Config, preprocessor: Preprocessor, start: StartedFrom | None = None) -> dict[str, bytes]:
     """The files that travel inside each checkpoint: all that prediction needs besides the weights."""
+    tokenizer = preprocessor.tokenizer
     preprocessing = {
         "image_size": preprocessor.image_size,
         "patch_size": preprocessor.patch_size,
         "resize": "bilinear with antialiasing, aspect ratio ignored, truncated to uint8",
         "pixel_range": "x / 127.5 - 1",
         "prompt": config.data.prompt,
-        "tokenizer_sha256": preprocessor.tokenizer.sha256,
+        "tokenizer_sha256": tokenizer.sha256,
     }
-    return {
-        "config.json": json.dumps(describe(config), indent=2).encode(),
+    files = {
+        "config.json": json.dumps(describe(config, start), indent=2).encode(),
         "preprocessing.json": json.dumps(preprocessing, indent=2).encode(),
-        "tokenizer.model": tokenizer_file,
+        tokenizer.file_name: tokenizer.file,
     }
+    if start is not None and start.conversion is not None:
+        files[CONVERSION_FILE] = start.conversion
+    return files
 
 
-def config_from_assets(files: dict[str, bytes], *, where: str) -> Config:
+def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:
     """The configuration that a checkpoint was trained with.
 
     Raises:
-      CheckpointError: a file is missing or damaged; it is named.
+      CheckpointError: the file is missing or damaged; it is named.
     """
     path = f"{where}/assets/config.json"
-    missing = [name for name in ("config.json", "tokenizer.model") if name not in files]
-    if missing:
-        raise CheckpointError(f"{where}/assets/{missing[0]}: missing; the checkpoint is damaged, take another step")
+    return from_json(upgraded(_json_of(files, "config.json", where)["config"]), where=path)
+
+
+def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+      CheckpointError: there is none, or there are two.
+      DataError: the file is no tokenizer.
+    """
+    present = [name for name in TOKENIZER_FILES if name in files]
+    if len(present) != 1:
+        path = f"{where}/assets/{' and '.join(present) or TOKENIZER_FILES[0]}"
+        fault = "only one of them belongs there" if present else "missing"
+        raise CheckpointError(f"{path}: {fault}; the checkpoint is damaged, take another step")
+    return Tokenizer(files[present[0]], f"{where}/assets/{present[0]}")
+
+
+def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) -> StartedFrom:
+    """What a run that starts from a checkpoint records of it.
+
+    Args:
+      files: the checkpoint's assets. name: of its run or imported model.
+
+    Raises:
+      CheckpointError: a file is damaged; it is named.
+    """
+    facts: dict[str, Any] = {"name": name, "step": step}
+    if before := _json_of(files, "config.json", where).get("started_from"):
+        facts["started_from"] = before
+    elif CONVERSION_FILE in files:  # the model was imported; of what, its converter has written down
+        facts["conversion"] = _json_of(files, CONVERSION_FILE, where)
+    return StartedFrom(facts, files.get(CONVERSION_FILE))
+
+
+def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    path = f"{where}/assets/{name}"
+    if name not in files:
+        raise CheckpointError(f"{path}: missing; the checkpoint is damaged, take another step")
     try:
-        stored = upgraded(json.loads(files["config.json"])["config"])
-    except (ValueError, KeyError, TypeError) as error:
+        values = json.loads(files[name])
+        if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):
+            raise ValueError("it is no mapping")
+    except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); take another step") from None
-    return from_json(stored, where=path)
+    return values

@@ -18,13 +18,15 @@ from rllava_jax.model.sizes import model_size
 
 logger = logging.getLogger(__name__)
 
+# Published tables are padded by fewer rows than this; a table with more to spare is another tokenizer's.
+_PADDING_ROWS = 128
+
 
 @dataclass(frozen=True)
 class Task:
     """Examples by split (training ones only where asked for), and how they become arrays.
 
     Attributes:
-      tokenizer_file: the SentencePiece model, for the workdir and the checkpoints.
       left_out: test questions that are not asked because their image is unreadable, in words.
     """
 
@@ -32,7 +34,6 @@ class Task:
     validation: list[VQAExample]
     test: list[VQAExample]
     preprocessor: Preprocessor
-    tokenizer_file: bytes
     left_out: str = ""
 
     @property
@@ -42,21 +43,31 @@ class Task:
 
 
 def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
-    """The preprocessing that a configuration and a tokenizer define; training and prediction share it."""
+    """The preprocessing that a configuration and a tokenizer define; training and prediction share it.
+
+    Raises:
+      ConfigError: the tokenizer's ids are not those of the model's token table.
+    """
+    rows, ids = config.model.vocab, tokenizer.vocab_size
+    if rows and not 0 <= rows - ids < _PADDING_ROWS:
+        raise ConfigError(
+            f"{tokenizer.path}: has {ids:,} ids, and the token table (model.vocab) {rows:,} rows; "
+            "give the tokenizer that the table was trained with"
+        )
     vision = model_size(config.model).vision
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
 
 
-def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = True) -> Task:
+def load_task(config: Config, *, tokenizer: Tokenizer | None, training: bool = True) -> Task:
     """Loads and checks everything before any device memory is touched, and writes nothing.
 
     Args:
-      tokenizer_file: the tokenizer of the run that is resumed or evaluated; None for a new run, which takes the
-        configured file or trains one on the training text.
+      tokenizer: of the run that is resumed or evaluated, or of the checkpoint that a new run starts from; None takes
+        the configured file or trains one on the training text.
       training: False leaves out the training and validation examples.
 
     Raises:
-      ConfigError: a split without a question to ask.
+      ConfigError: a split without a question to ask, or a tokenizer of another model.
       DataError: files missing or malformed, unreadable images, over-long texts, or test images among the training ones.
     """
     data = config.data
@@ -70,11 +81,9 @@ def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = 
     test = asked(load(data.test_split))
     validation = asked(load(data.validation_split)) if training else []
     _require_questions(config, test, validation, training=training)
-    train = load(data.train_split) if training or tokenizer_file is None else []
+    train = load(data.train_split) if training or tokenizer is None else []
     train = [example for example in train if data.families.get(example.family, 0) > 0]
-    if tokenizer_file is None:
-        tokenizer_file = _new_tokenizer(config, train)
-    preprocessor = make_preprocessor(config, Tokenizer(tokenizer_file, "tokenizer.model"))
+    preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train))
     for examples, answers in ((train, True), (validation, False), (test, False)):
         check_lengths(examples, preprocessor, answers=answers)
     asked_of_test = test
@@ -88,9 +97,7 @@ def load_task(config: Config, *, tokenizer_file: bytes | None, training: bool = 
         check_leaks(train, test, allowed=data.allow_test_images_in_training)
         check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
-    return Task(
-        train, validation, test, preprocessor, tokenizer_file, left_out if len(test) < len(asked_of_test) else ""
-    )
+    return Task(train, validation, test, preprocessor, left_out if len(test) < len(asked_of_test) else "")
 
 
 def _require_questions(config: Config, test: list[VQAExample], validation: list[VQAExample], *, training: bool) -> None:
@@ -107,13 +114,12 @@ def _require_questions(config: Config, test: list[VQAExample], validation: list[
         )
 
 
-def _new_tokenizer(config: Config, train: list[VQAExample]) -> bytes:
+def _new_tokenizer(config: Config, train: list[VQAExample]) -> Tokenizer:
     if config.data.tokenizer:
-        Tokenizer.load(config.data.tokenizer)  # a file that is none is refused here
-        return Path(config.data.tokenizer).read_bytes()
+        return Tokenizer.load(config.data.tokenizer)
     texts = [text for example in train for text in (f"answer {example.language} {example.question}", example.answer)]
     texts += [f"detect {example.question}" for example in train if example.task == "detect"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.model"
-        train_tokenizer(texts, path, vocab_size=config.data.tokenizer_vocab)
-        return path.read_bytes()
+        trained = train_tokenizer(texts, path, vocab_size=config.data.tokenizer_vocab)
+        return Tokenizer(trained.file, path.name)  # and not where it no longer is

@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what comes back, and what a damaged or half-written one does."""
 
+import json
 import shutil
 
 import grain
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rllava_jax.checkpoint import CheckpointError, Checkpoints
+from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.config import MeshConfig
 from rllava_jax.sharding import make_mesh
 
@@ -42,7 +43,7 @@ def abstract(tree, sharding=None):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree)
 
 
-def saved(folder, steps, figures=None, **options):
+def saved(folder, steps, figures=None, *, assets=ASSETS, **options):
     """A folder with checkpoints of the given steps; at step s the data iterator has given s numbers."""
     mesh, data = make_mesh(MeshConfig(1, 8)), numbers()
     with Checkpoints(folder, **{"keep_last": 10, "best_metric": "all/right/accuracy", **options}) as checkpoints:
@@ -51,7 +52,7 @@ def saved(folder, steps, figures=None, **options):
                 pass
             figure = (figures or {}).get(step)
             metrics = None if figure is None else {"all/right/accuracy": figure, "other": -figure}
-            checkpoints.save(step, *arrays(step, mesh), data, ASSETS, metrics)
+            checkpoints.save(step, *arrays(step, mesh), data, assets, metrics)
             checkpoints.wait()
         return checkpoints.steps()
 
@@ -72,6 +73,45 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert checkpoints.resolve("5") == 5
         restored = checkpoints.restore_params(2, abstract(arrays(2, make_mesh(MeshConfig()))[0]))
     assert_same(restored, arrays(2, make_mesh(MeshConfig()))[0])
+
+
+def test_a_folder_opened_to_be_read_knows_its_own_best(tmp_path):
+    described = {"config": {"train": {"best_metric": "all/right/accuracy"}}}
+    assets = {**ASSETS, "config.json": json.dumps(described).encode()}
+    saved(tmp_path / "c", range(1, 6), {2: 0.9, 3: 0.9, 4: 0.5}, assets=assets)
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.resolve("best") == 3
+
+
+def test_shapes_are_known_without_reading_an_array(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2])
+    params = arrays(1, make_mesh(MeshConfig()))[0]
+    truncate_largest(folder / "1" / "params")
+    shutil.rmtree(folder / "2" / "params")
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        shapes = checkpoints.shapes(1)
+        assert {name: (s.shape, s.dtype) for name, s in shapes.items()} == {
+            name: (value.shape, value.dtype) for name, value in params.items()
+        }
+        with pytest.raises(CheckpointError, match=rf"{folder / '2'}: the checkpoint cannot be read"):
+            checkpoints.shapes(2)
+
+
+def test_a_checkpoint_of_parameters_and_assets_alone_is_one(tmp_path):
+    folder = tmp_path / "model" / "checkpoints"
+    saved(folder, [4])
+    for item in ("training", "data"):
+        shutil.rmtree(folder / "4" / item)
+    params = arrays(4, make_mesh(MeshConfig()))[0]
+    for path, which in ((folder.parent, "last"), (folder, "last"), (folder / "4", "4")):
+        assert find_checkpoint(path) == (folder, which)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        assert_same(checkpoints.restore_params(4, abstract(params)), params)
+        assert checkpoints.assets(4) == ASSETS
+    for path in (tmp_path, folder / "4" / "params", tmp_path / "none"):
+        with pytest.raises(CheckpointError, match=rf"^{path}: holds no checkpoint"):
+            find_checkpoint(path)
 
 
 def test_without_validation_only_the_newest_are_kept(tmp_path):

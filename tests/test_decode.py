@@ -132,6 +132,22 @@ def test_one_program_serves_prompts_of_all_lengths():
     assert compiled._cache_size() == 1
 
 
+def test_a_row_without_a_token_is_never_chosen_and_has_no_probability():
+    """Published tables have more rows than their tokenizer has ids."""
+    model, golden = golden_model()
+    unbounded = golden["out/greedy_tokens"]
+    vocab = int(unbounded[:, 0].max())  # so that at least one first choice is out of bounds
+    logits = np.asarray(prefill(model, prompts(golden), new_tokens=1)[0])[:, :vocab]
+    generated = generate(model, prompts(golden), new_tokens=1, eos=-1, vocab=vocab)
+    np.testing.assert_array_equal(generated.tokens[:, 0], logits.argmax(axis=1))
+    assert (generated.tokens[:, 0] != unbounded[:, 0]).any()
+    expected = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(generated.tokens), axis=1)[:, 0]
+    np.testing.assert_allclose(generated.log_prob, expected, rtol=1e-5)
+    few, hot = 5, Sampling(temperature=50.0)
+    drawn = generate(model, prompts(golden), new_tokens=6, eos=-1, vocab=few, sampling=hot, key=jax.random.key(0))
+    assert set(np.asarray(drawn.tokens).ravel().tolist()) == set(range(few))
+
+
 def test_top_p_draws_only_from_the_nucleus():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
     keys = jax.random.split(jax.random.key(0), 400)

@@ -223,6 +223,8 @@ def test_an_error_is_one_line_and_exit_status_2(command_line, tmp_path):
             ["train.best_metric", "acuracy", "accuracy"],
         ),
         (["--config.data.validation_split=", "--config.train.evaluate_every=4 steps"], ["data.validation_split"]),
+        (["--config.init.checkpoint=nowhere/base"], ["init.checkpoint: nowhere/base: holds no checkpoint"]),
+        (["--config.model.vocab=9"], ["tokenizer.model: has ", "(model.vocab) 9 rows"]),
         (["--step", "best"], ["--step best", "--mode evaluate"]),
         (["--mode", "evaluate"], ["holds no run"]),
     ],

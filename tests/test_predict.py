@@ -111,6 +111,11 @@ def test_a_run_its_checkpoints_or_one_step_can_be_named(workdir, predictor, imag
     assert same == (place != "checkpoints/12")
 
 
+def test_the_best_checkpoint_can_be_named(workdir, predictor, image):
+    question = "is there a spleen?"
+    assert Predictor.load(workdir, step="best").answer(str(image), question) == predictor.answer(str(image), question)
+
+
 @pytest.fixture
 def refused(workdir, image, capsys):
     """Runs predict in this process with some options replaced, and returns its error: exit status 2 and one line."""

@@ -91,7 +91,7 @@ def evaluate_run(
                 "seed": config.seed,
                 "step": step,
                 "questions left out": task.left_out or "none",
-                **provenance.describe(config),
+                **provenance.describe(config, provenance.started_from(workdir)),
             },
             gallery=settings.gallery,
         )

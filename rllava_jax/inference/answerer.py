@@ -50,6 +50,7 @@ class Answerer:
                 new_tokens=new_tokens,
                 eos=tokenizer.eos_id,
                 pad=tokenizer.pad_id,
+                vocab=tokenizer.vocab_size,
                 sampling=sampling,
                 key=key if sampling.temperature else None,
             )

@@ -137,6 +137,7 @@ def generate(
     new_tokens: int,
     eos: int,
     pad: int = 0,
+    vocab: int | None = None,
     sampling: Sampling = GREEDY,
     key: PRNGKeyArray | None = None,
     cache_dtype: Any = None,
@@ -146,6 +147,8 @@ def generate(
     Args:
       prompt: prefixes only (no suffix), right-padded.
       new_tokens: the longest answer, eos included.
+      vocab: ids that the tokenizer has; None is every row of the table. A published table has rows beyond them, which
+        are no tokens: they are neither chosen nor given any probability.
       key: needed where `sampling` draws.
       cache_dtype: of the kept keys and values; None is the compute type.
 
@@ -157,8 +160,9 @@ def generate(
 
     def body(loop: _Loop) -> _Loop:
         step_key = None if key is None else jax.random.fold_in(key, loop.step)
-        chosen = choose(loop.logits, sampling, step_key)
-        gained = jnp.take_along_axis(jax.nn.log_softmax(loop.logits), chosen[:, None], axis=-1)[:, 0]
+        of_tokens = loop.logits[:, :vocab]
+        chosen = choose(of_tokens, sampling, step_key)
+        gained = jnp.take_along_axis(jax.nn.log_softmax(of_tokens), chosen[:, None], axis=-1)[:, 0]
         token = jnp.where(loop.done, pad, chosen).astype(jnp.int32)
         logits, state = extend(model, loop.state, token, first_slot + loop.step)
         return _Loop(

@@ -12,28 +12,13 @@ from jax.sharding import Mesh
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, Task, VQAExample
-from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
-from rllava_jax.checkpoint import CheckpointError, Checkpoints
+from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
 from rllava_jax.sharding import sharded_shapes
 from rllava_jax.task import make_preprocessor
-
-
-def find_checkpoint(path: Path) -> tuple[Path, str]:
-    """The checkpoint folder and step that a path means: a workdir, its `checkpoints`, or one step in it.
-
-    Raises:
-      CheckpointError: the path is none of these.
-    """
-    if path.name.isdigit() and (path / "params").is_dir():
-        return path.parent, path.name
-    for folder in (path / "checkpoints", path):
-        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
-            return folder, "last"
-    raise CheckpointError(f"{path}: holds no checkpoint; give a run's workdir, or a folder checkpoints/STEP in it")
 
 
 class Predictor:
@@ -51,7 +36,7 @@ class Predictor:
         """Reads a checkpoint.
 
         Args:
-          path: see `find_checkpoint`.
+          path: see `checkpoint.find_checkpoint`.
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
 
@@ -63,7 +48,8 @@ class Predictor:
             number = checkpoints.resolve(step or named)
             files = checkpoints.assets(number)
             config = provenance.config_from_assets(files, where=str(folder / str(number)))
-            tokenizer = Tokenizer(files["tokenizer.model"], f"{folder / str(number)}/assets/tokenizer.model")
+            tokenizer = provenance.tokenizer_from_assets(files, where=str(folder / str(number)))
+            preprocessor = make_preprocessor(config, tokenizer)
             graphdef, shapes = abstract(config, vocab=tokenizer.vocab_size)
             # One question at a time has nothing to share: one device.
             mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), ("data", "fsdp"))
@@ -71,7 +57,7 @@ class Predictor:
         answerer = Answerer(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
-        return cls(make_preprocessor(config, tokenizer), answerer, params)
+        return cls(preprocessor, answerer, params)
 
     def image_size(self, image: str | bytes) -> tuple[int, int]:
         """Width and height of an image in pixels.

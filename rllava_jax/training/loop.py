@@ -37,7 +37,7 @@ def train(
     *,
     vocab: int,
 ) -> TrainState:
-    """Trains to the configured duration, from the newest checkpoint if there is one.
+    """Trains to the configured duration, from the run's newest checkpoint if there is one.
 
     Invariants:
       1. Batch s depends on the seed and s alone, so the data position is a number, saved with the state.
@@ -56,11 +56,13 @@ def train(
       The final state.
     """
     plan, data = setup.plan, setup.data
-    logger.info("parameters:\n%s", parameter_table(setup.abstract))
-    if checkpoints.steps():
+    resumed = bool(checkpoints.steps())
+    origins = dict.fromkeys(setup.origins, "resumed") if resumed else setup.origins
+    logger.info("parameters:\n%s", parameter_table(setup.abstract, origins))
+    if resumed:
         state = restored_state(checkpoints, checkpoints.resolve("last"), setup.abstract, setup.shardings, data)
     else:
-        state = initial_state(config, setup.abstract, setup.shardings, setup.optimizer, vocab=vocab)
+        state = initial_state(config, setup.abstract, setup.shardings, setup.optimizer, start=setup.start, vocab=vocab)
     if first := int(state.step):
         logger.info("resuming after step %d of %d", first, plan.steps)
     step_function = make_train_step(

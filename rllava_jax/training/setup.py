@@ -13,6 +13,7 @@ from data_pipelines.loader import TrainingIterator, examples_per_epoch, training
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import parse_duration
 from rllava_jax.model.params import abstract, trainable_names
+from rllava_jax.starting_point import Origin, StartingPoint, origins
 from rllava_jax.task import Task
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, state_shardings
@@ -41,6 +42,8 @@ class Setup:
     Attributes:
       abstract: shapes and types of the state; shardings: where each leaf lives.
       data: this host's batches.
+      start: the checkpoint whose parameters the run begins with; None is random ones, or a run that is resumed.
+      origins: where each parameter of a run that is not resumed comes from.
     """
 
     plan: Plan
@@ -50,17 +53,21 @@ class Setup:
     abstract: TrainState
     shardings: TrainState
     data: TrainingIterator
+    start: StartingPoint | None
+    origins: dict[str, Origin]
 
 
-def set_up(config: Config, task: Task, mesh: Mesh) -> Setup:
+def set_up(config: Config, task: Task, mesh: Mesh, start: StartingPoint | None = None) -> Setup:
     """Shapes, then shardings: no array is made here.
 
     Raises:
-      ConfigError: a duration, name pattern or mesh that does not fit the data, the parameters or the devices.
+      ConfigError: a duration, name pattern or mesh that does not fit the data, the parameters or the devices; or a
+        starting point of another model.
       DataError: a question family of positive weight without examples.
     """
     plan = make_plan(config, task)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
+    origin = origins(config, shapes, start)
     trainable = trainable_names(config, shapes)
     schedule = learning_rate(config.optimizer, steps=plan.steps, warmup=plan.warmup)
     optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})
@@ -75,7 +82,7 @@ def set_up(config: Config, task: Task, mesh: Mesh) -> Setup:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return Setup(plan, graphdef, schedule, optimizer, state, state_shardings(mesh, state), data)
+    return Setup(plan, graphdef, schedule, optimizer, state, state_shardings(mesh, state), data, start, origin)
 
 
 def make_plan(config: Config, task: Task) -> Plan:

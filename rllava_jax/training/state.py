@@ -1,8 +1,8 @@
-"""Making the training state: shapes, then shardings, then a jitted init."""
+"""Making the training state: shapes, then shardings, then a jitted init or a sharded restore."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from rllava_jax.checkpoint import Checkpoints
 from rllava_jax.config import Config
-from rllava_jax.model.params import initialise, trainable_names
+from rllava_jax.model.params import trainable_names
 from rllava_jax.sharding import parameter_shardings, replicated
+from rllava_jax.starting_point import StartingPoint, initial_parameters
 from rllava_jax.training.step import TrainState
 
 
@@ -64,10 +65,22 @@ def restored_state(
 
 
 def initial_state(
-    config: Config, abstract: TrainState, shardings: TrainState, optimizer: optax.GradientTransformation, *, vocab: int
+    config: Config,
+    abstract: TrainState,
+    shardings: TrainState,
+    optimizer: optax.GradientTransformation,
+    *,
+    vocab: int,
+    start: StartingPoint | None = None,
 ) -> TrainState:
-    """A fresh state with random parameters, each part made where it lives."""
-    params = initialise(config, abstract.params | abstract.frozen, shardings.params | shardings.frozen, vocab=vocab)
+    """A fresh state, each part made or read where it lives.
+
+    Args:
+      vocab: rows of the token table where the configuration does not say.
+      start: the checkpoint whose parameters it takes; None takes random ones.
+    """
+    shapes, places = abstract.params | abstract.frozen, shardings.params | shardings.frozen
+    params = initial_parameters(config, shapes, places, start, vocab=vocab)
     trainable = {name: params[name] for name in abstract.params}
     frozen = {name: params[name] for name in abstract.frozen}
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable)
@@ -75,14 +88,30 @@ def initial_state(
     return TrainState(step, trainable, frozen, moments)
 
 
-def parameter_table(abstract: TrainState) -> str:
-    """Counts and bytes of what trains and what is frozen, by part of the model."""
-    rows = []
+def parameter_table(abstract: TrainState, origins: Mapping[str, str]) -> str:
+    """What trains and what is frozen, by part of the model and by where it comes from; one line of sums below.
+
+    Args:
+      origins: of every parameter; see `starting_point.Origin`.
+    """
+    groups: dict[tuple[str, ...], list[jax.ShapeDtypeStruct]] = {}
     for kind, params in (("trains", abstract.params), ("frozen", abstract.frozen)):
-        for part in ("img", "llm", "roi"):
-            shapes = [shape for name, shape in params.items() if name.startswith(part + "/")]
-            if shapes:
-                count = sum(shape.size for shape in shapes)
-                size = sum(shape.size * shape.dtype.itemsize for shape in shapes)
-                rows.append(f"  {part:4} {kind:7} {count:>14,} parameters {size / 2**20:>10,.1f} MiB")
-    return "\n".join(rows)
+        for name, shape in params.items():
+            part = "adapters" if "/lora" in name else name.split("/")[0]
+            groups.setdefault((part, kind, origins[name], shape.dtype.name), []).append(shape)
+
+    def row(titles: tuple[str, ...], shapes: Iterable[jax.ShapeDtypeStruct], last: str) -> str:
+        shapes = list(shapes)
+        count, size = sum(s.size for s in shapes), sum(s.size * s.dtype.itemsize for s in shapes)
+        part, kind, origin = titles
+        return f"  {part:8}  {kind:6}  {origin:9}  {count:>14,}  {size / 2**20:>10,.1f}  {last}"
+
+    lines = [f"  {'part':8}  {'kind':6}  {'origin':9}  {'parameters':>14}  {'MiB':>10}  dtype"]
+    order = ("img", "llm", "roi", "adapters")
+    for key in sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1:])):
+        lines.append(row(key[:3], groups[key], key[3]))
+    everything = {**abstract.params, **abstract.frozen}.values()
+    trained = sum(shape.size for shape in abstract.params.values())
+    share = trained / sum(shape.size for shape in everything)
+    lines.append(row(("total", "", ""), everything, f"of which {trained:,} train ({share:.2%})"))
+    return "\n".join(lines)
