@@ -47,6 +47,9 @@ $(VENV)/.runtime-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@env -u PYTHONDONTWRITEBYTECODE $(VENV_PYTHON) -c 'import rllava_jax.main'
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/.runtime-installed
+$(VENV)/.test-installed: $(VENV)/.runtime-installed tests/transformers-4.57.txt
 	$(INSTALL) -e '.[test]'
+	rm -rf $(VENV)/transformers-4.57
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile --no-deps --target $(VENV)/transformers-4.57 \
+		-r tests/transformers-4.57.txt
 	@touch $@

@@ -1,0 +1,123 @@
+"""Published checkpoints in, Hugging Face folders out.
+
+    python -m rllava_jax.convert import paligemma-3b-pt-224.npz models/pt-224 --tokenizer paligemma_tokenizer.model
+    python -m rllava_jax.convert import paligemma-3b-pt-224/ models/pt-224
+    python -m rllava_jax.convert export runs/slake exported/slake --dtype bfloat16
+
+The imported folder is what `--config.init.checkpoint` names in training and `--checkpoint` in prediction.
+The three journeys, with what they need: docs/CONVERSION.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Conversion needs no accelerator, and must not claim one that a training run beside it uses.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from data_pipelines.records import DataError
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import ConfigError
+from rllava_jax.interop.export_checkpoint import DTYPES, export_checkpoint
+from rllava_jax.interop.import_checkpoint import import_checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
+    for noisy in ("jax", "orbax", "absl"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        options.run(options)
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
+        if not _is_full_disk(error):
+            raise
+        print(
+            f"error: {options.destination}: the disk is full; nothing was left behind. Free some space, or choose "
+            "another disk",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"written: {options.destination}")
+    return 0
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(errno.ENOSPC) in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _import(options: argparse.Namespace) -> None:
+    import_checkpoint(
+        Path(options.source),
+        Path(options.destination),
+        tokenizer=Path(options.tokenizer) if options.tokenizer else None,
+        overwrite=options.overwrite,
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    export_checkpoint(
+        Path(options.checkpoint),
+        Path(options.destination),
+        step=options.step,
+        dtype=options.dtype,
+        keep_lora=options.keep_lora,
+        plain=options.plain,
+        licence=options.licence,
+        shard_bytes=int(options.shard_gb * 2**30),
+        overwrite=options.overwrite,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="{import,export}")
+    into = commands.add_parser("import", help="a big_vision .npz or a Hugging Face folder becomes a checkpoint")
+    into.set_defaults(run=_import)
+    into.add_argument("source", metavar="SOURCE", help="a .npz file, or a folder with config.json and safetensors")
+    into.add_argument("destination", metavar="DESTINATION", help="the folder to write")
+    into.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="SentencePiece model or tokenizer.json, in place of the source's own; a .npz has none",
+    )
+    out = commands.add_parser("export", help="a checkpoint becomes a Hugging Face folder, or a big_vision .npz")
+    out.set_defaults(run=_export)
+    out.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, an imported model, or checkpoints/STEP")
+    out.add_argument("destination", metavar="DESTINATION", help="the folder to write, or a file that ends in .npz")
+    out.add_argument("--step", help="last, best or a number (default: what CHECKPOINT names, else last)")
+    out.add_argument("--dtype", choices=sorted(DTYPES), help="of the written weights (default: as they are stored)")
+    adapters = out.add_mutually_exclusive_group()
+    adapters.add_argument("--merge-lora", action="store_true", help="add the adapters to the weights (the default)")
+    adapters.add_argument(
+        "--keep-lora", action="store_true", help="write the frozen base, and beside it adapter/ for PEFT"
+    )
+    out.add_argument(
+        "--plain", action="store_true", help="leave the region branch out: any transformers loads the folder"
+    )
+    out.add_argument("--licence", default="", help="for the model card (default: the base model's)")
+    out.add_argument("--shard-gb", type=float, default=2.0, help="largest safetensors file, in GiB (default: 2)")
+    for command in (into, out):
+        command.add_argument("--overwrite", action="store_true", help="replace a destination that this command wrote")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

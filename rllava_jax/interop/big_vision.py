@@ -1,0 +1,212 @@
+"""big_vision's `.npz` checkpoints (as published on Kaggle), in and out. Their parameter names are ours.
+
+A member of the archive is read front to back and a few rows at a time, whether it is compressed or not.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.interop.layout import TABLE
+from rllava_jax.interop.source import Source, check_names, recognised
+from rllava_jax.interop.streaming import StreamedArray, rows_per_block
+from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
+
+_PREFIX = "params/"
+_ATTENTION = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/"
+# Where there are as many kv heads as heads, big_vision keeps the three projections in one array.
+_FUSED, _QUERY, _KEY_VALUE = (f"llm/layers/attn/{name}/w" for name in ("qkv_einsum", "q_einsum", "kv_einsum"))
+_BYTES_PER_READ = 2**24
+
+
+def read_npz(path: Path) -> Source:
+    """Opens a checkpoint; values are read when the arrays are streamed.
+
+    Raises:
+      CheckpointError: not an archive, truncated, or its arrays are not a PaliGemma's.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info.filename for info in archive.infolist()}
+            headers = {name: _header(archive, member) for name, member in members.items()}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        raise CheckpointError(f"{path}: is no whole .npz archive ({_reason(error)}); download it again") from None
+    parameters = {name: name for name in members}
+    if any(name.startswith(_PREFIX) for name in members):
+        # Training states are stored beside the parameters, under other first names.
+        parameters = {name.removeprefix(_PREFIX): name for name in members if name.startswith(_PREFIX)}
+    left = sorted(set(members) - set(parameters.values()))
+    arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
+    size = _size({name: array.shape for name, array in arrays.items()}, path)
+    notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
+    facts = {"format": "big_vision npz", "dtype": str(arrays[TABLE].dtype)}
+    return Source(str(path), size, arrays, facts=facts, notes=notes)
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    with archive.open(member) as stream:
+        return _read_header(stream)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
+    # numpy writes bfloat16 as raw bytes and forgets what they were.
+    return shape, fortran_order, np.dtype(ml_dtypes.bfloat16) if dtype.str in ("|V2", "<V2") else dtype
+
+
+def _streamed(
+    path: Path, member: str, shape: tuple[int, ...], fortran_order: bool, dtype: np.dtype[Any]
+) -> StreamedArray:
+    if not shape:  # no parameter of ours: named as unexpected, never read
+        return StreamedArray(shape, dtype, 1, lambda: iter(()))
+    rows = shape[0] if fortran_order else rows_per_block(shape, dtype.itemsize)
+
+    def blocks() -> Iterator[np.ndarray]:
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+                _read_header(stream)
+                for start in range(0, shape[0], rows):
+                    count = min(rows, shape[0] - start)
+                    order = shape[::-1] if fortran_order else (count, *shape[1:])
+                    block = _read_array(stream, order, dtype)
+                    yield block.T if fortran_order else block
+        except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise CheckpointError(f"{path}: {member} is damaged ({_reason(error)}); download it again") from None
+
+    return StreamedArray(shape, dtype, rows, blocks)
+
+
+def _read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    # A view of bytes: numpy has no buffer of bfloat16.
+    target = array.reshape(-1).view(np.uint8).data
+    filled = 0
+    while filled < len(target):
+        data = stream.read(min(_BYTES_PER_READ, len(target) - filled))
+        if not data:
+            raise EOFError(f"it ends after {filled} of {len(target)} bytes")
+        target[filled : filled + len(data)] = data
+        filled += len(data)
+    return array
+
+
+def _unfused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
+    if _FUSED not in arrays:
+        return arrays
+    fused = arrays.pop(_FUSED)
+    layers, _, *rest = fused.shape
+
+    def part(first: int, last: int | None) -> Iterator[np.ndarray]:
+        for block in fused.blocks():
+            yield block[:, first] if last is None else block[:, first:last]
+
+    arrays[_QUERY] = StreamedArray((layers, *rest), fused.dtype, fused.rows, lambda: part(0, None))
+    arrays[_KEY_VALUE] = StreamedArray((layers, 2, *rest), fused.dtype, fused.rows, lambda: part(1, 3))
+    return arrays
+
+
+def _size(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGemmaConfig:
+    """The size that shapes tell; where two readings are possible, the published one."""
+    ranks = {
+        "img/embedding/kernel": 4,
+        "img/pos_embedding": 3,
+        _ATTENTION + "query/kernel": 4,
+        "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel": 3,
+        TABLE: 2,
+        _QUERY: 4,
+        _KEY_VALUE: 5,
+        "llm/layers/mlp/linear": 3,
+    }
+    telling = {name: shapes[name] for name in ranks if len(shapes.get(name, ())) == ranks[name]}
+    if len(telling) < len(ranks):
+        lacking = sorted(set(ranks) - set(telling))
+        raise CheckpointError(
+            f"{path}: holds no PaliGemma: {', '.join(lacking)} missing or ill-shaped, among {len(shapes)} arrays; "
+            "give a big_vision PaliGemma checkpoint"
+        )
+    patch, _, _, width = telling["img/embedding/kernel"]
+    layers, _, heads, _ = telling[_ATTENTION + "query/kernel"]
+    post_norms = "llm/layers/post_attention_norm/scale" in shapes
+    depth, decoder_heads, decoder_width, head_dim = telling[_QUERY]
+    size = PaliGemmaConfig(
+        SiglipConfig(
+            width=width,
+            depth=layers,
+            mlp=telling["img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"][2],
+            heads=heads,
+            image_size=round(telling["img/pos_embedding"][1] ** 0.5) * patch,
+            patch=patch,
+        ),
+        GemmaConfig(
+            width=decoder_width,
+            depth=depth,
+            mlp=telling["llm/layers/mlp/linear"][1],
+            heads=decoder_heads,
+            kv_heads=telling[_KEY_VALUE][2],
+            head_dim=head_dim,
+            query_scale=head_dim**-0.5,
+            post_norms=post_norms,
+            attention_cap=50.0 if post_norms else 0.0,
+            vocab=telling[TABLE][0],
+        ),
+    )
+    return recognised(size)
+
+
+def write_npz(path: Path, arrays: Mapping[str, StreamedArray], size: PaliGemmaConfig) -> None:
+    """Writes a checkpoint, uncompressed, as `numpy.savez` would, but block by block.
+
+    Args:
+      arrays: plain PaliGemma's, under our names.
+    """
+    if size.decoder.kv_heads == size.decoder.heads:
+        arrays = _fused(dict(arrays))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            # A fixed date: the same weights give the same file.
+            entry = zipfile.ZipInfo(f"{_PREFIX}{name}.npy", (1980, 1, 1, 0, 0, 0))
+            with archive.open(entry, "w", force_zip64=True) as stream:
+                bfloat16 = array.dtype == ml_dtypes.bfloat16
+                description = {
+                    "descr": "|V2" if bfloat16 else np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": array.shape,
+                }
+                np.lib.format.write_array_header_1_0(stream, description)
+                for block in array.blocks():
+                    stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def _fused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
+    query, key_value = arrays.pop(_QUERY), arrays.pop(_KEY_VALUE)
+
+    def blocks() -> Iterator[np.ndarray]:
+        whole = np.concatenate(list(query.blocks()))
+        start = 0
+        for block in key_value.blocks():
+            yield np.concatenate([whole[start : start + len(block), None], block], axis=1)
+            start += len(block)
+
+    layers, *rest = query.shape
+    arrays[_FUSED] = StreamedArray((layers, 3, *rest), query.dtype, key_value.rows, blocks)
+    return arrays
+
+
+def check_npz(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Every array is one of the model's and the model has no other. Raises CheckpointError."""
+    found = {name: array.shape for name, array in source.arrays.items()}
+    check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")

@@ -1,0 +1,261 @@
+"""A checkpoint becomes a folder that transformers loads, or big_vision's `.npz`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax import provenance
+from rllava_jax.atomic_files import appears_whole, check_destination
+from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from rllava_jax.config import Config, ConfigError, LoraConfig
+from rllava_jax.config_loading import to_json
+from rllava_jax.interop.big_vision import write_npz
+from rllava_jax.interop.huggingface_config import config_json, generation_config_json
+from rllava_jax.interop.import_checkpoint import require_room, with_progress
+from rllava_jax.interop.layout import TABLE, Spelling, exported, spellings
+from rllava_jax.interop.model_card import model_card
+from rllava_jax.interop.peft_adapter import write_adapter
+from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
+from rllava_jax.interop.shards import write_shards
+from rllava_jax.interop.stored_params import in_dtype, is_adapter, merged_streams, stored_params
+from rllava_jax.interop.streaming import StreamedArray
+from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, image_token_id
+from rllava_jax.model.sizes import PaliGemmaConfig, model_size
+from rllava_jax.provenance import CONVERSION_FILE
+
+logger = logging.getLogger(__name__)
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+# transformers pads tables to a multiple of this, and so are the published folders'.
+_ROWS_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint, opened: what it says of itself, and its arrays as streams."""
+
+    folder: Path
+    step: int
+    config: Config
+    tokenizer: Tokenizer
+    files: Mapping[str, bytes]
+    arrays: dict[str, StreamedArray]
+
+    @property
+    def size(self) -> PaliGemmaConfig:
+        """The model's, with the rows of its table."""
+        return model_size(self.config.model, vocab=self.arrays[TABLE].shape[0])
+
+
+def open_stored(path: Path, *, step: str | None) -> Stored:
+    """Opens a run's workdir, an imported model, or one checkpoints/STEP folder.
+
+    Raises:
+      CheckpointError: there is none, or it cannot be read.
+    """
+    folder, named = find_checkpoint(path)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        number = checkpoints.resolve(step or named)
+        files = checkpoints.assets(number)
+        where = str(folder / str(number))
+        config = provenance.config_from_assets(files, where=where)
+        tokenizer = provenance.tokenizer_from_assets(files, where=where)
+        arrays = stored_params(folder / str(number) / "params", checkpoints.shapes(number))
+    return Stored(folder, number, config, tokenizer, files, arrays)
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    destination: Path,
+    *,
+    step: str | None = None,
+    dtype: str | None = None,
+    keep_lora: bool = False,
+    plain: bool = False,
+    licence: str = "",
+    shard_bytes: int = 2 * 2**30,
+    overwrite: bool = False,
+) -> None:
+    """Writes DESTINATION, whole or not at all: a Hugging Face folder, or a file if its name ends in `.npz`.
+
+    Args:
+      step: see `find_checkpoint`.
+      dtype: of the weights; None keeps the stored one, or of several the widest.
+      keep_lora: the base as it was trained beside, and adapter/ for PEFT; else the adapters are added to the weights.
+      plain: leave the region branch out.
+      licence: for the model card; "" is the base model's.
+
+    Raises:
+      CheckpointError: the checkpoint cannot be read.
+      ConfigError: the destination may not be written, or cannot hold what the checkpoint holds.
+    """
+    check_destination(destination, overwrite=overwrite, mark=CONVERSION_FILE)
+    stored = open_stored(checkpoint, step=step)
+    npz = destination.suffix == ".npz"
+    _check_fits(stored, keep_lora=keep_lora, plain=plain, npz=npz)
+    arrays = {name: array for name, array in stored.arrays.items() if not (plain and name.startswith("roi/"))}
+    adapters = {name: array for name, array in arrays.items() if is_adapter(name)}
+    if keep_lora:
+        arrays = {name: array for name, array in arrays.items() if name not in adapters}
+    elif adapters:
+        arrays = merged_streams(arrays, stored.config.lora)
+        logger.info("the adapters are added to the weights (alpha / r = %g)", _scale(stored.config.lora))
+    target = DTYPES[dtype] if dtype else _widest({name: stored.arrays[name] for name in arrays})
+    arrays = {name: in_dtype(array, target, name) for name, array in arrays.items()}
+    require_room(destination, sum(array.nbytes for array in arrays.values()))
+    with appears_whole(destination) as new:
+        if npz:
+            write_npz(new, with_progress(_unpadded(arrays, stored)), stored.size)
+            return
+        new.mkdir()
+        config = _exported_config(stored.config, keep_lora=keep_lora, plain=plain)
+        rows = table_rows(stored)
+        tensors = their_tensors(with_progress(arrays), stored.size, rows=rows)
+        total = write_shards(new, tensors, shard_bytes=shard_bytes)
+        files = folder_files(stored, config, rows=rows, dtype=str(target))
+        files["README.md"] = model_card(stored, config, adapter=keep_lora, dtype=str(target), licence=licence).encode()
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        if keep_lora:
+            write_adapter(new / "adapter", adapters, stored)
+        logger.info("%s step %d: %.2f GiB in %s", stored.folder, stored.step, total / 2**30, target)
+
+
+def _check_fits(stored: Stored, *, keep_lora: bool, plain: bool, npz: bool) -> None:
+    regions = any(name.startswith("roi/") for name in stored.arrays)
+    adapters = any(is_adapter(name) for name in stored.arrays)
+    if keep_lora and not adapters:
+        raise ConfigError(f"--keep-lora: {stored.folder} step {stored.step} was trained without LoRA; leave it out")
+    if npz and keep_lora:
+        raise ConfigError("--keep-lora: big_vision's .npz has no adapters; leave it out, or export a folder")
+    if npz and regions and not plain:
+        raise ConfigError(
+            f"{stored.folder} step {stored.step}: has a region branch, which big_vision's .npz has no place for; "
+            "leave it out with --plain, or export a folder"
+        )
+
+
+def _scale(lora: LoraConfig) -> float:
+    return lora.alpha / lora.rank
+
+
+def _widest(arrays: Mapping[str, StreamedArray]) -> np.dtype[Any]:
+    kinds = {array.dtype for array in arrays.values()}
+    return kinds.pop() if len(kinds) == 1 else DTYPES["float32"]
+
+
+def _exported_config(config: Config, *, keep_lora: bool, plain: bool) -> Config:
+    """The configuration that travels with the folder: what the weights are now, and no path of their machine."""
+    return dataclasses.replace(
+        config,
+        init=dataclasses.replace(config.init, checkpoint=""),
+        data=dataclasses.replace(config.data, root="", tokenizer=""),
+        lora=config.lora if keep_lora else LoraConfig(),
+        regions=dataclasses.replace(config.regions, encoders=()) if plain else config.regions,
+    )
+
+
+def table_rows(stored: Stored) -> int:
+    """Rows of the exported table: the checkpoint's own, or where `<image>` has none, as many as are published."""
+    rows, image = stored.arrays[TABLE].shape[0], image_token_id(stored.tokenizer)
+    return rows if rows > image else -(-(image + 1) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+
+
+def _unpadded(arrays: Mapping[str, StreamedArray], stored: Stored) -> dict[str, StreamedArray]:
+    """big_vision's table ends with the last token; rows that Hugging Face has beyond it are left out."""
+    table, rows = arrays[TABLE], stored.tokenizer.vocab_size
+
+    def blocks() -> Iterator[np.ndarray]:
+        start = 0
+        for block in table.blocks():
+            if start < rows:
+                yield block[: rows - start]
+            start += len(block)
+
+    if table.shape[0] > rows:
+        logger.info("left out: %d rows of the token table that no token has", table.shape[0] - rows)
+    return {**arrays, TABLE: StreamedArray((rows, *table.shape[1:]), table.dtype, table.rows, blocks)}
+
+
+def their_tensors(
+    arrays: Mapping[str, StreamedArray], size: PaliGemmaConfig, *, rows: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Hugging Face's tensors, in the layout that both versions read.
+
+    Args:
+      rows: of the token table.
+    """
+    parts: dict[str, list[Spelling]] = defaultdict(list)
+    for spelling in spellings(size, arrays):
+        parts[spelling.ours].append(spelling)
+    for ours, spelled in parts.items():
+        array = arrays[ours]
+        if not spelled[0].layered:
+            whole = np.concatenate(list(array.blocks()))
+            value = padded_table(whole, rows) if ours == TABLE else spelled[0].export(whole)
+            yield exported(spelled[0].theirs), value
+            continue
+        start = 0
+        for block in array.blocks():
+            for row, layer in enumerate(range(start, start + len(block))):
+                for spelling in spelled:
+                    part = block[row] if spelling.index is None else block[row, spelling.index]
+                    yield exported(spelling.theirs.format(layer=layer)), spelling.export(part)
+            start += len(block)
+
+
+def padded_table(table: np.ndarray, rows: int) -> np.ndarray:
+    """The table with more rows, each the mean of those it has.
+
+    Their logits are then the mean of all logits, so no greedy choice falls on them. (The published folders were padded
+    with draws around that mean.)
+    """
+    if rows == len(table):
+        return table
+    mean = table.mean(axis=0, dtype=np.float32).astype(table.dtype)
+    return np.concatenate([table, np.broadcast_to(mean, (rows - len(table), table.shape[1]))])
+
+
+def folder_files(stored: Stored, config: Config, *, rows: int, dtype: str) -> dict[str, bytes]:
+    """Everything of the folder but weights and model card: file name → content."""
+    values = config_json(stored.size, rows=rows, image_token=image_token_id(stored.tokenizer), dtype=dtype)
+    files: dict[str, bytes] = {}
+    if config.regions.encoders:
+        values |= region_config_json(config)
+        files |= remote_code_files()
+    values["rllava"] = {**values.get("rllava", {}), "config": to_json(config)}
+    record = {
+        "checkpoint": f"{stored.folder.parent.name or stored.folder.name} step {stored.step}",
+        "dtype": dtype,
+        "base": json.loads(stored.files[CONVERSION_FILE]) if CONVERSION_FILE in stored.files else None,
+        "versions": provenance.describe(config)["versions"],
+    }
+    return (
+        files
+        | {
+            "config.json": _json(values),
+            "generation_config.json": _json(generation_config_json()),
+            CONVERSION_FILE: _json(record),
+        }
+        | processor_files(config)
+        | huggingface_tokenizer_files(stored.tokenizer)
+    )
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

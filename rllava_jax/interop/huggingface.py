@@ -1,0 +1,284 @@
+"""A Hugging Face PaliGemma folder, read: config.json, and safetensors in one file or several, in any key layout."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import Config
+from rllava_jax.config_loading import from_json, upgraded
+from rllava_jax.interop.huggingface_config import parse_config
+from rllava_jax.interop.layout import TABLE, Spelling, canonical, is_buffer, spellings
+from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
+from rllava_jax.interop.source import MOST_PADDING_ROWS, Source, check_names
+from rllava_jax.interop.streaming import StreamedArray, rows_per_block
+from rllava_jax.model.sizes import PaliGemmaConfig
+
+_INDEX = "model.safetensors.index.json"
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("float32"),
+    "F16": np.dtype("float16"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+_LM_HEAD, _EMBEDDING = "lm_head.weight", "language_model.embed_tokens.weight"
+_AGAIN = "download the folder again"
+
+# Shapes of our arrays, given the size and the configuration that the folder was trained with here, if it was.
+Expected = Callable[[PaliGemmaConfig, Config | None], Mapping[str, tuple[int, ...]]]
+
+
+class Tensors:
+    """The tensors of a folder under their canonical names. Values are read one tensor, or a part of it, at a time."""
+
+    def __init__(self, folder: Path):
+        """Reads the headers of all files.
+
+        Raises:
+          CheckpointError: a file missing, truncated or of no such kind; an index that does not fit its files.
+        """
+        self.folder = folder
+        self._place: dict[str, tuple[Path, str]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype[Any]] = {}
+        for file, keys in _files(folder).items():
+            self._add(file, keys)
+        self._require_one_dtype()
+        adapter = folder / "adapter" / ADAPTER_WEIGHTS
+        if adapter.is_file():
+            self._add(adapter, None)
+
+    def _add(self, file: Path, wanted: set[str] | None) -> None:
+        with _opened(file) as opened:
+            present = set(opened.keys())
+            if wanted is not None and present != wanted:
+                other = sorted(present ^ wanted)
+                raise CheckpointError(
+                    f"{self.folder / _INDEX}: does not fit {file.name}: {len(wanted - present)} tensors that it names "
+                    f"are not there, {len(present - wanted)} that are there it does not name "
+                    f"({', '.join(other[:3])} …); the index, or the shards, are another model's; {_AGAIN}"
+                )
+            for key in sorted(present):
+                if is_buffer(key):
+                    continue
+                name, slice_ = canonical(key), opened.get_slice(key)
+                if name in self._place:
+                    before, other_key = self._place[name]
+                    raise CheckpointError(
+                        f"{file}: {key} is in {before.name} too, as {other_key}: two models' files in one folder; "
+                        f"{_AGAIN}"
+                    )
+                if slice_.get_dtype() not in _DTYPES:
+                    raise CheckpointError(
+                        f"{file}: {key} is {slice_.get_dtype()}; give weights in float32, float16 or bfloat16, "
+                        "not quantised ones"
+                    )
+                self._place[name] = (file, key)
+                self.shapes[name], self.dtypes[name] = tuple(slice_.get_shape()), _DTYPES[slice_.get_dtype()]
+
+    def _require_one_dtype(self) -> None:
+        files = defaultdict(set)
+        for name, dtype in self.dtypes.items():
+            files[dtype].add(self._place[name][0])
+        groups = list(files.values())
+        for first, group in enumerate(groups):
+            for other in groups[first + 1 :]:
+                if not group & other:
+                    kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
+                    raise CheckpointError(
+                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}"
+                    )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._place
+
+    def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """A tensor, or rows of it. The file is mapped for the read alone, so that its pages do not pile up."""
+        file, key = self._place[name]
+        with _opened(file) as opened:
+            value: np.ndarray = opened.get_tensor(key) if rows == slice(None) else opened.get_slice(key)[rows]
+            return value
+
+    def forget(self, name: str) -> None:
+        """Takes a tensor out of the account."""
+        del self._place[name], self.shapes[name], self.dtypes[name]
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safetensors.safe_open(file, framework="np")
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: is missing; {_AGAIN}") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file}: is no whole safetensors file ({reason}); {_AGAIN}") from None
+
+
+def _files(folder: Path) -> dict[Path, set[str] | None]:
+    """Each file of weights, with the keys that the index says it has."""
+    single, index = folder / "model.safetensors", folder / _INDEX
+    if single.is_file() and index.is_file():
+        raise CheckpointError(f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them")
+    if single.is_file():
+        return {single: None}
+    if not index.is_file():
+        shards = sorted(path.name for path in folder.glob("*.safetensors"))
+        found = f"shards without their index ({shards[0]} …)" if shards else "no safetensors"
+        raise CheckpointError(f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}")
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files: dict[Path, set[str] | None] = {}
+        for key, file in weight_map.items():
+            named = files.setdefault(folder / Path(file).name, set())
+            assert named is not None
+            named.add(key)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: is no index of shards ({error!r}); {_AGAIN}") from None
+    strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
+    if strays:
+        raise CheckpointError(
+            f"{index}: does not name {', '.join(sorted(strays)[:3])}, which lie beside it: shards of two models; "
+            f"{_AGAIN}"
+        )
+    return files
+
+
+def read_folder(folder: Path, expected: Expected) -> Source:
+    """Opens a folder; values are read when the arrays are streamed.
+
+    Args:
+      expected: our arrays for a size and a configuration.
+
+    Raises:
+      CheckpointError: the folder is no whole PaliGemma, or holds tensors that a PaliGemma does not have.
+    """
+    values = _json(folder / "config.json")
+    tensors = Tensors(folder)
+    size, notes = parse_config(values, tensors.shapes, where=str(folder / "config.json"))
+    trained = _trained_config(values, folder)
+    shapes = expected(size, trained)
+    table = spellings(size, shapes)
+    _check_tied(tensors)
+    _check_keys(tensors, table, shapes)
+    tokenizer = find_tokenizer(folder, rows=size.decoder.vocab)
+    facts = {
+        "format": "Hugging Face",
+        "model": values.get("_name_or_path") or None,
+        "dtype": str(tensors.dtypes[_EMBEDDING]),
+    }
+    return Source(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; give a Hugging Face model's folder") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is no JSON ({error}); {_AGAIN}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: is no mapping; {_AGAIN}")
+    return values
+
+
+def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
+    """The configuration inside an export of this project."""
+    if "rllava" not in values:
+        return None
+    stored = values["rllava"].get("config") if isinstance(values["rllava"], Mapping) else None
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(f"{folder / 'config.json'}: its section rllava has no config; export the model again")
+    return from_json(upgraded(stored), where=str(folder / "config.json"))
+
+
+def _check_tied(tensors: Tensors) -> None:
+    """An output layer that is stored must be the table: PaliGemma's are one."""
+    if _LM_HEAD not in tensors:
+        return
+    if _EMBEDDING in tensors and tensors.shapes[_LM_HEAD] == tensors.shapes[_EMBEDDING]:
+        rows = rows_per_block(tensors.shapes[_EMBEDDING], 4)
+        parts = [slice(start, start + rows) for start in range(0, tensors.shapes[_EMBEDDING][0], rows)]
+        if all(np.array_equal(tensors.read(_LM_HEAD, part), tensors.read(_EMBEDDING, part)) for part in parts):
+            tensors.forget(_LM_HEAD)
+            return
+    raise CheckpointError(
+        f"{tensors.folder}: lm_head.weight is not the token table; PaliGemma ties them, and this model cannot hold both"
+    )
+
+
+def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    wanted: dict[str, tuple[int, ...]] = {}
+    for spelling in table:
+        ours = shapes[spelling.ours]
+        for layer in range(ours[0]) if spelling.layered else (0,):
+            wanted[spelling.theirs.format(layer=layer)] = spelling.their_shape(ours)
+    check_names(
+        tensors.shapes,
+        wanted,
+        where=str(tensors.folder),
+        remedy="give one whole model's folder, with its own config.json",
+    )
+
+
+def streams(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StreamedArray]:
+    """Our arrays, each made of their tensors layer by layer, or rows of the token table by rows."""
+    parts: dict[str, list[Spelling]] = defaultdict(list)
+    for spelling in table:
+        parts[spelling.ours].append(spelling)
+    return {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in parts.items()}
+
+
+def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -> StreamedArray:
+    first = spelled[0]
+    dtype = tensors.dtypes[first.theirs.format(layer=0)]
+    if first.layered:
+        rows = rows_per_block(shape, dtype.itemsize)
+    else:
+        rows = rows_per_block(shape, dtype.itemsize) if first.ours == TABLE else shape[0]
+
+    def layer_block(start: int, count: int) -> np.ndarray:
+        block = np.empty((count, *shape[1:]), dtype)
+        for row in range(count):
+            for spelling in spelled:
+                tensor = tensors.read(spelling.theirs.format(layer=start + row))
+                part = spelling.import_(tensor, spelling.part_shape(shape))
+                target = block[row] if spelling.index is None else block[row, spelling.index]
+                target[...] = part
+        return block
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], rows):
+            count = min(rows, shape[0] - start)
+            if first.layered:
+                yield layer_block(start, count)
+            elif first.ours == TABLE:
+                yield tensors.read(first.theirs, slice(start, start + count))
+            else:
+                yield first.import_(tensors.read(first.theirs), shape)
+
+    return StreamedArray(shape, dtype, rows, blocks)
+
+
+def find_tokenizer(folder: Path, *, rows: int) -> Tokenizer | None:
+    """The folder's tokenizer: the SentencePiece model, unless the ids of tokenizer.json alone fit the table.
+
+    Raises:
+      DataError: a file that is no tokenizer.
+    """
+    found = [
+        Tokenizer.load(folder / name) for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()
+    ]
+    fitting = [tokenizer for tokenizer in found if 0 <= rows - tokenizer.vocab_size < MOST_PADDING_ROWS]
+    if len(fitting) == 2 and fitting[0].vocab_size != fitting[1].vocab_size:
+        return fitting[1]  # tokens were added to the tokenizer.json alone
+    if not found:
+        return None
+    return (fitting or found)[0]

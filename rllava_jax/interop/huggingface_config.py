@@ -1,0 +1,214 @@
+"""Hugging Face's config.json and ours, both ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
+
+# What transformers' configuration classes fill in, and what published files therefore leave out.
+_VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu_pytorch_tanh",
+}
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {
+        "vocab_size": 256_000,
+        "hidden_size": 3072,
+        "intermediate_size": 24_576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "rms_norm_eps": 1e-6,
+    },
+    "gemma2": {
+        "vocab_size": 256_000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+}
+_TABLE = "language_model.embed_tokens.weight"
+_POSITIONS = "vision_tower.embeddings.position_embedding.weight"
+
+
+def parse_config(
+    values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, where: str
+) -> tuple[PaliGemmaConfig, list[str]]:
+    """The size that a config.json describes, and what the user should know.
+
+    Args:
+      values: the file's content.
+      shapes: of the tensors, by canonical name: the rows of the table and the resolution are read from them.
+
+    Raises:
+      CheckpointError: another architecture, or a setting that this model does not have.
+    """
+    if values.get("model_type") not in ("paligemma", "rllava") or "text_config" not in values:
+        raise CheckpointError(f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2")
+    given_text, given_vision = dict(values["text_config"]), dict(values.get("vision_config") or {})
+    kind = given_text.get("model_type", "gemma")
+    if kind not in _TEXT_DEFAULTS:
+        raise CheckpointError(f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2")
+    text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
+    _require_supported(text, vision, where)
+    for key in (_TABLE, _POSITIONS):
+        if len(shapes.get(key, ())) != 2:
+            raise CheckpointError(f"{where}: the weights beside it have no {key}; give one whole model's folder")
+    patches = shapes[_POSITIONS][0]
+    if math.isqrt(patches) ** 2 != patches:
+        raise CheckpointError(f"{where}: {patches} position embeddings are no square grid; give a PaliGemma")
+    gemma2 = kind == "gemma2"
+    scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
+    size = PaliGemmaConfig(
+        SiglipConfig(
+            width=vision["hidden_size"],
+            depth=vision["num_hidden_layers"],
+            mlp=vision["intermediate_size"],
+            heads=vision["num_attention_heads"],
+            image_size=math.isqrt(patches) * vision["patch_size"],
+            patch=vision["patch_size"],
+        ),
+        GemmaConfig(
+            width=text["hidden_size"],
+            depth=text["num_hidden_layers"],
+            mlp=text["intermediate_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head_dim=text["head_dim"],
+            query_scale=scalar**-0.5,
+            post_norms=gemma2,
+            attention_cap=float(text["attn_logit_softcapping"] or 0.0) if gemma2 else 0.0,
+            rope_base=float(_rope_base(text)),
+            vocab=shapes[_TABLE][0],
+        ),
+    )
+    notes = []
+    if gemma2 and text["final_logit_softcapping"]:
+        notes.append(
+            f"its config.json caps the final logits at {text['final_logit_softcapping']}, which training and this "
+            "project leave out: the order of answers is the same, probabilities are sharper"
+        )
+    return size, notes
+
+
+def _rope_base(text: Mapping[str, Any]) -> float:
+    parameters = text.get("rope_parameters") or {}
+    return parameters.get("rope_theta") or text.get("rope_theta") or 10_000.0
+
+
+def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
+    """What the modules have no setting for must have the one value that they implement."""
+    activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu_pytorch_tanh"
+    rope = (text.get("rope_parameters") or text.get("rope_scaling") or {}).get("rope_type", "default")
+    only = {
+        # transformers reads Gemma 1's "gelu" as the tanh approximation, by a slip of its first release.
+        "text_config.hidden_activation": (activation, ("gelu_pytorch_tanh", "gelu", "gelu_fast", "gelu_new")),
+        "text_config.rms_norm_eps": (text["rms_norm_eps"], (1e-6,)),
+        "text_config.rope type": (rope, ("default",)),
+        "vision_config.hidden_act": (vision["hidden_act"], ("gelu_pytorch_tanh",)),
+        "vision_config.layer_norm_eps": (vision["layer_norm_eps"], (1e-6,)),
+    }
+    for field, (value, supported) in only.items():
+        if value not in supported:
+            raise CheckpointError(f"{where}: {field} is {value!r}; this model has {supported[0]!r} only")
+
+
+def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: str) -> dict[str, Any]:
+    """The config.json of a plain PaliGemma, for transformers 4.57 and 5.23.
+
+    Args:
+      rows: of the exported token table.
+      image_token: id of `<image>`.
+      dtype: of the weights.
+    """
+    vision, decoder = size.vision, size.decoder
+    text: dict[str, Any] = {
+        "model_type": "gemma2" if decoder.post_norms else "gemma",
+        "vocab_size": rows,
+        "hidden_size": decoder.width,
+        "intermediate_size": decoder.mlp,
+        "num_hidden_layers": decoder.depth,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": decoder.rope_base,
+        "max_position_embeddings": 8192,
+        "num_image_tokens": vision.grid**2,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "torch_dtype": dtype,
+    }
+    if decoder.post_norms:
+        text |= {
+            # Wide enough never to cut, as in training; 4096 is published, which is just short of 896 pixels' sequence.
+            "sliding_window": max(4096, vision.grid**2 + 4096),
+            "query_pre_attn_scalar": _whole(decoder.query_scale**-2),
+            "attn_logit_softcapping": decoder.attention_cap or None,
+            # As in training: the cap of Gemma 2's own release is left out.
+            "final_logit_softcapping": None,
+        }
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "image_token_index": image_token,
+        "hidden_size": decoder.width,
+        "projection_dim": decoder.width,
+        "num_hidden_layers": decoder.depth,
+        "tie_word_embeddings": True,
+        "torch_dtype": dtype,
+        # Of the version that the tests ran with. Without it 4.57 warns, wrongly, of a tokenizer with a faulty pattern.
+        "transformers_version": "5.23.0",
+        "text_config": text,
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp,
+            "num_hidden_layers": vision.depth,
+            "num_attention_heads": vision.heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch,
+            "num_image_tokens": vision.grid**2,
+            "projection_dim": decoder.width,
+            "projector_hidden_act": "gelu_fast",
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6,
+            "vision_use_head": False,
+        },
+    }
+
+
+def _whole(value: float) -> float | int:
+    """The number that config files write: 256, not 256.00000000000006."""
+    return round(value) if math.isclose(value, round(value), rel_tol=1e-12) else value
+
+
+def generation_config_json() -> dict[str, Any]:
+    """Greedy decoding, as every reported score uses, with PaliGemma's special ids."""
+    return {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "do_sample": False}

@@ -1,0 +1,157 @@
+"""A published model becomes a checkpoint that training, prediction and export read.
+
+DESTINATION/conversion.json           what it was made of
+DESTINATION/checkpoints/0/params      the weights, under the published names, in the type that they had
+DESTINATION/checkpoints/0/assets      config.json, tokenizer, preprocessing.json, conversion.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+from tqdm import tqdm
+
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax import provenance
+from rllava_jax.atomic_files import appears_whole, check_destination
+from rllava_jax.checkpoint import AssetsHandler, AssetsSave, CheckpointError
+from rllava_jax.config import Config, DataConfig, RegionConfig
+from rllava_jax.interop.big_vision import check_npz, read_npz
+from rllava_jax.interop.huggingface import read_folder
+from rllava_jax.interop.layout import TABLE
+from rllava_jax.interop.source import Source, check_tokenizer
+from rllava_jax.interop.streaming import StreamedArray, streaming_handler
+from rllava_jax.model.params import abstract
+from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of, name_of
+from rllava_jax.provenance import CONVERSION_FILE
+from rllava_jax.task import make_preprocessor
+
+logger = logging.getLogger(__name__)
+
+# Room for a question and an answer; training sets its own.
+_TEXT_LENGTH = 64
+
+
+def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None, overwrite: bool) -> None:
+    """Reads a big_vision `.npz` or a Hugging Face folder and writes DESTINATION, whole or not at all.
+
+    Args:
+      tokenizer: a SentencePiece model or a tokenizer.json, in place of the source's own; an `.npz` has none.
+
+    Raises:
+      CheckpointError: the source is damaged or no PaliGemma, or its tokenizer does not fit its table.
+      ConfigError: the destination may not be written.
+      DataError: the tokenizer file is none.
+    """
+    check_destination(destination, overwrite=overwrite, mark=CONVERSION_FILE)
+    found = _open(source)
+    chosen = Tokenizer.load(tokenizer) if tokenizer is not None else found.tokenizer
+    if chosen is None:
+        raise CheckpointError(
+            f"{source}: has no tokenizer beside it; give one with --tokenizer FILE (PaliGemma's is published as "
+            "paligemma_tokenizer.model)"
+        )
+    check_tokenizer(chosen, found.size.decoder.vocab)
+    config = imported_config(found.size, found.config)
+    size = sum(array.nbytes for array in found.arrays.values())
+    require_room(destination, size)
+    files = provenance.assets(config, make_preprocessor(config, chosen))
+    record = json.dumps({"source": source.name, **found.facts, "size": config.model.size}, indent=2).encode()
+    files[CONVERSION_FILE] = record
+    for line in found.notes:
+        logger.info("note: %s", line)
+    logger.info("%s: %s", source, _summary(found, config, chosen))
+    with appears_whole(destination) as folder:
+        write_model(folder / "checkpoints", with_progress(found.arrays), files)
+        (folder / CONVERSION_FILE).write_bytes(record)
+
+
+def _open(source: Path) -> Source:
+    if source.is_dir():
+        return read_folder(source, expected_shapes)
+    if not source.exists():
+        raise CheckpointError(f"{source}: there is no such file or folder; give a .npz file or a Hugging Face folder")
+    if source.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{source}: is one file of a Hugging Face folder; give the folder, which has config.json too"
+        )
+    found = read_npz(source)
+    check_npz(found, expected_shapes(found.size, None))
+    return found
+
+
+def expected_shapes(size: PaliGemmaConfig, config: Config | None) -> dict[str, tuple[int, ...]]:
+    """Shapes of every array of a model: plain, or with regions and adapters as the configuration that trained it."""
+    _, shapes = abstract(imported_config(size, config), vocab=size.decoder.vocab)
+    return {name: shape.shape for name, shape in shapes.items()}
+
+
+def imported_config(size: PaliGemmaConfig, trained: Config | None = None) -> Config:
+    """The configuration of an imported model: `trained`, or plain PaliGemma with the project's prompt template."""
+    if trained is None:
+        trained = Config(regions=RegionConfig(encoders=()), data=DataConfig(text_length=_TEXT_LENGTH))
+    name = name_of(size)
+    dimensions = dimensions_of(size) if name == "custom" else {}
+    model = dataclasses.replace(trained.model, size=name, dimensions=dimensions, image_size=0, vocab=size.decoder.vocab)
+    return dataclasses.replace(trained, model=model)
+
+
+def _summary(found: Source, config: Config, tokenizer: Tokenizer) -> str:
+    count = sum(array.nbytes // array.dtype.itemsize for array in found.arrays.values())
+    dtypes = sorted({str(array.dtype) for array in found.arrays.values()})
+    vision = found.size.vision
+    return (
+        f"{config.model.size}, {vision.image_size} pixels, {count:,} parameters in {'/'.join(dtypes)}; a table of "
+        f"{found.arrays[TABLE].shape[0]:,} rows for the {tokenizer.vocab_size:,} ids of {Path(tokenizer.path).name}"
+    )
+
+
+def require_room(destination: Path, size: int) -> None:
+    """Raises CheckpointError where the disk has less than `size` bytes free."""
+    free = shutil.disk_usage(destination.absolute().parent).free
+    if free < size:
+        raise CheckpointError(
+            f"{destination}: the disk has {free / 2**30:.1f} GiB free and the checkpoint may take {size / 2**30:.1f}; "
+            "free some, or choose another disk"
+        )
+
+
+def with_progress(arrays: Mapping[str, StreamedArray], label: str = "weights") -> dict[str, StreamedArray]:
+    """The same arrays; reading them moves one progress bar, in bytes."""
+    total = sum(array.nbytes for array in arrays.values())
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=None)
+
+    def watched(array: StreamedArray) -> StreamedArray:
+        def blocks() -> Iterator[Any]:
+            for block in array.blocks():
+                yield block
+                bar.update(block.nbytes)
+                if bar.n >= total:
+                    bar.close()
+
+        return dataclasses.replace(array, blocks=blocks)
+
+    return {name: watched(array) for name, array in arrays.items()}
+
+
+def write_model(folder: Path, arrays: Mapping[str, StreamedArray], files: Mapping[str, bytes]) -> None:
+    """Writes a checkpoint of step 0 with parameters and assets alone."""
+    manager = ocp.CheckpointManager(
+        epath.Path(folder.absolute()),
+        # A save in the background would report a full disk only after this returned.
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+        item_handlers={"params": streaming_handler(), "assets": AssetsHandler()},
+    )
+    with manager:
+        manager.save(
+            0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays)), assets=AssetsSave(dict(files)))
+        )
+        manager.wait_until_finished()

@@ -1,0 +1,220 @@
+"""How each of our arrays is spelled in Hugging Face's PaliGemma, and nothing else: a table, read in both directions.
+
+Axes, as in the model files: L layers (our leading axis, their `{layer}`), V vocabulary, D width, N heads, K kv heads,
+H head dim, F mlp, W vision width, P patches, E region encoders, T region tokens, r rank. A pattern is einops': ours on
+the left, theirs on the right; read from right to left it imports.
+
+Sources: the module trees of transformers 4.57 and 5.23; big_vision's parameter names are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import einops
+import numpy as np
+
+from rllava_jax.model.sizes import PaliGemmaConfig
+
+TABLE = "llm/embedder/input_embedding"
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One of their tensors, as a part of one of our arrays.
+
+    Attributes:
+      ours: the array.
+      theirs: the tensor's canonical name, see `canonical`; `{layer}` where ours has a leading layer axis.
+      pattern: ours, without layer axis and index, → theirs.
+      index: where ours holds several tensors on its first axis (after the layers'), which one this is.
+    """
+
+    ours: str
+    theirs: str
+    pattern: str
+    index: int | None = None
+
+    @property
+    def layered(self) -> bool:
+        """Whether ours is a stack over layers."""
+        return "{layer}" in self.theirs
+
+    def export(self, part: np.ndarray) -> np.ndarray:
+        """Their tensor of our part (one layer, one index)."""
+        return np.ascontiguousarray(einops.rearrange(part, self.pattern))
+
+    def part_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
+        """Shape of our part, given the shape of the whole array."""
+        return tuple(ours[int(self.layered) + int(self.index is not None) :])
+
+    def import_(self, tensor: np.ndarray, part_shape: Sequence[int]) -> np.ndarray:
+        """Our part of their tensor; the inverse of `export`."""
+        left, right = self.pattern.split(" -> ")
+        sizes = {name: size for name, size in zip(left.split(), part_shape, strict=True) if name != "1"}
+        return einops.rearrange(tensor, f"{right} -> {left}", **sizes)
+
+    def their_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
+        """Shape of their tensor, given the shape of our whole array."""
+        left, right = self.pattern.split(" -> ")
+        sizes = dict(zip(left.split(), self.part_shape(ours), strict=True))
+        groups = re.findall(r"\(([^)]*)\)|(\S+)", right)
+        return tuple(int(np.prod([sizes[name] for name in (group or single).split()])) for group, single in groups)
+
+
+_BLOCK = "img/Transformer/encoderblock/"
+_ATTENTION = _BLOCK + "MultiHeadDotProductAttention_0/"
+_THEIR_BLOCK = "vision_tower.encoder.layers.{layer}."
+_THEIR_LAYER = "language_model.layers.{layer}."
+
+
+def _vision() -> list[Spelling]:
+    table = [
+        Spelling("img/embedding/kernel", "vision_tower.embeddings.patch_embedding.weight", "y x c W -> W c y x"),
+        Spelling("img/embedding/bias", "vision_tower.embeddings.patch_embedding.bias", "W -> W"),
+        Spelling("img/pos_embedding", "vision_tower.embeddings.position_embedding.weight", "1 P W -> P W"),
+        Spelling("img/Transformer/encoder_norm/scale", "vision_tower.post_layernorm.weight", "W -> W"),
+        Spelling("img/Transformer/encoder_norm/bias", "vision_tower.post_layernorm.bias", "W -> W"),
+        Spelling("img/head/kernel", "multi_modal_projector.linear.weight", "W D -> D W"),
+        Spelling("img/head/bias", "multi_modal_projector.linear.bias", "D -> D"),
+    ]
+    for number in (0, 1):
+        ours, theirs = f"{_BLOCK}LayerNorm_{number}/", f"{_THEIR_BLOCK}layer_norm{number + 1}."
+        table += [
+            Spelling(ours + "scale", theirs + "weight", "W -> W"),
+            Spelling(ours + "bias", theirs + "bias", "W -> W"),
+        ]
+        ours, theirs = f"{_BLOCK}MlpBlock_0/Dense_{number}/", f"{_THEIR_BLOCK}mlp.fc{number + 1}."
+        table += [
+            Spelling(ours + "kernel", theirs + "weight", "W F -> F W"),
+            Spelling(ours + "bias", theirs + "bias", "F -> F"),
+        ]
+    for name in ("query", "key", "value"):
+        theirs = f"{_THEIR_BLOCK}self_attn.{name[0]}_proj."
+        table += [
+            Spelling(f"{_ATTENTION}{name}/kernel", theirs + "weight", "W N H -> (N H) W"),
+            Spelling(f"{_ATTENTION}{name}/bias", theirs + "bias", "N H -> (N H)"),
+        ]
+    theirs = f"{_THEIR_BLOCK}self_attn.out_proj."
+    return [
+        *table,
+        Spelling(_ATTENTION + "out/kernel", theirs + "weight", "N H W -> W (N H)"),
+        Spelling(_ATTENTION + "out/bias", theirs + "bias", "W -> W"),
+    ]
+
+
+def _decoder(*, post_norms: bool) -> list[Spelling]:
+    # What Gemma 1 calls `post_attention_layernorm` is the norm before the feed-forward; in Gemma 2 it is the one after
+    # the attention branch.
+    norms = {"pre_attention_norm": "input_layernorm", "pre_ffw_norm": "post_attention_layernorm"}
+    if post_norms:
+        norms = {
+            "pre_attention_norm": "input_layernorm",
+            "post_attention_norm": "post_attention_layernorm",
+            "pre_ffw_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        }
+    attention, mlp = _THEIR_LAYER + "self_attn.", _THEIR_LAYER + "mlp."
+    return [
+        Spelling(TABLE, "language_model.embed_tokens.weight", "V D -> V D"),
+        Spelling("llm/final_norm/scale", "language_model.norm.weight", "D -> D"),
+        *(
+            Spelling(f"llm/layers/{ours}/scale", f"{_THEIR_LAYER}{theirs}.weight", "D -> D")
+            for ours, theirs in norms.items()
+        ),
+        Spelling("llm/layers/attn/q_einsum/w", attention + "q_proj.weight", "N D H -> (N H) D"),
+        Spelling("llm/layers/attn/kv_einsum/w", attention + "k_proj.weight", "K D H -> (K H) D", 0),
+        Spelling("llm/layers/attn/kv_einsum/w", attention + "v_proj.weight", "K D H -> (K H) D", 1),
+        # A plain reshape of [N, H, D] would be right only where D = N · H.
+        Spelling("llm/layers/attn/attn_vec_einsum/w", attention + "o_proj.weight", "N H D -> D (N H)"),
+        Spelling("llm/layers/mlp/gating_einsum", mlp + "gate_proj.weight", "D F -> F D", 0),
+        Spelling("llm/layers/mlp/gating_einsum", mlp + "up_proj.weight", "D F -> F D", 1),
+        Spelling("llm/layers/mlp/linear", mlp + "down_proj.weight", "F D -> D F"),
+    ]
+
+
+_REGIONS = [
+    Spelling("roi/geometry/kernel", "region_branch.geometry.weight", "G W -> W G"),
+    Spelling("roi/geometry/bias", "region_branch.geometry.bias", "W -> W"),
+    Spelling("roi/token_embedding", "region_branch.token_embedding", "E T W -> E T W"),
+    Spelling("roi/inside", "region_branch.inside", "E W -> E W"),
+]
+
+
+def _adapter(ours: str, theirs: str, inputs: str, outputs: str) -> list[Spelling]:
+    """An adapter's pair: A maps `inputs` to the rank, B the rank to `outputs`; theirs are torch's [out, in]."""
+    return [
+        Spelling(f"{ours}/a", f"{theirs}.lora_A.weight", f"{inputs} r -> r {_merged(inputs)}"),
+        Spelling(f"{ours}/b", f"{theirs}.lora_B.weight", f"r {outputs} -> {_merged(outputs)} r"),
+    ]
+
+
+def _merged(axes: str) -> str:
+    return f"({axes})" if " " in axes else axes
+
+
+_ADAPTERS = [
+    *_adapter("llm/layers/attn/q_einsum/lora", _THEIR_LAYER + "self_attn.q_proj", "D", "N H"),
+    *_adapter("llm/layers/attn/kv_einsum/lora_k", _THEIR_LAYER + "self_attn.k_proj", "D", "K H"),
+    *_adapter("llm/layers/attn/kv_einsum/lora_v", _THEIR_LAYER + "self_attn.v_proj", "D", "K H"),
+    *_adapter("llm/layers/attn/attn_vec_einsum/lora", _THEIR_LAYER + "self_attn.o_proj", "N H", "D"),
+    *_adapter("llm/layers/mlp/lora_gate", _THEIR_LAYER + "mlp.gate_proj", "D", "F"),
+    *_adapter("llm/layers/mlp/lora_up", _THEIR_LAYER + "mlp.up_proj", "D", "F"),
+    *_adapter("llm/layers/mlp/lora_down", _THEIR_LAYER + "mlp.down_proj", "F", "D"),
+    *_adapter(_ATTENTION + "query/lora", _THEIR_BLOCK + "self_attn.q_proj", "W", "N H"),
+    *_adapter(_ATTENTION + "key/lora", _THEIR_BLOCK + "self_attn.k_proj", "W", "N H"),
+    *_adapter(_ATTENTION + "value/lora", _THEIR_BLOCK + "self_attn.v_proj", "W", "N H"),
+    *_adapter(_ATTENTION + "out/lora", _THEIR_BLOCK + "self_attn.out_proj", "N H", "W"),
+    *_adapter(_BLOCK + "MlpBlock_0/Dense_0/lora", _THEIR_BLOCK + "mlp.fc1", "W", "F"),
+    *_adapter(_BLOCK + "MlpBlock_0/Dense_1/lora", _THEIR_BLOCK + "mlp.fc2", "F", "W"),
+    *_adapter("img/head/lora", "multi_modal_projector.linear", "W", "D"),
+]
+
+
+def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]) -> list[Spelling]:
+    """The spellings of the named arrays of a model of this size, in the order of the table.
+
+    Raises:
+      ValueError: a name that the table does not know: the model has grown and the table has not.
+    """
+    table = [*_vision(), *_decoder(post_norms=size.decoder.post_norms), *_REGIONS, *_ADAPTERS]
+    unknown = sorted(set(names) - {spelling.ours for spelling in table})
+    if unknown:
+        raise ValueError(f"interop.layout has no spelling of {', '.join(unknown)}; add one")
+    return [spelling for spelling in table if spelling.ours in names]
+
+
+_BUFFERS = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
+
+
+def is_buffer(key: str) -> bool:
+    """Whether a tensor is no parameter but a constant that some versions have saved."""
+    return bool(_BUFFERS.match(key))
+
+
+def canonical(key: str) -> str:
+    """The one name of a tensor that goes by four, according to who saved it.
+
+    `language_model.model.layers…` (4.4x, and the published folders), `model.language_model.layers…` (5.x in memory),
+    with `vision_tower.vision_model.…` or `vision_tower.…`: all become `language_model.layers…`, `vision_tower.…`.
+    An adapter's names are a model's within PEFT's wrappers.
+    """
+    key = key.removeprefix("base_model.model.").removeprefix("model.")
+    for long, short in (
+        ("language_model.model.", "language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.vision_model.", "vision_tower."),
+    ):
+        if key.startswith(long):
+            return short + key.removeprefix(long)
+    return key
+
+
+def exported(name: str) -> str:
+    """The canonical name in the layout that transformers 4.57 and 5.23 both read without a remainder."""
+    for short, long in (("language_model.", "language_model.model."), ("vision_tower.", "vision_tower.vision_model.")):
+        if name.startswith(short):
+            return long + name.removeprefix(short)
+    return name

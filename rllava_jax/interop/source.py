@@ -1,0 +1,87 @@
+"""What an importer has found: a model's size, its arrays as streams, and the check that names fit exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import Config
+from rllava_jax.interop.streaming import StreamedArray
+from rllava_jax.model.sizes import PaliGemmaConfig, name_of
+
+# Published tables are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
+MOST_PADDING_ROWS = 128
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint of another library.
+
+    Attributes:
+      name: for messages: the file or folder.
+      size: with the table's rows as vocabulary.
+      arrays: under our names.
+      tokenizer: the one that came with it, if one did.
+      config: the configuration it was trained with here, where it is an export of this project.
+      facts: what the record of the conversion says about it.
+      notes: what the user should know, a line each.
+    """
+
+    name: str
+    size: PaliGemmaConfig
+    arrays: dict[str, StreamedArray]
+    tokenizer: Tokenizer | None = None
+    config: Config | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def check_names(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], *, where: str, remedy: str
+) -> None:
+    """Every name is there, none is left over, and every shape fits.
+
+    Raises:
+      CheckpointError: listing missing, unexpected and ill-shaped names, in one line.
+    """
+    missing = [name for name in expected if name not in found]
+    unexpected = [f"{name} {list(found[name])}" for name in found if name not in expected]
+    ill_shaped = [
+        f"{name} {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{' …' if len(names) > _LISTED else ''})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("ill-shaped", ill_shaped))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{where}: its arrays are not this model's: {'; '.join(parts)}; {remedy}")
+
+
+def recognised(size: PaliGemmaConfig) -> PaliGemmaConfig:
+    """The size with what shapes do not tell: Gemma 2 27B alone scales its query by width / heads."""
+    decoder = size.decoder
+    other = dataclasses.replace(
+        size, decoder=dataclasses.replace(decoder, query_scale=(decoder.width / decoder.heads) ** -0.5)
+    )
+    return other if name_of(size) == "custom" and name_of(other) != "custom" else size
+
+
+def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
+    """The table has a row for every id, and few more.
+
+    Raises:
+      CheckpointError: the tokenizer is of another model.
+    """
+    if not 0 <= rows - tokenizer.vocab_size < MOST_PADDING_ROWS:
+        raise CheckpointError(
+            f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token table "
+            f"{rows} rows; give this model's own with --tokenizer FILE"
+        )

@@ -1,0 +1,100 @@
+"""The parameters of a checkpoint on disk as streams: as they are, merged with their adapters, or in another type."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import LoraConfig, LoraTarget
+from rllava_jax.interop.streaming import StoredArray, StreamedArray
+from rllava_jax.model.lora import TARGETS, LoraSite, delta
+
+
+def stored_params(item: Path, names: Mapping[str, Any]) -> dict[str, StreamedArray]:
+    """Every named array of the Orbax item in a folder, read block by block when streamed."""
+    return {name: StoredArray(item, name).stream() for name in names}
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to a LoRA adapter."""
+    return "/lora" in name
+
+
+def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dict[str, StreamedArray]:
+    """The arrays without adapters, each adapter added to its projection, in float32 where one is added.
+
+    Raises:
+      CheckpointError: an adapter that is not added anywhere.
+    """
+    used: set[str] = set()
+    out = {}
+    for name, array in arrays.items():
+        if is_adapter(name):
+            continue
+        sites: dict[LoraTarget, LoraSite] = {
+            target: site
+            for target, site in TARGETS.items()
+            if site.base == name and target in lora.targets and f"{site.adapter}/a" in arrays
+        }
+        used |= {f"{site.adapter}/{part}" for site in sites.values() for part in "ab"}
+        out[name] = _merged(array, sites, arrays, lora.alpha / lora.rank) if sites else array
+    left = sorted(name for name in arrays if is_adapter(name) and name not in used)
+    if left:
+        raise CheckpointError(
+            f"{', '.join(left[:4])}: adapters that the run's lora.targets do not name; nothing is written"
+        )
+    return out
+
+
+def _merged(
+    base: StreamedArray,
+    sites: Mapping[LoraTarget, LoraSite],
+    arrays: Mapping[str, StreamedArray],
+    scale: float,
+) -> StreamedArray:
+    def blocks() -> Iterator[np.ndarray]:
+        pairs = {
+            target: tuple(np.concatenate(list(arrays[f"{site.adapter}/{part}"].blocks())) for part in "ab")
+            for target, site in sites.items()
+        }
+        start = 0
+        for block in base.blocks():
+            summed = block.astype(np.float32)
+            rows = slice(start, start + len(block))
+            for target, site in sites.items():
+                a, b = pairs[target]
+                # Of a stack, only these layers' factors; `head` has no layers, and its rows are cut afterwards.
+                added = delta(target, a[rows], b[rows], scale) if site.stacked else delta(target, a, b, scale)[rows]
+                if site.index is None:
+                    summed += added
+                else:
+                    summed[:, site.index] += added
+            start += len(block)
+            yield summed
+
+    return dataclasses.replace(base, dtype=np.dtype(np.float32), blocks=blocks)
+
+
+def in_dtype(array: StreamedArray, dtype: np.dtype[Any], name: str) -> StreamedArray:
+    """The array in another type, rounded to nearest.
+
+    Raises (when streamed):
+      CheckpointError: a number that the type cannot hold (float16 ends at 65,504).
+    """
+    if array.dtype == dtype:
+        return array
+
+    def blocks() -> Iterator[np.ndarray]:
+        for block in array.blocks():
+            with np.errstate(over="ignore"):
+                cast = block.astype(dtype)
+            if np.isfinite(block.astype(np.float32)).all() and not np.isfinite(cast.astype(np.float32)).all():
+                raise CheckpointError(f"{name}: holds numbers beyond {dtype}'s range; export with --dtype bfloat16")
+            yield cast
+
+    return dataclasses.replace(array, dtype=dtype, blocks=blocks)

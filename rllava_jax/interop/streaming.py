@@ -1,0 +1,120 @@
+"""Arrays that are written to and read from an Orbax checkpoint block by block, so that no array need fit in memory.
+
+A block is a run of rows of axis 0 (layers of a stack, rows of the token table). Orbax stores an array in chunks; one
+written here has one chunk a block, as if it had lain sharded over devices, and any reader of Orbax restores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+# Orbax's public face has no way to build the storage spec of an array that is not in memory.
+from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
+
+_BLOCK_BYTES = 2**27
+
+
+@dataclass(frozen=True)
+class StreamedArray:
+    """An array that is produced block by block.
+
+    Attributes:
+      rows: length of each block along axis 0; the last one may be shorter.
+      blocks: yields the blocks in order. Called once for each pass over the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    rows: int
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole array."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def rows_per_block(shape: Sequence[int], itemsize: int) -> int:
+    """How many rows of axis 0 make a block: at least one, and at most 128 MiB where a row allows it."""
+    row = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    return int(min(max(1, _BLOCK_BYTES // max(row, 1)), max(shape[0], 1)))
+
+
+class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
+    """Writes `StreamedArray` leaves one after another, block by block. Reading is NumpyHandler's."""
+
+    async def serialize(
+        self, values: Sequence[StreamedArray], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> list[ocp.future.Future]:
+        """Starts the writes; Orbax awaits them before it gives the checkpoint its name."""
+
+        async def write() -> None:
+            for value, info in zip(values, infos, strict=True):
+                await info.await_path_creation()
+                store = await ts.open(
+                    ts.Spec(_write_spec(value, info)), create=True, open=True, context=info.ts_context
+                )
+                start = 0
+                for block in value.blocks():
+                    await store[start : start + len(block)].write(block)
+                    start += len(block)
+                if start != value.shape[0]:
+                    raise ValueError(f"{info.name}: {start} rows were produced of {value.shape[0]}")
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="streamed_arrays")]
+
+
+def _write_spec(value: StreamedArray, info: Any) -> Any:
+    return tensorstore_utils.build_array_write_spec(
+        info=info,
+        global_shape=value.shape,
+        local_shape=(value.rows, *value.shape[1:]),  # the chunks' shape
+        dtype=value.dtype,
+        use_ocdbt=info.is_ocdbt_checkpoint,
+        process_index=ocdbt_utils.get_process_index_for_subdir(use_ocdbt=info.is_ocdbt_checkpoint),
+    ).json
+
+
+def streaming_handler() -> ocp.PyTreeCheckpointHandler:
+    """A handler that saves a dict of `StreamedArray`."""
+    registry = ocp.type_handlers.create_type_handler_registry((StreamedArray, StreamedArrayHandler()))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+class StoredArray:
+    """One array of a checkpoint on disk, read in the blocks in which it is stored."""
+
+    def __init__(self, folder: Path, name: str):
+        """Opens the array `name` of the Orbax item in `folder`. Reads no values.
+
+        Raises:
+          ValueError: there is no such array.
+        """
+        spec = tensorstore_utils.ArrayReadSpec(
+            str(folder.absolute()), name, use_zarr3=False, use_ocdbt=ocp.type_handlers.is_ocdbt_checkpoint(folder)
+        )
+        self._store = ts.open(ts.Spec(spec.json), read=True, context=tensorstore_utils.get_ts_context()).result()
+        self.shape: tuple[int, ...] = tuple(self._store.shape)
+        self.dtype: np.dtype[Any] = self._store.dtype.numpy_dtype
+
+    def stream(self) -> StreamedArray:
+        """The array as a `StreamedArray`, in blocks that end where stored chunks end."""
+        if not self.shape:
+            raise ValueError("a scalar has no rows")
+        stored = self._store.chunk_layout.read_chunk.shape
+        chunk = (stored[0] if stored else None) or self.shape[0]
+        rows = max(chunk, rows_per_block(self.shape, self.dtype.itemsize) // chunk * chunk)
+        rows = min(rows, self.shape[0])
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, self.shape[0], rows):
+                yield self._store[start : min(start + rows, self.shape[0])].read().result()
+
+        return StreamedArray(self.shape, self.dtype, rows, blocks)
