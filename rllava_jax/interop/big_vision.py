@@ -45,7 +45,7 @@ def read_npz(path: Path) -> Source:
         parameters = {name.removeprefix(_PREFIX): name for name in members if name.startswith(_PREFIX)}
     left = sorted(set(members) - set(parameters.values()))
     arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
-    size = _size({name: array.shape for name, array in arrays.items()}, path)
+    size = size_of_shapes({name: array.shape for name, array in arrays.items()}, path)
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[TABLE].dtype)}
     return Source(str(path), size, arrays, facts=facts, notes=notes)
@@ -119,7 +119,7 @@ def _unfused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
     return arrays
 
 
-def _size(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGemmaConfig:
+def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGemmaConfig:
     """The size that shapes tell; where two readings are possible, the published one."""
     ranks = {
         "img/embedding/kernel": 4,

@@ -12,6 +12,7 @@ from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.summary import HEADLINE
+from rllava_jax.model.sizes import model_size
 from rllava_jax.provenance import CONVERSION_FILE
 
 _DATA = {
@@ -134,13 +135,15 @@ image = Image.open("scan.png")
 # A box is x, y, width, height in pixels of the image; a mask is a boolean array of its size.
 inputs = processor(images=image, text="what is the marked structure?", regions=[(120, 88, 64, 70)], return_tensors="pt")
 tokens = model.generate(**inputs, max_new_tokens=20)
-print(processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])"""
+print(processor.answers(tokens, inputs)[0])"""
     else:
+        # Gemma 2 caps attention logits; the fused attention that transformers 4 prefers leaves the cap out silently.
+        eager = ', attn_implementation="eager"' if model_size(config.model).decoder.attention_cap else ""
         prompt = config.data.prompt["answer"].replace("{regions}", "").replace("{language}", "en")
         code = f'''from PIL import Image
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
-model = PaliGemmaForConditionalGeneration.from_pretrained(FOLDER)
+model = PaliGemmaForConditionalGeneration.from_pretrained(FOLDER{eager})
 processor = AutoProcessor.from_pretrained(FOLDER)
 prompt = "{prompt}".format(question="which organ is shown?")
 inputs = processor(images=Image.open("scan.png").convert("RGB"), text="<image>" + prompt, return_tensors="pt")
