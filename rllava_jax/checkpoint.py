@@ -29,6 +29,8 @@ from data_pipelines.records import DataError
 
 logger = logging.getLogger(__name__)
 
+_CHUNK_BYTES = 2**27
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint is missing or damaged; the message names its folder and the remedy."""
@@ -90,6 +92,19 @@ class AssetsSave(ocp.args.CheckpointArgs):
 @dataclasses.dataclass
 class AssetsRestore(ocp.args.CheckpointArgs):
     """Reads all files."""
+
+
+def _save_args(params: Mapping[str, Any]) -> dict[str, ocp.SaveArgs]:
+    """Large arrays are stored in chunks, a stack's layers apart, so that a part can be read without the whole."""
+
+    def of(value: Any) -> ocp.SaveArgs:
+        if value.nbytes <= _CHUNK_BYTES:
+            return ocp.SaveArgs()
+        # Orbax cuts the named axis to single rows, which suits layers; else the longest axis, to the size.
+        axes = (0,) if value.ndim > 2 else ()
+        return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=axes)
+
+    return {name: of(value) for name, value in params.items()}
 
 
 class Checkpoints:
@@ -194,7 +209,7 @@ class Checkpoints:
             step,
             metrics=dict(metrics) if metrics and self._best_metric in metrics else None,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(dict(params)),
+                params=ocp.args.StandardSave(dict(params), save_args=_save_args(params)),
                 training=ocp.args.StandardSave(training),
                 data=grain.checkpoint.CheckpointSave(data),
                 assets=AssetsSave(assets),

@@ -105,16 +105,18 @@ class StoredArray:
         self.dtype: np.dtype[Any] = self._store.dtype.numpy_dtype
 
     def stream(self) -> StreamedArray:
-        """The array as a `StreamedArray`, in blocks that end where stored chunks end."""
+        """The array as a `StreamedArray`. Each stored chunk is read once, however many blocks it makes."""
         if not self.shape:
             raise ValueError("a scalar has no rows")
         stored = self._store.chunk_layout.read_chunk.shape
         chunk = (stored[0] if stored else None) or self.shape[0]
-        rows = max(chunk, rows_per_block(self.shape, self.dtype.itemsize) // chunk * chunk)
-        rows = min(rows, self.shape[0])
+        rows = rows_per_block(self.shape, self.dtype.itemsize)
+        at_once = max(chunk, rows // chunk * chunk)
 
         def blocks() -> Iterator[np.ndarray]:
-            for start in range(0, self.shape[0], rows):
-                yield self._store[start : min(start + rows, self.shape[0])].read().result()
+            for first in range(0, self.shape[0], at_once):
+                read = self._store[first : min(first + at_once, self.shape[0])].read().result()
+                for start in range(0, len(read), rows):
+                    yield read[start : start + rows]
 
         return StreamedArray(self.shape, self.dtype, rows, blocks)
