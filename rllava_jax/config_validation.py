@@ -81,7 +81,7 @@ def _known_families(field: str, names: Iterable[str]) -> None:
 
 def _validate_start(config: Config) -> None:
     model, init, lora = config.model, config.init, config.lora
-    remedy = 'name the checkpoint, or with a named size leave it out; "checkpoint" needs init.checkpoint'
+    remedy = 'model.size is "checkpoint", so write --config.init.checkpoint=DIR'
     _require(model.size != "checkpoint" or bool(init.checkpoint), "init.checkpoint", init.checkpoint, remedy)
     remedy = 'they are those of model.size="custom" and of no other'
     _require(bool(model.dimensions) == (model.size == "custom"), "model.dimensions", model.dimensions, remedy)

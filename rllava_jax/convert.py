@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
     for noisy in ("jax", "orbax", "absl"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        # Orbax logs what goes wrong in its threads, traces and all, before it raises it.
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         options.run(options)
     except (ConfigError, DataError, CheckpointError) as error:

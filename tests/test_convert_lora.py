@@ -19,11 +19,15 @@ from converted import (
     write_checkpoint,
 )
 from peft import PeftModel
+from PIL import Image
 from test_convert import prompts_of
 from tiny_models import random_transformers_model, save_transformers_folder
-from transformers import PaliGemmaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaForConditionalGeneration
 
-from rllava_jax.config import LoraConfig, LoraTarget
+from data_pipelines.boxes import box_from_pixels
+from data_pipelines.records import Region
+from rllava_jax.config import LoraConfig, LoraTarget, RegionConfig
+from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.params import abstract
 
 transformers.logging.set_verbosity_error()
@@ -138,3 +142,36 @@ def test_big_visions_npz_holds_the_merged_weights(adapted, tmp_path):
         for name, value in read_params(tmp_path / "again").items():
             rows = slice(None, 2048) if name.endswith("input_embedding") else slice(None)
             np.testing.assert_array_equal(value[rows], arrays[f"params/{name}"], err_msg=name)
+
+
+def test_adapters_and_regions_together_answer_as_here(base, tmp_path):
+    """Kept and merged, through the remote code; float32."""
+    ours = Ours(base / "ours")
+    regions = RegionConfig(encoders=("crop", "align"), crop_size=28, tokens=4)
+    config = dataclasses.replace(ours.config, regions=regions, lora=LoraConfig(rank=3, alpha=8.0, targets=("q", "o")))
+    params, draw = read_params(base / "ours"), np.random.default_rng(1)
+    _, shapes = abstract(config, vocab=2112)
+    params |= {
+        name: draw.normal(size=shape.shape).astype(np.float32) * 0.2
+        for name, shape in shapes.items()
+        if name not in params
+    }
+    write_checkpoint(tmp_path / "run", config, params, ours.tokenizer)
+    pixels = np.asarray(Image.fromarray(draw.integers(0, 255, (9, 7, 3), np.uint8)).resize((70, 90)))
+    Image.fromarray(pixels).save(tmp_path / "scan.png")
+    box = box_from_pixels(12, 20, 30, 25, width=70, height=90, where="box")
+    predictor = Predictor.load(tmp_path / "run", new_tokens=8)
+    expected = predictor.answer(str(tmp_path / "scan.png"), "what is it?", [Region(box)]).text
+    without = predictor.answer(str(tmp_path / "scan.png"), "what is it?").text
+    assert expected != without
+    for flag in ("--keep-lora", "--merge-lora"):
+        folder = tmp_path / flag.strip("-")
+        run_convert("export", tmp_path / "run", folder, flag)
+        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
+        if flag == "--keep-lora":
+            model = PeftModel.from_pretrained(model, folder / "adapter")
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        for marks, answer in (([(12, 20, 30, 25)], expected), (None, without)):
+            inputs = processor(images=Image.fromarray(pixels), text="what is it?", regions=marks, return_tensors="pt")
+            generated = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+            assert processor.answers(generated, inputs) == [answer]

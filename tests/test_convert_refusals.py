@@ -47,7 +47,9 @@ def refusal(capsys, *arguments):
     """The one line of a command that must fail in an orderly way."""
     capsys.readouterr()
     status = convert.main([str(argument) for argument in arguments])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown, shown
+    lines = [line for line in shown.splitlines() if line.startswith("error:")]
     assert status == 2
     assert len(lines) == 1, lines
     return lines[0]
