@@ -51,6 +51,12 @@ class Predictor:
             tokenizer = provenance.tokenizer_from_assets(files, where=str(folder / str(number)))
             preprocessor = make_preprocessor(config, tokenizer)
             graphdef, shapes = abstract(config, vocab=tokenizer.vocab_size)
+            # In the types in which they are stored: what training would freeze in bfloat16 may have come in float32.
+            stored = checkpoints.shapes(number)
+            shapes = {
+                name: jax.ShapeDtypeStruct(shape.shape, stored[name].dtype if name in stored else shape.dtype)
+                for name, shape in shapes.items()
+            }
             # One question at a time has nothing to share: one device.
             mesh = Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), ("data", "fsdp"))
             params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
