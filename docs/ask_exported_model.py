@@ -23,6 +23,8 @@ def main() -> None:
     options = parser.parse_args()
 
     processor = AutoProcessor.from_pretrained(options.folder, trust_remote_code=True)
+    if not hasattr(processor, "answers"):
+        parser.error(f"{options.folder}: is a plain PaliGemma without regions; its README.md shows how it is asked")
     model = AutoModelForImageTextToText.from_pretrained(options.folder, trust_remote_code=True).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 

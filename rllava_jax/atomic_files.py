@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from rllava_jax.config import ConfigError
@@ -25,28 +26,44 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def check_destination(destination: Path, *, overwrite: bool, mark: str) -> None:
-    """Whether something may be written at `destination`.
+# Of a folder that this project writes: a file by which it is known, and all that may stand at its top.
+MARK = "conversion.json"
+
+
+def check_destination(destination: Path, *, source: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
+    """Whether something made of `source` may be written at `destination`.
 
     Args:
-      overwrite: it may exist, if this project wrote it.
-      mark: the file by which a folder of this project's is known.
+      overwrite: it may exist, if this command wrote it.
+      ours: whether what stands at a path is such as this command writes, and nothing else.
 
     Raises:
-      ConfigError: it exists and may not be replaced, or there is no folder to put it in.
+      ConfigError: it exists and may not be replaced, or source and destination lie in one another.
     """
-    if not destination.absolute().parent.is_dir():
-        raise ConfigError(f"{destination}: its folder {destination.absolute().parent} does not exist; make it first")
-    if not (destination.exists() or destination.is_symlink()):
+    target, origin = destination.resolve(), source.resolve()
+    if target == origin or target in origin.parents or origin in target.parents:
+        raise ConfigError(f"{destination}: and the source, {source}, lie in one another; choose another destination")
+    if destination.is_symlink():
+        raise ConfigError(f"{destination}: is a symbolic link; name the place that it points to, or another")
+    if not destination.exists():
         return
     if not overwrite:
         raise ConfigError(f"{destination}: exists; choose another destination, or replace it with --overwrite")
-    ours = (destination / mark).is_file() if destination.is_dir() else destination.suffix == ".npz"
-    if not ours or destination.is_symlink():
+    if not ours(destination):
         raise ConfigError(
-            f"{destination}: was not written by this command (it holds no {mark}), so --overwrite does not touch it; "
+            f"{destination}: holds files that this command did not write, so --overwrite does not touch it; "
             "choose another destination, or remove it yourself"
         )
+
+
+def holds_only(folder: Path, names: Collection[str], patterns: Collection[str] = ()) -> bool:
+    """Whether `folder` bears this project's mark and has nothing at its top but these names and glob patterns."""
+    if not (folder / MARK).is_file():
+        return False
+    return all(
+        path.name in names or any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+        for path in folder.iterdir()
+    )
 
 
 @contextlib.contextmanager
@@ -57,6 +74,7 @@ def appears_whole(destination: Path) -> Iterator[Path]:
     the end, and stays as it was if anything goes wrong before.
     """
     destination = destination.absolute()
+    destination.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
     aside.chmod(0o777 & ~_umask())
     try:

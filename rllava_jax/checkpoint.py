@@ -49,6 +49,9 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
             return folder, "last"
+    published = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    if published or path.suffix == ".npz":
+        raise CheckpointError(f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER")
     raise CheckpointError(
         f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one"
     )

@@ -51,7 +51,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the parameters start. New ones (regions, LoRA) are always made fresh.
+    """Where the parameters start. Regions and adapters that the checkpoint does not have are made fresh.
 
     Attributes:
       checkpoint: a run's workdir, an imported model or one of their checkpoints/STEP folders; "" starts from random

@@ -87,6 +87,8 @@ def _validate_start(config: Config) -> None:
     _require(bool(model.dimensions) == (model.size == "custom"), "model.dimensions", model.dimensions, remedy)
     _require(not (init.checkpoint and config.data.tokenizer), "data.tokenizer", config.data.tokenizer,
              "leave it out: the tokenizer comes with init.checkpoint")  # fmt: skip
+    alone = init.step != "last" and not init.checkpoint
+    _require(not alone, "init.step", init.step, "it is a step of init.checkpoint, which is not set")
     named = init.step in ("last", "best") or init.step.isdigit()
     _require(named, "init.step", init.step, "write last, best or a number")
     _at_least(0, lora__rank=lora.rank)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -41,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
-        if not _is_full_disk(error):
+        if _is_full_disk(error):
+            said = "the disk is full; nothing was left behind. Free some space, or choose another disk"
+        elif isinstance(error, OSError):
+            said = f"{error.strerror or error} ({error.filename or 'no file named'}); nothing was left behind"
+        else:
             raise
-        print(
-            f"error: {options.destination}: the disk is full; nothing was left behind. Free some space, or choose "
-            "another disk",
-            file=sys.stderr,
-        )
+        print(f"error: {options.destination}: {said}", file=sys.stderr)
         return 2
     print(f"written: {options.destination}")
     return 0
@@ -57,6 +58,16 @@ def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return os.strerror(errno.ENOSPC) in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _size(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(text)
+    return value
+
+
+_size.__name__ = "size"  # argparse names the type in its message
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -104,7 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, an imported model, or checkpoints/STEP")
     out.add_argument("destination", metavar="DESTINATION", help="the folder to write, or a file that ends in .npz")
     out.add_argument("--step", help="last, best or a number (default: what CHECKPOINT names, else last)")
-    out.add_argument("--dtype", choices=sorted(DTYPES), help="of the written weights (default: as they are stored)")
+    out.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="of the written weights (default: as they are stored; the widest, where types differ)",
+    )
     adapters = out.add_mutually_exclusive_group()
     adapters.add_argument("--merge-lora", action="store_true", help="add the adapters to the weights (the default)")
     adapters.add_argument(
@@ -114,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plain", action="store_true", help="leave the region branch out: any transformers loads the folder"
     )
     out.add_argument("--licence", default="", help="for the model card (default: the base model's)")
-    out.add_argument("--shard-gb", type=float, default=2.0, help="largest safetensors file, in GiB (default: 2)")
+    out.add_argument("--shard-gb", type=_size, default=2.0, help="largest safetensors file, in GiB (default: 2)")
     for command in (into, out):
         command.add_argument("--overwrite", action="store_true", help="replace a destination that this command wrote")
     return parser

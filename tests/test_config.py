@@ -17,6 +17,8 @@ from rllava_jax.config import (
     ConfigError,
     DataConfig,
     EvaluationConfig,
+    InitConfig,
+    LoraConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -24,8 +26,9 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.config_loading import differences, from_json, load_config, to_json
+from rllava_jax.config_loading import differences, from_json, load_config, to_json, upgraded
 from rllava_jax.config_validation import validate, validate_patches
+from rllava_jax.model.sizes import SIZES, dimensions_of, model_size
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -283,6 +286,16 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(optimizer=OptimizerConfig(b2=1.0)), "optimizer.b2"),
         (Config(optimizer=OptimizerConfig(trainable=("img/(",))), "optimizer.trainable"),
         (Config(optimizer=OptimizerConfig(warmup="never")), "optimizer.warmup"),
+        (Config(model=ModelConfig(size="checkpoint")), "init.checkpoint"),
+        (Config(model=ModelConfig(size="custom")), "model.dimensions"),
+        (Config(model=ModelConfig(dimensions={"vision.width": 32})), "model.dimensions"),
+        (Config(model=ModelConfig(vocab=-1)), "model.vocab"),
+        (Config(init=InitConfig(step="5")), "init.step"),
+        (Config(init=InitConfig(checkpoint="base", step="newest")), "init.step"),
+        (Config(init=InitConfig(checkpoint="base"), data=DataConfig(tokenizer="x.model")), "data.tokenizer"),
+        (Config(lora=LoraConfig(rank=-1)), "lora.rank"),
+        (Config(lora=LoraConfig(rank=4, alpha=0.0)), "lora.alpha"),
+        (Config(lora=LoraConfig(rank=4, targets=("q", "q"))), "lora.targets"),
         (Config(train=TrainConfig(duration="ten epochs")), "train.duration"),
         (Config(train=TrainConfig(duration="never")), "train.duration"),
         (Config(train=TrainConfig(duration="50 percent")), "train.duration"),
@@ -349,3 +362,30 @@ def test_the_crop_size_is_free_when_nothing_is_cropped() -> None:
 def test_reading_a_configuration_does_not_import_jax() -> None:
     code = "import sys, rllava_jax.config_loading; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
+    values = to_json(Config())
+    for added in ("init", "lora"):
+        del values[added]
+    for added in ("dimensions", "vocab"):
+        del values["model"][added]
+    # What its defaults were, written out as every stored configuration is.
+    values["model"]["frozen_dtype"] = "float32"
+    values["optimizer"] |= {"trainable": [".*"], "weight_decay_on": ["(img|roi)/.*kernel"]}
+    config = from_json(upgraded(values))
+    assert (config.init.checkpoint, config.lora.rank, config.model.vocab) == ("", 0, 0)
+    assert config.optimizer.trainable == (".*",)
+    with pytest.raises(ConfigError, match="model is missing"):
+        from_json({key: value for key, value in to_json(Config()).items() if key != "model"})
+
+
+def test_a_custom_size_is_complete_and_whole(tmp_path: Path) -> None:
+    numbers = dimensions_of(SIZES["tiny"])
+    assert model_size(ModelConfig("custom", numbers, vocab=2176)) == SIZES["tiny"]
+    with pytest.raises(ConfigError, match=r"lacks 'vision\.width'"):
+        model_size(ModelConfig("custom", {key: value for key, value in numbers.items() if key != "vision.width"}))
+    with pytest.raises(ConfigError, match=r"unknown 'vision\.wide'"):
+        model_size(ModelConfig("custom", {**numbers, "vision.wide": 3}))
+    with pytest.raises(ConfigError, match=r"decoder\.heads = 2\.5 is no whole number"):
+        model_size(ModelConfig("custom", {**numbers, "decoder.heads": 2.5}))

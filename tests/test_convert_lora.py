@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import get_args
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_kept_adapters_come_back_from_the_folder(adapted, tmp_path):
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
     assert Ours(tmp_path / "again").config.lora == Ours(adapted).config.lora
+
+
+def test_a_model_that_peft_merged_and_saved_comes_in(adapted, tmp_path):
+    run_convert("export", adapted, tmp_path / "kept", "--keep-lora")
+    model = PeftModel.from_pretrained(from_folder(tmp_path / "kept"), tmp_path / "kept" / "adapter").merge_and_unload()
+    model.save_pretrained(tmp_path / "saved")
+    for name in ("tokenizer.json", "tokenizer.model"):
+        shutil.copy(tmp_path / "kept" / name, tmp_path / "saved")
+    run_convert("import", tmp_path / "saved", tmp_path / "again")
+    inputs = random_inputs(seed=8)
+    assert_close_on_real_tokens(Ours(tmp_path / "again").logits(inputs), Ours(adapted).logits(inputs), inputs, 1e-5)
 
 
 def test_a_merged_model_no_longer_asks_for_adapters(adapted, tmp_path):

@@ -11,7 +11,7 @@ from golden_model import GOLDEN, load
 from tiny_models import random_transformers_model, save_transformers_folder, tokenizer_file
 
 from data_pipelines.tokenizer import train_tokenizer
-from rllava_jax import convert
+from rllava_jax import atomic_files, convert
 from rllava_jax.interop import import_checkpoint
 from rllava_jax.interop.streaming import StreamedArray
 
@@ -181,6 +181,10 @@ def test_an_output_layer_of_its_own_is_refused(folder, tmp_path, capsys):
         ("text_config", "rms_norm_eps", 1e-5),
         ("vision_config", "layer_norm_eps", 1e-5),
         ("text_config", "num_hidden_layers", 3),
+        ("text_config", "num_hidden_layers", "two"),
+        ("text_config", "head_dim", None),
+        ("text_config", "rope_scaling", {"type": "linear", "factor": 4.0}),
+        (None, "text_config", 3),
     ],
 )
 def test_a_config_of_another_model_is_refused(section, field, value, folder, tmp_path, capsys):
@@ -190,8 +194,16 @@ def test_a_config_of_another_model_is_refused(section, field, value, folder, tmp
     if field == "hidden_act":
         config[section].pop("hidden_activation", None)
     path.write_text(json.dumps(config))
+    if field == "rope_scaling":
+        config[section].pop("rope_parameters", None)
+        path.write_text(json.dumps(config))
     line = refusal(capsys, "import", folder, tmp_path / "out")
-    assert (str(value) if field != "num_hidden_layers" else "missing") in line
+    said = {
+        "num_hidden_layers": "missing" if value == 3 else "'two'",
+        "rope_scaling": "linear",
+        "text_config": "mapping",
+    }
+    assert said.get(field, str(value)) in line
 
 
 def test_a_tokenizer_that_does_not_match_the_table_is_refused(folder, tmp_path, capsys):
@@ -263,23 +275,110 @@ def test_a_source_that_is_none_is_refused(source, tmp_path, capsys):
 
 def test_a_destination_that_exists_is_kept_unless_told_otherwise(pristine, imported, tmp_path, capsys):
     copy = shutil.copytree(imported, tmp_path / "copy")
-    (copy / "note.txt").write_text("mine")
+    before = (copy / "checkpoints" / "0" / "_CHECKPOINT_METADATA").stat().st_ino
     assert "--overwrite" in refusal(capsys, "import", pristine, copy)
-    assert (copy / "note.txt").exists()
+    assert (copy / "checkpoints" / "0" / "_CHECKPOINT_METADATA").stat().st_ino == before
     assert convert.main(["import", str(pristine), str(copy), "--overwrite"]) == 0
-    assert not (copy / "note.txt").exists()
-    assert (copy / "checkpoints" / "0" / "params").is_dir()
+    assert (copy / "checkpoints" / "0" / "_CHECKPOINT_METADATA").stat().st_ino != before
 
 
-def test_overwrite_does_not_touch_what_this_command_did_not_write(pristine, tmp_path, capsys):
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_overwrite_does_not_touch_what_this_command_did_not_write(pristine, imported, tmp_path, capsys):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years")
-    assert "was not written by this command" in refusal(capsys, "import", pristine, tmp_path / "home", "--overwrite")
-    assert (tmp_path / "home" / "thesis.txt").exists()
+    np.savez(tmp_path / "kaggle.npz", **golden_params())
+    mine = shutil.copytree(imported, tmp_path / "mine")
+    (mine / "notes.txt").write_text("by hand")
+    assert convert.main(["export", str(imported), str(tmp_path / "published")]) == 0
+    (tmp_path / "published" / "notes.txt").write_text("by hand")
+    before = files_below(tmp_path)
+    for destination in ("home", "kaggle.npz", "mine", "published"):
+        for command, source in (("import", pristine), ("export", imported)):
+            line = refusal(capsys, command, source, tmp_path / destination, "--overwrite")
+            assert "did not write" in line
+    assert files_below(tmp_path) == before
 
 
-def test_a_destination_without_a_folder_to_lie_in_is_refused(pristine, tmp_path, capsys):
-    assert "does not exist" in refusal(capsys, "import", pristine, tmp_path / "no" / "such" / "out")
+def test_an_export_is_replaced_on_request(imported, tmp_path):
+    for name in ("folder", "weights.npz"):
+        assert convert.main(["export", str(imported), str(tmp_path / name)]) == 0
+        assert convert.main(["export", str(imported), str(tmp_path / name), "--overwrite"]) == 0
+
+
+def test_a_source_is_never_overwritten(pristine, imported, tmp_path, capsys):
+    copy = shutil.copytree(imported, tmp_path / "copy")
+    export = tmp_path / "export"
+    assert convert.main(["export", str(copy), str(export)]) == 0
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_file())
+    np.savez(tmp_path / "weights.npz", **golden_params())
+    before = files_below(tmp_path)
+    for arguments in (
+        ("export", copy, copy),
+        ("export", copy / "checkpoints" / "0", copy),
+        ("export", copy, copy / "checkpoints" / "9"),
+        ("import", export, export),
+        ("import", export, tmp_path),
+        ("import", tmp_path / "weights.npz", tmp_path / "weights.npz", "--tokenizer", tmp_path / "tokenizer.model"),
+    ):
+        assert "lie in one another" in refusal(capsys, *arguments, "--overwrite"), arguments
+    assert files_below(tmp_path) == before
+
+
+def test_the_folder_of_a_destination_is_made(pristine, tmp_path):
+    assert convert.main(["import", str(pristine), str(tmp_path / "models" / "tiny")]) == 0
+    assert (tmp_path / "models" / "tiny" / "checkpoints" / "0").is_dir()
+
+
+def test_a_symbolic_link_is_not_replaced(pristine, imported, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(imported)
+    assert "symbolic link" in refusal(capsys, "import", pristine, tmp_path / "link", "--overwrite")
+
+
+def test_a_destination_that_may_not_be_written_is_one_line(pristine, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "there")
+
+    monkeypatch.setattr(atomic_files.tempfile, "mkdtemp", refuse)
+    assert "Permission denied (there)" in refusal(capsys, "import", pristine, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float64", ">f4"])
+def test_an_npz_of_other_numbers_is_refused(dtype, tmp_path, capsys):
+    arrays = {name: value.astype(dtype) for name, value in golden_params().items()}
+    assert "give weights in float32, float16 or bfloat16" in npz_refusal(arrays, tmp_path, capsys)
+
+
+def test_no_path_of_another_machine_comes_in(folder, tmp_path):
+    values = json.loads((folder / "config.json").read_text())
+    for name, kept in (("/home/somebody/secret/model", None), ("google/paligemma-3b-pt-224", "same"), ("../up", None)):
+        (folder / "config.json").write_text(json.dumps(values | {"_name_or_path": name}))
+        assert convert.main(["import", str(folder), str(tmp_path / "out"), "--overwrite"]) == 0
+        record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+        assert record["model"] == (name if kept else None)
+
+
+def test_a_damaged_checkpoint_is_named_when_it_is_exported(imported, tmp_path, capsys):
+    copy = shutil.copytree(imported, tmp_path / "copy")
+    data = max((copy / "checkpoints" / "0" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:100])
+    line = refusal(capsys, "export", copy, tmp_path / "out")
+    assert "cannot be read" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_is_named_once(imported, tmp_path, capsys):
+    line = refusal(capsys, "export", imported / "checkpoints" / "0", tmp_path / "out", "--step", "5")
+    assert "leave one of the two out" in line
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "large"])
+def test_a_shard_size_is_a_size(size, imported, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert.main(["export", str(imported), str(tmp_path / "out"), f"--shard-gb={size}"])
+    assert "invalid size value" in capsys.readouterr().err
 
 
 class FullDisk:

@@ -13,7 +13,7 @@ from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, Task, VQAExample
 from rllava_jax import provenance
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
@@ -44,6 +44,8 @@ class Predictor:
           CheckpointError: there is none, or it cannot be read.
         """
         folder, named = find_checkpoint(path)
+        if step and named.isdigit() and step != named:
+            raise CheckpointError(f"--step {step}: beside {path}, which is step {named}; leave one of the two out")
         with Checkpoints(folder, read_only=True) as checkpoints:
             number = checkpoints.resolve(step or named)
             files = checkpoints.assets(number)

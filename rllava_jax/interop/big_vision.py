@@ -25,6 +25,8 @@ _ATTENTION = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/"
 # Where there are as many kv heads as heads, big_vision keeps the three projections in one array.
 _FUSED, _QUERY, _KEY_VALUE = (f"llm/layers/attn/{name}/w" for name in ("qkv_einsum", "q_einsum", "kv_einsum"))
 _BYTES_PER_READ = 2**24
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_COMMENT = b"rllava_jax"  # of archives that were written here
 
 
 def read_npz(path: Path) -> Source:
@@ -176,6 +178,7 @@ def write_npz(path: Path, arrays: Mapping[str, StreamedArray], size: PaliGemmaCo
     if size.decoder.kv_heads == size.decoder.heads:
         arrays = _fused(dict(arrays))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        archive.comment = _COMMENT
         for name, array in arrays.items():
             # A fixed date: the same weights give the same file.
             entry = zipfile.ZipInfo(f"{_PREFIX}{name}.npy", (1980, 1, 1, 0, 0, 0))
@@ -189,6 +192,15 @@ def write_npz(path: Path, arrays: Mapping[str, StreamedArray], size: PaliGemmaCo
                 np.lib.format.write_array_header_1_0(stream, description)
                 for block in array.blocks():
                     stream.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def is_own_npz(path: Path) -> bool:
+    """Whether a file is an archive that `write_npz` wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == _COMMENT
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _fused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
@@ -210,3 +222,8 @@ def check_npz(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Every array is one of the model's and the model has no other. Raises CheckpointError."""
     found = {name: array.shape for name, array in source.arrays.items()}
     check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")
+    for name, array in source.arrays.items():
+        if array.dtype not in _DTYPES:
+            raise CheckpointError(
+                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16"
+            )

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import numpy as np
 
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination
+from rllava_jax.atomic_files import appears_whole, check_destination, holds_only
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, LoraConfig
 from rllava_jax.config_loading import to_json
-from rllava_jax.interop.big_vision import write_npz
+from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.import_checkpoint import require_room, with_progress
 from rllava_jax.interop.layout import TABLE, Spelling, exported, spellings
@@ -30,7 +30,7 @@ from rllava_jax.interop.remote_files import processor_files, region_config_json,
 from rllava_jax.interop.shards import write_shards
 from rllava_jax.interop.stored_params import in_dtype, is_adapter, merged_streams, stored_params
 from rllava_jax.interop.streaming import StreamedArray
-from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, image_token_id
+from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 from rllava_jax.provenance import CONVERSION_FILE
 
@@ -41,6 +41,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+# What may lie in an exported folder beside weights, tokenizer and code.
+_FOLDER_FILES = (
+    "README.md",
+    "adapter",
+    "config.json",
+    "conversion.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 # transformers pads tables to a multiple of this, and so are the published folders'.
 _ROWS_MULTIPLE = 64
 
@@ -68,7 +78,10 @@ def open_stored(path: Path, *, step: str | None) -> Stored:
     Raises:
       CheckpointError: there is none, or it cannot be read.
     """
-    folder, named = find_checkpoint(path)
+    # The absolute path, so that a run opened as "." still has a name.
+    folder, named = find_checkpoint(path.absolute())
+    if step and named.isdigit() and step != named:
+        raise ConfigError(f"--step {step}: beside {path}, which is step {named}; leave one of the two out")
     with Checkpoints(folder, read_only=True) as checkpoints:
         number = checkpoints.resolve(step or named)
         files = checkpoints.assets(number)
@@ -104,9 +117,10 @@ def export_checkpoint(
       CheckpointError: the checkpoint cannot be read.
       ConfigError: the destination may not be written, or cannot hold what the checkpoint holds.
     """
-    check_destination(destination, overwrite=overwrite, mark=CONVERSION_FILE)
+    npz = destination.suffix.lower() == ".npz"
+    kept, _ = find_checkpoint(checkpoint)
+    check_destination(destination, source=kept, overwrite=overwrite, ours=is_own_npz if npz else _is_export)
     stored = open_stored(checkpoint, step=step)
-    npz = destination.suffix == ".npz"
     _check_fits(stored, keep_lora=keep_lora, plain=plain, npz=npz)
     arrays = {name: array for name, array in stored.arrays.items() if not (plain and name.startswith("roi/"))}
     adapters = {name: array for name, array in arrays.items() if is_adapter(name)}
@@ -115,7 +129,8 @@ def export_checkpoint(
     elif adapters:
         arrays = merged_streams(arrays, stored.config.lora)
         logger.info("the adapters are added to the weights (alpha / r = %g)", _scale(stored.config.lora))
-    target = DTYPES[dtype] if dtype else _widest({name: stored.arrays[name] for name in arrays})
+    # Merged weights are as exact as the widest of what they are made of: bfloat16 would round the adapters' share away.
+    target = DTYPES[dtype] if dtype else _widest([*arrays.values(), *(() if keep_lora else adapters.values())])
     arrays = {name: in_dtype(array, target, name) for name, array in arrays.items()}
     require_room(destination, sum(array.nbytes for array in arrays.values()))
     with appears_whole(destination) as new:
@@ -136,6 +151,11 @@ def export_checkpoint(
         logger.info("%s step %d: %.2f GiB in %s", stored.folder, stored.step, total / 2**30, target)
 
 
+def _is_export(path: Path) -> bool:
+    names = {*_FOLDER_FILES, *TOKENIZER_FILES, *remote_code_files()}
+    return path.is_dir() and holds_only(path, names, ("model*.safetensors", "model.safetensors.index.json"))
+
+
 def _check_fits(stored: Stored, *, keep_lora: bool, plain: bool, npz: bool) -> None:
     regions = any(name.startswith("roi/") for name in stored.arrays)
     adapters = any(is_adapter(name) for name in stored.arrays)
@@ -154,8 +174,8 @@ def _scale(lora: LoraConfig) -> float:
     return lora.alpha / lora.rank
 
 
-def _widest(arrays: Mapping[str, StreamedArray]) -> np.dtype[Any]:
-    kinds = {array.dtype for array in arrays.values()}
+def _widest(arrays: Iterable[StreamedArray]) -> np.dtype[Any]:
+    kinds = {array.dtype for array in arrays}
     return kinds.pop() if len(kinds) == 1 else DTYPES["float32"]
 
 

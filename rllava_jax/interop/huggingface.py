@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ import safetensors
 
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import Config
+from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config_loading import from_json, upgraded
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import TABLE, Spelling, canonical, is_buffer, spellings
@@ -171,7 +173,7 @@ def read_folder(folder: Path, expected: Expected) -> Source:
     tokenizer = find_tokenizer(folder, rows=size.decoder.vocab)
     facts = {
         "format": "Hugging Face",
-        "model": values.get("_name_or_path") or None,
+        "model": _hub_name(values.get("_name_or_path")),
         "dtype": str(tensors.dtypes[_EMBEDDING]),
     }
     return Source(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
@@ -189,6 +191,11 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _hub_name(name: object) -> str | None:
+    """A name as the hub gives them, `owner/model`. Anything else is a path of somebody's machine, and stays there."""
+    return name if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and name[0] not in "./" else None
+
+
 def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
     """The configuration inside an export of this project."""
     if "rllava" not in values:
@@ -196,7 +203,9 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
     stored = values["rllava"].get("config") if isinstance(values["rllava"], Mapping) else None
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{folder / 'config.json'}: its section rllava has no config; export the model again")
-    return from_json(upgraded(stored), where=str(folder / "config.json"))
+    config = from_json(upgraded(stored), where=str(folder / "config.json"))
+    # Whoever merged the adapters with PEFT and saved the model kept its config.json, and no adapter/.
+    return config if (folder / "adapter").is_dir() else dataclasses.replace(config, lora=LoraConfig())
 
 
 def _check_tied(tensors: Tensors) -> None:

@@ -63,11 +63,15 @@ def parse_config(
     """
     if values.get("model_type") not in ("paligemma", "rllava") or "text_config" not in values:
         raise CheckpointError(f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2")
-    given_text, given_vision = dict(values["text_config"]), dict(values.get("vision_config") or {})
+    for part in ("text_config", "vision_config"):
+        if not isinstance(values.get(part) or {}, Mapping):
+            raise CheckpointError(f"{where}: {part} is no mapping; download the folder again")
+    given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
     kind = given_text.get("model_type", "gemma")
     if kind not in _TEXT_DEFAULTS:
         raise CheckpointError(f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2")
     text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
+    _require_numbers(text, vision, where)
     _require_supported(text, vision, where)
     for key in (_TABLE, _POSITIONS):
         if len(shapes.get(key, ())) != 2:
@@ -106,7 +110,24 @@ def parse_config(
             f"its config.json caps the final logits at {text['final_logit_softcapping']}, which training and this "
             "project leave out: the order of answers is the same, probabilities are sharper"
         )
+    window, patches = text.get("sliding_window"), size.vision.grid**2
+    if gemma2 and window and window < patches + 64:
+        notes.append(
+            f"its config.json lets every second layer see {window} positions only, fewer than image and question have; "
+            "training and this project leave such windows out"
+        )
     return size, notes
+
+
+def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
+    for part, fields, defaults in (
+        ("text_config", text, _TEXT_DEFAULTS["gemma"]),
+        ("vision_config", vision, _VISION_DEFAULTS),
+    ):
+        for name, default in defaults.items():
+            value = fields[name]
+            if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise CheckpointError(f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0")
 
 
 def _rope_base(text: Mapping[str, Any]) -> float:
@@ -117,7 +138,8 @@ def _rope_base(text: Mapping[str, Any]) -> float:
 def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
     """What the modules have no setting for must have the one value that they implement."""
     activation = text.get("hidden_activation") or text.get("hidden_act") or "gelu_pytorch_tanh"
-    rope = (text.get("rope_parameters") or text.get("rope_scaling") or {}).get("rope_type", "default")
+    scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    rope = scaling.get("rope_type") or scaling.get("type") or "default"  # its older name
     only = {
         # transformers reads Gemma 1's "gelu" as the tanh approximation, by a slip of its first release.
         "text_config.hidden_activation": (activation, ("gelu_pytorch_tanh", "gelu", "gelu_fast", "gelu_new")),

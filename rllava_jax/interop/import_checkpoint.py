@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination
+from rllava_jax.atomic_files import appears_whole, check_destination, holds_only
 from rllava_jax.checkpoint import AssetsHandler, AssetsSave, CheckpointError
 from rllava_jax.config import Config, DataConfig, RegionConfig
 from rllava_jax.interop.big_vision import check_npz, read_npz
@@ -51,7 +51,7 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
       ConfigError: the destination may not be written.
       DataError: the tokenizer file is none.
     """
-    check_destination(destination, overwrite=overwrite, mark=CONVERSION_FILE)
+    check_destination(destination, source=source, overwrite=overwrite, ours=_is_import)
     found = _open(source)
     chosen = Tokenizer.load(tokenizer) if tokenizer is not None else found.tokenizer
     if chosen is None:
@@ -72,6 +72,11 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
     with appears_whole(destination) as folder:
         write_model(folder / "checkpoints", with_progress(found.arrays), files)
         (folder / CONVERSION_FILE).write_bytes(record)
+
+
+def _is_import(path: Path) -> bool:
+    # A run that has gone on in it would have more.
+    return path.is_dir() and holds_only(path, {CONVERSION_FILE, "checkpoints"})
 
 
 def _open(source: Path) -> Source:
@@ -116,7 +121,8 @@ def _summary(found: Source, config: Config, tokenizer: Tokenizer) -> str:
 
 def require_room(destination: Path, size: int) -> None:
     """Raises CheckpointError where the disk has less than `size` bytes free."""
-    free = shutil.disk_usage(destination.absolute().parent).free
+    there = next(folder for folder in destination.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
     if free < size:
         raise CheckpointError(
             f"{destination}: the disk has {free / 2**30:.1f} GiB free and the checkpoint may take {size / 2**30:.1f}; "

@@ -62,7 +62,9 @@ def write_adapter(folder: Path, adapters: Mapping[str, StreamedArray], trained: 
     """
     folder.mkdir()
     tensors = {PREFIX + "model." + name: value for name, value in adapter_tensors(adapters, trained.size)}
-    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    path = folder / ADAPTER_WEIGHTS
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(folder.stat().st_mode & 0o666)  # the library's files are their owner's alone
     (folder / ADAPTER_CONFIG).write_text(json.dumps(adapter_config(trained.config), indent=2) + "\n", encoding="utf-8")
 
 

@@ -18,6 +18,8 @@ import tensorstore as ts
 # Orbax's public face has no way to build the storage spec of an array that is not in memory.
 from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 
+from rllava_jax.checkpoint import CheckpointError
+
 _BLOCK_BYTES = 2**27
 
 
@@ -101,6 +103,7 @@ class StoredArray:
             str(folder.absolute()), name, use_zarr3=False, use_ocdbt=ocp.type_handlers.is_ocdbt_checkpoint(folder)
         )
         self._store = ts.open(ts.Spec(spec.json), read=True, context=tensorstore_utils.get_ts_context()).result()
+        self._where = f"{folder}: {name}"
         self.shape: tuple[int, ...] = tuple(self._store.shape)
         self.dtype: np.dtype[Any] = self._store.dtype.numpy_dtype
 
@@ -115,7 +118,11 @@ class StoredArray:
 
         def blocks() -> Iterator[np.ndarray]:
             for first in range(0, self.shape[0], at_once):
-                read = self._store[first : min(first + at_once, self.shape[0])].read().result()
+                try:
+                    read = self._store[first : min(first + at_once, self.shape[0])].read().result()
+                except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
+                    reason = " ".join(str(error).split())[:200]
+                    raise CheckpointError(f"{self._where}: cannot be read ({reason}); take another step") from None
                 for start in range(0, len(read), rows):
                     yield read[start : start + rows]
 

@@ -19,6 +19,9 @@ from data_pipelines.tokenizer_backends import IMAGE_TOKEN, SPECIAL_TOKENS
 
 logger = logging.getLogger(__name__)
 
+# Every file that a tokenizer may be written as.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+
 SPACE = "▁"  # how a piece writes a space
 _GEMMA_CONTEXT = 8192
 
