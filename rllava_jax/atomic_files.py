@@ -66,6 +66,17 @@ def holds_only(folder: Path, names: Collection[str], patterns: Collection[str] =
     )
 
 
+def require_room(destination: Path, size: int) -> None:
+    """Raises ConfigError where the disk has less than `size` bytes free."""
+    there = next(folder for folder in destination.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise ConfigError(
+            f"{destination}: the disk has {free / 2**30:.1f} GiB free and what is to be written may take "
+            f"{size / 2**30:.1f}; free some, or choose another disk"
+        )
+
+
 @contextlib.contextmanager
 def appears_whole(destination: Path) -> Iterator[Path]:
     """A hidden folder beside `destination` to write into; its content takes that name when the block ends well.

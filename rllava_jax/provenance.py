@@ -33,7 +33,7 @@ class StartedFrom:
     """The checkpoint that a run's parameters come from.
 
     Attributes:
-      facts: its name and step, and what is known of its own beginning.
+      facts: its name and step, what it was trained on and with, and what is known of its own beginning.
       conversion: its `conversion.json`, unchanged.
     """
 
@@ -180,6 +180,24 @@ def assets(config: Config, preprocessor: Preprocessor, start: StartedFrom | None
     return files
 
 
+def training_facts(config: Config) -> dict[str, Any]:
+    """What a run trained on and with, as its descendants remember it: JSON values, and no path of its machine."""
+    lora, policy = config.lora, config.data.policy
+    return {
+        "data": config.data.source,
+        "split": config.data.train_split,
+        "languages": list(config.data.languages),
+        "batch_size": config.train.batch_size,
+        "learning_rate": config.optimizer.learning_rate,
+        "seed": config.seed,
+        "trainable": list(config.optimizer.trainable),
+        "lora": {"rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets)} if lora.rank else {},
+        "regions": list(config.regions.encoders),
+        "shown": policy.shown,
+        "wrong": policy.wrong,
+    }
+
+
 def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:
     """The configuration that a checkpoint was trained with.
 
@@ -215,6 +233,8 @@ def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) ->
       CheckpointError: a file is damaged; it is named.
     """
     facts: dict[str, Any] = {"name": name, "step": step}
+    if step:  # an imported model's configuration is not that of a training
+        facts["trained"] = training_facts(config_from_assets(files, where=where))
     if before := _json_of(files, "config.json", where).get("started_from"):
         facts["started_from"] = before
     elif CONVERSION_FILE in files:  # the model was imported; of what, its converter has written down

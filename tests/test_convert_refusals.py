@@ -416,7 +416,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(error, pristine, imp
 
 def test_too_little_room_is_said_before_anything_is_written(pristine, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(import_checkpoint.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(atomic_files.shutil, "disk_usage", lambda _: usage)
     assert "GiB free" in refusal(capsys, "import", pristine, tmp_path / "out")
 
 

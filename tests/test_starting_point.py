@@ -344,7 +344,9 @@ def test_what_a_model_was_made_of_travels_with_its_descendants(imported, config_
     files = provenance.assets(config_of_import, make_preprocessor(config_of_import, start.tokenizer), start.record)
     assert files["conversion.json"] == CONVERSION
     child = provenance.start_of(files, name="child", step=3, where="child")
-    assert child.facts == {"name": "child", "step": 3, "started_from": start.record.facts}
+    trained = provenance.training_facts(config_of_import)
+    assert child.facts == {"name": "child", "step": 3, "trained": trained, "started_from": start.record.facts}
+    assert json.loads(json.dumps(child.facts)) == child.facts
     assert child.conversion == CONVERSION
 
 

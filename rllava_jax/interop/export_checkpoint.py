@@ -16,20 +16,20 @@ import numpy as np
 
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination, holds_only
+from rllava_jax.atomic_files import appears_whole, check_destination, holds_only, require_room
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, LoraConfig
 from rllava_jax.config_loading import to_json
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
-from rllava_jax.interop.import_checkpoint import require_room, with_progress
 from rllava_jax.interop.layout import TABLE, Spelling, exported, spellings
+from rllava_jax.interop.lineage import exported_stage, lineage, run_name
 from rllava_jax.interop.model_card import model_card
 from rllava_jax.interop.peft_adapter import write_adapter
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.shards import write_shards
 from rllava_jax.interop.stored_params import in_dtype, is_adapter, merged_streams, stored_params
-from rllava_jax.interop.streaming import StreamedArray
+from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 from rllava_jax.provenance import CONVERSION_FILE
@@ -259,10 +259,11 @@ def folder_files(stored: Stored, config: Config, *, rows: int, dtype: str) -> di
         values |= region_config_json(config)
         files |= remote_code_files()
     values["rllava"] = {**values.get("rllava", {}), "config": to_json(config)}
+    past = lineage(stored.files, stored.config, folder=stored.folder, step=stored.step)
     record = {
-        "checkpoint": f"{stored.folder.parent.name or stored.folder.name} step {stored.step}",
+        "checkpoint": f"{run_name(stored.folder)} step {stored.step}",
         "dtype": dtype,
-        "base": json.loads(stored.files[CONVERSION_FILE]) if CONVERSION_FILE in stored.files else None,
+        "lineage": [*past, exported_stage(stored.config, config, dtype=dtype)],
         "versions": provenance.describe(config)["versions"],
     }
     return (

@@ -10,25 +10,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
-from tqdm import tqdm
 
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination, holds_only
+from rllava_jax.atomic_files import appears_whole, check_destination, holds_only, require_room
 from rllava_jax.checkpoint import AssetsHandler, AssetsSave, CheckpointError
 from rllava_jax.config import Config, DataConfig, RegionConfig
 from rllava_jax.interop.big_vision import check_npz, read_npz
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import TABLE
+from rllava_jax.interop.lineage import import_record
 from rllava_jax.interop.source import Source, check_tokenizer
-from rllava_jax.interop.streaming import StreamedArray, streaming_handler
+from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
 from rllava_jax.model.params import abstract
 from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of, name_of
 from rllava_jax.provenance import CONVERSION_FILE
@@ -64,7 +62,8 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
     size = sum(array.nbytes for array in found.arrays.values())
     require_room(destination, size)
     files = provenance.assets(config, make_preprocessor(config, chosen))
-    record = json.dumps({"source": source.name, **found.facts, "size": config.model.size}, indent=2).encode()
+    facts = import_record(source, found.facts, size=config.model.size, ours=found.config is not None)
+    record = json.dumps(facts, indent=2).encode()
     files[CONVERSION_FILE] = record
     for line in found.notes:
         logger.info("note: %s", line)
@@ -117,35 +116,6 @@ def _summary(found: Source, config: Config, tokenizer: Tokenizer) -> str:
         f"{config.model.size}, {vision.image_size} pixels, {count:,} parameters in {'/'.join(dtypes)}; a table of "
         f"{found.arrays[TABLE].shape[0]:,} rows for the {tokenizer.vocab_size:,} ids of {Path(tokenizer.path).name}"
     )
-
-
-def require_room(destination: Path, size: int) -> None:
-    """Raises CheckpointError where the disk has less than `size` bytes free."""
-    there = next(folder for folder in destination.absolute().parents if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < size:
-        raise CheckpointError(
-            f"{destination}: the disk has {free / 2**30:.1f} GiB free and the checkpoint may take {size / 2**30:.1f}; "
-            "free some, or choose another disk"
-        )
-
-
-def with_progress(arrays: Mapping[str, StreamedArray], label: str = "weights") -> dict[str, StreamedArray]:
-    """The same arrays; reading them moves one progress bar, in bytes."""
-    total = sum(array.nbytes for array in arrays.values())
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=None)
-
-    def watched(array: StreamedArray) -> StreamedArray:
-        def blocks() -> Iterator[Any]:
-            for block in array.blocks():
-                yield block
-                bar.update(block.nbytes)
-                if bar.n >= total:
-                    bar.close()
-
-        return dataclasses.replace(array, blocks=blocks)
-
-    return {name: watched(array) for name, array in arrays.items()}
 
 
 def write_model(folder: Path, arrays: Mapping[str, StreamedArray], files: Mapping[str, bytes]) -> None:

@@ -6,7 +6,8 @@ written here has one chunk a block, as if it had lain sharded over devices, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import tensorstore as ts
 
 # Orbax's public face has no way to build the storage spec of an array that is not in memory.
 from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
+from tqdm import tqdm
 
 from rllava_jax.checkpoint import CheckpointError
 
@@ -47,6 +49,24 @@ def rows_per_block(shape: Sequence[int], itemsize: int) -> int:
     """How many rows of axis 0 make a block: at least one, and at most 128 MiB where a row allows it."""
     row = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
     return int(min(max(1, _BLOCK_BYTES // max(row, 1)), max(shape[0], 1)))
+
+
+def with_progress(arrays: Mapping[str, StreamedArray], label: str = "weights") -> dict[str, StreamedArray]:
+    """The same arrays; reading them moves one progress bar, in bytes."""
+    total = sum(array.nbytes for array in arrays.values())
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=None)
+
+    def watched(array: StreamedArray) -> StreamedArray:
+        def blocks() -> Iterator[Any]:
+            for block in array.blocks():
+                yield block
+                bar.update(block.nbytes)
+                if bar.n >= total:
+                    bar.close()
+
+        return dataclasses.replace(array, blocks=blocks)
+
+    return {name: watched(array) for name, array in arrays.items()}
 
 
 class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
