@@ -441,3 +441,12 @@ def test_adapters_that_are_not_there_cannot_be_kept(imported, tmp_path, capsys):
 def test_a_checkpoint_that_is_none_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "holds no checkpoint" in refusal(capsys, "export", tmp_path / "empty", tmp_path / "out")
+
+
+@pytest.mark.parametrize("damaged", ["checkpoints/0/assets/conversion.json", "eval/0/metrics.json"])
+def test_a_damaged_record_is_named(damaged, imported, tmp_path, capsys):
+    copy = shutil.copytree(imported, tmp_path / "copy")
+    (copy / damaged).parent.mkdir(parents=True, exist_ok=True)
+    (copy / damaged).write_text("{")
+    assert damaged in refusal(capsys, "export", copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -53,15 +53,28 @@ def lineage(files: Mapping[str, bytes], config: Config, *, folder: Path, step: i
 
     Args:
       files: its assets. config: that it was trained with. folder: of its run's checkpoints.
+
+    Raises:
+      CheckpointError: its record is damaged.
     """
     begun = json.loads(files["config.json"]).get("started_from")
     if begun:
         stages = _of_start(begun)
     elif CONVERSION_FILE in files:
-        stages = _of_conversion(json.loads(files[CONVERSION_FILE]))
+        stages = _of_conversion(_json(files[CONVERSION_FILE], folder / str(step) / "assets" / CONVERSION_FILE))
     else:
         stages = [{"stage": "random"}]
     return [*stages, _trained(run_name(folder), step, training_facts(config))] if step else stages
+
+
+def _json(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(content)
+        if not isinstance(values, dict):
+            raise ValueError("it is no mapping")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); take another step, or import the model again") from None
+    return values
 
 
 def _of_start(facts: Mapping[str, Any]) -> list[Stage]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rllava_jax import __version__
+from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
@@ -255,7 +256,10 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
     if not path.is_file():
         text = "None was run at this step." if trained.step else "Results of earlier stages stand in their own cards."
         return f"## Evaluation\n\n{text}" if _trainings(stages) else ""
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); run --mode evaluate again, or move it away") from None
     subsets = HEADLINE if config.regions.encoders else _WITHOUT_REGION
     shown = [
         row
