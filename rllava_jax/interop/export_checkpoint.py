@@ -148,7 +148,7 @@ def export_checkpoint(
             (new / name).write_bytes(content)
         if keep_lora:
             write_adapter(new / "adapter", adapters, stored)
-        logger.info("%s step %d: %.2f GiB in %s", stored.folder, stored.step, total / 2**30, target)
+        logger.info("%s step %d: %s MiB in %s", stored.folder, stored.step, f"{total / 2**20:,.1f}", target)
 
 
 def _is_export(path: Path) -> bool:

@@ -270,7 +270,8 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
     if config.regions.encoders:
         return _table(
             shown,
-            "right: the region as annotated; none: without it; wrong: another one; blank: a grey image with the right "
+            ("the model with its adapters; " if config.lora.rank else "")
+            + "right: the region as annotated; none: without it; wrong: another one; blank: a grey image with the right "
             "region named, which shows what can be told without looking.",
         )
     unmarked = [row for row in shown if row["region"] == "none"]
@@ -282,7 +283,7 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
         if trained.config.regions.encoders
         else "every question without a region; the model has no region branch."
     )
-    return _table(unmarked, told)
+    return _table(unmarked, ("the model with its adapters; " if config.lora.rank else "") + told)
 
 
 def _table(rows: Sequence[Row], told: str) -> str:

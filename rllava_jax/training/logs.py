@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -98,8 +99,8 @@ class TrainingLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             for name, value in values.items():
-                # TensorBoard allows neither of these in a name.
-                self._board.add_scalar(name.replace("=", "_").replace(":", "_"), value, step)
+                # TensorBoard allows none of these in a name.
+                self._board.add_scalar(re.sub("[=:@]", "_", name), value, step)
 
 
 def _keep_until(path: Path, step: int) -> None:
