@@ -267,12 +267,12 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
         for row in rows
         if row["subset"] == subset and subset in subsets and row["metric"] in metrics_of(subset)[:1]
     ]
+    whose = "the model with its adapters; " if config.lora.rank else ""
     if config.regions.encoders:
         return _table(
             shown,
-            ("the model with its adapters; " if config.lora.rank else "")
-            + "right: the region as annotated; none: without it; wrong: another one; blank: a grey image with the right "
-            "region named, which shows what can be told without looking.",
+            f"{whose}right: the region as annotated; none: without it; wrong: another one; blank: a grey image with "
+            "the right region named, which shows what can be told without looking.",
         )
     unmarked = [row for row in shown if row["region"] == "none"]
     if not unmarked:
@@ -283,7 +283,7 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
         if trained.config.regions.encoders
         else "every question without a region; the model has no region branch."
     )
-    return _table(unmarked, ("the model with its adapters; " if config.lora.rank else "") + told)
+    return _table(unmarked, whose + told)
 
 
 def _table(rows: Sequence[Row], told: str) -> str:
