@@ -23,6 +23,9 @@ from data_pipelines.tokenizer_backends import (
     with_location_pieces,
 )
 
+# Published tables are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
+_MOST_PADDING_ROWS = 128
+
 
 class Tokenizer:
     """Text to ids and back, as PaliGemma does it. Pickles whole, so worker processes need no file.
@@ -76,6 +79,10 @@ class Tokenizer:
                 f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one"
             )
         self.vocab_size: int = self._backend.vocab_size
+
+    def fits(self, rows: int) -> bool:
+        """Whether a token table of so many rows can be this tokenizer's: a row for every id, and few more."""
+        return 0 <= rows - self.vocab_size < _MOST_PADDING_ROWS
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:

@@ -26,10 +26,6 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-# Of a folder that this project writes: a file by which it is known, and all that may stand at its top.
-MARK = "conversion.json"
-
-
 def check_destination(destination: Path, *, source: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:
     """Whether something made of `source` may be written at `destination`.
 
@@ -56,9 +52,9 @@ def check_destination(destination: Path, *, source: Path, overwrite: bool, ours:
         )
 
 
-def holds_only(folder: Path, names: Collection[str], patterns: Collection[str] = ()) -> bool:
-    """Whether `folder` bears this project's mark and has nothing at its top but these names and glob patterns."""
-    if not (folder / MARK).is_file():
+def holds_only(folder: Path, names: Collection[str], patterns: Collection[str] = (), *, mark: str) -> bool:
+    """Whether `folder` has the file `mark`, and nothing at its top but these names and glob patterns."""
+    if not (folder / mark).is_file():
         return False
     return all(
         path.name in names or any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)

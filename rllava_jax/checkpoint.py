@@ -36,19 +36,24 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing or damaged; the message names its folder and the remedy."""
 
 
-def find_checkpoint(path: Path) -> tuple[Path, str]:
+def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
     """The checkpoint folder and step that a path means: a workdir, its `checkpoints`, or one step in it.
 
     An imported model's folder is laid out as a workdir's.
 
+    Args:
+      step: last, best or a number, where the path does not name one; None is last.
+
     Raises:
-      CheckpointError: the path is none of these.
+      CheckpointError: the path is none of these, or names another step.
     """
     if path.name.isdigit() and (path / "params").is_dir():
+        if step not in (None, path.name):
+            raise CheckpointError(f"--step {step}: beside {path}, which is step {path.name}; leave one of the two out")
         return path.parent, path.name
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
-            return folder, "last"
+            return folder, step or "last"
     published = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     if published or path.suffix == ".npz":
         raise CheckpointError(f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER")

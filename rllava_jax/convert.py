@@ -25,8 +25,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from data_pipelines.records import DataError
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
-from rllava_jax.interop.export_checkpoint import DTYPES, export_checkpoint
+from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
+from rllava_jax.interop.source import DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from rllava_jax import provenance
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, InitConfig, ModelConfig
 from rllava_jax.config_loading import from_json
+from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params, build, is_new, split
 from rllava_jax.model.regions import token_encoders
 from rllava_jax.model.resampling import align_corners_matrix
@@ -277,7 +278,7 @@ def _remedy(start: StartingPoint, wrong: Sequence[str]) -> str:
     """What the user can do about names that do not match."""
     lora, regions = start.config.lora, start.config.regions
     own = []
-    adapters = any("/lora" in name for name in wrong)
+    adapters = any(is_adapter(name) for name in wrong)
     if adapters:
         own.append(f"lora.rank={lora.rank}, lora.targets={','.join(lora.targets)}")
     if any(name.startswith("roi/") for name in wrong):

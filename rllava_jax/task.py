@@ -18,9 +18,6 @@ from rllava_jax.model.sizes import model_size
 
 logger = logging.getLogger(__name__)
 
-# Published tables are padded by fewer rows than this; a table with more to spare is another tokenizer's.
-_PADDING_ROWS = 128
-
 
 @dataclass(frozen=True)
 class Task:
@@ -49,7 +46,7 @@ def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
       ConfigError: the tokenizer's ids are not those of the model's token table.
     """
     rows, ids = config.model.vocab, tokenizer.vocab_size
-    if rows and not 0 <= rows - ids < _PADDING_ROWS:
+    if rows and not tokenizer.fits(rows):
         raise ConfigError(
             f"{tokenizer.path}: has {ids:,} ids, and the token table (model.vocab) {rows:,} rows; "
             "give the tokenizer that the table was trained with"

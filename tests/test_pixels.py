@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from data_pipelines import pixels
 
@@ -37,9 +38,9 @@ def plain_resample(image: np.ndarray, window: pixels.Window, size: int) -> np.nd
 @pytest.mark.parametrize("key", ["xmlab102_224", "xmlab1_56"])
 def test_resize_gives_the_references_pixels(slake_root, key):
     """Exact but for sums that lie on an integer and round either way: one level on about one value in a hundred."""
-    simplejpeg = pytest.importorskip("simplejpeg", reason="the golden images were decoded with libjpeg's fast DCT")
     name, size = key.split("_")
     data = (Path(slake_root) / "imgs" / name / "source.jpg").read_bytes()
+    # The golden images were decoded with libjpeg's fast DCT, which Pillow does not offer.
     out = pixels.resize(simplejpeg.decode_jpeg(data, "RGB", fastdct=True), int(size))
     difference = np.abs(out.astype(int) - GOLDEN[key])
     assert difference.max() <= 1

@@ -13,7 +13,7 @@ from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, Task, VQAExample
 from rllava_jax import provenance
-from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
@@ -43,11 +43,9 @@ class Predictor:
         Raises:
           CheckpointError: there is none, or it cannot be read.
         """
-        folder, named = find_checkpoint(path)
-        if step and named.isdigit() and step != named:
-            raise CheckpointError(f"--step {step}: beside {path}, which is step {named}; leave one of the two out")
+        folder, which = find_checkpoint(path, step)
         with Checkpoints(folder, read_only=True) as checkpoints:
-            number = checkpoints.resolve(step or named)
+            number = checkpoints.resolve(which)
             files = checkpoints.assets(number)
             config = provenance.config_from_assets(files, where=str(folder / str(number)))
             tokenizer = provenance.tokenizer_from_assets(files, where=str(folder / str(number)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.interop.layout import TABLE
-from rllava_jax.interop.source import Source, check_names, recognised
+from rllava_jax.interop.source import DTYPES, Source, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
@@ -25,7 +25,6 @@ _ATTENTION = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/"
 # Where there are as many kv heads as heads, big_vision keeps the three projections in one array.
 _FUSED, _QUERY, _KEY_VALUE = (f"llm/layers/attn/{name}/w" for name in ("qkv_einsum", "q_einsum", "kv_einsum"))
 _BYTES_PER_READ = 2**24
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _COMMENT = b"rllava_jax"  # of archives that were written here
 
 
@@ -223,7 +222,7 @@ def check_npz(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
     found = {name: array.shape for name, array in source.arrays.items()}
     check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")
     for name, array in source.arrays.items():
-        if array.dtype not in _DTYPES:
+        if array.dtype not in DTYPES.values():
             raise CheckpointError(
                 f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16"
             )

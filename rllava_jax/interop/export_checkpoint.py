@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from data_pipelines.tokenizer import Tokenizer
@@ -22,31 +20,28 @@ from rllava_jax.config import Config, ConfigError, LoraConfig
 from rllava_jax.config_loading import to_json
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
-from rllava_jax.interop.layout import TABLE, Spelling, exported, spellings
+from rllava_jax.interop.layout import TABLE, exported
 from rllava_jax.interop.lineage import exported_stage, lineage, run_name
 from rllava_jax.interop.model_card import model_card
 from rllava_jax.interop.peft_adapter import write_adapter
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.shards import write_shards
-from rllava_jax.interop.stored_params import in_dtype, is_adapter, merged_streams, stored_params
+from rllava_jax.interop.source import DTYPES
+from rllava_jax.interop.stored_params import in_dtype, merged_streams, spelled_tensors, stored_params
 from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
+from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 from rllava_jax.provenance import CONVERSION_FILE
 
 logger = logging.getLogger(__name__)
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 # What may lie in an exported folder beside weights, tokenizer and code.
 _FOLDER_FILES = (
     "README.md",
     "adapter",
     "config.json",
-    "conversion.json",
+    CONVERSION_FILE,
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -79,11 +74,9 @@ def open_stored(path: Path, *, step: str | None) -> Stored:
       CheckpointError: there is none, or it cannot be read.
     """
     # The absolute path, so that a run opened as "." still has a name.
-    folder, named = find_checkpoint(path.absolute())
-    if step and named.isdigit() and step != named:
-        raise ConfigError(f"--step {step}: beside {path}, which is step {named}; leave one of the two out")
+    folder, which = find_checkpoint(path.absolute(), step)
     with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(step or named)
+        number = checkpoints.resolve(which)
         files = checkpoints.assets(number)
         where = str(folder / str(number))
         config = provenance.config_from_assets(files, where=where)
@@ -153,7 +146,8 @@ def export_checkpoint(
 
 def _is_export(path: Path) -> bool:
     names = {*_FOLDER_FILES, *TOKENIZER_FILES, *remote_code_files()}
-    return path.is_dir() and holds_only(path, names, ("model*.safetensors", "model.safetensors.index.json"))
+    weights = ("model*.safetensors", "model.safetensors.index.json")
+    return path.is_dir() and holds_only(path, names, weights, mark=CONVERSION_FILE)
 
 
 def _check_fits(stored: Stored, *, keep_lora: bool, plain: bool, npz: bool) -> None:
@@ -220,23 +214,8 @@ def their_tensors(
     Args:
       rows: of the token table.
     """
-    parts: dict[str, list[Spelling]] = defaultdict(list)
-    for spelling in spellings(size, arrays):
-        parts[spelling.ours].append(spelling)
-    for ours, spelled in parts.items():
-        array = arrays[ours]
-        if not spelled[0].layered:
-            whole = np.concatenate(list(array.blocks()))
-            value = padded_table(whole, rows) if ours == TABLE else spelled[0].export(whole)
-            yield exported(spelled[0].theirs), value
-            continue
-        start = 0
-        for block in array.blocks():
-            for row, layer in enumerate(range(start, start + len(block))):
-                for spelling in spelled:
-                    part = block[row] if spelling.index is None else block[row, spelling.index]
-                    yield exported(spelling.theirs.format(layer=layer)), spelling.export(part)
-            start += len(block)
+    for spelling, name, value in spelled_tensors(arrays, size):
+        yield exported(name), padded_table(value, rows) if spelling.ours == TABLE else value
 
 
 def padded_table(table: np.ndarray, rows: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
@@ -19,18 +18,14 @@ from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config_loading import from_json, upgraded
 from rllava_jax.interop.huggingface_config import parse_config
-from rllava_jax.interop.layout import TABLE, Spelling, canonical, is_buffer, spellings
+from rllava_jax.interop.layout import TABLE, Spelling, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
-from rllava_jax.interop.source import MOST_PADDING_ROWS, Source, check_names
+from rllava_jax.interop.source import DTYPES, Source, check_names
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 _INDEX = "model.safetensors.index.json"
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("float32"),
-    "F16": np.dtype("float16"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_DTYPES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}  # safetensors' names
 _LM_HEAD, _EMBEDDING = "lm_head.weight", "language_model.embed_tokens.weight"
 _AGAIN = "download the folder again"
 
@@ -239,10 +234,7 @@ def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tu
 
 def streams(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StreamedArray]:
     """Our arrays, each made of their tensors layer by layer, or rows of the token table by rows."""
-    parts: dict[str, list[Spelling]] = defaultdict(list)
-    for spelling in table:
-        parts[spelling.ours].append(spelling)
-    return {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in parts.items()}
+    return {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in by_array(table).items()}
 
 
 def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -> StreamedArray:
@@ -258,9 +250,7 @@ def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -
         for row in range(count):
             for spelling in spelled:
                 tensor = tensors.read(spelling.theirs.format(layer=start + row))
-                part = spelling.import_(tensor, spelling.part_shape(shape))
-                target = block[row] if spelling.index is None else block[row, spelling.index]
-                target[...] = part
+                spelling.part(block[row])[...] = spelling.import_(tensor, spelling.part_shape(shape))
         return block
 
     def blocks() -> Iterator[np.ndarray]:
@@ -285,7 +275,7 @@ def find_tokenizer(folder: Path, *, rows: int) -> Tokenizer | None:
     found = [
         Tokenizer.load(folder / name) for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()
     ]
-    fitting = [tokenizer for tokenizer in found if 0 <= rows - tokenizer.vocab_size < MOST_PADDING_ROWS]
+    fitting = [tokenizer for tokenizer in found if tokenizer.fits(rows)]
     if len(fitting) == 2 and fitting[0].vocab_size != fitting[1].vocab_size:
         return fitting[1]  # tokens were added to the tokenizer.json alone
     if not found:

@@ -104,19 +104,24 @@ def parse_config(
             vocab=shapes[_TABLE][0],
         ),
     )
+    return size, _notes(text, size) if gemma2 else []
+
+
+def _notes(text: Mapping[str, Any], size: PaliGemmaConfig) -> list[str]:
+    """What a Gemma 2's settings say that this model leaves out."""
     notes = []
-    if gemma2 and text["final_logit_softcapping"]:
+    if text["final_logit_softcapping"]:
         notes.append(
             f"its config.json caps the final logits at {text['final_logit_softcapping']}, which training and this "
             "project leave out: the order of answers is the same, probabilities are sharper"
         )
     window, patches = text.get("sliding_window"), size.vision.grid**2
-    if gemma2 and window and window < patches + 64:
+    if window and window < patches + 64:
         notes.append(
             f"its config.json lets every second layer see {window} positions only, fewer than image and question have; "
             "training and this project leave such windows out"
         )
-    return size, notes
+    return notes
 
 
 def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:

@@ -75,7 +75,7 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
 
 def _is_import(path: Path) -> bool:
     # A run that has gone on in it would have more.
-    return path.is_dir() and holds_only(path, {CONVERSION_FILE, "checkpoints"})
+    return path.is_dir() and holds_only(path, {CONVERSION_FILE, "checkpoints"}, mark=CONVERSION_FILE)
 
 
 def _open(source: Path) -> Source:

@@ -10,7 +10,8 @@ Sources: the module trees of transformers 4.57 and 5.23; big_vision's parameter 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import einops
@@ -41,6 +42,11 @@ class Spelling:
     def layered(self) -> bool:
         """Whether ours is a stack over layers."""
         return "{layer}" in self.theirs
+
+    def part(self, layer: np.ndarray) -> np.ndarray:
+        """Our part of a layer's slice (or of the whole, where there are no layers); a view."""
+        view: np.ndarray = layer if self.index is None else layer[self.index]
+        return view
 
     def export(self, part: np.ndarray) -> np.ndarray:
         """Their tensor of our part (one layer, one index)."""
@@ -184,6 +190,14 @@ def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]
     if unknown:
         raise ValueError(f"interop.layout has no spelling of {', '.join(unknown)}; add one")
     return [spelling for spelling in table if spelling.ours in names]
+
+
+def by_array(table: Iterable[Spelling]) -> dict[str, list[Spelling]]:
+    """The spellings of each of our arrays."""
+    parts: dict[str, list[Spelling]] = defaultdict(list)
+    for spelling in table:
+        parts[spelling.ours].append(spelling)
+    return parts
 
 
 _BUFFERS = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from rllava_jax.config import Config
-from rllava_jax.interop.layout import spellings
+from rllava_jax.interop.shards import save_tensors
+from rllava_jax.interop.stored_params import spelled_tensors
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig
 
@@ -61,10 +59,8 @@ def write_adapter(folder: Path, adapters: Mapping[str, StreamedArray], trained: 
       adapters: `…/lora…/{a,b}` arrays; all of them are written.
     """
     folder.mkdir()
-    tensors = {PREFIX + "model." + name: value for name, value in adapter_tensors(adapters, trained.size)}
-    path = folder / ADAPTER_WEIGHTS
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(folder.stat().st_mode & 0o666)  # the library's files are their owner's alone
+    tensors = {PREFIX + "model." + name: value for _, name, value in spelled_tensors(adapters, trained.size)}
+    save_tensors(folder / ADAPTER_WEIGHTS, tensors)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(adapter_config(trained.config), indent=2) + "\n", encoding="utf-8")
 
 
@@ -86,14 +82,3 @@ def adapter_config(config: Config) -> dict[str, object]:
         "modules_to_save": None,
         "target_modules": "|".join(f"({_MODULES[target]})" for target in lora.targets),
     }
-
-
-def adapter_tensors(adapters: Mapping[str, StreamedArray], size: PaliGemmaConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Canonical names and peft's `[out, in]` values of every adapter."""
-    for spelling in spellings(size, adapters):
-        whole = np.concatenate(list(adapters[spelling.ours].blocks()))
-        if not spelling.layered:
-            yield spelling.theirs, spelling.export(whole)
-            continue
-        for layer, part in enumerate(whole):
-            yield spelling.theirs.format(layer=layer), spelling.export(part)

@@ -10,6 +10,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 
+def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes one safetensors file, which whoever may read its folder may read."""
+    # transformers 4 wants to be told that the tensors are laid out as torch's.
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library's files are their owner's alone
+
+
 def write_shards(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], *, shard_bytes: int) -> int:
     """Writes `model.safetensors`, or `model-00001-of-0000N.safetensors` and so on with their index.
 
@@ -25,10 +32,7 @@ def write_shards(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], *, sha
     number, filled, total = 1, 0, 0
 
     def close() -> None:
-        # transformers 4 wants to be told that the tensors are laid out as torch's.
-        path = folder / f"model-{number:05d}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
-        path.chmod(folder.stat().st_mode & 0o666)  # the library's files are their owner's alone
+        save_tensors(folder / f"model-{number:05d}.safetensors", shard)
         shard.clear()
 
     for name, value in tensors:

@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
+import numpy as np
+
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig, name_of
 
-# Published tables are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
-MOST_PADDING_ROWS = 128
+# The types in which weights are published, read and written.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 _LISTED = 6
 
 
@@ -80,7 +87,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
     Raises:
       CheckpointError: the tokenizer is of another model.
     """
-    if not 0 <= rows - tokenizer.vocab_size < MOST_PADDING_ROWS:
+    if not tokenizer.fits(rows):
         raise CheckpointError(
             f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token table "
             f"{rows} rows; give this model's own with --tokenizer FILE"

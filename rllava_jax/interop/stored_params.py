@@ -11,18 +11,15 @@ import numpy as np
 
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import LoraConfig, LoraTarget
+from rllava_jax.interop.layout import Spelling, by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray
-from rllava_jax.model.lora import TARGETS, LoraSite, delta
+from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
+from rllava_jax.model.sizes import PaliGemmaConfig
 
 
 def stored_params(item: Path, names: Mapping[str, Any]) -> dict[str, StreamedArray]:
     """Every named array of the Orbax item in a folder, read block by block when streamed."""
     return {name: StoredArray(item, name).stream() for name in names}
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a parameter belongs to a LoRA adapter."""
-    return "/lora" in name
 
 
 def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dict[str, StreamedArray]:
@@ -78,6 +75,22 @@ def _merged(
             yield summed
 
     return dataclasses.replace(base, dtype=np.dtype(np.float32), blocks=blocks)
+
+
+def spelled_tensors(
+    arrays: Mapping[str, StreamedArray], size: PaliGemmaConfig
+) -> Iterator[tuple[Spelling, str, np.ndarray]]:
+    """Hugging Face's tensors of our arrays: spelling, canonical name and value, a layer at a time."""
+    for ours, spelled in by_array(spellings(size, arrays)).items():
+        array = arrays[ours]
+        if not spelled[0].layered:
+            whole = np.concatenate(list(array.blocks()))
+            yield spelled[0], spelled[0].theirs, spelled[0].export(whole)
+            continue
+        layers = (layer for block in array.blocks() for layer in block)
+        for number, layer in enumerate(layers):
+            for spelling in spelled:
+                yield spelling, spelling.theirs.format(layer=number), spelling.export(spelling.part(layer))
 
 
 def in_dtype(array: StreamedArray, dtype: np.dtype[Any], name: str) -> StreamedArray:

@@ -64,6 +64,11 @@ TARGETS: dict[LoraTarget, LoraSite] = {
 }
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter belongs to an adapter."""
+    return "/lora" in name
+
+
 class Adapter(nnx.Module):
     """`alpha / rank · (x A) B`, contracting the trailing axes of x that A has beside the rank."""
 
@@ -139,7 +144,7 @@ def merged(params: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:
         not target or of another rank; or a target without its adapter.
     """
     _check(params, config)
-    out = {name: value for name, value in params.items() if "/lora" not in name}
+    out = {name: value for name, value in params.items() if not is_adapter(name)}
     scale = config.alpha / config.rank if config.rank else 0.0
     for target, site in TARGETS.items():
         if f"{site.adapter}/a" in params:
@@ -152,7 +157,7 @@ def merged(params: Mapping[str, Any], config: LoraConfig) -> dict[str, Any]:
 def _check(params: Mapping[str, Any], config: LoraConfig) -> None:
     sites = [TARGETS[target] for target in config.targets] if config.rank else []
     expected = {f"{site.adapter}/{half}" for site in sites for half in "ab"}
-    given = {name for name in params if "/lora" in name}
+    given = {name for name in params if is_adapter(name)}
     wrong = [f"{name} is no adapter that the configuration targets" for name in sorted(given - expected)]
     wrong += [f"{name} is missing" for name in sorted(expected - given)]
     for site in sites:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rllava_jax.config import Config, ConfigError
+from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import model_size
 
@@ -82,7 +83,7 @@ def trainable_names(config: Config, names: Iterable[str]) -> set[str]:
 
 def is_new(name: str) -> bool:
     """Whether a parameter is one that PaliGemma does not have: of the region branch or of an adapter."""
-    return name.startswith("roi/") or "/lora" in name
+    return name.startswith("roi/") or is_adapter(name)
 
 
 def matching(patterns: Sequence[str], names: Iterable[str], *, field: str) -> set[str]:

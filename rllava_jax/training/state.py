@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rllava_jax.checkpoint import Checkpoints
 from rllava_jax.config import Config
+from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import trainable_names
 from rllava_jax.sharding import parameter_shardings, replicated
 from rllava_jax.starting_point import StartingPoint, initial_parameters
@@ -97,7 +98,7 @@ def parameter_table(abstract: TrainState, origins: Mapping[str, str]) -> str:
     groups: dict[tuple[str, ...], list[jax.ShapeDtypeStruct]] = {}
     for kind, params in (("trains", abstract.params), ("frozen", abstract.frozen)):
         for name, shape in params.items():
-            part = "adapters" if "/lora" in name else name.split("/")[0]
+            part = "adapters" if is_adapter(name) else name.split("/")[0]
             groups.setdefault((part, kind, origins[name], shape.dtype.name), []).append(shape)
 
     def row(titles: tuple[str, ...], shapes: Iterable[jax.ShapeDtypeStruct], last: str) -> str:
