@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data_pipelines.records import Region, VQAExample
@@ -28,7 +29,13 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """One split of a source: the questions its authors ask, and its images (with or without regions)."""
+    """One split of a source: the questions its authors ask, and its images (with or without regions).
+
+    Attributes:
+      left_out: what the files name and the lists above do not hold: reason, e.g. "image not in the folder" → names of
+        images or ids of questions. `prepare` lists them where a count falls short.
+    """
 
     examples: list[VQAExample]
     images: list[AnnotatedImage]
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)

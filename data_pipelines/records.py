@@ -13,7 +13,7 @@ Box = tuple[float, float, float, float]
 AnswerType = Literal["open", "closed"]
 # `vqa` is a question the data set asks; the other four are rebuilt from its boxes.
 Family = Literal["vqa", "identify", "localise", "verify", "choose"]
-Task = Literal["answer", "detect"]
+Task = Literal["answer", "detect", "caption"]
 
 FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose")
 
@@ -52,20 +52,30 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A question of a conversation, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class VQAExample:
-    """One question about one image.
+    """One question about one image, or a conversation that ends in it.
 
     Attributes:
       id: unique within the data set and stable across runs, e.g. "slake/en/1234" or "slake/identify/xmlab1/0".
       image: path of the image file, or its encoded bytes.
       image_id: names the image; examples of one image share it (splits are checked, intervals are clustered by it).
-      question: for task "answer" the question, for task "detect" the thing to find.
-      answer: the expected answer; for task "detect" loc tokens and the name.
+      question: for task "answer" the question, for task "detect" the thing to find, for task "caption" empty.
+      answer: the expected answer; for task "detect" loc tokens and the name, for task "caption" the caption.
       regions: the right regions of this question, possibly none.
       distractors: the image's other annotated regions, from which "another structure's box" is drawn.
       choices: the options of a `choose` question, else empty.
       provenance: where the regions come from: "annotation", or "question" (the box whose label the question
         names), or "answer" (chosen by the answer, which leaks), or "" when there are none.
+      turns: what was asked and answered before `question`, in order; every answer is learnt.
+      labels: what the data set says the image shows as a whole, e.g. "Cardiomegaly"; never shown to the model.
     """
 
     id: str
@@ -85,3 +95,5 @@ class VQAExample:
     distractors: tuple[Region, ...] = field(default=(), repr=False)
     choices: tuple[str, ...] = ()
     provenance: str = ""
+    turns: tuple[Turn, ...] = ()
+    labels: tuple[str, ...] = ()
