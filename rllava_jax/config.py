@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Remat = Literal["none", "attention", "dots", "full"]
+Layers = Literal["auto", "scanned", "apart"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
@@ -42,6 +43,9 @@ class ModelConfig:
         attention weights, the part that grows with the square of the sequence; dots keeps only the outputs of the
         projections; full keeps only each layer's input (least memory, a third more arithmetic). A fused attention
         never keeps its weights, so with one "attention" is "none".
+      layers: scanned runs each tower's layers as one loop, so that compile time does not grow with depth; apart writes
+        them out one after the other; auto does that on CPU for towers of up to half a gibibyte, which are a fifth
+        faster without the loop's copies, and scans all others.
       attention: xla everywhere; pallas is this project's kernel for TPU, cudnn NVIDIA's for GPU. A fused kernel never
         holds the attention weights of a whole sequence.
     """
@@ -54,6 +58,7 @@ class ModelConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: Remat = "none"
+    layers: Layers = "auto"
     attention: AttentionKind = "xla"
 
 

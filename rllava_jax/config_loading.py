@@ -76,7 +76,7 @@ def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
 _ADDED: dict[str, Any] = {
     "init": {"checkpoint": "", "step": "last"},
     "lora": {"rank": 0, "alpha": 32.0, "targets": ["q", "k", "v", "o", "gate", "up", "down"]},
-    "model": {"dimensions": {}, "vocab": 0, "attention": "xla"},
+    "model": {"dimensions": {}, "vocab": 0, "layers": "auto", "attention": "xla"},
     "optimizer": {
         "name": "adamw",
         "learning_rate_scale": {},

@@ -81,7 +81,7 @@ _FREE = (
     *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb"),
     # How the same sums are shared among devices, kept, or recomputed: they are added in another order, which moves
     # float32 numbers by rounding and nothing else. The data position counts batches, whatever the hosts.
-    *("mesh", "model.remat", "model.attention", "train.accumulate", "train.loss_chunk"),
+    *("mesh", "model.remat", "model.layers", "model.attention", "train.accumulate", "train.loss_chunk"),
     # What is kept and said of the run.
     *("train.checkpoint_every", "train.keep_last", "train.log_every", "train.log_examples"),
     *("train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),

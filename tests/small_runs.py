@@ -22,7 +22,7 @@ SMALL = PaliGemmaConfig(
     GemmaConfig(width=64, depth=2, mlp=128, heads=4, kv_heads=1, head_dim=16, query_scale=0.25),
 )
 CONFIG = Config(
-    model=ModelConfig("custom", dimensions_of(SMALL)),
+    model=ModelConfig("custom", dimensions_of(SMALL), layers="scanned"),  # as on accelerators
     regions=RegionConfig(encoders=("crop",), max_regions=2, tokens=4, crop_size=28),
     optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=1e-2),
 )

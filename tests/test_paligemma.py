@@ -13,6 +13,7 @@ from golden_model import CONFIG, GOLDEN, assert_close, golden_model, load, train
 
 from rllava_jax.config import ModelConfig, RegionConfig, Remat
 from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.layers import better_apart
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import SIZES, model_size
 from rllava_jax.training.objective import suffix_losses
@@ -141,11 +142,26 @@ def test_an_unused_hook_adds_nothing_to_the_program():
     assert operations() < operations(decoder_hook=lambda weights, layer: (weights * 1.5, None))
 
 
-def test_every_rematerialisation_gives_the_same_gradients():
+def test_layers_are_apart_on_cpu_where_they_are_small_and_scanned_elsewhere():
+    golden = load(GOLDEN / "paligemma1_tiny.npz")
+
+    def loops(layers):
+        model = with_params(PaliGemma(CONFIG, layers=layers, rngs=nnx.Rngs(0)), golden)
+        graphdef, params = nnx.split(model)
+        traced = jax.make_jaxpr(lambda params: golden_losses(nnx.merge(graphdef, params), golden))(params)
+        return sum(equation.primitive.name == "scan" for equation in traced.eqns)
+
+    assert loops("scanned") == loops("apart") + 2
+    assert loops("auto") == loops("apart")
+    published = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig("paligemma-3b-224")), rngs=nnx.Rngs(0)))
+    assert not better_apart(nnx.split(published.llm.layers)[1])
+
+
+def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or_apart():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
     gradients = []
-    for remat in get_args(Remat):
-        model = with_params(PaliGemma(CONFIG, remat=remat, rngs=nnx.Rngs(0)), golden)
+    for remat, layers in [*((remat, "scanned") for remat in get_args(Remat)), ("none", "apart"), ("full", "apart")]:
+        model = with_params(PaliGemma(CONFIG, remat=remat, layers=layers, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)
 
         def loss(params, graphdef=graphdef):

@@ -39,7 +39,7 @@ def test_every_mesh_trains_as_one_device(on_one_device, mesh):
 def test_gemma_2_is_cut_over_tensor_with_its_key_value_heads():
     decoder = replace(SMALL.decoder, kv_heads=2, post_norms=True, attention_cap=50.0)
     numbers = sizes.dimensions_of(replace(SMALL, decoder=decoder))
-    config = replace(CONFIG, model=ModelConfig("custom", numbers))
+    config = replace(CONFIG, model=ModelConfig("custom", numbers, layers="scanned"))
     run = Run(config, make_mesh(MeshConfig(2, 2, 2)))
     assert_trains_alike(run, Run(config, one_device()))
     spec = run.shardings.params["llm/layers/attn/kv_einsum/w"].spec

@@ -20,10 +20,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rllava_jax.config import ConfigError
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.layers import better_apart, unstacked
 from rllava_jax.model.paligemma import PaliGemma, positions_of, prefix_lm_mask
-
-# A copy of the decoder's layers is taken up to this size; see `layers_apart`.
-_APART_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -132,20 +130,18 @@ def layers_apart(model: PaliGemma) -> list[Block] | None:
     On CPU a scan copies every layer's weights out of their stack for every token, and the cache twice. Taken out once,
     before the first token, they cost memory: a second copy, so of small models only.
     """
-    if jax.default_backend() != "cpu":
-        return None
     graphdef, params = nnx.split(model.llm.layers)
-    if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) > _APART_BYTES:
+    if not better_apart(params):
         return None
 
-    def layer(number: int) -> Block:
-        block: Block = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[number], params))
+    def layer(params: Any) -> Block:
+        block: Block = nnx.merge(graphdef, params)
         # The two halves as well, which would else be copied out of their pair for every token.
         halves: Any = nnx.data(tuple(jnp.unstack(block.mlp.gating_einsum[...])))
         block.mlp.gating_einsum = halves
         return block
 
-    return [layer(number) for number in range(model.llm.config.depth)]
+    return [layer(params) for params in unstacked(params, model.llm.config.depth)]
 
 
 def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | None = None) -> Int[Array, " B"]:

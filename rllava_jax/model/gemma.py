@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rllava_jax.config import AttentionKind, Remat
+from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention import AttentionHook, attend
 from rllava_jax.model.axes import constrain
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
@@ -209,9 +209,18 @@ class DecoderOutput(NamedTuple):
 class Gemma(nnx.Module):
     """The decoder: embeddings in, states out; `embedder.decode` makes logits of them."""
 
-    def __init__(self, config: GemmaConfig, *, remat: Remat = "none", attention: AttentionKind = "xla", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: GemmaConfig,
+        *,
+        remat: Remat = "none",
+        layers: Layers = "auto",
+        attention: AttentionKind = "xla",
+        rngs: nnx.Rngs,
+    ):
         self.config = config
         self.remat: Remat = remat
+        self.form: Layers = layers
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(config, attention, recompute=remat == "attention", rngs=rngs)
@@ -246,5 +255,7 @@ class Gemma(nnx.Module):
             x, new, collected = block(x, positions, mask, cached, slot, cache_dtype, layer, hook)
             return x, (None if cache_dtype is None else new, collected)
 
-        x, (new_cache, collected) = scan_layers(self.layers, apply, x, per_layer=cache, remat=self.remat)
+        x, (new_cache, collected) = scan_layers(
+            self.layers, apply, x, per_layer=cache, remat=self.remat, form=self.form
+        )
         return DecoderOutput(self.final_norm(x), new_cache, collected)

@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from rllava_jax.config import Remat
+from rllava_jax.config import Layers, Remat
 from rllava_jax.model.lora import Adapter, adapted
 
 M = TypeVar("M", bound=nnx.Module)
+
+# Stacks of up to this size are taken apart on CPU; see `better_apart`.
+_APART_BYTES = 2**29
 
 
 def fan_in_normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -69,8 +72,9 @@ def scan_layers(
     *,
     per_layer: Any = None,
     remat: Remat = "none",
+    form: Layers = "scanned",
 ) -> tuple[Array, Any]:
-    """Runs a stack as a scan, so that compile time and program size do not grow with depth.
+    """Runs a stack, as a scan or one layer after the other.
 
     Args:
       layers: from `stack_layers`.
@@ -78,12 +82,14 @@ def scan_layers(
       per_layer: a pytree with a leading layer axis (a KV cache, say), or None.
       remat: "full" recomputes each layer in the backward pass, "dots" all of it but its projections' outputs. The
         other policies change nothing here ("attention" is a matter of `attention.attend`).
+      form: `config.ModelConfig.layers`. A scan's compile time and program do not grow with depth.
 
     Returns:
       x after the last layer, and what was collected, stacked over layers.
     """
     graphdef, params = nnx.split(layers)
     depth = jax.tree.leaves(params)[0].shape[0]
+    apart = better_apart(params) if form == "auto" else form == "apart"
 
     def body(carry: Array, xs: tuple[Any, Array, Any]) -> tuple[Array, Any]:
         layer_params, number, extra = xs
@@ -92,7 +98,33 @@ def scan_layers(
     if remat in ("full", "dots"):
         # Projections run over one merged token axis (`over_tokens`), so they are the dots without batch dimensions.
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-        # The scan already keeps the layers' work apart, so the barriers against common-subexpression elimination
-        # would only cost.
-        body = jax.checkpoint(body, prevent_cse=False, policy=policy)
-    return jax.lax.scan(body, x, (params, jnp.arange(depth), per_layer))
+        # A scan already keeps the layers' work apart, so the barriers against common-subexpression elimination would
+        # only cost.
+        body = jax.checkpoint(body, prevent_cse=apart, policy=policy)
+    if not apart:
+        return jax.lax.scan(body, x, (params, jnp.arange(depth), per_layer))
+    collected = []
+    for number, of_layer in enumerate(unstacked((params, per_layer), depth)):
+        x, new = body(x, (of_layer[0], jnp.asarray(number), of_layer[1]))
+        collected.append(new)
+    return x, jax.tree.map(lambda *parts: jnp.stack(parts), *collected)
+
+
+def better_apart(params: Any) -> bool:
+    """Whether a stack of layers is better run without a scan: on CPU, where it is small.
+
+    There a scan copies each layer's weights out of their stack and its activations into theirs, which it first fills
+    with zeros; memory that is fresh in every step costs as much again in page faults (docs/PERFORMANCE.md).
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    return jax.default_backend() == "cpu" and size <= _APART_BYTES
+
+
+def unstacked(stack: Any, depth: int) -> list[Any]:
+    """A pytree of stacked arrays as one pytree a layer.
+
+    Split at once, so that the gradient of a stack is one concatenation, and not a sum of padded parts.
+    """
+    leaves, tree = jax.tree.flatten(stack)
+    parts = [jnp.unstack(leaf) for leaf in leaves]
+    return [jax.tree.unflatten(tree, [part[number] for part in parts]) for number in range(depth)]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rllava_jax.config import AttentionKind, LoraConfig, RegionConfig, Remat
+from rllava_jax.config import AttentionKind, Layers, LoraConfig, RegionConfig, Remat
 from rllava_jax.model.attention import AttentionHook
 from rllava_jax.model.axes import constrain
 from rllava_jax.model.gemma import Gemma
@@ -62,6 +62,7 @@ class PaliGemma(nnx.Module):
         lora: LoraConfig | None = None,
         compute_dtype: Any = jnp.float32,
         remat: Remat = "none",
+        layers: Layers = "auto",
         attention: AttentionKind = "xla",
         rngs: nnx.Rngs,
     ):
@@ -70,12 +71,14 @@ class PaliGemma(nnx.Module):
         Args:
           regions: None, or without a token-making encoder, is plain PaliGemma: no `roi/` parameters, no extra tokens.
           lora: None, or of rank 0, is without adapters: no `…/lora…` parameters, nothing in the program.
-          remat, attention: `config.ModelConfig`'s; they change memory and speed, not what is computed.
+          remat, layers, attention: `config.ModelConfig`'s; they change memory and speed, not what is computed.
         """
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype)
-        self.img = Siglip(config.vision, config.decoder.width, remat=remat, attention=attention, rngs=rngs)
-        self.llm = Gemma(config.decoder, remat=remat, attention=attention, rngs=rngs)
+        self.img = Siglip(
+            config.vision, config.decoder.width, remat=remat, layers=layers, attention=attention, rngs=rngs
+        )
+        self.llm = Gemma(config.decoder, remat=remat, layers=layers, attention=attention, rngs=rngs)
         self.encoders = token_encoders(regions) if regions is not None else ()
         if regions is not None and self.encoders:
             self.roi = RegionBranch(regions, config.vision, rngs)

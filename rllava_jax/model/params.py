@@ -39,6 +39,7 @@ def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
         lora=config.lora,
         compute_dtype=compute_dtype(config.model.compute_dtype),
         remat=config.model.remat,
+        layers=config.model.layers,
         attention=config.model.attention,
         rngs=nnx.Rngs(seed),
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rllava_jax.config import AttentionKind, Remat
+from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention import AttentionHook, attend
 from rllava_jax.model.axes import constrain
 from rllava_jax.model.layers import Affine, scan_layers, stack_layers
@@ -89,8 +89,9 @@ class EncoderBlock(nnx.Module):
 class Encoder(nnx.Module):
     """The stack of layers and the final norm."""
 
-    def __init__(self, config: SiglipConfig, remat: Remat, attention: AttentionKind, rngs: nnx.Rngs):
+    def __init__(self, config: SiglipConfig, remat: Remat, layers: Layers, attention: AttentionKind, rngs: nnx.Rngs):
         self.remat: Remat = remat
+        self.form: Layers = layers
 
         def block(rngs: nnx.Rngs) -> EncoderBlock:
             return EncoderBlock(config, attention, recompute=remat == "attention", rngs=rngs)
@@ -100,7 +101,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Array, *, hook: AttentionHook | None) -> tuple[Array, Any]:
         x, collected = scan_layers(
-            self.encoderblock, lambda block, x, layer, _: block(x, layer, hook), x, remat=self.remat
+            self.encoderblock, lambda block, x, layer, _: block(x, layer, hook), x, remat=self.remat, form=self.form
         )
         return self.encoder_norm(x), collected
 
@@ -114,6 +115,7 @@ class Siglip(nnx.Module):
         out_width: int,
         *,
         remat: Remat = "none",
+        layers: Layers = "auto",
         attention: AttentionKind = "xla",
         rngs: nnx.Rngs,
     ):
@@ -122,7 +124,7 @@ class Siglip(nnx.Module):
         self.pos_embedding = nnx.Param(
             jax.random.normal(rngs.params(), (1, config.grid**2, config.width)) * config.width**-0.5
         )
-        self.Transformer = Encoder(config, remat, attention, rngs)
+        self.Transformer = Encoder(config, remat, layers, attention, rngs)
         self.head = Affine((config.width,), (out_width,), rngs)
 
     def encode(

@@ -127,9 +127,11 @@ def load_config_for_planning(path: str | Path, overrides: Sequence[str], workdir
         raise ConfigError(
             f'model.size: is "checkpoint", and {where}; name the size, e.g. --config.model.size=paligemma-3b-224'
         )
+    # "auto" looks at this process's backend, which is a CPU; the run's will be the accelerator.
     if config.model.compute_dtype == "auto":
-        # "auto" looks at this process's backend, which is a CPU; the run's will be the accelerator.
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype="bfloat16"))
+    if config.model.layers == "auto":
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, layers="scanned"))
     size = model_size(config.model, vocab=vocab)
     validate_patches(config, patch=size.vision.patch)
     return config, size.decoder.vocab
