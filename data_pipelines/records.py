@@ -74,7 +74,8 @@ class VQAExample:
       distractors: the image's other annotated regions, from which "another structure's box" is drawn.
       choices: the options of a `choose` question, else empty.
       provenance: where the regions come from: "annotation", or "question" (the box whose label the question
-        names), or "answer" (chosen by the answer, which leaks), or "" when there are none.
+        names), or "answer" (chosen by the answer, which leaks), or "" when there are none. Boxes that a detector
+        proposed have "detector", "detector:question" and "detector:answer" instead.
       turns: what was asked and answered before `question`, in order; every answer is learnt.
       labels: what the data set says the image shows as a whole, e.g. "Cardiomegaly"; never shown to the model.
     """
