@@ -6,8 +6,9 @@ Two formats are read, both with boxes as `x, y, w, h` in pixels of the original 
   COCO      results, [{"image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9}, …], alone with the
             names in a second file, or as "annotations" of one object that has "categories" (and "images") too
 
-An image is named by its id in the data set, its file's name with or without extension, or folder and file
-("xmlab1/source.jpg"); in COCO by `file_name` of the entry in "images" that has the id, else by the id itself.
+An image is named by its id in the data set, its file's name with or without extension, or a path that ends in its
+folder and file ("imgs/xmlab1/source.jpg"); in COCO by `file_name` of the entry in "images" that has the id, else by the
+id itself.
 
 A detector's label is a guess. Region questions rebuilt from its boxes take it for the truth, which is a way to make
 training data and no way to test: their provenance is "detector".
@@ -54,12 +55,12 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     """The split with a detector's boxes as its images' regions, provenance "detector".
 
     They replace what was annotated, so that a run shows what boxes found by a machine are worth. An image without a
-    box of `min_score` has no regions; how many, is logged. Boxes of images outside the split are passed over, since
-    one file may serve all splits.
+    box of `min_score` has no regions. Boxes of images outside the split are left out, since one file may serve all
+    splits. All of this is counted in the log.
 
     Args:
       path: the detector's file, see the top of this module.
-      min_score: boxes below it are left out, and counted in the log.
+      min_score: boxes below it are left out.
       names_path: the COCO file with "categories" and perhaps "images", for results that stand alone.
 
     Raises:
@@ -73,11 +74,13 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     owners = _owners(split.images)
     found: dict[str, list[Detection]] = {}
     named: set[str] = set()
-    below = 0
+    elsewhere = below = 0
     for detection in detections:
-        if detection.image not in owners:
+        name = _known_name(detection.image, owners)
+        if name is None:
+            elsewhere += 1
             continue
-        image_id = owners[detection.image]
+        image_id = owners[name]
         if image_id is None:
             raise DataError(f"{detection.where}: {detection.image!r} fits several images; name them by their ids")
         named.add(image_id)
@@ -94,8 +97,9 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     images = [_with_regions(image, found.get(image.image_id, ())) for image in split.images]
     bare = [image.image_id for image in images if not image.regions]
     logger.info(
-        "%s: %d boxes on %d of %d images; %d boxes scored below %g; images without a box: %s",
-        path, sum(len(boxes) for boxes in found.values()), len(found), len(images), below, min_score, _list(bare),
+        "%s: %d boxes on %d of %d images; left out %d boxes that score below %g, and %d on images outside the split; "
+        "images without a box: %s", path, sum(len(boxes) for boxes in found.values()), len(found), len(images), below,
+        min_score, elsewhere, _list(bare),
     )  # fmt: skip
     return replace(split, images=images)
 
@@ -187,6 +191,15 @@ def _file_names(image: AnnotatedImage) -> tuple[str, ...]:
         return ()
     path = PurePath(image.image)
     return path.name, path.stem, f"{path.parent.name}/{path.name}"
+
+
+def _known_name(name: str, owners: Mapping[str, str | None]) -> str | None:
+    """The name, or the last folder and file of a longer path, where an image of the split is called so.
+
+    The file alone would not do: another image's "xmlab9/source.jpg" is not this split's only "source.jpg".
+    """
+    shorter = "/".join(PurePath(name).parts[-2:])
+    return next((known for known in (name, shorter) if known in owners), None)
 
 
 def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:

@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from data_pipelines.detector_regions import attach_detections
 from data_pipelines.question_regions import link_regions
 from data_pipelines.records import FAMILIES, DataError, ImageError, Region, VQAExample
 from data_pipelines.region_questions import region_questions
+from data_pipelines.sources import slake
 
 NODULE = {"label": "Nodule", "box": [10, 10, 40, 20], "score": 0.9}
 HEART = {"label": "Heart", "box": [60, 30, 10, 10], "score": 0.4}
@@ -49,7 +51,21 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["synpic1", "synpic1.jpg", "images/synpic1.jpg"])
+def test_slake_s_own_boxes_written_as_a_detector_s_give_its_own_regions(slake_root, written):
+    annotated = slake.load(slake_root, "test")
+    boxes = {}
+    for image in annotated.images:
+        with open(f"{slake_root}/imgs/{image.image_id}/detection.json", encoding="utf-8") as file:
+            marked = [(label, box) for entry in json.load(file) for label, box in entry.items()]
+        name = f"imgs/{image.image_id}/source.jpg"
+        boxes[name] = [{"label": label, "box": box, "score": 1} for label, box in marked]
+    found = attach_detections(annotated, written(boxes), min_score=0.5)
+    without_masks = [tuple(replace(region, mask=None) for region in image.regions) for image in annotated.images]
+    assert sum(map(len, without_masks)) == 231
+    assert [image.regions for image in found.images] == without_masks
+
+
+@pytest.mark.parametrize("name", ["synpic1", "synpic1.jpg", "images/synpic1.jpg", "/data/of/others/images/synpic1.jpg"])
 def test_boxes_by_image_replace_what_was_annotated(split, written, name):
     found = attach_detections(split, written({name: [NODULE, HEART]}), min_score=0.5)
     first, second = found.images
@@ -75,11 +91,12 @@ def test_without_coco_s_images_the_id_is_the_image_s_name(split, written):
     assert [image.regions for image in found.images] == [(), (NODULE_REGION,)]
 
 
-def test_boxes_of_other_splits_are_passed_over_and_what_is_left_is_counted(split, written, caplog):
-    path = written({"synpic1": [NODULE, HEART, HEART], "synpic99": [NODULE]})
+def test_boxes_of_other_splits_and_low_scores_are_left_out_and_counted(split, written, caplog):
+    path = written({"synpic1": [NODULE, HEART, HEART], "synpic99": [NODULE], "elsewhere/synpic1.jpg": [NODULE]})
     with caplog.at_level(logging.INFO):
         attach_detections(split, path, min_score=0.5)
-    assert "1 boxes on 1 of 2 images; 2 boxes scored below 0.5; images without a box: synpic2" in caplog.text
+    assert "1 boxes on 1 of 2 images; left out 2 boxes that score below 0.5, and 2 on images outside the" in caplog.text
+    assert "images without a box: synpic2" in caplog.text
 
 
 def test_provenance_reaches_the_records_of_both_kinds_of_question(split, written):
