@@ -20,7 +20,7 @@ from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, VQAExample
 
-# A row of PathVQA holds about 300 kB of image, so a batch some 20 MB.
+# A row of PathVQA holds about 170 kB of image (5.5 GB in 32,632 rows), so a batch some 11 MB.
 _ROWS_AT_ONCE = 64
 _SHARD = re.compile(r"^(?P<split>\w+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet$")
 _COLUMNS = ("image", "question", "answer")
@@ -30,7 +30,7 @@ _TRAPS = (
     "The files do not say which questions are closed: those answered yes or no are taken to be, so closed scores are "
     "not those of the original's answer types.",
     "There are no names: an image is named by the hash of its bytes, a question by its row.",
-    "A split's distinct images are held in memory, encoded.",
+    "A split's distinct images are held in memory, encoded: of PathVQA's three splits together about 0.8 GB.",
 )
 
 VQA_RAD_CARD = DataCard(
