@@ -16,6 +16,7 @@ class AnnotatedImage:
       image: path of the image file, or its encoded bytes.
       image_id: as in the image's examples.
       body_part: where the data set says so, e.g. "Abdomen".
+      provenance: where the regions come from: "annotation", or e.g. "detector" (`detector_regions.py`).
     """
 
     dataset: str
@@ -25,6 +26,7 @@ class AnnotatedImage:
     regions: tuple[Region, ...]
     modality: str = ""
     body_part: str = ""
+    provenance: str = "annotation"
 
 
 @dataclass(frozen=True)

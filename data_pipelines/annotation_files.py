@@ -77,3 +77,8 @@ def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
             return "closed"
         case other:
             raise DataError(f"{where}: field 'answer_type' is {other!r}; expected OPEN or CLOSED")
+
+
+def answer_type_by_answer(answer: str) -> AnswerType:
+    """For data sets that do not say which questions are closed: those that are answered yes or no."""
+    return "closed" if answer.lower() in ("yes", "no") else "open"

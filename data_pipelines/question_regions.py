@@ -57,14 +57,15 @@ def link_regions(
         showing some of "the kidneys" would be a wrong hint.
 
     Returns:
-      The examples in their order, each with the image's other boxes as distractors, and the counts.
+      The examples in their order, each with the image's other boxes as distractors, and the counts. The provenance is
+      the rule that chose the boxes; of boxes that are no annotations, also where they come from: "detector:question".
     """
-    regions_of = {image.image_id: image.regions for image in images}
+    image_of = {image.image_id: image for image in images}
     vocabulary = {region.label for image in images for region in image.regions if region.label}
     linked: list[VQAExample] = []
     too_many = revealing = 0
     for example in examples:
-        regions = regions_of[example.image_id]
+        regions, source = image_of[example.image_id].regions, image_of[example.image_id].provenance
         named = named_regions(example.question, regions) if rule != "none" else ()
         provenance = "question"
         if named and rule == "question" and gives_answer_away(example.question, regions, vocabulary):
@@ -74,6 +75,8 @@ def link_regions(
         if len(named) > max_regions:
             too_many, named = too_many + 1, ()
         others = tuple(region for region in regions if region not in named)
+        if source != "annotation":
+            provenance = f"{source}:{provenance}"
         linked.append(replace(example, regions=named, distractors=others, provenance=provenance if named else ""))
     return linked, LinkCounts(sum(1 for e in linked if e.regions), too_many, revealing)
 

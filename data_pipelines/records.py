@@ -69,11 +69,13 @@ class VQAExample:
       image_id: names the image; examples of one image share it (splits are checked, intervals are clustered by it).
       question: for task "answer" the question, for task "detect" the thing to find, for task "caption" empty.
       answer: the expected answer; for task "detect" loc tokens and the name, for task "caption" the caption.
+      accepted: further answers that the data set counts as right, as it writes them; never learnt.
       regions: the right regions of this question, possibly none.
       distractors: the image's other annotated regions, from which "another structure's box" is drawn.
       choices: the options of a `choose` question, else empty.
       provenance: where the regions come from: "annotation", or "question" (the box whose label the question
-        names), or "answer" (chosen by the answer, which leaks), or "" when there are none.
+        names), or "answer" (chosen by the answer, which leaks), or "" when there are none. Boxes that a detector
+        proposed have "detector", "detector:question" and "detector:answer" instead.
       turns: what was asked and answered before `question`, in order; every answer is learnt.
       labels: what the data set says the image shows as a whole, e.g. "Cardiomegaly"; never shown to the model.
     """
@@ -97,3 +99,4 @@ class VQAExample:
     provenance: str = ""
     turns: tuple[Turn, ...] = ()
     labels: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()

@@ -150,5 +150,5 @@ def _marked(
         regions=(region,),
         distractors=tuple(other for other in image.regions if other.label != region.label),
         choices=choices,
-        provenance="annotation",
+        provenance=image.provenance,
     )

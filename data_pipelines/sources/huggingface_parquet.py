@@ -1,0 +1,188 @@
+"""VQA-RAD, PathVQA and English SLAKE as repackaged on Hugging Face: `data/SPLIT-*.parquet`, images inside.
+
+Rows are `image` (a struct of encoded bytes and a name), `question` and `answer`. The same image stands in every row
+that asks about it; here its bytes are kept once, and their hash names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import answer_type_by_answer, require_folder, text_field
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+# A row of PathVQA holds about 170 kB of image (5.5 GB in 32,632 rows), so a batch some 11 MB.
+_ROWS_AT_ONCE = 64
+_SHARD = re.compile(r"^(?P<split>\w+)-(?P<number>\d{5})-of-(?P<total>\d{5})(-[0-9a-f]+)?\.parquet$")
+_COLUMNS = ("image", "question", "answer")
+
+_LAYOUT = "data/SPLIT-NNNNN-of-NNNNN.parquet, as downloaded with `hf download --repo-type dataset`"
+_TRAPS = (
+    "The files do not say which questions are closed: those answered yes or no are taken to be, so closed scores are "
+    "not those of the original's answer types.",
+    "There are no names: an image is named by the hash of its bytes, a question by its row.",
+    "A split's distinct images are held in memory, encoded: of PathVQA's three splits together about 0.8 GB.",
+)
+
+VQA_RAD_CARD = DataCard(
+    name="vqa_rad_hf",
+    title="VQA-RAD, repackaged by flaviagiammarino",
+    about="Clinicians' questions on radiographs, CT and MRI.",
+    paper="Lau et al., A dataset of clinically generated visual questions and answers about radiology images, "
+    "Scientific Data 2018, doi 10.1038/sdata.2018.251",
+    url="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
+    licence="CC0 1.0",
+    layout=_LAYOUT,
+    splits={"train": Count(1793, 313), "test": Count(451, 203)},
+    traps=(
+        "The split is by question: 202 of the 203 test images are training images too, so a run must say "
+        "data.allow_test_images_in_training=True.",
+        "Three questions that stand twice in training and one that stands in test too are gone from training (1,793 "
+        "of 1,797).",
+        "There is no validation split.",
+        "Question types, organs and phrasings are gone.",
+        *_TRAPS,
+    ),
+)
+
+PATH_VQA_CARD = DataCard(
+    name="path_vqa_hf",
+    title="PathVQA, repackaged by flaviagiammarino",
+    about="Open and yes/no questions on figures of pathology textbooks and of the PEIR digital library.",
+    paper="He et al., PathVQA: 30000+ Questions for Medical Visual Question Answering, arXiv 2003.10286",
+    url="https://huggingface.co/datasets/flaviagiammarino/path-vqa",
+    licence="MIT; the copyrights of images and captions stay with the textbooks' publishers and authors and with the "
+    "owners of PEIR",
+    layout=_LAYOUT,
+    splits={"train": Count(19654), "validation": Count(6259), "test": Count(6719)},
+    traps=(
+        "Questions that stood more than once in a split are gone (163 of 32,795), so scores are not quite those on "
+        "the authors' files.",
+        *_TRAPS,
+    ),
+)
+
+SLAKE_CARD = DataCard(
+    name="slake_hf",
+    title="SLAKE, English questions, repackaged by mdwiratathya",
+    about="Questions on CT, MRI and radiographs; without SLAKE's boxes and masks.",
+    paper="Liu et al., SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question "
+    "Answering, ISBI 2021, arXiv 2102.09542",
+    url="https://huggingface.co/datasets/mdwiratathya/SLAKE-vqa-english",
+    licence="CC BY 4.0 (SLAKE's authors); the repackaging states none",
+    layout=_LAYOUT,
+    splits={"train": Count(4919, 450), "validation": Count(1053, 96), "test": Count(1061, 96)},
+    traps=(
+        "It has no boxes, masks, modalities or question types: for regions use the authors' archive (source slake); "
+        "huggingface.co/datasets/BoKelvin/SLAKE is that archive, with validation.json for validate.json.",
+        "Question 1622, which has no answer in the authors' file, was given one.",
+        "Counts are those of the English questions in the authors' files.",
+        *_TRAPS,
+    ),
+)
+
+
+def load(card: DataCard, root: str, split: str) -> SourceSplit:
+    """The questions of one split and their images as encoded bytes, without regions.
+
+    Left out, counted and named in a logged warning: rows without an image's bytes, or without an answer.
+
+    Raises:
+      DataError: no such folder or split; a parquet file that is missing, damaged or lacks a column; pyarrow is missing.
+    """
+    require_folder(root, f"{card.name} root")
+    if split not in card.splits:
+        raise DataError(f"{card.name}: no split {split!r}; choose one of {', '.join(card.splits)}")
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    left_out = LeftOut()
+    for number, row in enumerate(_rows(_shards(root, split))):
+        example_id = f"{card.name}/{split}/{number}"
+        content = (row.entry["image"] or {}).get("bytes")
+        answer = text_field(row.entry, "answer", row.where, may_be_empty=True)
+        if not content or not answer:
+            left_out.add("no answer" if content else "no image in the row", example_id)
+            continue
+        image_id = hashlib.sha256(content).hexdigest()[:16]
+        image = images.setdefault(image_id, AnnotatedImage(card.name, split, content, image_id, regions=()))
+        examples.append(
+            VQAExample(
+                id=example_id,
+                dataset=card.name,
+                split=split,
+                image=image.image,
+                image_id=image_id,
+                question=text_field(row.entry, "question", row.where),
+                answer=answer,
+                answer_type=answer_type_by_answer(answer),
+            )
+        )
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"{card.name} {split}"))
+
+
+@dataclass(frozen=True)
+class _Row:
+    entry: dict[str, Any]
+    where: str
+
+
+def _shards(root: str, split: str) -> list[str]:
+    """Every shard of the split, in order. Raises DataError where one is missing or the split is there twice."""
+    folder = os.path.join(root, "data")
+    require_folder(folder, "the folder of parquet files")
+    shards = [match for name in sorted(os.listdir(folder)) if (match := _SHARD.match(name)) and match["split"] == split]
+    if not shards:
+        raise DataError(f"{folder}: no {split}-*.parquet; download it from the card's address")
+    total = int(shards[0]["total"])
+    found: dict[int, str] = {}
+    for shard in shards:
+        if int(shard["total"]) != total or int(shard["number"]) in found:
+            raise DataError(f"{folder}: {shard[0]} is of another copy than {shards[0][0]}; remove one of them")
+        found[int(shard["number"])] = shard[0]
+    if missing := sorted(set(range(total)) - found.keys()):
+        numbers = ", ".join(str(number) for number in missing)
+        raise DataError(f"{folder}: of {total} {split} files number {numbers} is missing; download it again")
+    return [os.path.join(folder, found[number]) for number in sorted(found)]
+
+
+def _rows(paths: list[str]) -> Iterator[_Row]:
+    """The rows of all files, a batch at a time in memory."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("reading parquet files needs pyarrow; run pip install 'rllava-jax[data]'") from None
+    for path in paths:
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
+                number = 0
+                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
+                    for entry in batch.to_pylist():
+                        yield _Row(entry, f"{path}: row {number}")
+                        number += 1
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path}: not a whole parquet file ({reason}); download it again") from None
+
+
+def _check_columns(path: str, types: Mapping[str, str]) -> None:
+    if lacking := [name for name in _COLUMNS if name not in types]:
+        raise DataError(f"{path}: no column {', '.join(lacking)} among {list(types)}; is it the published file?")
+    if "bytes: binary" not in types["image"] and "bytes: large_binary" not in types["image"]:
+        raise DataError(f"{path}: column image is {types['image']}; expected a struct with bytes")
+
+
+VQA_RAD_HF = Source(VQA_RAD_CARD, partial(load, VQA_RAD_CARD))
+PATH_VQA_HF = Source(PATH_VQA_CARD, partial(load, PATH_VQA_CARD))
+SLAKE_HF = Source(SLAKE_CARD, partial(load, SLAKE_CARD))
+SOURCES = (VQA_RAD_HF, PATH_VQA_HF, SLAKE_HF)

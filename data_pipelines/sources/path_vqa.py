@@ -1,0 +1,115 @@
+"""PathVQA: questions on pathology figures (He et al. 2020, arXiv 2003.10286), in its authors' layout.
+
+The question files are pickles. They are read with an unpickler that knows no classes: a file that wants one, as any
+that would run code does, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import answer_type_by_answer, require_folder, text_field
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+CARD = DataCard(
+    name="path_vqa",
+    title="PathVQA",
+    about="Open and yes/no questions on figures of pathology textbooks and of the PEIR digital library, made from "
+    "their captions.",
+    paper="He et al., PathVQA: 30000+ Questions for Medical Visual Question Answering, arXiv 2003.10286",
+    url="https://github.com/UCSD-AI4H/PathVQA",
+    licence="MIT (the authors' repository); the copyrights of images and captions stay with the textbooks' publishers "
+    "and authors and with the owners of PEIR",
+    layout="images/{train,val,test}/NAME.jpg, qas/{train,val,test}/{train,val,test}_qa.pkl (lists of objects with "
+    "image, question and answer)",
+    splits={"train": Count(19755), "val": Count(6279), "test": Count(6761)},
+    traps=(
+        "715 of the 5,004 images have no question.",
+        "Some questions stand in a split more than once (32,632 of the 32,795 are distinct); they are kept, as the "
+        "published scores count them.",
+        "The files do not say which questions are closed: those answered yes or no are taken to be.",
+        "Questions were generated from captions by rules: some name what only the caption tells, and several are "
+        "not grammatical.",
+        "qas/*_vqa.pkl holds the same questions with labels of a closed vocabulary, which lacks rare answers; it is "
+        "not read.",
+    ),
+)
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """The questions of one split and their images, which have no regions.
+
+    Left out, counted and named in a logged warning: questions whose image is not in the folder, or without an answer.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing, malformed, or a pickle of anything but plain data.
+    """
+    require_folder(root, "path_vqa root")
+    if split not in CARD.splits:
+        raise DataError(f"path_vqa: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    path = os.path.join(root, "qas", split, f"{split}_qa.pkl")
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    left_out = LeftOut()
+    for number, entry in enumerate(_read_entries(path)):
+        where = f"{path}: entry {number}"
+        name = text_field(entry, "image", where)
+        image_path = os.path.join(root, "images", split, f"{name}.jpg")
+        if name not in images and not os.path.isfile(image_path):
+            left_out.add("image not in the folder", f"images/{split}/{name}.jpg")
+            continue
+        answer = text_field(entry, "answer", where, may_be_empty=True)
+        example_id = f"path_vqa/{split}/{number}"
+        if not answer:
+            left_out.add("no answer", example_id)
+            continue
+        image = images.setdefault(name, AnnotatedImage("path_vqa", split, image_path, name, regions=()))
+        examples.append(
+            VQAExample(
+                id=example_id,
+                dataset="path_vqa",
+                split=split,
+                image=image.image,
+                image_id=name,
+                question=text_field(entry, "question", where),
+                answer=answer,
+                answer_type=answer_type_by_answer(answer),
+            )
+        )
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"path_vqa {split}"))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads text, numbers, lists and dicts. Everything else needs a class, and classes are what can run code."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise DataError(
+            f"it holds {module_name}.{global_name}, which PathVQA's files do not; get them from their authors"
+        )
+
+
+def _read_entries(path: str) -> list[dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            entries = _PlainUnpickler(file, encoding="utf-8").load()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+    except DataError as error:
+        raise DataError(f"{path}: not read, as {error}") from None
+    # A damaged pickle may raise nearly anything: UnpicklingError, EOFError, KeyError, MemoryError …
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a whole pickle ({reason}); copy the file again") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"{path}: expected a list of objects; is it the published file?")
+    return entries
+
+
+SOURCE = Source(CARD, load)

@@ -1,0 +1,141 @@
+"""PMC-VQA: multiple-choice questions on figures of PubMed Central articles (Zhang et al. 2023, arXiv 2305.10415).
+
+Version 1 asks about whole figures, version 2 (the files named `_2`) about the panels into which compound figures were
+cut. In version 1 the column `Answer` is the right option's text and `Answer_label` its letter; in version 2 `Answer` is
+the letter.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import require_folder
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+CARD = DataCard(
+    name="pmc_vqa",
+    title="PMC-VQA",
+    about="Questions with four options on figures of PubMed Central articles, written by a language model from the "
+    "figures' captions.",
+    paper="Zhang et al., PMC-VQA: Visual Instruction Tuning for Medical Visual Question Answering, arXiv 2305.10415",
+    url="https://huggingface.co/datasets/RadGenome/PMC-VQA",
+    licence="CC BY-SA (the data set); the articles are under CC0 or CC BY, listed in oa_comm_use_file_list.csv",
+    layout="train.csv, test.csv, test_clean.csv with images.zip unpacked to images/; train_2.csv, test_2.csv with "
+    "images_2.zip unpacked to figures/",
+    splits={
+        "train": Count(176948),
+        "test": Count(),  # about 50,000
+        "test_clean": Count(2000),
+        "train_2": Count(152603),
+        "test_2": Count(33430),
+    },
+    traps=(
+        "test_clean is the part of test that people checked; the rest, and all training questions, nobody did.",
+        "The authors' README calls version 2's files train2.csv and test2.csv; they are train_2.csv and test_2.csv.",
+        "Whether version 2 divides the articles between training and test as version 1 does, is not said: do not "
+        "train on one and test on the other before comparing the article numbers in the images' names (PMC…).",
+        "Questions were written from captions alone, so some ask what the caption tells and the figure does not.",
+        "The letter decides which option is right; where it is none of the four, the option that equals the answer's "
+        "text. Some rows' letter and text disagree.",
+        "The answer is the right option's text, not its letter, and the question names the options in the published "
+        "order.",
+        "Version 2 carries captions; they are not read.",
+    ),
+)
+
+_FOLDERS = {"train": "images", "test": "images", "test_clean": "images", "train_2": "figures", "test_2": "figures"}
+_LETTERS = ("A", "B", "C", "D")
+_LABEL = re.compile(r"^[A-D]\s*:\s*")
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """The questions of one split, each with its `choices`, and their images, which have no regions.
+
+    Left out, counted and named in a logged warning: questions without text, that name no option as the right one, or
+    whose image is not in the folder. An empty option is no option.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
+    """
+    require_folder(root, "pmc_vqa root")
+    if split not in _FOLDERS:
+        raise DataError(f"pmc_vqa: no split {split!r}; choose one of {', '.join(_FOLDERS)}")
+    folder = _FOLDERS[split]
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    left_out = LeftOut()
+    for number, row in enumerate(_read_rows(os.path.join(root, f"{split}.csv"))):
+        example_id = f"pmc_vqa/{split}/{number}"
+        question = _text(row["Question"])
+        options = {letter: _LABEL.sub("", _text(row[f"Choice {letter}"])) for letter in _LETTERS}
+        answer = _right_option(row, options)
+        if not question or not answer:
+            left_out.add("no option is named as the right one" if question else "no question", example_id)
+            continue
+        choices = tuple(option for option in options.values() if option)
+        name = row["Figure_path"].strip()
+        image_path = os.path.join(root, folder, name)
+        if name not in images and not os.path.isfile(image_path):
+            left_out.add("image not in the folder", f"{folder}/{name}")
+            continue
+        image = images.setdefault(name, AnnotatedImage("pmc_vqa", split, image_path, name, regions=()))
+        examples.append(
+            VQAExample(
+                id=example_id,
+                dataset="pmc_vqa",
+                split=split,
+                image=image.image,
+                image_id=name,
+                question=f"{question} Choose: {'; '.join(choices)}",
+                answer=answer,
+                answer_type="closed",
+                choices=choices,
+            )
+        )
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"pmc_vqa {split}"))
+
+
+def _right_option(row: Mapping[str, str], options: Mapping[str, str]) -> str:
+    """The option that the letter names, else the one that equals the answer's text, else ""."""
+    text = _text(row.get("Answer", ""))
+    letter = _text(row.get("Answer_label", "")) or text
+    return options[letter] if letter in options else text if text in options.values() else ""
+
+
+def _text(written: str) -> str:
+    """Blanks, also the unbreakable ones that some rows have, made single."""
+    return " ".join(written.split())
+
+
+def _read_rows(path: str) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file, a missing last field being "".
+
+    Raises:
+      DataError: the file is missing, is not CSV in UTF-8, or lacks a column.
+    """
+    needed = ["Figure_path", "Question", *(f"Choice {letter}" for letter in _LETTERS)]
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="", strict=True)
+            columns = list(reader.fieldnames or ())
+            lacking = [name for name in needed if name not in columns]
+            if not {"Answer_label", "Answer"} & set(columns):
+                lacking.append("Answer_label or Answer")
+            if lacking:
+                raise DataError(f"{path}: no column {', '.join(lacking)} among {columns}; is it the published file?")
+            yield from reader
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not CSV in UTF-8 ({error}); copy the file again") from None
+
+
+SOURCE = Source(CARD, load)

@@ -1,0 +1,167 @@
+"""ImageCLEF VQA-Med 2019: questions on MedPix images (Ben Abacha et al., CLEF 2019), in its authors' layout.
+
+Lines are `image|question|answer`; in the test set `image|category|question|answer`, where the organisers mark several
+right answers by "#" and a part that may be missing by "()".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import answer_type_by_answer, require_folder
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+logger = logging.getLogger(__name__)
+
+CARD = DataCard(
+    name="vqa_med_2019",
+    title="VQA-Med 2019 (ImageCLEF)",
+    about="Questions about modality, plane, organ system and abnormality on radiology images of MedPix, made from "
+    "patterns; the test set was checked by two physicians.",
+    paper="Ben Abacha et al., VQA-Med: Overview of the Medical Visual Question Answering Task at ImageCLEF 2019, "
+    "CLEF 2019 Working Notes, CEUR-WS 2380 paper 272",
+    url="https://zenodo.org/records/10499039",
+    licence="not stated in the files or at github.com/abachaa/VQA-Med-2019; see the Zenodo record",
+    layout="ImageClef-2019-VQA-Med-Training/{All_QA_Pairs_train.txt, QAPairsByCategory/C*_train.txt, Train_images/}, "
+    "ImageClef-2019-VQA-Med-Validation/{All_QA_Pairs_val.txt, QAPairsByCategory/C*_val.txt, Val_images/}, "
+    "VQAMed2019Test/{VQAMed2019_Test_Questions_w_Ref_Answers.txt, VQAMed2019_Test_Images/}; images are NAME.jpg",
+    splits={"train": Count(12792, 3200), "val": Count(2000, 500), "test": Count(500, 500)},
+    traps=(
+        "The images are MedPix's, as VQA-RAD's and MedPix 2.0's are, under the same names (synpic…): compare images "
+        "before training on one and testing on another.",
+        "VQAMed2019_Test_Images comes as an archive within the archive; unpack it too.",
+        "A test question may have several right answers: the first, as written, is the answer, and the others, with "
+        "and without what stands in brackets, are accepted.",
+        "In training and validation answers brackets belong to the answer, e.g. \"ct w/contrast (iv)\".",
+        "The files do not say which questions are closed: those answered yes or no are taken to be. Questions that "
+        "name their options (\"t1, t2, or flair?\") count as open.",
+        "Most questions are fixed phrases, and of the 3,200 training answers about the plane 1,558 are \"axial\".",
+    ),
+)  # fmt: skip
+
+_CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ", "C4_Abnormality": "abnormality"}
+
+
+@dataclass(frozen=True)
+class _Files:
+    folder: str
+    questions: str
+    images: str
+
+
+_FILES = {
+    "train": _Files("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", "Train_images"),
+    "val": _Files("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", "Val_images"),
+    "test": _Files("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", "VQAMed2019_Test_Images"),
+}
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """The questions of one split, their category as `content_type`, and their images, which have no regions.
+
+    Left out, counted and named in a logged warning: questions whose image is not in the folder, or without an answer.
+    A question that stands in no file of a category keeps an empty one; a warning counts them.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing or malformed.
+    """
+    require_folder(root, "vqa_med_2019 root")
+    if split not in _FILES:
+        raise DataError(f"vqa_med_2019: no split {split!r}; choose one of {', '.join(_FILES)}")
+    folder = os.path.join(root, _FILES[split].folder)
+    path = os.path.join(folder, _FILES[split].questions)
+    categories = {} if split == "test" else _categories(folder, split)
+    images: dict[str, AnnotatedImage] = {}
+    examples: list[VQAExample] = []
+    left_out = LeftOut()
+    for number, fields in _read_rows(path, fields=4 if split == "test" else 3):
+        name, *category, question, answer = fields
+        image_path = os.path.join(folder, _FILES[split].images, f"{name}.jpg")
+        if name not in images and not os.path.isfile(image_path):
+            left_out.add("image not in the folder", os.path.relpath(image_path, root))
+            continue
+        if not question:
+            raise DataError(f"{path}: line {number}: the question is empty; fill it in or remove the line")
+        example_id = f"vqa_med_2019/{split}/{number}"
+        reference, accepted = _references(answer) if split == "test" else (answer, ())
+        if not reference:
+            left_out.add("no answer", example_id)
+            continue
+        image = images.setdefault(name, AnnotatedImage("vqa_med_2019", split, image_path, name, regions=()))
+        examples.append(
+            VQAExample(
+                id=example_id,
+                dataset="vqa_med_2019",
+                split=split,
+                image=image.image,
+                image_id=name,
+                question=question,
+                answer=reference,
+                answer_type=answer_type_by_answer(reference),
+                content_type=category[0] if category else categories.get((name, question), ""),
+                accepted=accepted,
+            )
+        )
+    if uncategorised := [example.id for example in examples if not example.content_type]:
+        logger.warning("vqa_med_2019 %s: %d questions stand in no category's file: %s …",
+                       split, len(uncategorised), uncategorised[0])  # fmt: skip
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"vqa_med_2019 {split}"))
+
+
+def _categories(folder: str, split: str) -> dict[tuple[str, str], str]:
+    """(image, question) → category, from the files in which the organisers repeat the questions by category."""
+    found = {}
+    for file, category in _CATEGORIES.items():
+        path = os.path.join(folder, "QAPairsByCategory", f"{file}_{split}.txt")
+        for _, (name, question, _) in _read_rows(path, fields=3):
+            found[name, question] = category
+    return found
+
+
+def _references(written: str) -> tuple[str, tuple[str, ...]]:
+    """The first answer as written, and what else is right by the organisers' rules for the test set.
+
+    "#" stands between alternatives, and what "()" encloses "could be ignored" (README-VQA-Med-2019-TestSet.txt).
+    """
+    alternatives = [answer for part in written.split("#") if (answer := part.strip())]
+    shorter = [" ".join(re.sub(r"\([^()]*\)", " ", answer).split()) for answer in alternatives]
+    right = dict.fromkeys(answer for answer in (*alternatives, *shorter) if answer)
+    first, *others = right or {"": None}
+    return first, tuple(others)
+
+
+def _read_rows(path: str, *, fields: int) -> list[tuple[int, list[str]]]:
+    """Line numbers, from 1, and their fields, blanks made single; the last field may hold a bar. Empty lines have none.
+
+    Raises:
+      DataError: the file is missing, is not UTF-8, or a line has too few fields.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); copy the file again") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = [" ".join(field.split()) for field in line.split("|", fields - 1)]
+        if len(row) < fields or not row[0]:
+            raise DataError(
+                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them"
+            )
+        rows.append((number, row))
+    return rows
+
+
+SOURCE = Source(CARD, load)

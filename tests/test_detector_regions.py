@@ -1,0 +1,175 @@
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.detector_regions import attach_detections
+from data_pipelines.question_regions import link_regions
+from data_pipelines.records import FAMILIES, DataError, ImageError, Region, VQAExample
+from data_pipelines.region_questions import region_questions
+from data_pipelines.sources import slake
+
+NODULE = {"label": "Nodule", "box": [10, 10, 40, 20], "score": 0.9}
+HEART = {"label": "Heart", "box": [60, 30, 10, 10], "score": 0.4}
+# What both formats below say of image synpic1: the nodule is normalised by an image of 100x50 pixels.
+NODULE_REGION = Region((0.2, 0.1, 0.6, 0.5), "Nodule")
+
+CATEGORIES = [{"id": 1, "name": "Nodule"}, {"id": 2, "name": "Heart"}]
+IMAGES = [{"id": 7, "file_name": "synpic1.jpg", "width": 1000, "height": 500}]
+RESULTS = [
+    {"image_id": 7, "category_id": 1, "bbox": [10, 10, 40, 20], "score": 0.9},
+    {"image_id": 7, "category_id": 2, "bbox": [60, 30, 10, 10], "score": 0.4},
+]
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Two images of 100x50 pixels, of which one is annotated, and a question."""
+    images = []
+    for name in ("synpic1", "synpic2"):
+        path = tmp_path / "images" / f"{name}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (100, 50)).save(path)
+        regions = (Region((0, 0, 1, 1), "Chest"),) if name == "synpic1" else ()
+        images.append(AnnotatedImage("vqa_rad", "train", str(path), name, regions))
+    question = VQAExample(
+        "vqa_rad/1", "vqa_rad", "train", images[0].image, "synpic1", "Where is the nodule?", "In the left lung"
+    )
+    return SourceSplit([question], images, {"no answer": ["vqa_rad/2"]})
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(content, name="boxes.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    return write
+
+
+def test_slake_s_own_boxes_written_as_a_detector_s_give_its_own_regions(slake_root, written):
+    annotated = slake.load(slake_root, "test")
+    boxes = {}
+    for image in annotated.images:
+        with open(f"{slake_root}/imgs/{image.image_id}/detection.json", encoding="utf-8") as file:
+            marked = [(label, box) for entry in json.load(file) for label, box in entry.items()]
+        name = f"imgs/{image.image_id}/source.jpg"
+        boxes[name] = [{"label": label, "box": box, "score": 1} for label, box in marked]
+    found = attach_detections(annotated, written(boxes), min_score=0.5)
+    without_masks = [tuple(replace(region, mask=None) for region in image.regions) for image in annotated.images]
+    assert sum(map(len, without_masks)) == 231
+    assert [image.regions for image in found.images] == without_masks
+
+
+@pytest.mark.parametrize("name", ["synpic1", "synpic1.jpg", "images/synpic1.jpg", "/data/of/others/images/synpic1.jpg"])
+def test_boxes_by_image_replace_what_was_annotated(split, written, name):
+    found = attach_detections(split, written({name: [NODULE, HEART]}), min_score=0.5)
+    first, second = found.images
+    assert (first.regions, first.provenance) == ((NODULE_REGION,), "detector")
+    assert (second.regions, second.provenance) == ((), "detector")
+    assert (found.examples, found.left_out) == (split.examples, split.left_out)
+    assert (split.images[0].provenance, split.images[0].regions[0].label) == ("annotation", "Chest")
+
+
+def test_coco_results_get_their_names_from_a_second_file_or_from_their_own(split, written):
+    names = written({"categories": CATEGORIES, "images": IMAGES}, "names.json")
+    alone = attach_detections(split, written(RESULTS), min_score=0, names_path=names)
+    together = {"categories": CATEGORIES, "images": IMAGES, "annotations": RESULTS}
+    whole = attach_detections(split, written(together), min_score=0)
+    assert alone.images == whole.images
+    assert [region.label for region in alone.images[0].regions] == ["Nodule", "Heart"]
+    assert alone.images[0].regions[0] == NODULE_REGION
+
+
+def test_without_coco_s_images_the_id_is_the_image_s_name(split, written):
+    results = [result | {"image_id": "synpic2"} for result in RESULTS]
+    found = attach_detections(split, written({"categories": CATEGORIES, "annotations": results}), min_score=0.5)
+    assert [image.regions for image in found.images] == [(), (NODULE_REGION,)]
+
+
+def test_boxes_of_other_splits_and_low_scores_are_left_out_and_counted(split, written, caplog):
+    path = written({"synpic1": [NODULE, HEART, HEART], "synpic99": [NODULE], "elsewhere/synpic1.jpg": [NODULE]})
+    with caplog.at_level(logging.INFO):
+        attach_detections(split, path, min_score=0.5)
+    assert "1 boxes on 1 of 2 images; left out 2 boxes that score below 0.5, and 2 on images outside the" in caplog.text
+    assert "images without a box: synpic2" in caplog.text
+
+
+def test_provenance_reaches_the_records_of_both_kinds_of_question(split, written):
+    found = attach_detections(split, written({"synpic1": [NODULE, HEART]}), min_score=0)
+    (linked,), counts = link_regions(found.examples, found.images, rule="question", max_regions=1)
+    assert (linked.provenance, linked.regions, counts.linked) == ("detector:question", (NODULE_REGION,), 1)
+    rebuilt = region_questions(found.images, families=FAMILIES, seed=0)
+    assert {e.provenance for e in rebuilt if e.regions} == {"detector"}
+    (by_annotation,), _ = link_regions(split.examples, split.images, rule="question", max_regions=1)
+    assert by_annotation.provenance == ""
+    assert {e.provenance for e in region_questions(split.images, families=("identify",), seed=0)} == {"annotation"}
+
+
+def test_a_file_name_that_several_images_share_is_refused_where_it_is_used(tmp_path, written):
+    images = []
+    for name in ("xmlab1", "xmlab2"):
+        path = tmp_path / name / "source.jpg"
+        path.parent.mkdir()
+        Image.new("RGB", (100, 50)).save(path)
+        images.append(AnnotatedImage("slake", "train", str(path), name, ()))
+    both = SourceSplit([], images)
+    found = attach_detections(both, written({"xmlab1/source.jpg": [NODULE], "xmlab2": [NODULE]}), min_score=0)
+    assert [image.regions for image in found.images] == [(NODULE_REGION,)] * 2
+    with pytest.raises(DataError, match=r"'source\.jpg', box 0: 'source\.jpg' fits several images"):
+        attach_detections(both, written({"source.jpg": [NODULE]}), min_score=0)
+
+
+def test_images_that_come_as_bytes_are_named_by_their_ids(split, written, tmp_path):
+    content = (tmp_path / "images" / "synpic1.jpg").read_bytes()
+    bytes_split = SourceSplit([], [AnnotatedImage("vqa_rad_hf", "train", content, "0123abcd", ())])
+    (image,) = attach_detections(bytes_split, written({"0123abcd": [NODULE]}), min_score=0).images
+    assert image.regions == (NODULE_REGION,)
+
+
+def test_a_file_that_names_no_image_of_the_split_is_an_error(split, written):
+    with pytest.raises(DataError, match=r"names no image of the split \(2 images, the first 'synpic1'\)"):
+        attach_detections(split, written({"img1": [NODULE]}), min_score=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"synpic1": NODULE}, "'synpic1' has dict; expected a list of boxes"),
+        ({"synpic1": ["x"]}, "'synpic1', box 0 is str; expected an object"),
+        ({"synpic1": [NODULE, NODULE | {"box": [1, 2, 3]}]}, r"box 1: field 'box' is \[1, 2, 3\]"),
+        ({"synpic1": [NODULE | {"box": [1, 2, 3, float("nan")]}]}, "field 'box' is"),
+        ({"synpic1": [NODULE | {"score": 90}]}, "field 'score' is 90; expected a number from 0 to 1"),
+        ({"synpic1": [NODULE | {"label": ""}]}, "field 'label' is empty"),
+        ({"synpic1": [NODULE | {"box": [90, 10, 40, 20]}]}, "leaves the image of 100x50"),
+        (RESULTS, "COCO results give categories by number"),
+        ("x", "COCO results give categories by number"),
+        ({"annotations": RESULTS}, "field 'categories' is no list of objects"),
+        ({"annotations": 3, "categories": CATEGORIES}, "not COCO's form"),
+        ({"annotations": RESULTS, "categories": CATEGORIES[:1]}, "result 1: category_id 2 is not among the categories"),
+        ({"annotations": ["x"], "categories": CATEGORIES}, "result 0 is str; expected an object"),
+        ({"annotations": [{"image_id": 7}], "categories": CATEGORIES}, "result 0: field 'category_id' is None"),
+        ({"annotations": RESULTS, "categories": CATEGORIES, "images": {}}, "field 'images' is no list of objects"),
+    ],
+)
+def test_malformed_files_are_named_with_the_entry(split, written, content, complaint):
+    path = written(content)
+    with pytest.raises(DataError, match=complaint) as caught:
+        attach_detections(split, path, min_score=0)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_images_and_impossible_scores_are_errors(split, written, tmp_path):
+    path = written({"synpic1": [NODULE]})
+    with pytest.raises(DataError, match=r"min_score = 1\.5; give a number from 0 to 1"):
+        attach_detections(split, path, min_score=1.5)
+    (tmp_path / "images" / "synpic1.jpg").write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=r"synpic1\.jpg: image cannot be read"):
+        attach_detections(split, path, min_score=0)
+    with pytest.raises(DataError, match=r"nothing\.json: no such file"):
+        attach_detections(split, str(tmp_path / "nothing.json"), min_score=0)
