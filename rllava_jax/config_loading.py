@@ -55,6 +55,9 @@ def load_config(
         section, field = key.split(".")
         if not values[section][field] and (section != "init" or values["model"]["size"] == "checkpoint"):
             values[section][field] = value
+        if key == "data.root":
+            for part in values["data"]["mix"].values():
+                part["root"] = part["root"] or value
     config = from_json(values, where=str(path))
     try:
         validate(config)
@@ -96,6 +99,7 @@ _ADDED: dict[str, Any] = {
         "log_examples": False,
         "compilation_cache": "workdir",
     },
+    "data": {"mix": {}, "mix_temperature": 0.0},
     "mesh": {"tensor": 1, "slices": 0},
 }
 
@@ -109,6 +113,9 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     model = filled["model"]
     if isinstance(model, dict) and isinstance(model.get("remat"), bool):  # it was a switch
         model["remat"] = "full" if model["remat"] else "none"
+    data = filled["data"]
+    if isinstance(data, dict) and isinstance(data.get("prompt"), Mapping):  # there was no such task
+        data["prompt"] = {**data["prompt"], "caption": data["prompt"].get("caption", "caption {language}")}
     return filled
 
 
@@ -165,25 +172,44 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *sections, last = name.removeprefix(OVERRIDE_PREFIX).split(".")
     annotation: Any = Config
     for key in sections:
-        annotation = _annotation_of(annotation, key, override)
+        annotation = _annotation_of(annotation, key, values, override)
         values = values[key]
-    annotation = _annotation_of(annotation, last, override)
-    if dataclasses.is_dataclass(annotation):
-        names = ", ".join(field.name for field in dataclasses.fields(annotation))
+    annotation = _annotation_of(annotation, last, values, override)
+    if section := _section_type(annotation):
+        names = ", ".join(field.name for field in dataclasses.fields(section))
         raise ConfigError(f"{override}: {last!r} is a section; set one of its fields ({names})")
+    if _section_type(_entries(annotation)):
+        names = ", ".join(values[last]) or "none: the configuration file names them"
+        raise ConfigError(f"{override}: {last!r} is a mapping of sections; set a field of one of them ({names})")
     values[last] = _checked(_parse(text, annotation, override), annotation, override, strict=False)
 
 
-def _annotation_of(annotation: Any, key: str, override: str) -> Any:
-    """Returns the type of entry `key` of a section or of a dict field."""
-    if dataclasses.is_dataclass(annotation):
-        hints = _hints(typing.cast(type, annotation))
+def _annotation_of(annotation: Any, key: str, values: Mapping[str, Any] | None, override: str) -> Any:
+    """Returns the type of entry `key` of a section or of a dict field, whose values are `values`."""
+    if section := _section_type(annotation):
+        hints = _hints(section)
         if key not in hints:
             raise ConfigError(f"{override}: unknown key {key!r}; {_nearest(key, list(hints))}")
+        if values is None:
+            raise ConfigError(f"{override}: there is no {section.__name__} here to set a field of; give the file one")
         return hints[key]
-    if typing.get_origin(annotation) is dict:
-        return typing.get_args(annotation)[1]
+    if entry := _entries(annotation):
+        if _section_type(entry) and key not in (values or {}):
+            raise ConfigError(f"{override}: unknown key {key!r}; {_nearest(key, list(values or {}))}")
+        return entry
     raise ConfigError(f"{override}: there is nothing inside a field of type {_describe(annotation)}, so no {key!r}")
+
+
+def _section_type(annotation: Any) -> type | None:
+    """The dataclass that a field holds, or may hold beside None; None where it holds something else."""
+    if typing.get_origin(annotation) is types.UnionType:
+        annotation = typing.get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else None
+
+
+def _entries(annotation: Any) -> Any:
+    """The type of a mapping's values; None for what is no mapping."""
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
 
 
 def _parse(text: str, annotation: Any, override: str) -> Any:
@@ -207,14 +233,23 @@ def _parse(text: str, annotation: Any, override: str) -> Any:
 def _section_to_json(section: Any, cls: type, name: str, where: str) -> dict[str, Any]:
     if not isinstance(section, cls):
         raise ConfigError(f"{where}: {name}: {section!r} is not a {cls.__name__}")
-    values = {}
-    for key, annotation in _hints(cls).items():
-        value, dotted = getattr(section, key), f"{name}.{key}".lstrip(".")
-        if dataclasses.is_dataclass(annotation):
-            values[key] = _section_to_json(value, typing.cast(type, annotation), dotted, where)
-        else:
-            values[key] = _jsonable(value, annotation, f"{where}: {dotted}")
-    return values
+    return {
+        key: _value_to_json(getattr(section, key), annotation, f"{name}.{key}".lstrip("."), where)
+        for key, annotation in _hints(cls).items()
+    }
+
+
+def _value_to_json(value: Any, annotation: Any, name: str, where: str) -> Any:
+    if section := _section_type(annotation):
+        if value is None and section is not annotation:
+            return None
+        return _section_to_json(value, section, name, where)
+    entry = _entries(annotation)
+    if _section_type(entry):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where}: {name}: {value!r} is not {_describe(annotation)}")
+        return {key: _value_to_json(item, entry, f"{name}.{key}", where) for key, item in value.items()}
+    return _jsonable(value, annotation, f"{where}: {name}")
 
 
 def _jsonable(value: Any, annotation: Any, where: str) -> Any:
@@ -237,11 +272,21 @@ def _section_from_json(values: Any, cls: type, name: str, where: str) -> Any:
         dotted = f"{name}.{key}".lstrip(".")
         if key not in values:
             raise ConfigError(f"{where}: {dotted} is missing; was it written by another version of the code?")
-        if dataclasses.is_dataclass(annotation):
-            arguments[key] = _section_from_json(values[key], typing.cast(type, annotation), dotted, where)
-        else:
-            arguments[key] = _checked(values[key], annotation, f"{where}: {dotted}", strict=True)
+        arguments[key] = _value_from_json(values[key], annotation, dotted, where)
     return cls(**arguments)
+
+
+def _value_from_json(value: Any, annotation: Any, name: str, where: str) -> Any:
+    if section := _section_type(annotation):
+        if value is None and section is not annotation:
+            return None
+        return _section_from_json(value, section, name, where)
+    entry = _entries(annotation)
+    if _section_type(entry):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {name}: {value!r} is not {_describe(annotation)}")
+        return {key: _value_from_json(item, entry, f"{name}.{key}", where) for key, item in value.items()}
+    return _checked(value, annotation, f"{where}: {name}", strict=True)
 
 
 @cache
@@ -274,8 +319,10 @@ def _describe(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
+    if origin is tuple and arguments[-1] is ...:
         return f"a tuple of {_describe(arguments[0])}"
+    if origin is tuple:
+        return f"a tuple of {' and '.join(map(_describe, arguments))}"
     if origin is dict:
         return f"a mapping of {_describe(arguments[0])} to {_describe(arguments[1])}"
     return annotation.__name__ if isinstance(annotation, type | types.GenericAlias) else str(annotation)

@@ -269,13 +269,22 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(data=DataConfig(families={"vqa": 1.0, "verify": -1.0})), "data.families.verify"),
         (Config(data=DataConfig(families={"vqa": 0.0})), "data.families"),
         (Config(data=DataConfig(prompt={"answer": "{question}"})), "data.prompt"),
-        (Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}"})), "data.prompt.answer"),
-        (Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect"})), "data.prompt.detect"),
-        (Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}"})), "data.prompt.answer"),
+        (
+            Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect", "caption": ""})),
+            "data.prompt.detect",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
         (
             Config(
                 regions=RegionConfig(encoders=("loc",)),
-                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}"}),
+                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}", "caption": ""}),
             ),
             "data.prompt.answer",
         ),

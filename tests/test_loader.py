@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.loader import (
-    check_lengths,
-    evaluation_batches,
-    examples_per_epoch,
-    training_iterator,
-    verify_images,
-)
+from data_pipelines.checks import check_lengths, verify_images
+from data_pipelines.evaluation_batches import evaluation_batches
+from data_pipelines.loader import examples_per_epoch, training_iterator
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, VQAExample
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer

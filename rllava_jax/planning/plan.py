@@ -11,9 +11,7 @@ from typing import Any
 
 import jax
 
-from data_pipelines.loader import examples_per_epoch
 from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import load_config
 from rllava_jax.config_validation import validate_patches
@@ -39,6 +37,7 @@ from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
 from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed
 from rllava_jax.starting_point import resolve
+from rllava_jax.task import training_examples
 from rllava_jax.training.setup import program as make_program
 from rllava_jax.training.step import make_train_step
 
@@ -206,13 +205,11 @@ def run_length(config: Config, examples: int | None) -> Run:
     duration = Duration.parse(train.duration, field="train.duration")
     if duration is not None and duration.unit == "epochs" and examples is None:
         try:
-            questions = load_examples(
-                config.data, config.data.train_split, seed=config.seed, max_regions=config.regions.max_regions
-            )
+            questions = training_examples(config)
         except (DataError, OSError):
             reason = f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
             return Run(None, reason)
-        examples = examples_per_epoch(questions, config.data.families)
+        examples = len(questions)
     steps = parse_duration(
         train.duration, batch_size=train.batch_size, examples_per_epoch=examples, field="train.duration"
     )
