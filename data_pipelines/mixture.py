@@ -138,7 +138,7 @@ class Schedule:
         """The draw's part, and its number among the part's draws."""
         part = int(self._ids[draw])
         block = draw // _COUNTED
-        before = np.count_nonzero(self._ids[block * _COUNTED : draw] == part)
+        before = int(np.count_nonzero(self._ids[block * _COUNTED : draw] == part))
         return part, int(self._counts[block, part]) + before
 
     def positions(self, batches: int) -> dict[str, dict[str, int]]:

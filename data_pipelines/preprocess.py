@@ -18,7 +18,7 @@ from data_pipelines.images import ImageCache
 from data_pipelines.overlay import Outline, draw_outlines
 from data_pipelines.policy import Shown, choose_regions
 from data_pipelines.prompt import encode_conversation, format_prefix
-from data_pipelines.records import Box, DataError, Region, VQAExample
+from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 
@@ -119,8 +119,8 @@ class Preprocessor:
 
         With the encoder `loc` on, the boxes stand as loc tokens in the first prefix, which every turn sees.
         """
-        asked = [*((turn.question, turn.answer, "answer") for turn in example.turns)]
-        asked += [(example.question, example.answer, example.task)]
+        asked: list[tuple[str, str, Task]] = [(turn.question, turn.answer, "answer") for turn in example.turns]
+        asked.append((example.question, example.answer, example.task))
         boxes_in_prompt = shown_boxes if "loc" in self.regions.encoders else ()
         return [
             (

@@ -375,7 +375,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. A file under `configs/` builds one and names it `config`."""
+    """One run. A file under `configs/` builds one, or a `Curriculum`, and names it `config`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -387,3 +387,28 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of a curriculum, and the parameters that it starts from.
+
+    Attributes:
+      config: all its settings; what it shares with the other stages is written once, by `dataclasses.replace`.
+      starts_from: "previous" is the stage before, for the first one `config.init`; else the name of an earlier stage;
+        or "init", `config.init` again. An earlier stage's tokenizer comes with its parameters.
+      step: which checkpoint of that stage.
+      evaluate: ask the test split and write the report when it is trained. The last stage always does.
+    """
+
+    config: Config
+    starts_from: str = "previous"
+    step: Literal["last", "best"] = "last"
+    evaluate: bool = False
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Runs one after the other, by name. See `curriculum.py`."""
+
+    stages: dict[str, Stage]

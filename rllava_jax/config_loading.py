@@ -1,6 +1,7 @@
 """Reads a configuration file and its command-line overrides into a checked `Config`, and to and from JSON.
 
-A configuration file is Python that leaves a `Config` under the name `config`; overrides are `--config.a.b=value`.
+A configuration file is Python that leaves a `Config`, or a `Curriculum` of several, under the name `config`; overrides
+are `--config.a.b=value`.
 Every value is checked against the annotation of its field, because a dataclass does not check its arguments.
 """
 
@@ -23,11 +24,13 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rllava_jax import config as config_module
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Config, ConfigError, Curriculum, Stage
 from rllava_jax.config_validation import validate
+from rllava_jax.curriculum import check_stages, stage_configs
 from rllava_jax.paths import local_path
 
 OVERRIDE_PREFIX = "--config."
+_STAGE_PREFIX = f"{OVERRIDE_PREFIX}stages."
 
 
 def load_config(
@@ -48,22 +51,77 @@ def load_config(
       ConfigError: the file cannot be run or defines no Config; or a key is unknown (the nearest valid one is named);
         or a value has the wrong type or contradicts another.
     """
-    values = to_json(_execute(local_path(path, what="--config")), where=str(path))
+    loaded = load(path, overrides, placeholders=placeholders)
+    if isinstance(loaded, Curriculum):
+        raise ConfigError(f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here")
+    return loaded
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), *, placeholders: Mapping[str, str] | None = None
+) -> Config | Curriculum:
+    """As `load_config`, of a file that may define a curriculum.
+
+    There an override holds for every stage, and `--config.stages.NAME.train.batch_size=64` for one of them, over the
+    former; `--config.stages.NAME.evaluate=true` sets a field of the stage itself.
+    """
+    defined = _execute(local_path(path, what="--config"))
+    if isinstance(defined, Config):
+        config = _overridden(to_json(defined, where=str(path)), overrides, placeholders or {}, str(path))
+        _validate(config, f"{' '.join([str(path), *overrides])}: ")
+        return config
+    stages = _section_to_json(defined, Curriculum, "", str(path))["stages"]
+    for_one = [override for override in overrides if override.startswith(_STAGE_PREFIX)]
+    for_all = [override for override in overrides if override not in for_one]
+    for values in stages.values():
+        for override in for_all:
+            _apply_override(values["config"], override)
+    for override in for_one:
+        _apply_to_stage(stages, override)
+    curriculum = Curriculum(
+        {
+            name: Stage(
+                **{**values, "config": _overridden(values["config"], (), placeholders or {}, f"{path}: {name}")}
+            )
+            for name, values in stages.items()
+        }
+    )
+    check_stages(curriculum, where=str(path))
+    for name, config in stage_configs(curriculum, Path("WORKDIR")).items():
+        _validate(config, f"{' '.join([str(path), *overrides])}: stages.{name}: ")
+    return curriculum
+
+
+def _overridden(
+    values: dict[str, Any], overrides: Sequence[str], placeholders: Mapping[str, str], where: str
+) -> Config:
     for override in overrides:
         _apply_override(values, override)
-    for key, value in (placeholders or {}).items():
+    for key, value in placeholders.items():
         section, field = key.split(".")
         if not values[section][field] and (section != "init" or values["model"]["size"] == "checkpoint"):
             values[section][field] = value
         if key == "data.root":
             for part in values["data"]["mix"].values():
                 part["root"] = part["root"] or value
-    config = from_json(values, where=str(path))
+    return from_json(values, where=where)
+
+
+def _validate(config: Config, where: str) -> None:
     try:
         validate(config)
     except ConfigError as error:
-        raise ConfigError(f"{' '.join([str(path), *overrides])}: {error}") from None
-    return config
+        raise ConfigError(f"{where}{error}") from None
+
+
+def _apply_to_stage(stages: Mapping[str, dict[str, Any]], override: str) -> None:
+    name, _, rest = override.removeprefix(_STAGE_PREFIX).partition(".")
+    if name not in stages:
+        raise ConfigError(f"{override}: unknown stage {name!r}; {_nearest(name, list(stages))}")
+    key = re.split("[.=]", rest, maxsplit=1)[0]
+    of_stage = key in _hints(Stage) and key != "config"
+    values = stages[name] if of_stage else stages[name]["config"]
+    _apply_override(values, OVERRIDE_PREFIX + rest, Stage if of_stage else Config, said=override)
 
 
 def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
@@ -136,7 +194,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in names if old_leaves.get(name, missing) != new_leaves.get(name, missing)]
 
 
-def _execute(path: Path) -> Config:
+def stage_names(path: str | Path) -> list[str]:
+    """The stages that a configuration file defines; none for a single run. Raises as `load_config`."""
+    defined = _execute(local_path(path, what="--config"))
+    return list(defined.stages) if isinstance(defined, Curriculum) else []
+
+
+def _execute(path: Path) -> Config | Curriculum:
     """Runs a configuration file; whatever goes wrong in it becomes one line with the file's line number."""
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file")
@@ -149,7 +213,7 @@ def _execute(path: Path) -> Config:
         line = f"{path}:{in_file[-1]}" if in_file else str(path)
         raise ConfigError(f"{line}: {_explain(error)}") from error
     config = namespace.get("config")
-    if not isinstance(config, Config):
+    if not isinstance(config, Config | Curriculum):
         raise ConfigError(f"{path}: defines no Config under the name `config`, but {config!r}")
     return config
 
@@ -164,19 +228,20 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets one value inside `values`, the nested dicts of `to_json`."""
+def _apply_override(values: dict[str, Any], override: str, section: type = Config, *, said: str = "") -> None:
+    """Sets one value inside `values`, the nested dicts of a section; `said` is what the user wrote, for messages."""
     name, equals, text = override.partition("=")
+    override = said or override
     if not name.startswith(OVERRIDE_PREFIX) or not equals:
         raise ConfigError(f"{override}: an override is written {OVERRIDE_PREFIX}section.field=value")
     *sections, last = name.removeprefix(OVERRIDE_PREFIX).split(".")
-    annotation: Any = Config
+    annotation: Any = section
     for key in sections:
         annotation = _annotation_of(annotation, key, values, override)
         values = values[key]
     annotation = _annotation_of(annotation, last, values, override)
-    if section := _section_type(annotation):
-        names = ", ".join(field.name for field in dataclasses.fields(section))
+    if inner := _section_type(annotation):
+        names = ", ".join(field.name for field in dataclasses.fields(inner))
         raise ConfigError(f"{override}: {last!r} is a section; set one of its fields ({names})")
     if _section_type(_entries(annotation)):
         names = ", ".join(values[last]) or "none: the configuration file names them"

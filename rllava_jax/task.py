@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +60,16 @@ def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
 
 
-def load_task(config: Config, *, tokenizer: Tokenizer | None, training: bool = True) -> Task:
+def load_task(
+    config: Config, *, tokenizer: Tokenizer | None, training: bool = True, later: Sequence[Config] = ()
+) -> Task:
     """Loads and checks everything before any device memory is touched, and writes nothing.
 
     Args:
       tokenizer: of the run that is resumed or evaluated, or of the checkpoint that a new run starts from; None takes
         the configured file or trains one on the training text.
       training: False leaves out the training and validation examples.
+      later: the stages to come, whose training text a tokenizer that is trained here must know too.
 
     Raises:
       ConfigError: a split without a question to ask, or a tokenizer of another model.
@@ -84,7 +88,7 @@ def load_task(config: Config, *, tokenizer: Tokenizer | None, training: bool = T
     _require_questions(config, test, validation, training=training)
     parts = _training_parts(config) if training or tokenizer is None else []
     train = mixed(parts)
-    preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train))
+    preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train, later))
     for examples, answers in ((train, True), (validation, False), (test, False)):
         check_lengths(examples, preprocessor, answers=answers)
     asked_of_test = test
@@ -141,9 +145,10 @@ def _require_questions(config: Config, test: list[VQAExample], validation: list[
         )
 
 
-def _new_tokenizer(config: Config, train: list[VQAExample]) -> Tokenizer:
+def _new_tokenizer(config: Config, train: list[VQAExample], later: Sequence[Config]) -> Tokenizer:
     if config.data.tokenizer:
         return Tokenizer.load(config.data.tokenizer)
+    train = train + [example for stage in later for example in training_examples(stage)]
     texts = [text for example in train for text in (f"answer {example.language} {example.question}", example.answer)]
     texts += [f"{example.task} {example.question}" for example in train if example.task != "answer"]
     texts += [text for example in train for turn in example.turns for text in (turn.question, turn.answer)]

@@ -13,8 +13,9 @@ import jax
 
 from data_pipelines.records import DataError
 from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import load_config
+from rllava_jax.config_loading import load
 from rllava_jax.config_validation import validate_patches
+from rllava_jax.curriculum import stage_configs
 from rllava_jax.duration import Duration, parse_duration
 from rllava_jax.model.fused_attention import check_attention
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
@@ -109,13 +110,19 @@ class Plan:
         return self.run.steps * self.compiled.estimate.exposed / 3600
 
 
-def load_config_for_planning(path: str | Path, overrides: Sequence[str], workdir: Path) -> tuple[Config, int]:
+def load_config_for_planning(
+    path: str | Path, overrides: Sequence[str], workdir: Path, *, stage: str = ""
+) -> tuple[Config, int]:
     """The configuration, whose data and starting point need not be at hand, and the rows of its token table.
+
+    Args:
+      workdir: of the run, that of the stage where the file defines several. stage: its name.
 
     Raises:
       ConfigError: as `config_loading.load_config`; or the size is the checkpoint's, and that is not here.
     """
-    config = load_config(path, overrides, placeholders={"data.root": NOT_AT_HAND, "init.checkpoint": NOT_AT_HAND})
+    loaded = load(path, overrides, placeholders={"data.root": NOT_AT_HAND, "init.checkpoint": NOT_AT_HAND})
+    config = loaded if isinstance(loaded, Config) else stage_configs(loaded, workdir.parent)[stage]
     checkpoint = config.init.checkpoint
     vocab = 0
     if checkpoint and checkpoint != NOT_AT_HAND and path_of(checkpoint).exists():
