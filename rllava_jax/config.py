@@ -11,7 +11,7 @@ from typing import Literal
 
 Remat = Literal["none", "attention", "dots", "full"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
-Source = Literal["slake", "vqa_rad", "phantom"]
+Source = Literal["slake", "vqa_rad", "phantom", "prepared"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
