@@ -77,29 +77,42 @@ def _files(example: VQAExample, *, masks: bool) -> list[str | bytes | MaskFile]:
     return [example.image, *(region.mask for region in regions if region.mask is not None)]
 
 
-def check_lengths(examples: Sequence[VQAExample], preprocessor: Preprocessor, *, answers: bool = True) -> None:
-    """Tokenises every example, with its regions shown, before work starts.
+def check_lengths(
+    examples: Sequence[VQAExample], preprocessor: Preprocessor, *, answers: bool = True, allowed: int = 0
+) -> list[VQAExample]:
+    """Tokenises every example, with its regions shown, before work starts, and leaves out those that are too long.
 
     Args:
       answers: count the answer too (training); evaluation needs room for the prompt alone.
+      allowed: `data.long_examples_allowed`; so many are left out, counted and listed in a warning.
 
     Raises:
-      DataError: some do not fit in data.text_length; the message names the longest and the length needed. Also what
+      DataError: more do not fit in data.text_length; the message names the longest and the length needed. Also what
         `prompt.format_prefix` raises.
     """
     limit = preprocessor.data.text_length
-    too_long = []
+    kept, too_long = [], []
     for example in examples:
         turns = preprocessor.turns(example, [region.box for region in example.regions])
         used = count_tokens(preprocessor.tokenizer, turns, answered=answers)
         if used > limit:
             too_long.append((used, example.id))
-    if too_long:
-        too_long.sort(key=lambda item: (-item[0], item[1]))
+        else:
+            kept.append(example)
+    if not too_long:
+        return kept
+    too_long.sort(key=lambda item: (-item[0], item[1]))
+    listing = _list([f"{name} ({used} tokens)" for used, name in too_long])
+    if len(too_long) > allowed:
+        without = f", or data.long_examples_allowed (now {allowed}) to train without them" if answers else ""
         raise DataError(
-            f"{len(too_long)} examples do not fit in data.text_length = {limit}: "
-            f"{_list([f'{name} ({used} tokens)' for used, name in too_long])}; raise it to {too_long[0][0]}"
+            f"{len(too_long)} examples do not fit in data.text_length = {limit}: {listing}; "
+            f"raise it to {too_long[0][0]}{without}"
         )
+    logger.warning(
+        "left out %d of %d examples, longer than %d tokens: %s", len(too_long), len(examples), limit, listing
+    )
+    return kept
 
 
 def _list(names: Sequence[str]) -> str:

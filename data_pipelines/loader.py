@@ -126,6 +126,7 @@ def _shuffled(
 
 
 def _seed(seed: int, purpose: str) -> int:
+    """The seed of one purpose, which follows from the run's or part's; that of a part without families is its own."""
     words = np.random.SeedSequence(seed).generate_state(len(_SEEDED))
     return int(words[_SEEDED.index(purpose)]) if purpose else seed
 

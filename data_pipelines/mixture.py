@@ -53,8 +53,9 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
         if not any(weight > 0 for _, weight in _points(settings)):
             continue
         policy = settings.policy or data.policy
+        root = settings.root or (data.root if settings.source == data.source else "")
         source = dataclasses.replace(
-            data, source=settings.source, root=settings.root, languages=settings.languages, policy=policy, mix={}
+            data, source=settings.source, root=root, languages=settings.languages, policy=policy, mix={}
         )
         try:
             examples = load_examples(source, settings.split, seed=seed, max_regions=max_regions)

@@ -170,7 +170,8 @@ class MixPart:
     """One source of a training mix. See `data_pipelines/mixture.py`.
 
     Attributes:
-      source, root, languages, split: as `data.source`, `data.root`, `data.languages`, `data.train_split`.
+      source, root, languages, split: as `data.source`, `data.root`, `data.languages`, `data.train_split`. A part of the
+        same source as `data.source` needs no root of its own.
       families: mixing weights of its question families, within the part. Empty goes through all its examples, of
         whatever family, once in each of its epochs.
       weight: of this part among the others; 0 leaves it out.
@@ -211,11 +212,13 @@ class DataConfig:
         one trains a small one on the training text.
       tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
       text_length: T, tokens of prefix, suffix and eos together, of all turns of a conversation. A longer example is an
-        error that names it.
+        error that names it, unless long_examples_allowed.
       workers: processes that decode; 0 decodes in threads of the training process.
       threads: decoding threads of each process.
       prefetch: batches held ready.
       image_cache_mb: decoded originals kept in memory by each process.
+      long_examples_allowed: training examples too long for text_length that are left out, counted and listed before the
+        run stops.
       corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
     """
 
@@ -245,6 +248,7 @@ class DataConfig:
     threads: int = 2
     prefetch: int = 2
     image_cache_mb: int = 1024
+    long_examples_allowed: int = 0
     corrupt_images_allowed: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -157,7 +157,7 @@ _ADDED: dict[str, Any] = {
         "log_examples": False,
         "compilation_cache": "workdir",
     },
-    "data": {"mix": {}, "mix_temperature": 0.0},
+    "data": {"mix": {}, "mix_temperature": 0.0, "long_examples_allowed": 0},
     "mesh": {"tensor": 1, "slices": 0},
 }
 

@@ -142,7 +142,8 @@ def _validate_mix(config: Config) -> None:
         field = f"data.mix.{name}"
         plain = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
         _require(plain, "data.mix", name, "name parts with letters, digits, _ and - alone")
-        _validate_place(field, part.source, part.root)
+        same = data.root if part.source == data.source else ""
+        _validate_place(field, part.source, part.root or same)
         _distinct(f"{field}.languages", part.languages)
         _validate_families(f"{field}.families", part.families, may_be_empty=True)
         if part.policy is not None:
@@ -216,6 +217,7 @@ def _validate_ranges(config: Config) -> None:
         0,
         data__workers=data.workers,
         data__image_cache_mb=data.image_cache_mb,
+        data__long_examples_allowed=data.long_examples_allowed,
         data__corrupt_images_allowed=data.corrupt_images_allowed,
         data__phantom__seed=phantom.seed,
         evaluation__max_examples=evaluation.max_examples,

@@ -89,8 +89,9 @@ def load_task(
     parts = _training_parts(config) if training or tokenizer is None else []
     train = mixed(parts)
     preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train, later))
-    for examples, answers in ((train, True), (validation, False), (test, False)):
-        check_lengths(examples, preprocessor, answers=answers)
+    train = check_lengths(train, preprocessor, allowed=data.long_examples_allowed)
+    for examples in (validation, test):
+        check_lengths(examples, preprocessor, answers=False)
     asked_of_test = test
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
     kept = {id(example) for example in everything}
@@ -127,7 +128,7 @@ def _training_parts(config: Config) -> list[Part]:
 def _kept(part: Part, kept: set[int]) -> Part:
     examples = [example for example in part.examples if id(example) in kept]
     if part.examples and not examples:
-        raise DataError(f"data.mix.{part.name}: none of its images can be read; leave it out, or replace the files")
+        raise DataError(f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out")
     return dataclasses.replace(part, examples=examples)
 
 

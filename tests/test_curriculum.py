@@ -13,7 +13,7 @@ from resumed_runs import checkpoints, rows, wait_for_step
 
 from rllava_jax import exit_codes
 from rllava_jax import main as entry
-from rllava_jax.config import Config, ConfigError, Curriculum, Stage
+from rllava_jax.config import Config, ConfigError, Curriculum
 from rllava_jax.config_loading import load, load_config
 from rllava_jax.curriculum import stage_configs
 from rllava_jax.planning.plan import load_config_for_planning
@@ -281,5 +281,23 @@ def test_a_stage_is_planned_by_its_name(stages, tmp_path):
     assert rows == 2176
 
 
-def test_a_stage_holds_a_whole_configuration():
-    assert Stage(Config()).config == Config()
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("llava_med", ["align", "instruct", "task"]),
+        ("medm", ["slake", "roco"]),
+        ("rllava", ["align", "instruct", "task"]),
+    ],
+)
+@pytest.mark.parametrize("size", ["3b", "tiny"])
+def test_the_ready_curricula_load_given_their_data_and_weights(name, stages, size):
+    path = Path(__file__).parents[1] / "configs" / f"{name}_{size}.py"
+    overrides = ["--config.data.root=DIR"]
+    if size == "3b":
+        with pytest.raises(ConfigError, match=r"write --config\.init\.checkpoint=DIR"):
+            load(path, overrides)
+        overrides.append("--config.init.checkpoint=DIR")
+    curriculum = load(path, overrides)
+    assert isinstance(curriculum, Curriculum)
+    assert size == "tiny" or list(curriculum.stages) == stages
+    assert len(curriculum.stages) == len(stages)
