@@ -1,33 +1,29 @@
-"""Examples to batches: a deterministic, resumable Grain pipeline for training, and ordered batches for evaluation."""
+"""Examples to batches of training: a deterministic, resumable Grain pipeline."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-from data_pipelines.policy import Shown, regions_under
+from data_pipelines.mixture import Part, Schedule, digest, mixed
 from data_pipelines.preprocess import Arrays, Preprocessor
-from data_pipelines.prompt import count_tokens
-from data_pipelines.records import FAMILIES, DataError, ImageError, MaskFile, VQAExample
-from rllava_jax.config import Condition, DataConfig, WrongKind
+from data_pipelines.records import FAMILIES, DataError, VQAExample
+from data_pipelines.seeding import rng_for
+from rllava_jax.config import DataConfig, PolicyConfig
 
-logger = logging.getLogger(__name__)
-
-# Names listed in one message before "and N more".
-_LISTED = 10
+# What takes a seed of its own from the run's, in the order in which they came to be: a new one goes last, so that the
+# others keep theirs.
+_SEEDED = ("vqa", "identify", "localise", "verify", "choose", "drawing", "caption")
 
 
 def training_iterator(
@@ -60,32 +56,120 @@ def training_iterator(
     Raises:
       DataError: an unknown family, a negative weight, no examples for a positive one, or an uneven batch size.
     """
-    if batch_size % process_count:
-        raise DataError(f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one")
-    groups = _by_family(examples, families)
-    seeds = np.random.SeedSequence(seed).generate_state(len(FAMILIES) + 1)
-    parts = [
-        grain.MapDataset.source(group).shuffle(seed=int(seeds[FAMILIES.index(family)])).repeat()
-        for family, group in groups.items()
-    ]
-    mixture = grain.MapDataset.mix(parts, weights=[families[family] for family in groups])
-    prepared = mixture.random_map(_Prepare(tuple(examples), preprocessor), seed=int(seeds[-1]))
-    batches = prepared.slice(slice(process_index, None, process_count)).batch(
-        batch_size // process_count, drop_remainder=True
-    )
+    places = _shuffled(_by_family(examples, families), families, seed)
+    prepared = places.random_map(_Prepare(tuple(examples), preprocessor), seed=_seed(seed, "drawing"))
+    batches = _batched(prepared, batch_size, process_index, process_count)
     identity = {"seed": seed, "batch_size": batch_size, "examples": _digest(examples, families)}
     return TrainingIterator(batches, data, identity)
+
+
+def mixed_iterator(
+    parts: Sequence[Part],
+    preprocessor: Preprocessor,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    data: DataConfig,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainingIterator:
+    """The batches of a run on several sources, which `mixture.Schedule` interleaves. As `training_iterator` otherwise.
+
+    Each part is gone through in an order of its own, which depends on the seed and its name alone.
+
+    Args:
+      steps: of the run, whose progress the weights may follow; so many batches there are.
+
+    Returns:
+      As `training_iterator`; `index` is the place in the examples of all parts, one part after the other.
+
+    Raises:
+      DataError: as `training_iterator`, or no part is left to draw from.
+    """
+    sources, start = [], 0
+    for part in parts:
+        groups, families = {"": list(range(len(part.examples)))}, {"": 1.0}
+        if part.settings.families:
+            families = dict(part.settings.families)
+            groups = _by_family(part.examples, families, where=f"data.mix.{part.name}.families")
+        own = int(rng_for(seed, "mix", part.name).integers(2**32))
+        sources.append(_shuffled(groups, families, own, start=start))
+        start += len(part.examples)
+    schedule = Schedule(parts, steps=steps, batch_size=batch_size, temperature=data.mix_temperature)
+    draws = grain.MapDataset.source(_Draws(schedule, sources))
+    policies = tuple(part.policy for part in parts for _ in part.examples)
+    prepare = _Prepare(tuple(mixed(parts)), preprocessor, policies)
+    batches = _batched(draws.random_map(prepare, seed=_seed(seed, "drawing")), batch_size, process_index, process_count)
+    identity = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "steps": steps,
+        "examples": digest(parts, data.mix_temperature),
+    }
+    return TrainingIterator(batches, data, identity, schedule)
+
+
+def _shuffled(
+    groups: Mapping[str, Sequence[int]], weights: Mapping[str, float], seed: int, *, start: int = 0
+) -> grain.MapDataset:
+    """The places of all groups, endless: each shuffled anew at every pass, interleaved by weight.
+
+    Args:
+      start: added to every place.
+    """
+    parts = [
+        grain.MapDataset.source([start + place for place in group]).shuffle(seed=_seed(seed, name)).repeat()
+        for name, group in groups.items()
+    ]
+    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=[weights[name] for name in groups])
+
+
+def _seed(seed: int, purpose: str) -> int:
+    """The seed of one purpose, which follows from the run's or part's; that of a part without families is its own."""
+    words = np.random.SeedSequence(seed).generate_state(len(_SEEDED))
+    return int(words[_SEEDED.index(purpose)]) if purpose else seed
+
+
+def _batched(prepared: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> grain.MapDataset:
+    """This host's share of each global batch."""
+    if batch_size % process_count:
+        raise DataError(f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one")
+    mine = prepared.slice(slice(process_index, None, process_count))
+    return mine.batch(batch_size // process_count, drop_remainder=True)
+
+
+class _Draws:
+    """Grain's random access to the draws of a mix: places in the examples of all parts."""
+
+    def __init__(self, schedule: Schedule, sources: Sequence[grain.MapDataset]):
+        self._schedule, self._sources = schedule, sources
+
+    def __len__(self) -> int:
+        return self._schedule.draws
+
+    def __getitem__(self, draw: int) -> int:
+        part, number = self._schedule[draw]
+        place: int = self._sources[part][number]
+        return place
 
 
 class _Prepare:
     """Grain's random map from a place in `examples` to arrays. Pickles to worker processes."""
 
-    def __init__(self, examples: tuple[VQAExample, ...], preprocessor: Preprocessor):
+    def __init__(
+        self,
+        examples: tuple[VQAExample, ...],
+        preprocessor: Preprocessor,
+        policies: tuple[PolicyConfig, ...] | None = None,
+    ):
         self._examples = examples
         self._preprocessor = preprocessor
+        self._policies = policies
 
     def __call__(self, index: int, rng: np.random.Generator) -> Arrays:
-        arrays = self._preprocessor.training(self._examples[index], rng)
+        policy = None if self._policies is None else self._policies[index]
+        arrays = self._preprocessor.training(self._examples[index], rng, policy=policy)
         return {**arrays, "index": np.array(index, np.int64)}
 
 
@@ -97,11 +181,14 @@ class TrainingIterator(grain.DatasetIterator):
     `grain.checkpoint.CheckpointSave` and `CheckpointRestore`, or `get_state` and `set_state`.
     """
 
-    def __init__(self, batches: grain.MapDataset, data: DataConfig, identity: dict[str, Any]):
+    def __init__(
+        self, batches: grain.MapDataset, data: DataConfig, identity: dict[str, Any], schedule: Schedule | None = None
+    ):
         super().__init__()
         self._batches = batches
         self._data = data
         self._identity = identity
+        self._schedule = schedule
         self._next_batch = 0
         self._running: grain.DatasetIterator | None = None
 
@@ -113,8 +200,16 @@ class TrainingIterator(grain.DatasetIterator):
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able: the number of the next batch, and what identifies the sequence that it counts."""
-        return {"next_batch": self._next_batch, **self._identity}
+        """JSON-able: the number of the next batch, and what identifies the sequence that it counts.
+
+        Of a mix also each part's position, which follows from that number.
+        """
+        positions = {"parts": self._schedule.positions(self._next_batch)} if self._schedule else {}
+        return {"next_batch": self._next_batch, **self._identity, **positions}
+
+    def shares(self, first: int, last: int) -> dict[str, float]:
+        """Each part's share of the examples of the batches [first, last); empty for a single source."""
+        return self._schedule.shares(first, last) if self._schedule else {}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a saved place, forwards or back.
@@ -178,22 +273,22 @@ def _outlive_signals(index: int, count: int) -> None:
     threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
-def _by_family(examples: Sequence[VQAExample], families: Mapping[str, float]) -> dict[str, list[int]]:
+def _by_family(
+    examples: Sequence[VQAExample], families: Mapping[str, float], *, where: str = "data.families"
+) -> dict[str, list[int]]:
     """Places of the examples of each family of positive weight, in the order of FAMILIES."""
     for family, weight in families.items():
         if family not in FAMILIES or weight < 0:
-            raise DataError(f"data.families[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more")
+            raise DataError(f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more")
     groups: dict[str, list[int]] = {family: [] for family in FAMILIES if families.get(family, 0) > 0}
     if not groups:
-        raise DataError("data.families has no positive weight; give at least one family some")
+        raise DataError(f"{where} has no positive weight; give at least one family some")
     for index, example in enumerate(examples):
         if example.family in groups:
             groups[example.family].append(index)
     for family, group in groups.items():
         if not group:
-            raise DataError(
-                f"data.families[{family!r}] = {families[family]}, but no training example is of it; set it to 0"
-            )
+            raise DataError(f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0")
     return groups
 
 
@@ -208,133 +303,3 @@ def examples_per_epoch(examples: Sequence[VQAExample], families: Mapping[str, fl
     With weights unlike the families' sizes, a small heavy family is seen more than once in it, a light one in part.
     """
     return sum(len(group) for group in _by_family(examples, families).values())
-
-
-def evaluation_batches(
-    examples: Sequence[VQAExample],
-    preprocessor: Preprocessor,
-    condition: Condition,
-    wrong_kinds: Sequence[WrongKind],
-    batch_size: int,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[tuple[Arrays, list[tuple[VQAExample, Shown]]]]:
-    """The examples in order, under one condition, in batches of one static shape.
-
-    The last batch is filled up with its last example. Hosts share each batch as in training; all yield equally many.
-
-    Yields:
-      The batch, with `example_valid` bool[B], false on the filling; and each valid row's example and what it was shown.
-    """
-    if batch_size % process_count:
-        raise DataError(
-            f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
-        )
-
-    def prepare(position: int) -> tuple[Arrays, VQAExample, Shown, bool]:
-        example = examples[min(position, len(examples) - 1)]
-        shown = regions_under(example, condition, wrong_kinds)
-        arrays = preprocessor.evaluation(example, shown, blank=condition == "blank")
-        return arrays, example, shown, position < len(examples)
-
-    total = -(-len(examples) // batch_size) * batch_size
-    mine = range(process_index, total, process_count)
-    rows = batch_size // process_count
-    threads = preprocessor.data.threads
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
-    prepared = iter(grain.MapDataset.source(mine).map(prepare).to_iter_dataset(options))
-    for _ in range(0, len(mine), rows):
-        batch = [next(prepared) for _ in range(rows)]
-        arrays = {name: np.stack([row[0][name] for row in batch]) for name in batch[0][0]}
-        arrays["example_valid"] = np.array([valid for *_, valid in batch])
-        yield arrays, [(example, shown) for _, example, shown, valid in batch if valid]
-
-
-def verify_images(
-    examples: Sequence[VQAExample], preprocessor: Preprocessor, *, allowed: int, progress: bool = True
-) -> list[VQAExample]:
-    """Decodes every image and mask once, before work starts, and leaves out the examples whose image is unreadable.
-
-    Done up front so that a corrupt file cannot change which examples later batches hold, and every worker agrees on it.
-    What is decoded stays in the preprocessor's cache as far as it fits.
-
-    Args:
-      allowed: `data.corrupt_images_allowed`; so many unreadable images are skipped, counted and listed in a warning.
-
-    Raises:
-      DataError: more unreadable images than allowed; the message lists them.
-    """
-    masks = preprocessor.regions.outlines
-    owners: dict[str | bytes | MaskFile, str] = {}
-    for example in examples:
-        for key in _files(example, masks=masks):
-            owners.setdefault(key, example.image_id)
-
-    def problem(key: str | bytes | MaskFile) -> str | None:
-        cache = preprocessor.cache
-        try:
-            cache.mask(key, owners[key]) if isinstance(key, MaskFile) else cache.image(key, owners[key])
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(1, preprocessor.data.threads)) as pool:
-        # disable=None: no bar where the output is no terminal.
-        found = tqdm(
-            pool.map(problem, owners), total=len(owners), desc="checking images", disable=None if progress else True
-        )
-        problems = {key: message for key, message in zip(owners, found, strict=True) if message is not None}
-    if not problems:
-        return list(examples)
-    listing = _list([message.split(";")[0] for message in problems.values()])
-    if len(problems) > allowed:
-        raise DataError(
-            f"{len(problems)} unreadable images, data.corrupt_images_allowed = {allowed}: {listing}; "
-            "replace the files, or raise the number to train without them"
-        )
-    kept = [example for example in examples if problems.keys().isdisjoint(_files(example, masks=masks))]
-    logger.warning(
-        "skipped %d unreadable images, and with them %d of %d examples: %s",
-        len(problems),
-        len(examples) - len(kept),
-        len(examples),
-        listing,
-    )
-    return kept
-
-
-def _files(example: VQAExample, *, masks: bool) -> list[str | bytes | MaskFile]:
-    """The example's image, and its masks where they are shown, in a fixed order."""
-    regions = (*example.regions, *example.distractors) if masks else ()
-    return [example.image, *(region.mask for region in regions if region.mask is not None)]
-
-
-def check_lengths(examples: Sequence[VQAExample], preprocessor: Preprocessor, *, answers: bool = True) -> None:
-    """Tokenises every example, with its regions shown, before work starts.
-
-    Args:
-      answers: count the answer too (training); evaluation needs room for the prompt alone.
-
-    Raises:
-      DataError: some do not fit in data.text_length; the message names the longest and the length needed. Also what
-        `prompt.format_prefix` raises.
-    """
-    limit = preprocessor.data.text_length
-    too_long = []
-    for example in examples:
-        prefix = preprocessor.prefix(example, [region.box for region in example.regions])
-        used = count_tokens(preprocessor.tokenizer, prefix, example.answer if answers else None)
-        if used > limit:
-            too_long.append((used, example.id))
-    if too_long:
-        too_long.sort(key=lambda item: (-item[0], item[1]))
-        raise DataError(
-            f"{len(too_long)} examples do not fit in data.text_length = {limit}: "
-            f"{_list([f'{name} ({used} tokens)' for used, name in too_long])}; raise it to {too_long[0][0]}"
-        )
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -17,10 +17,10 @@ from data_pipelines import boxes, pixels
 from data_pipelines.images import ImageCache
 from data_pipelines.overlay import Outline, draw_outlines
 from data_pipelines.policy import Shown, choose_regions
-from data_pipelines.prompt import encode_prompt, format_prefix
-from data_pipelines.records import Box, DataError, Region, VQAExample
+from data_pipelines.prompt import encode_conversation, format_prefix
+from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.tokenizer import Tokenizer
-from rllava_jax.config import DataConfig, RegionConfig
+from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 
 Arrays = dict[str, np.ndarray]
 
@@ -74,10 +74,13 @@ class Preprocessor:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb))
 
-    def training(self, example: VQAExample, rng: np.random.Generator) -> Arrays:
+    def training(self, example: VQAExample, rng: np.random.Generator, *, policy: PolicyConfig | None = None) -> Arrays:
         """Arrays to learn from: regions drawn by the policy, the image augmented, prompt and answer.
 
         A `detect` example keeps the whole image, because its answer is a place in it.
+
+        Args:
+          policy: of the example's part of a mix; None is `data.policy`.
 
         Raises:
           DataError: a text too long, more regions than slots, a mask that does not fit.
@@ -85,16 +88,18 @@ class Preprocessor:
         """
         augment = self.data.augment
         original = self.cache.image(example.image, example.id)
-        shown = choose_regions(example, self.data.policy, rng).regions
+        shown = choose_regions(example, policy or self.data.policy, rng).regions
         drawn = [_jittered(region.box, augment.box_jitter, rng) for region in shown]
         marked = [self._marked(region, original, example, box) for region, box in zip(shown, drawn, strict=True)]
         whole = augment.crop == 0 or example.task == "detect"
         view = _WHOLE if whole else _random_view([m.box for m in marked], augment.crop, rng)
         tone = _random_tone(augment.brightness, augment.contrast, rng)
-        return self._arrays(example, original, marked, view, tone, answer=example.answer, rng=rng)
+        return self._arrays(example, original, marked, view, tone, answered=True, rng=rng)
 
     def evaluation(self, example: VQAExample, shown: Shown, *, blank: bool = False) -> Arrays:
         """Arrays to answer from: the prompt alone, the whole image, nothing random.
+
+        Of a conversation the earlier turns, with their answers, are part of the prompt.
 
         Args:
           shown: the regions to show, whatever the example's own.
@@ -105,18 +110,32 @@ class Preprocessor:
         """
         original = self.cache.image(example.image, example.id)
         marked = [self._marked(region, original, example, region.box) for region in shown.regions]
-        return self._arrays(example, original, marked, _WHOLE, _BLANK if blank else _SAME_TONE, answer=None, rng=None)
-
-    def prefix(self, example: VQAExample, shown_boxes: Sequence[Box]) -> str:
-        """The example's prompt, with the boxes as loc tokens when the encoder `loc` is on. Raises DataError."""
-        return format_prefix(
-            self.data.prompt,
-            example.task,
-            question=example.question,
-            language=example.language,
-            boxes_in_prompt=shown_boxes if "loc" in self.regions.encoders else (),
-            where=example.id,
+        return self._arrays(
+            example, original, marked, _WHOLE, _BLANK if blank else _SAME_TONE, answered=False, rng=None
         )
+
+    def turns(self, example: VQAExample, shown_boxes: Sequence[Box]) -> list[tuple[str, str]]:
+        """Prefix and answer of each turn; most examples have one. Raises DataError.
+
+        With the encoder `loc` on, the boxes stand as loc tokens in the first prefix, which every turn sees.
+        """
+        asked: list[tuple[str, str, Task]] = [(turn.question, turn.answer, "answer") for turn in example.turns]
+        asked.append((example.question, example.answer, example.task))
+        boxes_in_prompt = shown_boxes if "loc" in self.regions.encoders else ()
+        return [
+            (
+                format_prefix(
+                    self.data.prompt,
+                    task,
+                    question=question,
+                    language=example.language,
+                    boxes_in_prompt=() if number else boxes_in_prompt,
+                    where=example.id,
+                ),
+                answer,
+            )
+            for number, (question, answer, task) in enumerate(asked)
+        ]
 
     def _arrays(
         self,
@@ -126,7 +145,7 @@ class Preprocessor:
         view: Box,
         tone: UInt8[np.ndarray, " 256"],
         *,
-        answer: str | None,
+        answered: bool,
         rng: np.random.Generator | None,
     ) -> Arrays:
         slots = self.regions.max_regions
@@ -146,7 +165,8 @@ class Preprocessor:
         if "overlay" in self.regions.encoders:
             image = draw_outlines(image, [_outline(m, view, self.image_size) for m in marked], rng)
         seen = [_in_view(m.box, view) for m in marked]
-        tokens = encode_prompt(self.tokenizer, self.prefix(example, seen), answer, self.data.text_length, example.id)
+        turns, length = self.turns(example, seen), self.data.text_length
+        tokens = encode_conversation(self.tokenizer, turns, length, example.id, answered=answered)
         region_boxes = np.zeros((slots, 4), np.float32)
         region_boxes[: len(seen)] = np.reshape(seen, (-1, 4))
         arrays = {

@@ -12,6 +12,7 @@ from typing import Literal
 Remat = Literal["none", "attention", "dots", "full"]
 Layers = Literal["auto", "scanned", "apart"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
+Source = Literal["slake", "vqa_rad", "phantom", "prepared"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
@@ -170,6 +171,33 @@ class PhantomConfig:
 
 
 @dataclass(frozen=True)
+class MixPart:
+    """One source of a training mix. See `data_pipelines/mixture.py`.
+
+    Attributes:
+      source, root, languages, split: as `data.source`, `data.root`, `data.languages`, `data.train_split`. A part of the
+        same source as `data.source` needs no root of its own.
+      families: mixing weights of its question families, within the part. Empty goes through all its examples, of
+        whatever family, once in each of its epochs.
+      weight: of this part among the others; 0 leaves it out.
+      anneal: weight over the run, piecewise linear, in place of `weight`: points (share of the run, weight), constant
+        before the first and after the last. ((0.8, 0), (1, 0.5)) splices the part into the last fifth.
+      epochs: how often its examples are gone through before it ends and the others share its weight; 0 never ends it.
+      policy: which regions its examples are shown; None is `data.policy`.
+    """
+
+    source: Source = "phantom"
+    root: str = ""
+    languages: tuple[str, ...] = ("en",)
+    split: str = "train"
+    families: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    anneal: tuple[tuple[float, float], ...] = ()
+    epochs: float = 0.0
+    policy: PolicyConfig | None = None
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where examples come from and how they become batches.
 
@@ -179,20 +207,27 @@ class DataConfig:
       languages: SLAKE asks in "en" and "zh".
       families: mixing weights of the question families in training; a family of weight 0 is left out.
       train_split, validation_split, test_split: names of the source's splits.
+      mix: name → source, where a run is trained on several; source, root, families and train_split then say nothing of
+        training, but the validation and test questions are still this source's.
+      mix_temperature: multiplies each part's weight by its number of examples to the power of 1 / temperature: at 1
+        every example counts alike, the higher it is the more every source does. 0 takes the weights alone.
       allow_test_images_in_training: train although test images occur in the training split.
       prompt: task → prefix template; the newline and the special tokens are added by the tokeniser stage.
       tokenizer: a SentencePiece file or a tokenizer.json (PaliGemma's own, say); "" takes init.checkpoint's, or without
         one trains a small one on the training text.
       tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
-      text_length: T, tokens of prefix, suffix and eos together. A longer example is an error that names it.
+      text_length: T, tokens of prefix, suffix and eos together, of all turns of a conversation. A longer example is an
+        error that names it, unless long_examples_allowed.
       workers: processes that decode; 0 decodes in threads of the training process.
       threads: decoding threads of each process.
       prefetch: batches held ready.
       image_cache_mb: decoded originals kept in memory by each process.
+      long_examples_allowed: training examples too long for text_length that are left out, counted and listed before the
+        run stops.
       corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
     """
 
-    source: Literal["slake", "vqa_rad", "phantom"] = "phantom"
+    source: Source = "phantom"
     root: str = ""
     languages: tuple[str, ...] = ("en",)
     families: dict[str, float] = field(
@@ -201,9 +236,15 @@ class DataConfig:
     train_split: str = "train"
     validation_split: str = "validate"
     test_split: str = "test"
+    mix: dict[str, MixPart] = field(default_factory=dict)
+    mix_temperature: float = 0.0
     allow_test_images_in_training: bool = False
     prompt: dict[str, str] = field(
-        default_factory=lambda: {"answer": "answer {language} {regions}{question}", "detect": "detect {question}"}
+        default_factory=lambda: {
+            "answer": "answer {language} {regions}{question}",
+            "detect": "detect {question}",
+            "caption": "caption {language}",
+        }
     )
     tokenizer: str = ""
     tokenizer_vocab: int = 2000
@@ -212,6 +253,7 @@ class DataConfig:
     threads: int = 2
     prefetch: int = 2
     image_cache_mb: int = 1024
+    long_examples_allowed: int = 0
     corrupt_images_allowed: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -342,7 +384,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. A file under `configs/` builds one and names it `config`."""
+    """One run. A file under `configs/` builds one, or a `Curriculum`, and names it `config`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -354,3 +396,28 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of a curriculum, and the parameters that it starts from.
+
+    Attributes:
+      config: all its settings; what it shares with the other stages is written once, by `dataclasses.replace`.
+      starts_from: "previous" is the stage before, for the first one `config.init`; else the name of an earlier stage;
+        or "init", `config.init` again. An earlier stage's tokenizer comes with its parameters.
+      step: which checkpoint of that stage.
+      evaluate: ask the test split and write the report when it is trained. The last stage always does.
+    """
+
+    config: Config
+    starts_from: str = "previous"
+    step: Literal["last", "best"] = "last"
+    evaluate: bool = False
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Runs one after the other, by name. See `curriculum.py`."""
+
+    stages: dict[str, Stage]

@@ -1,6 +1,7 @@
 """Reads a configuration file and its command-line overrides into a checked `Config`, and to and from JSON.
 
-A configuration file is Python that leaves a `Config` under the name `config`; overrides are `--config.a.b=value`.
+A configuration file is Python that leaves a `Config`, or a `Curriculum` of several, under the name `config`; overrides
+are `--config.a.b=value`.
 Every value is checked against the annotation of its field, because a dataclass does not check its arguments.
 """
 
@@ -23,11 +24,13 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rllava_jax import config as config_module
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Config, ConfigError, Curriculum, Stage
 from rllava_jax.config_validation import validate
+from rllava_jax.curriculum import check_stages, stage_configs
 from rllava_jax.paths import local_path
 
 OVERRIDE_PREFIX = "--config."
+_STAGE_PREFIX = f"{OVERRIDE_PREFIX}stages."
 
 
 def load_config(
@@ -48,19 +51,77 @@ def load_config(
       ConfigError: the file cannot be run or defines no Config; or a key is unknown (the nearest valid one is named);
         or a value has the wrong type or contradicts another.
     """
-    values = to_json(_execute(local_path(path, what="--config")), where=str(path))
+    loaded = load(path, overrides, placeholders=placeholders)
+    if isinstance(loaded, Curriculum):
+        raise ConfigError(f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here")
+    return loaded
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), *, placeholders: Mapping[str, str] | None = None
+) -> Config | Curriculum:
+    """As `load_config`, of a file that may define a curriculum.
+
+    There an override holds for every stage, and `--config.stages.NAME.train.batch_size=64` for one of them, over the
+    former; `--config.stages.NAME.evaluate=true` sets a field of the stage itself.
+    """
+    defined = _execute(local_path(path, what="--config"))
+    if isinstance(defined, Config):
+        config = _overridden(to_json(defined, where=str(path)), overrides, placeholders or {}, str(path))
+        _validate(config, f"{' '.join([str(path), *overrides])}: ")
+        return config
+    stages = _section_to_json(defined, Curriculum, "", str(path))["stages"]
+    for_one = [override for override in overrides if override.startswith(_STAGE_PREFIX)]
+    for_all = [override for override in overrides if override not in for_one]
+    for values in stages.values():
+        for override in for_all:
+            _apply_override(values["config"], override)
+    for override in for_one:
+        _apply_to_stage(stages, override)
+    curriculum = Curriculum(
+        {
+            name: Stage(
+                **{**values, "config": _overridden(values["config"], (), placeholders or {}, f"{path}: {name}")}
+            )
+            for name, values in stages.items()
+        }
+    )
+    check_stages(curriculum, where=str(path))
+    for name, config in stage_configs(curriculum, Path("WORKDIR")).items():
+        _validate(config, f"{' '.join([str(path), *overrides])}: stages.{name}: ")
+    return curriculum
+
+
+def _overridden(
+    values: dict[str, Any], overrides: Sequence[str], placeholders: Mapping[str, str], where: str
+) -> Config:
     for override in overrides:
         _apply_override(values, override)
-    for key, value in (placeholders or {}).items():
+    for key, value in placeholders.items():
         section, field = key.split(".")
         if not values[section][field] and (section != "init" or values["model"]["size"] == "checkpoint"):
             values[section][field] = value
-    config = from_json(values, where=str(path))
+        if key == "data.root":
+            for part in values["data"]["mix"].values():
+                part["root"] = part["root"] or value
+    return from_json(values, where=where)
+
+
+def _validate(config: Config, where: str) -> None:
     try:
         validate(config)
     except ConfigError as error:
-        raise ConfigError(f"{' '.join([str(path), *overrides])}: {error}") from None
-    return config
+        raise ConfigError(f"{where}{error}") from None
+
+
+def _apply_to_stage(stages: Mapping[str, dict[str, Any]], override: str) -> None:
+    name, _, rest = override.removeprefix(_STAGE_PREFIX).partition(".")
+    if name not in stages:
+        raise ConfigError(f"{override}: unknown stage {name!r}; {_nearest(name, list(stages))}")
+    key = re.split("[.=]", rest, maxsplit=1)[0]
+    of_stage = key in _hints(Stage) and key != "config"
+    values = stages[name] if of_stage else stages[name]["config"]
+    _apply_override(values, OVERRIDE_PREFIX + rest, Stage if of_stage else Config, said=override)
 
 
 def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
@@ -96,6 +157,7 @@ _ADDED: dict[str, Any] = {
         "log_examples": False,
         "compilation_cache": "workdir",
     },
+    "data": {"mix": {}, "mix_temperature": 0.0, "long_examples_allowed": 0},
     "mesh": {"tensor": 1, "slices": 0},
 }
 
@@ -109,6 +171,9 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     model = filled["model"]
     if isinstance(model, dict) and isinstance(model.get("remat"), bool):  # it was a switch
         model["remat"] = "full" if model["remat"] else "none"
+    data = filled["data"]
+    if isinstance(data, dict) and isinstance(data.get("prompt"), Mapping):  # there was no such task
+        data["prompt"] = {**data["prompt"], "caption": data["prompt"].get("caption", "caption {language}")}
     return filled
 
 
@@ -129,7 +194,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in names if old_leaves.get(name, missing) != new_leaves.get(name, missing)]
 
 
-def _execute(path: Path) -> Config:
+def stage_names(path: str | Path) -> list[str]:
+    """The stages that a configuration file defines; none for a single run. Raises as `load_config`."""
+    defined = _execute(local_path(path, what="--config"))
+    return list(defined.stages) if isinstance(defined, Curriculum) else []
+
+
+def _execute(path: Path) -> Config | Curriculum:
     """Runs a configuration file; whatever goes wrong in it becomes one line with the file's line number."""
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file")
@@ -142,7 +213,7 @@ def _execute(path: Path) -> Config:
         line = f"{path}:{in_file[-1]}" if in_file else str(path)
         raise ConfigError(f"{line}: {_explain(error)}") from error
     config = namespace.get("config")
-    if not isinstance(config, Config):
+    if not isinstance(config, Config | Curriculum):
         raise ConfigError(f"{path}: defines no Config under the name `config`, but {config!r}")
     return config
 
@@ -157,33 +228,53 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets one value inside `values`, the nested dicts of `to_json`."""
+def _apply_override(values: dict[str, Any], override: str, section: type = Config, *, said: str = "") -> None:
+    """Sets one value inside `values`, the nested dicts of a section; `said` is what the user wrote, for messages."""
     name, equals, text = override.partition("=")
+    override = said or override
     if not name.startswith(OVERRIDE_PREFIX) or not equals:
         raise ConfigError(f"{override}: an override is written {OVERRIDE_PREFIX}section.field=value")
     *sections, last = name.removeprefix(OVERRIDE_PREFIX).split(".")
-    annotation: Any = Config
+    annotation: Any = section
     for key in sections:
-        annotation = _annotation_of(annotation, key, override)
+        annotation = _annotation_of(annotation, key, values, override)
         values = values[key]
-    annotation = _annotation_of(annotation, last, override)
-    if dataclasses.is_dataclass(annotation):
-        names = ", ".join(field.name for field in dataclasses.fields(annotation))
+    annotation = _annotation_of(annotation, last, values, override)
+    if inner := _section_type(annotation):
+        names = ", ".join(field.name for field in dataclasses.fields(inner))
         raise ConfigError(f"{override}: {last!r} is a section; set one of its fields ({names})")
+    if _section_type(_entries(annotation)):
+        names = ", ".join(values[last]) or "none: the configuration file names them"
+        raise ConfigError(f"{override}: {last!r} is a mapping of sections; set a field of one of them ({names})")
     values[last] = _checked(_parse(text, annotation, override), annotation, override, strict=False)
 
 
-def _annotation_of(annotation: Any, key: str, override: str) -> Any:
-    """Returns the type of entry `key` of a section or of a dict field."""
-    if dataclasses.is_dataclass(annotation):
-        hints = _hints(typing.cast(type, annotation))
+def _annotation_of(annotation: Any, key: str, values: Mapping[str, Any] | None, override: str) -> Any:
+    """Returns the type of entry `key` of a section or of a dict field, whose values are `values`."""
+    if section := _section_type(annotation):
+        hints = _hints(section)
         if key not in hints:
             raise ConfigError(f"{override}: unknown key {key!r}; {_nearest(key, list(hints))}")
+        if values is None:
+            raise ConfigError(f"{override}: there is no {section.__name__} here to set a field of; give the file one")
         return hints[key]
-    if typing.get_origin(annotation) is dict:
-        return typing.get_args(annotation)[1]
+    if entry := _entries(annotation):
+        if _section_type(entry) and key not in (values or {}):
+            raise ConfigError(f"{override}: unknown key {key!r}; {_nearest(key, list(values or {}))}")
+        return entry
     raise ConfigError(f"{override}: there is nothing inside a field of type {_describe(annotation)}, so no {key!r}")
+
+
+def _section_type(annotation: Any) -> type | None:
+    """The dataclass that a field holds, or may hold beside None; None where it holds something else."""
+    if typing.get_origin(annotation) is types.UnionType:
+        annotation = typing.get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) and dataclasses.is_dataclass(annotation) else None
+
+
+def _entries(annotation: Any) -> Any:
+    """The type of a mapping's values; None for what is no mapping."""
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
 
 
 def _parse(text: str, annotation: Any, override: str) -> Any:
@@ -207,14 +298,23 @@ def _parse(text: str, annotation: Any, override: str) -> Any:
 def _section_to_json(section: Any, cls: type, name: str, where: str) -> dict[str, Any]:
     if not isinstance(section, cls):
         raise ConfigError(f"{where}: {name}: {section!r} is not a {cls.__name__}")
-    values = {}
-    for key, annotation in _hints(cls).items():
-        value, dotted = getattr(section, key), f"{name}.{key}".lstrip(".")
-        if dataclasses.is_dataclass(annotation):
-            values[key] = _section_to_json(value, typing.cast(type, annotation), dotted, where)
-        else:
-            values[key] = _jsonable(value, annotation, f"{where}: {dotted}")
-    return values
+    return {
+        key: _value_to_json(getattr(section, key), annotation, f"{name}.{key}".lstrip("."), where)
+        for key, annotation in _hints(cls).items()
+    }
+
+
+def _value_to_json(value: Any, annotation: Any, name: str, where: str) -> Any:
+    if section := _section_type(annotation):
+        if value is None and section is not annotation:
+            return None
+        return _section_to_json(value, section, name, where)
+    entry = _entries(annotation)
+    if _section_type(entry):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where}: {name}: {value!r} is not {_describe(annotation)}")
+        return {key: _value_to_json(item, entry, f"{name}.{key}", where) for key, item in value.items()}
+    return _jsonable(value, annotation, f"{where}: {name}")
 
 
 def _jsonable(value: Any, annotation: Any, where: str) -> Any:
@@ -237,11 +337,21 @@ def _section_from_json(values: Any, cls: type, name: str, where: str) -> Any:
         dotted = f"{name}.{key}".lstrip(".")
         if key not in values:
             raise ConfigError(f"{where}: {dotted} is missing; was it written by another version of the code?")
-        if dataclasses.is_dataclass(annotation):
-            arguments[key] = _section_from_json(values[key], typing.cast(type, annotation), dotted, where)
-        else:
-            arguments[key] = _checked(values[key], annotation, f"{where}: {dotted}", strict=True)
+        arguments[key] = _value_from_json(values[key], annotation, dotted, where)
     return cls(**arguments)
+
+
+def _value_from_json(value: Any, annotation: Any, name: str, where: str) -> Any:
+    if section := _section_type(annotation):
+        if value is None and section is not annotation:
+            return None
+        return _section_from_json(value, section, name, where)
+    entry = _entries(annotation)
+    if _section_type(entry):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {name}: {value!r} is not {_describe(annotation)}")
+        return {key: _value_from_json(item, entry, f"{name}.{key}", where) for key, item in value.items()}
+    return _checked(value, annotation, f"{where}: {name}", strict=True)
 
 
 @cache
@@ -274,8 +384,10 @@ def _describe(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, arguments))}"
-    if origin is tuple:
+    if origin is tuple and arguments[-1] is ...:
         return f"a tuple of {_describe(arguments[0])}"
+    if origin is tuple:
+        return f"a tuple of {' and '.join(map(_describe, arguments))}"
     if origin is dict:
         return f"a mapping of {_describe(arguments[0])} to {_describe(arguments[1])}"
     return annotation.__name__ if isinstance(annotation, type | types.GenericAlias) else str(annotation)

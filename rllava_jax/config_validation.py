@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
 from data_pipelines.records import FAMILIES, Task
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Config, ConfigError, PolicyConfig
 from rllava_jax.duration import Duration
 
 _PLACEHOLDERS = {"language", "regions", "question"}
@@ -27,7 +28,8 @@ def validate(config: Config) -> None:
     _validate_start(config)
     _validate_regions(config)
     _validate_data(config)
-    _validate_policy(config)
+    _validate_policy("data.policy", config.data.policy)
+    _validate_augment(config)
     _validate_ranges(config)
     _validate_optimizer(config)
     _validate_train(config)
@@ -114,17 +116,12 @@ def _validate_regions(config: Config) -> None:
 
 def _validate_data(config: Config) -> None:
     data = config.data
-    if data.source != "phantom":
-        remedy = f"{data.source} needs the folder of its published files: --config.data.root=DIR"
-        _require(bool(data.root), "data.root", data.root, remedy)
-    for name, value in (("data.root", data.root), ("data.tokenizer", data.tokenizer)):
-        remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
-        _require("://" not in value, name, value, remedy)
+    _validate_place("data", data.source, data.root)
+    remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
+    _require("://" not in data.tokenizer, "data.tokenizer", data.tokenizer, remedy)
     _distinct("data.languages", data.languages)
-    _known_families("data.families", data.families)
-    for family, weight in data.families.items():
-        _at_least(0, **{f"data__families__{family}": weight})
-    _require(sum(data.families.values()) > 0, "data.families", data.families, "give one of them a weight above 0")
+    _validate_families("data.families", data.families)
+    _validate_mix(config)
     tasks = get_args(Task)
     remedy = f"write one template for each of the tasks {', '.join(tasks)}"
     _require(set(data.prompt) == set(tasks), "data.prompt", sorted(data.prompt), remedy)
@@ -136,24 +133,75 @@ def _validate_data(config: Config) -> None:
         _require("{regions}" in template, "data.prompt.answer", template, remedy)
 
 
+def _validate_mix(config: Config) -> None:
+    data = config.data
+    _at_least(0, data__mix_temperature=data.mix_temperature)
+    remedy = "it weighs the parts of data.mix, of which there are none"
+    _require(bool(data.mix) or not data.mix_temperature, "data.mix_temperature", data.mix_temperature, remedy)
+    for name, part in data.mix.items():
+        field = f"data.mix.{name}"
+        plain = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
+        _require(plain, "data.mix", name, "name parts with letters, digits, _ and - alone")
+        same = data.root if part.source == data.source else ""
+        _validate_place(field, part.source, part.root or same)
+        _distinct(f"{field}.languages", part.languages)
+        _validate_families(f"{field}.families", part.families, may_be_empty=True)
+        if part.policy is not None:
+            _validate_policy(f"{field}.policy", part.policy)
+        for key, value in (("weight", part.weight), ("epochs", part.epochs)):
+            _require(value >= 0, f"{field}.{key}", value, "write 0 or more")
+        for share, weight in part.anneal:
+            _share(f"{field}.anneal", share)
+            _require(weight >= 0, f"{field}.anneal", weight, "write weights of 0 or more")
+        shares = [share for share, _ in part.anneal]
+        rising = all(one < other for one, other in itertools.pairwise(shares))
+        _require(
+            rising, f"{field}.anneal", part.anneal, "write its points in the order of the run, each later than the last"
+        )
+    _require(len(data.mix) < 128, "data.mix", len(data.mix), "a mix has at most 127 parts")
+    if data.mix:
+        drawn = any(weight > 0 for part in data.mix.values() for _, weight in part.anneal or ((0.0, part.weight),))
+        _require(drawn, "data.mix", sorted(data.mix), "give one of its parts a weight above 0")
+
+
+def _validate_place(field: str, source: str, root: str) -> None:
+    if source != "phantom":
+        remedy = f"{source} needs the folder of its published files: --config.{field}.root=DIR"
+        _require(bool(root), f"{field}.root", root, remedy)
+    remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
+    _require("://" not in root, f"{field}.root", root, remedy)
+
+
+def _validate_families(field: str, families: Mapping[str, float], *, may_be_empty: bool = False) -> None:
+    _known_families(field, families)
+    for family, weight in families.items():
+        _require(weight >= 0, f"{field}.{family}", weight, "write 0 or more")
+    drawn = sum(families.values()) > 0 or (may_be_empty and not families)
+    _require(drawn, field, dict(families), "give one of them a weight above 0")
+
+
 def _validate_template(field: str, template: str) -> None:
     try:
         names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     except ValueError as error:
         raise ConfigError(f"{field}: {template!r} is not a template: {error}") from None
     _require(names <= _PLACEHOLDERS, field, template, "the placeholders are {language}, {regions} and {question}")
-    _require("question" in names, field, template, "it must contain {question}")
+    if not field.endswith(".caption"):  # whose examples ask nothing
+        _require("question" in names, field, template, "it must contain {question}")
     _require("\n" not in template, field, template, "leave the newline out: it is added after the prompt")
 
 
-def _validate_policy(config: Config) -> None:
-    policy, augment = config.data.policy, config.data.augment
-    _share("data.policy.shown", policy.shown)
-    _share("data.policy.wrong", policy.wrong)
-    _known_families("data.policy.shown_by_family", policy.shown_by_family)
+def _validate_policy(field: str, policy: PolicyConfig) -> None:
+    _share(f"{field}.shown", policy.shown)
+    _share(f"{field}.wrong", policy.wrong)
+    _known_families(f"{field}.shown_by_family", policy.shown_by_family)
     for family, share in policy.shown_by_family.items():
-        _share(f"data.policy.shown_by_family.{family}", share)
-    _distinct("data.policy.wrong_kinds", policy.wrong_kinds, may_be_empty=policy.wrong == 0)
+        _share(f"{field}.shown_by_family.{family}", share)
+    _distinct(f"{field}.wrong_kinds", policy.wrong_kinds, may_be_empty=policy.wrong == 0)
+
+
+def _validate_augment(config: Config) -> None:
+    augment = config.data.augment
     _require(0 <= augment.crop < 1, "data.augment.crop", augment.crop, "write a share from 0 to below 1")
     _at_least(
         0,
@@ -169,6 +217,7 @@ def _validate_ranges(config: Config) -> None:
         0,
         data__workers=data.workers,
         data__image_cache_mb=data.image_cache_mb,
+        data__long_examples_allowed=data.long_examples_allowed,
         data__corrupt_images_allowed=data.corrupt_images_allowed,
         data__phantom__seed=phantom.seed,
         evaluation__max_examples=evaluation.max_examples,

@@ -5,6 +5,9 @@
 Run the same line again after an interruption and it goes on from the last checkpoint. Any setting of
 `rllava_jax/config.py` can be given as `--config.SECTION.FIELD=VALUE`.
 
+A configuration with stages is trained stage by stage, each in DIR/STAGE; the same line goes on in the stage that was
+interrupted. There `--config.SECTION.FIELD=VALUE` holds for all, `--config.stages.NAME.SECTION.FIELD=VALUE` for one.
+
 Exit codes: 0 done; 2 an error that you can mend; 3 stopped by a bad step; 75 interrupted, and saved; 76 lost another
 host. After 75 and 76 the same line goes on. SIGTERM or Ctrl-C once stops at the next step; twice, at once.
 """
@@ -20,15 +23,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from data_pipelines.records import DataError
 from rllava_jax import exit_codes, hosts, provenance
 from rllava_jax.checkpoint import CheckpointError, Checkpoints
 from rllava_jax.compilation_cache import keep_compiled
-from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import OVERRIDE_PREFIX, load_config
+from rllava_jax.config import Config, ConfigError, Curriculum
+from rllava_jax.config_loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.config_validation import validate_patches
+from rllava_jax.curriculum import check_workdir_of_stages, finished_stages, record_finished, stage_configs
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.interruption import Interrupted, Interruption
@@ -69,16 +74,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"--step {options.step}: is for --mode evaluate; training goes on from the last checkpoint"
             )
         _check_planning_options(options)
+        _check_stage(options)
+        workdir = path_of(options.workdir)
         if options.mode == "compile":
             planning = {name: getattr(options, name) for name in _PLANNING}
-            compile_for(options.config, overrides, path_of(options.workdir), **planning)
+            for stage in [options.stage] if options.stage else stage_names(options.config) or [""]:
+                compile_for(options.config, overrides, workdir, stage=stage, **planning)
             return
-        config = load_config(options.config, overrides)
-        check_best_metric(config)
+        loaded = load(options.config, overrides)
+        for config in [loaded] if isinstance(loaded, Config) else [stage.config for stage in loaded.stages.values()]:
+            check_best_metric(config)
         with interruption.nothing_to_save():
             hosts.join()
         command = shlex.join(["python", "-m", "rllava_jax.main", *arguments])
-        run(config, path_of(options.workdir), interruption, mode=options.mode, which=options.step, command=command)
+        if isinstance(loaded, Config):
+            keep_compiled(loaded, workdir)
+            run(loaded, workdir, interruption, mode=options.mode, which=options.step, command=command)
+        elif options.mode == "train":
+            run_stages(loaded, workdir, interruption, command=command)
+        else:
+            config, folder = _stage_to_evaluate(loaded, workdir, options.stage)
+            keep_compiled(config, workdir)
+            run(config, folder, interruption, mode=options.mode, which=options.step, command=command)
 
     return _exit_code(job)
 
@@ -113,11 +130,70 @@ def _exit_code(job: Callable[[Interruption], None]) -> int:
     return code
 
 
+def run_stages(curriculum: Curriculum, workdir: Path, interruption: Interruption, *, command: str) -> None:
+    """Trains the stages that are not done yet, in order, and evaluates the last and those that say so."""
+    check_workdir_of_stages(workdir)
+    configs = stage_configs(curriculum, workdir)
+    names, done = list(configs), finished_stages(workdir)
+    keep_compiled(configs[names[0]], workdir)  # JAX has one folder for it in a process
+    for number, (name, config) in enumerate(configs.items()):
+        said = f"stage {number + 1} of {len(names)}, {name}"
+        if name in done:
+            _check_finished(config, workdir / name)
+            logger.info("%s: done, step %d", said, done[name])
+            continue
+        logger.info("%s", said)
+        step = run(
+            config,
+            workdir / name,
+            interruption,
+            mode="train",
+            which=None,
+            command=command,
+            evaluates=curriculum.stages[name].evaluate or name == names[-1],
+            later=[configs[after] for after in names[number + 1 :] if curriculum.stages[after].starts_from != "init"],
+        )
+        if jax.process_index() == 0:
+            record_finished(workdir, name, step)
+        hosts.barrier("stage finished")
+
+
+def _check_finished(config: Config, folder: Path) -> None:
+    """Checks that a stage which is done was trained with these settings."""
+    config, _ = resolve(config, folder)
+    if not provenance.check_workdir(folder, config):
+        raise ConfigError(
+            f"{folder}: holds no run, but curriculum.json beside it says that this stage is done; "
+            "put it back, or choose another --workdir"
+        )
+
+
+def _stage_to_evaluate(curriculum: Curriculum, workdir: Path, name: str | None) -> tuple[Config, Path]:
+    configs = stage_configs(curriculum, workdir)
+    name = name or list(configs)[-1]
+    return configs[name], workdir / name
+
+
 def run(
-    config: Config, workdir: Path, interruption: Interruption, *, mode: str, which: str | None, command: str
-) -> None:
-    """Trains and then evaluates, or evaluates alone."""
-    keep_compiled(config, workdir)
+    config: Config,
+    workdir: Path,
+    interruption: Interruption,
+    *,
+    mode: str,
+    which: str | None,
+    command: str,
+    evaluates: bool = True,
+    later: Sequence[Config] = (),
+) -> int:
+    """Trains and then evaluates, or evaluates alone.
+
+    Args:
+      evaluates: whether the test split is asked after training.
+      later: the stages to come, see `task.load_task`.
+
+    Returns:
+      The step of the parameters at the end.
+    """
     config, start = resolve(config, workdir)
     validate_patches(config, patch=model_size(config.model).vision.patch)
     mesh = make_mesh(config.mesh)
@@ -129,7 +205,7 @@ def run(
     if not training and not known:
         raise ConfigError(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
     tokenizer = provenance.read_tokenizer(workdir) if known else start.tokenizer if start else None
-    task = load_task(config, tokenizer=tokenizer, training=training)
+    task = load_task(config, tokenizer=tokenizer, training=training, later=later)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
     setup = set_up(config, task, mesh, start) if training else None
     started_from = start.record if start else None
@@ -163,6 +239,8 @@ def run(
         else:
             step = checkpoints.resolve(which or "last")
             params = checkpoints.restore_params(step, sharded_shapes(mesh, shapes))
+    if not evaluates:
+        return step
     folder = evaluate_run(
         answerer,
         params,
@@ -174,6 +252,7 @@ def run(
         config_of_run=provenance.stored_config(workdir),
     )
     logger.info("report: %s", folder / "report.html")
+    return step
 
 
 def _check_attention(config: Config, mesh: Mesh) -> None:
@@ -191,6 +270,18 @@ def _check_planning_options(options: argparse.Namespace) -> None:
     for name in _PLANNING:
         if getattr(options, name) is not None and options.mode != "compile":
             raise ConfigError(f"--{name} {getattr(options, name)}: is for --mode compile")
+
+
+def _check_stage(options: argparse.Namespace) -> None:
+    if options.stage is None:
+        return
+    if options.mode == "train":
+        raise ConfigError(
+            f"--stage {options.stage}: is for --mode evaluate and compile; training does what is not done"
+        )
+    names = stage_names(options.config)
+    if options.stage not in names:
+        raise ConfigError(f"--stage {options.stage}: {options.config} has {', '.join(names) or 'no stages'}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,6 +307,11 @@ def _parser() -> argparse.ArgumentParser:
         help="train (and evaluate at the end), evaluate, or compile the step for hardware that is not here",
     )
     parser.add_argument("--step", help="with --mode evaluate: last, best, or a checkpoint's step (default: last)")
+    parser.add_argument(
+        "--stage",
+        metavar="NAME",
+        help="of a configuration with stages: evaluate this one (default: the last), or compile it (default: each)",
+    )
     parser.add_argument("--topology", help="with --mode compile: e.g. v5e:4x4, v5p:2x2x2, v5e:16x16*2 (slices), h100:8")
     parser.add_argument("--memory", type=float, metavar="GIB", help="with --mode compile: would it fit in so much?")
     parser.add_argument("--examples", type=int, metavar="N", help="with --mode compile: examples of an epoch")

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import __version__, hosts
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Config, ConfigError, DataConfig, MixPart
 from rllava_jax.config_loading import differences, from_json, to_json, upgraded
 from rllava_jax.paths import require_bucket
 
@@ -115,13 +115,19 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
     free = (*_FREE, "evaluation") if evaluating else _FREE
-    changed = [name for name in names if not any(name == start or name.startswith(start + ".") for start in free)]
+    changed = [name for name in names if not _is_free(name, free)]
     if changed:
         listed = ", ".join(changed[:6]) + (" …" if len(changed) > 6 else "")
         raise ConfigError(
             f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one"
         )
     return True
+
+
+def _is_free(name: str, free: Sequence[str]) -> bool:
+    if name.startswith("data.mix.") and name.endswith(".root"):
+        return True
+    return any(name == start or name.startswith(start + ".") for start in free)
 
 
 def stored_config(workdir: Path) -> dict[str, Any]:
@@ -202,9 +208,7 @@ def training_facts(config: Config) -> dict[str, Any]:
     """What a run trained on and with, as its descendants remember it: JSON values, and no path of its machine."""
     lora, policy = config.lora, config.data.policy
     return {
-        "data": config.data.source,
-        "split": config.data.train_split,
-        "languages": list(config.data.languages),
+        **_data_facts(config.data),
         "batch_size": config.train.batch_size,
         "learning_rate": config.optimizer.learning_rate,
         "seed": config.seed,
@@ -213,6 +217,19 @@ def training_facts(config: Config) -> dict[str, Any]:
         "regions": list(config.regions.encoders),
         "shown": policy.shown,
         "wrong": policy.wrong,
+    }
+
+
+def _data_facts(data: DataConfig) -> dict[str, Any]:
+    parts = list(data.mix.values()) or [MixPart(data.source, split=data.train_split, languages=data.languages)]
+    sources = [
+        part.source + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")
+        for part in parts
+    ]
+    return {
+        "data": ", ".join(dict.fromkeys(sources)),
+        "split": ", ".join(dict.fromkeys(part.split for part in parts)),
+        "languages": list(dict.fromkeys(language for part in parts for language in part.languages)),
     }
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.checks import check_lengths, verify_images
 from data_pipelines.leaks import check_leaks
-from data_pipelines.loader import check_lengths, verify_images
+from data_pipelines.mixture import Part, load_parts, mixed
 from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import VQAExample
+from data_pipelines.records import DataError, VQAExample
 from data_pipelines.sources import load_examples
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Config, ConfigError, MixPart
 from rllava_jax.model.sizes import model_size
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,7 @@ class Task:
     """Examples by split (training ones only where asked for), and how they become arrays.
 
     Attributes:
+      parts: those of `data.mix`, whose examples `train` holds one part after the other; empty for a single source.
       left_out: test questions that are not asked because their image is unreadable, in words.
     """
 
@@ -32,6 +36,7 @@ class Task:
     test: list[VQAExample]
     preprocessor: Preprocessor
     left_out: str = ""
+    parts: tuple[Part, ...] = ()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -55,13 +60,16 @@ def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
 
 
-def load_task(config: Config, *, tokenizer: Tokenizer | None, training: bool = True) -> Task:
+def load_task(
+    config: Config, *, tokenizer: Tokenizer | None, training: bool = True, later: Sequence[Config] = ()
+) -> Task:
     """Loads and checks everything before any device memory is touched, and writes nothing.
 
     Args:
       tokenizer: of the run that is resumed or evaluated, or of the checkpoint that a new run starts from; None takes
         the configured file or trains one on the training text.
       training: False leaves out the training and validation examples.
+      later: the stages to come, whose training text a tokenizer that is trained here must know too.
 
     Raises:
       ConfigError: a split without a question to ask, or a tokenizer of another model.
@@ -78,23 +86,50 @@ def load_task(config: Config, *, tokenizer: Tokenizer | None, training: bool = T
     test = asked(load(data.test_split))
     validation = asked(load(data.validation_split)) if training else []
     _require_questions(config, test, validation, training=training)
-    train = load(data.train_split) if training or tokenizer is None else []
-    train = [example for example in train if data.families.get(example.family, 0) > 0]
-    preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train))
-    for examples, answers in ((train, True), (validation, False), (test, False)):
-        check_lengths(examples, preprocessor, answers=answers)
+    parts = _training_parts(config) if training or tokenizer is None else []
+    train = mixed(parts)
+    preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train, later))
+    train = check_lengths(train, preprocessor, allowed=data.long_examples_allowed)
+    for examples in (validation, test):
+        check_lengths(examples, preprocessor, answers=False)
     asked_of_test = test
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
     kept = {id(example) for example in everything}
     train, validation, test = (
         [example for example in examples if id(example) in kept] for examples in (train, validation, test)
     )
+    parts = [_kept(part, kept) for part in parts]
     left_out = f"{len(asked_of_test) - len(test)} test questions, whose images are unreadable"
     if training:
         check_leaks(train, test, allowed=data.allow_test_images_in_training)
         check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")
+    for part in parts if data.mix else ():
+        logger.info("%s: %d training examples of %s", part.name, len(part.examples), part.settings.source)
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
-    return Task(train, validation, test, preprocessor, left_out if len(test) < len(asked_of_test) else "")
+    left_out = left_out if len(test) < len(asked_of_test) else ""
+    return Task(train, validation, test, preprocessor, left_out, tuple(parts) if data.mix else ())
+
+
+def training_examples(config: Config) -> list[VQAExample]:
+    """All examples that a run is trained on, unchecked. Raises DataError."""
+    return mixed(_training_parts(config))
+
+
+def _training_parts(config: Config) -> list[Part]:
+    """The parts of the mix, or the single source as one."""
+    data, most = config.data, config.regions.max_regions
+    if data.mix:
+        return load_parts(data, seed=config.seed, max_regions=most)
+    examples = load_examples(data, data.train_split, seed=config.seed, max_regions=most)
+    examples = [example for example in examples if data.families.get(example.family, 0) > 0]
+    return [Part(data.source, MixPart(), data.policy, examples)]
+
+
+def _kept(part: Part, kept: set[int]) -> Part:
+    examples = [example for example in part.examples if id(example) in kept]
+    if part.examples and not examples:
+        raise DataError(f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out")
+    return dataclasses.replace(part, examples=examples)
 
 
 def _require_questions(config: Config, test: list[VQAExample], validation: list[VQAExample], *, training: bool) -> None:
@@ -111,11 +146,13 @@ def _require_questions(config: Config, test: list[VQAExample], validation: list[
         )
 
 
-def _new_tokenizer(config: Config, train: list[VQAExample]) -> Tokenizer:
+def _new_tokenizer(config: Config, train: list[VQAExample], later: Sequence[Config]) -> Tokenizer:
     if config.data.tokenizer:
         return Tokenizer.load(config.data.tokenizer)
+    train = train + [example for stage in later for example in training_examples(stage)]
     texts = [text for example in train for text in (f"answer {example.language} {example.question}", example.answer)]
-    texts += [f"detect {example.question}" for example in train if example.task == "detect"]
+    texts += [f"{example.task} {example.question}" for example in train if example.task != "answer"]
+    texts += [text for example in train for turn in example.turns for text in (turn.question, turn.answer)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.model"
         trained = train_tokenizer(texts, path, vocab_size=config.data.tokenizer_vocab)

@@ -161,7 +161,7 @@ def project_arrays(model, asked, scratch, suffixes=None):
         example = VQAExample("q", "", "", encoded.getvalue(), "q", question.text, answer, task=question.task)
         arrays = model.preprocessor.evaluation(example, Shown(shown, "right" if shown else "none"))
         if suffixes is not None:
-            prefix = model.preprocessor.prefix(example, [region.box for region in shown])
+            ((prefix, _),) = model.preprocessor.turns(example, [region.box for region in shown])
             tokens = encode_prompt(model.tokenizer, prefix, answer, model.config.data.text_length, "q")
             arrays |= tokens._asdict()
         rows.append(arrays)

@@ -97,7 +97,7 @@ def test_an_unknown_keyword_of_another_section_names_that_section(tmp_path: Path
         ('optimizer=OptimizerConfig(learning_rate=float("nan"))', "optimizer.learning_rate: nan is not float: "),
         ('regions=RegionConfig(encoders="crop")', "regions.encoders: 'crop' is not a tuple of one of 'crop', "),
         ('regions=RegionConfig(encoders=("crop", "zoom"))', "regions.encoders: ['crop', 'zoom'] is not a tuple of "),
-        ('data=DataConfig(source="slak")', "data.source: 'slak' is not one of 'slake', 'vqa_rad', 'phantom': "),
+        ('data=DataConfig(source="slak")', "data.source: 'slak' is not one of 'slake', 'vqa_rad', 'phantom', "),
         (
             'data=DataConfig(families={"vqa": "much"})',
             "data.families: {'vqa': 'much'} is not a mapping of str to float",
@@ -192,7 +192,7 @@ def test_the_last_of_two_overrides_wins(plain: Path) -> None:
         ("--config.train.batch_size=8.5", "'8.5' is not int: "),
         ("--config.regions.outlines=maybe", "'maybe' is not bool: "),
         ("--config.data.policy.wrong=inf", "'inf' is not float: "),
-        ("--config.data.source=slak", "'slak' is not one of 'slake', 'vqa_rad', 'phantom': "),
+        ("--config.data.source=slak", "'slak' is not one of 'slake', 'vqa_rad', 'phantom', "),
         ("--config.regions.encoders=crop,zoom", "['crop', 'zoom'] is not a tuple of "),
         ("--config.regions.encoders=[crop", "not readable as a tuple of "),
         ("--config.data.families=identify", "'identify' is not a mapping of str to float: "),
@@ -269,13 +269,22 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(data=DataConfig(families={"vqa": 1.0, "verify": -1.0})), "data.families.verify"),
         (Config(data=DataConfig(families={"vqa": 0.0})), "data.families"),
         (Config(data=DataConfig(prompt={"answer": "{question}"})), "data.prompt"),
-        (Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}"})), "data.prompt.answer"),
-        (Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect"})), "data.prompt.detect"),
-        (Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}"})), "data.prompt.answer"),
+        (
+            Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect", "caption": ""})),
+            "data.prompt.detect",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
         (
             Config(
                 regions=RegionConfig(encoders=("loc",)),
-                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}"}),
+                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}", "caption": ""}),
             ),
             "data.prompt.answer",
         ),
@@ -396,10 +405,12 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
             "stall_seconds",
             "compilation_cache",
         ),
+        "data": ("mix", "mix_temperature", "long_examples_allowed"),
         "mesh": ("tensor", "slices"),
     }.items():
         for added in names:
             del values[section][added]
+    del values["data"]["prompt"]["caption"]
     values["model"]["remat"] = True
     # What its defaults were, written out as every stored configuration is.
     values["model"]["frozen_dtype"] = "float32"
@@ -407,6 +418,7 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
     config = from_json(upgraded(values))
     assert (config.init.checkpoint, config.lora.rank, config.model.vocab) == ("", 0, 0)
     assert config.optimizer.trainable == (".*",)
+    assert (config.data.mix, config.data.prompt) == ({}, DataConfig().prompt)
     assert (config.model.remat, config.mesh, config.train.on_bad_step) == ("full", MeshConfig(), "stop")
     with pytest.raises(ConfigError, match="model is missing"):
         from_json({key: value for key, value in to_json(Config()).items() if key != "model"})
@@ -421,3 +433,61 @@ def test_a_custom_size_is_complete_and_whole(tmp_path: Path) -> None:
         model_size(ModelConfig("custom", {**numbers, "vision.wide": 3}))
     with pytest.raises(ConfigError, match=r"decoder\.heads = 2\.5 is no whole number"):
         model_size(ModelConfig("custom", {**numbers, "decoder.heads": 2.5}))
+
+
+# Mixes
+
+MIX = """
+config = Config(data=DataConfig(mix={
+    "slake": MixPart(source="slake", root="slake", policy=PolicyConfig()),
+    "drawn": MixPart(anneal=((0.8, 0), (1, 0.5))),
+}))
+"""
+
+
+def test_the_parts_of_a_mix_are_read_overridden_and_recorded(tmp_path: Path) -> None:
+    changes = ["slake.weight=2", "slake.policy.shown=0.5", "slake.families={vqa: 1}", "drawn.anneal=[[0, 1], [1, 0]]"]
+    config = load_config(write(tmp_path, MIX), [f"--config.data.mix.{change}" for change in changes])
+    slake, drawn = config.data.mix.values()
+    assert (slake.weight, slake.families, drawn.anneal) == (2.0, {"vqa": 1.0}, ((0.0, 1.0), (1.0, 0.0)))
+    assert slake.policy is not None
+    assert slake.policy.shown == 0.5
+    assert drawn.policy is None
+    assert from_json(to_json(config)) == config
+    assert differences(to_json(load_config(write(tmp_path, MIX))), to_json(config)) == [
+        "data.mix.slake.families",
+        "data.mix.slake.weight",
+        "data.mix.slake.policy.shown",
+        "data.mix.drawn.anneal",
+        "data.mix.slake.families.vqa",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("mix.slak.weight=1", "unknown key 'slak'; did you mean 'slake'?"),
+        ("mix.slake.wieght=1", "unknown key 'wieght'; did you mean 'weight'?"),
+        ("mix.drawn.policy.shown=0", "there is no PolicyConfig here"),
+        ("mix=1", "a mapping of sections; set a field of one of them (slake, drawn)"),
+        ("mix.slake=1", "'slake' is a section"),
+        ("mix.drawn.anneal=[[1]]", "is not a tuple of a tuple of float and float"),
+        ("mix.drawn.anneal=[[1, 2], [0.5, 1]]", "in the order of the run"),
+        ("mix.drawn.anneal=[[2, 2]]", "a share between 0 and 1"),
+        ("mix.slake.root=", "slake needs the folder of its published files: --config.data.mix.slake.root=DIR"),
+        ("mix.slake.weight=-1", "data.mix.slake.weight: -1.0"),
+        ("mix.slake.policy.wrong=2", "data.mix.slake.policy.wrong: 2.0"),
+        ("mix.slake.families={vqa: 0}", "data.mix.slake.families: {'vqa': 0.0}"),
+        ("mix.slake.source=slak", "is not one of 'slake'"),
+    ],
+)
+def test_what_is_wrong_in_a_mix_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    assert expected in error_line(write(tmp_path, MIX), f"--config.data.{override}")
+
+
+def test_a_mix_of_no_weight_and_a_temperature_without_a_mix_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MIX)
+    temperature = "--config.data.mix_temperature=2"
+    none = ["--config.data.mix.slake.weight=0", "--config.data.mix.drawn.anneal="]
+    assert "data.mix" in error_line(path, *none, "--config.data.mix.drawn.weight=0")
+    assert "data.mix_temperature: 2.0" in error_line(write(tmp_path, "config = Config()"), temperature)

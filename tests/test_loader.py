@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.loader import (
-    check_lengths,
-    evaluation_batches,
-    examples_per_epoch,
-    training_iterator,
-    verify_images,
-)
+from data_pipelines.checks import check_lengths, verify_images
+from data_pipelines.evaluation_batches import evaluation_batches
+from data_pipelines.loader import examples_per_epoch, training_iterator
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, VQAExample
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
@@ -340,4 +336,16 @@ def test_long_examples_are_found_before_the_run_starts(preprocessor):
     all_examples[3] = dataclasses.replace(all_examples[3], answer="liver " * 60)
     with pytest.raises(DataError, match=r"1 examples do not fit .*: toy/vqa/3 \((\d+) tokens\); raise it to \1"):
         check_lengths(all_examples, preprocessor)
-    check_lengths(all_examples, preprocessor, answers=False)
+    assert check_lengths(all_examples, preprocessor, answers=False) == all_examples
+
+
+def test_allowed_long_examples_are_left_out_counted_and_listed(preprocessor, caplog):
+    all_examples = examples()
+    all_examples[3] = dataclasses.replace(all_examples[3], answer="liver " * 60)
+    with caplog.at_level(logging.WARNING):
+        kept = check_lengths(all_examples, preprocessor, allowed=1)
+    assert kept == all_examples[:3] + all_examples[4:]
+    assert "left out 1 of 20 examples, longer than 40 tokens: toy/vqa/3 (" in caplog.text
+    all_examples[4] = all_examples[3]
+    with pytest.raises(DataError, match=r"2 examples do not fit .*long_examples_allowed \(now 1\)"):
+        check_lengths(all_examples, preprocessor, allowed=1)

@@ -53,7 +53,7 @@ def test_empty_answer_teaches_eos_at_once(tokenizer):
 
 
 def test_text_that_just_fits_is_kept_whole_and_one_more_token_is_refused(tokenizer):
-    used = count_tokens(tokenizer, prefix(), "liver")
+    used = count_tokens(tokenizer, [(prefix(), "liver")])
     assert encode_prompt(tokenizer, prefix(), "liver", used, "x").mask_input.all()
     with pytest.raises(
         DataError, match=rf"slake/en/7: {used} tokens .* data\.text_length = {used - 1}; raise it to {used}"

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from data_pipelines.loader import evaluation_batches
+from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import Shown, regions_under
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import VQAExample

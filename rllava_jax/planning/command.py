@@ -20,6 +20,7 @@ def compile_for(
     workdir: Path,
     *,
     topology: str | None,
+    stage: str = "",
     memory: float | None = None,
     examples: int | None = None,
 ) -> Plan:
@@ -27,6 +28,7 @@ def compile_for(
 
     Args:
       path, overrides: of the configuration. topology: as `topology.parse_topology` reads it.
+      stage: of those that the configuration defines; its plan is written below `WORKDIR/STAGE`.
       memory: GiB to fit in, in place of the chip's own. examples: per epoch, where the data is not at hand.
 
     Raises:
@@ -42,11 +44,14 @@ def compile_for(
         raise ConfigError(
             f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB"
         )
-    config, vocab = load_config_for_planning(path, overrides, workdir)
+    workdir = workdir / stage if stage else workdir
+    config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
     plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples)
     file = workdir / "compile" / f"{wanted.file_name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
+    if stage:
+        print(f"stage {stage}\n")
     print(as_text(plan))
     print(f"\n{file}")
     return plan

@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 
-from data_pipelines.loader import examples_per_epoch
 from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples
 from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import load_config
+from rllava_jax.config_loading import load
 from rllava_jax.config_validation import validate_patches
+from rllava_jax.curriculum import stage_configs
 from rllava_jax.duration import Duration, parse_duration
 from rllava_jax.model.fused_attention import check_attention
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
@@ -39,6 +38,7 @@ from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
 from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed
 from rllava_jax.starting_point import resolve
+from rllava_jax.task import training_examples
 from rllava_jax.training.setup import program as make_program
 from rllava_jax.training.step import make_train_step
 
@@ -110,13 +110,19 @@ class Plan:
         return self.run.steps * self.compiled.estimate.exposed / 3600
 
 
-def load_config_for_planning(path: str | Path, overrides: Sequence[str], workdir: Path) -> tuple[Config, int]:
+def load_config_for_planning(
+    path: str | Path, overrides: Sequence[str], workdir: Path, *, stage: str = ""
+) -> tuple[Config, int]:
     """The configuration, whose data and starting point need not be at hand, and the rows of its token table.
+
+    Args:
+      workdir: of the run, that of the stage where the file defines several. stage: its name.
 
     Raises:
       ConfigError: as `config_loading.load_config`; or the size is the checkpoint's, and that is not here.
     """
-    config = load_config(path, overrides, placeholders={"data.root": NOT_AT_HAND, "init.checkpoint": NOT_AT_HAND})
+    loaded = load(path, overrides, placeholders={"data.root": NOT_AT_HAND, "init.checkpoint": NOT_AT_HAND})
+    config = loaded if isinstance(loaded, Config) else stage_configs(loaded, workdir.parent)[stage]
     checkpoint = config.init.checkpoint
     vocab = 0
     if checkpoint and checkpoint != NOT_AT_HAND and path_of(checkpoint).exists():
@@ -208,13 +214,11 @@ def run_length(config: Config, examples: int | None) -> Run:
     duration = Duration.parse(train.duration, field="train.duration")
     if duration is not None and duration.unit == "epochs" and examples is None:
         try:
-            questions = load_examples(
-                config.data, config.data.train_split, seed=config.seed, max_regions=config.regions.max_regions
-            )
+            questions = training_examples(config)
         except (DataError, OSError):
             reason = f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
             return Run(None, reason)
-        examples = examples_per_epoch(questions, config.data.families)
+        examples = len(questions)
     steps = parse_duration(
         train.duration, batch_size=train.batch_size, examples_per_epoch=examples, field="train.duration"
     )

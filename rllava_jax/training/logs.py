@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import types
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -90,12 +91,21 @@ class TrainingLog:
         """One step more on the bar."""
         self._bar.update()
 
-    def write(self, step: int, metrics: Mapping[str, Any], *, examples: int, tokens: int) -> None:
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        *,
+        examples: int,
+        tokens: int,
+        shares: Mapping[str, float] = types.MappingProxyType({}),
+    ) -> None:
         """Logs the state of the run after `step`.
 
         Args:
           metrics: scalars, on the device or not; reading them waits for the step to end.
           examples, tokens: in one step, over all hosts.
+          shares: each source's of the examples since the row before, of a run on several.
         """
         values = {name: float(value) for name, value in metrics.items()}
         now = time.perf_counter()
@@ -105,6 +115,7 @@ class TrainingLog:
             "tokens_per_second": tokens * done / seconds,
             "step_seconds": seconds / done,
             "data_wait_fraction": self._waited / seconds,
+            **{f"data_share/{name}": share for name, share in shares.items()},
         }
         if self._compiled:
             values["compile_seconds"], self._compiled = self._compiled, 0.0

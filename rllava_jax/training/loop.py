@@ -103,13 +103,20 @@ def train(
                 outcomes.put(step, metrics, placed["index"])
                 log.advance()
                 stop = asked(interruption.requested)
-                logged = step % plan.log == 0 or step in (1, plan.steps)
+                logged = plan.logs(step)
                 validates = bool(plan.evaluate) and plan.due(step, plan.evaluate)
                 saves = validates or stop or plan.due(step, plan.checkpoint)
                 if logged or saves:
                     outcomes.settle()
                 if logged:
-                    log.write(step, _scalars(metrics), examples=config.train.batch_size, tokens=_tokens(batch))
+                    shares = data.shares(plan.logged_before(step), step)
+                    log.write(
+                        step,
+                        _scalars(metrics),
+                        examples=config.train.batch_size,
+                        tokens=_tokens(batch),
+                        shares=shares,
+                    )
                 if saves:
                     keeper.save(step, state)
                 if stop:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.loader import TrainingIterator, examples_per_epoch, training_iterator
+from data_pipelines.loader import TrainingIterator, examples_per_epoch, mixed_iterator, training_iterator
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import parse_duration
 from rllava_jax.model.axes import check_rules
@@ -33,6 +33,15 @@ class Plan:
     def due(self, step: int, every: int | None) -> bool:
         """Whether something done every so many steps, and always at the last one, is done at `step`."""
         return step == self.steps or (every is not None and step % every == 0)
+
+    def logs(self, step: int) -> bool:
+        """Whether `step` has a row in the log: every `log` steps, the first and the last."""
+        return step % self.log == 0 or step in (1, self.steps)
+
+    def logged_before(self, step: int) -> int:
+        """The last step before `step` that has a row; 0 before the first."""
+        before = (step - 1) // self.log * self.log
+        return before or int(step > 1)
 
 
 @dataclass(frozen=True)
@@ -66,17 +75,33 @@ def set_up(config: Config, task: Task, mesh: Mesh, start: StartingPoint | None =
     shapes = made.abstract.params | made.abstract.frozen
     origin = origins(config, shapes, start)
     say_what_is_held_whole(mesh, shapes)
-    data = training_iterator(
+    data = _batches(config, task, steps=plan.steps)
+    return Setup(plan, made, data, start, origin)
+
+
+def _batches(config: Config, task: Task, *, steps: int) -> TrainingIterator:
+    """This host's batches of the run."""
+    batch_size = config.train.batch_size
+    shared = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if task.parts:
+        return mixed_iterator(
+            task.parts,
+            task.preprocessor,
+            batch_size=batch_size,
+            steps=steps,
+            seed=config.seed,
+            data=config.data,
+            **shared,
+        )
+    return training_iterator(
         task.train,
         task.preprocessor,
         families=config.data.families,
-        batch_size=config.train.batch_size,
+        batch_size=batch_size,
         seed=config.seed,
         data=config.data,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **shared,
     )
-    return Setup(plan, made, data, start, origin)
 
 
 def program(config: Config, mesh: Mesh, *, vocab: int, steps: int, warmup: int) -> Program:
@@ -105,7 +130,7 @@ def make_plan(config: Config, task: Task) -> Plan:
       ConfigError: a duration that cannot be read, or a run without length.
     """
     train = config.train
-    epoch = examples_per_epoch(task.train, config.data.families)
+    epoch = len(task.train) if task.parts else examples_per_epoch(task.train, config.data.families)
 
     def steps(text: str, field: str, total: int | None = None) -> int | None:
         return parse_duration(
