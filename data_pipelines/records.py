@@ -11,11 +11,11 @@ from typing import Literal
 
 Box = tuple[float, float, float, float]
 AnswerType = Literal["open", "closed"]
-# `vqa` is a question the data set asks; the other four are rebuilt from its boxes.
-Family = Literal["vqa", "identify", "localise", "verify", "choose"]
+# `vqa` is a question the data set asks, `caption` a description it gives; the other four are rebuilt from its boxes.
+Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
 Task = Literal["answer", "detect", "caption"]
 
-FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose")
+FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose", "caption")
 
 
 class DataError(ValueError):
