@@ -1,0 +1,32 @@
+"""What a source leaves out: counted by reason, named in one warning a reason, and handed on with the split."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 10
+
+
+class LeftOut:
+    """Collects the entries that have no place in a split, e.g. questions whose image is not in the folder."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, Counter[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Counts one entry under `reason`; entries of the same name, e.g. of one missing image, are named once."""
+        self._reasons.setdefault(reason, Counter())[name] += 1
+
+    def reported(self, split: str) -> dict[str, list[str]]:
+        """Logs a warning for each reason, e.g. "path_vqa train: left out 3 …", and returns reason → names in order.
+
+        The log names the first ten; what is returned, all. It is what `SourceSplit.left_out` holds.
+        """
+        for reason, names in self._reasons.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            listed = ", ".join(list(names)[:_NAMED]) + more
+            logger.warning("%s: left out %d (%s): %s", split, names.total(), reason, listed)
+        return {reason: list(names) for reason, names in self._reasons.items()}
