@@ -165,12 +165,23 @@ class PhantomConfig:
 
 
 @dataclass(frozen=True)
+class DocumentsConfig:
+    """The drawn contract pages (`data_pipelines/sources/documents.py`); `page_width` is in pixels."""
+
+    train_images: int = 600
+    validate_images: int = 60
+    test_images: int = 120
+    page_width: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where examples come from and how they become batches.
 
     Attributes:
-      source: slake, vqa_rad or phantom.
-      root: folder of the published files (slake, vqa_rad); phantom needs none.
+      source: slake, vqa_rad, phantom or documents.
+      root: folder of the published files (slake, vqa_rad); phantom and documents need none.
       languages: SLAKE asks in "en" and "zh".
       families: mixing weights of the question families in training; a family of weight 0 is left out.
       train_split, validation_split, test_split: names of the source's splits.
@@ -187,7 +198,7 @@ class DataConfig:
       corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
     """
 
-    source: Literal["slake", "vqa_rad", "phantom"] = "phantom"
+    source: Literal["slake", "vqa_rad", "phantom", "documents"] = "phantom"
     root: str = ""
     languages: tuple[str, ...] = ("en",)
     families: dict[str, float] = field(
@@ -198,7 +209,11 @@ class DataConfig:
     test_split: str = "test"
     allow_test_images_in_training: bool = False
     prompt: dict[str, str] = field(
-        default_factory=lambda: {"answer": "answer {language} {regions}{question}", "detect": "detect {question}"}
+        default_factory=lambda: {
+            "answer": "answer {language} {regions}{question}",
+            "detect": "detect {question}",
+            "caption": "caption {language}",
+        }
     )
     tokenizer: str = ""
     tokenizer_vocab: int = 2000
@@ -211,6 +226,7 @@ class DataConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    documents: DocumentsConfig = field(default_factory=DocumentsConfig)
 
 
 @dataclass(frozen=True)

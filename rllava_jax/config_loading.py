@@ -74,6 +74,9 @@ def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
 
 # Fields that version 0.1.0 did not have, with the values that mean what it did.
 _ADDED: dict[str, Any] = {
+    "data": {
+        "documents": {"train_images": 600, "validate_images": 60, "test_images": 120, "page_width": 256, "seed": 0},
+    },
     "init": {"checkpoint": "", "step": "last"},
     "lora": {"rank": 0, "alpha": 32.0, "targets": ["q", "k", "v", "o", "gate", "up", "down"]},
     "model": {"dimensions": {}, "vocab": 0, "attention": "xla"},

@@ -114,7 +114,7 @@ def _validate_regions(config: Config) -> None:
 
 def _validate_data(config: Config) -> None:
     data = config.data
-    if data.source != "phantom":
+    if data.source not in ("phantom", "documents"):
         remedy = f"{data.source} needs the folder of its published files: --config.data.root=DIR"
         _require(bool(data.root), "data.root", data.root, remedy)
     for name, value in (("data.root", data.root), ("data.tokenizer", data.tokenizer)):
@@ -142,7 +142,8 @@ def _validate_template(field: str, template: str) -> None:
     except ValueError as error:
         raise ConfigError(f"{field}: {template!r} is not a template: {error}") from None
     _require(names <= _PLACEHOLDERS, field, template, "the placeholders are {language}, {regions} and {question}")
-    _require("question" in names, field, template, "it must contain {question}")
+    if field != "data.prompt.caption":  # a caption is asked for without a question
+        _require("question" in names, field, template, "it must contain {question}")
     _require("\n" not in template, field, template, "leave the newline out: it is added after the prompt")
 
 
@@ -164,13 +165,14 @@ def _validate_policy(config: Config) -> None:
 
 
 def _validate_ranges(config: Config) -> None:
-    data, phantom, evaluation = config.data, config.data.phantom, config.evaluation
+    data, phantom, documents, evaluation = config.data, config.data.phantom, config.data.documents, config.evaluation
     _at_least(
         0,
         data__workers=data.workers,
         data__image_cache_mb=data.image_cache_mb,
         data__corrupt_images_allowed=data.corrupt_images_allowed,
         data__phantom__seed=phantom.seed,
+        data__documents__seed=documents.seed,
         evaluation__max_examples=evaluation.max_examples,
         evaluation__gallery=evaluation.gallery,
     )
@@ -184,6 +186,10 @@ def _validate_ranges(config: Config) -> None:
         data__phantom__validate_images=phantom.validate_images,
         data__phantom__test_images=phantom.test_images,
         data__phantom__image_size=phantom.image_size,
+        data__documents__train_images=documents.train_images,
+        data__documents__validate_images=documents.validate_images,
+        data__documents__test_images=documents.test_images,
+        data__documents__page_width=documents.page_width,
         evaluation__batch_size=evaluation.batch_size,
         evaluation__max_new_tokens=evaluation.max_new_tokens,
         evaluation__during_examples=evaluation.during_examples,

@@ -97,7 +97,10 @@ def test_an_unknown_keyword_of_another_section_names_that_section(tmp_path: Path
         ('optimizer=OptimizerConfig(learning_rate=float("nan"))', "optimizer.learning_rate: nan is not float: "),
         ('regions=RegionConfig(encoders="crop")', "regions.encoders: 'crop' is not a tuple of one of 'crop', "),
         ('regions=RegionConfig(encoders=("crop", "zoom"))', "regions.encoders: ['crop', 'zoom'] is not a tuple of "),
-        ('data=DataConfig(source="slak")', "data.source: 'slak' is not one of 'slake', 'vqa_rad', 'phantom': "),
+        (
+            'data=DataConfig(source="slak")',
+            "data.source: 'slak' is not one of 'slake', 'vqa_rad', 'phantom', ",
+        ),
         (
             'data=DataConfig(families={"vqa": "much"})',
             "data.families: {'vqa': 'much'} is not a mapping of str to float",
@@ -192,7 +195,7 @@ def test_the_last_of_two_overrides_wins(plain: Path) -> None:
         ("--config.train.batch_size=8.5", "'8.5' is not int: "),
         ("--config.regions.outlines=maybe", "'maybe' is not bool: "),
         ("--config.data.policy.wrong=inf", "'inf' is not float: "),
-        ("--config.data.source=slak", "'slak' is not one of 'slake', 'vqa_rad', 'phantom': "),
+        ("--config.data.source=slak", "'slak' is not one of 'slake', 'vqa_rad', 'phantom', "),
         ("--config.regions.encoders=crop,zoom", "['crop', 'zoom'] is not a tuple of "),
         ("--config.regions.encoders=[crop", "not readable as a tuple of "),
         ("--config.data.families=identify", "'identify' is not a mapping of str to float: "),
@@ -269,13 +272,22 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(data=DataConfig(families={"vqa": 1.0, "verify": -1.0})), "data.families.verify"),
         (Config(data=DataConfig(families={"vqa": 0.0})), "data.families"),
         (Config(data=DataConfig(prompt={"answer": "{question}"})), "data.prompt"),
-        (Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}"})), "data.prompt.answer"),
-        (Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect"})), "data.prompt.detect"),
-        (Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}"})), "data.prompt.answer"),
+        (
+            Config(data=DataConfig(prompt={"answer": "{quest}{question}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect", "caption": ""})),
+            "data.prompt.detect",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
         (
             Config(
                 regions=RegionConfig(encoders=("loc",)),
-                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}"}),
+                data=DataConfig(prompt={"answer": "answer {question}", "detect": "{question}", "caption": ""}),
             ),
             "data.prompt.answer",
         ),
@@ -396,6 +408,7 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
             "stall_seconds",
             "compilation_cache",
         ),
+        "data": ("documents",),
         "mesh": ("tensor", "slices"),
     }.items():
         for added in names:
