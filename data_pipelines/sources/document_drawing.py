@@ -1,0 +1,213 @@
+"""Drawing of the documents: a contract page with clauses, a table, a signature, a stamp, and one part circled.
+
+Text is set in Pillow's built-in face, so nothing needs to be installed. Nobody is named on a page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipelines.records import Box
+
+CLAUSES = {
+    "Payment": "The buyer shall pay {amount} on receipt of the goods.",
+    "Delivery": "Goods come in two weeks. Each late day costs {amount}.",
+    "Warranty": "Faults are mended for one year, to a limit of {amount}.",
+    "Liability": "Neither side owes the other more than {amount}.",
+    "Deposit": "The tenant leaves {amount}, paid back at the end.",
+    "Insurance": "Cover of no less than {amount} is kept up by both.",
+    "Secrecy": "Whoever tells a third party owes {amount} at once.",
+    "Notice": "Leaving early is allowed and costs {amount}.",
+}
+AMOUNTS = ("$50", "$120", "$300", "$480", "$650", "$900", "$1,500", "$2,000", "$7,500")
+STAMPS = ("PAID", "DRAFT", "COPY", "VOID")
+
+# Height of the page over its width, and what the drawing is laid out on: pixels of a page 256 wide.
+ASPECT = 1.25
+_WIDTH, _HEIGHT = 256, 320
+_LEFT, _COLUMN, _GAP = 10, 112, 12
+_TOP, _ROW = 34, 74
+_ROWS = 3
+_INKS = ((170, 30, 40), (30, 50, 160), (20, 110, 60))
+
+
+@lru_cache(maxsize=32)
+def _face(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A drawn page and what is true of it.
+
+    Attributes:
+      boxes: of its parts, by label, from top to bottom: "Payment Clause", …, "Table", "Signature", "Stamp".
+      amounts: of each clause, by the clause's label.
+      circled: the label of the part that a pen has circled.
+      stamp: what the stamp says, "" without one.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    boxes: dict[str, Box]
+    amounts: dict[str, str]
+    circled: str
+    stamp: str
+
+
+def draw_page(rng: np.random.Generator, width: int) -> Page:
+    """One page of `width` pixels, `ASPECT` times as high; the generator decides everything."""
+    drawing = _Drawing.start(rng, width)
+    drawing.heading()
+    slots = rng.permutation(2 * _ROWS)
+    names = [list(CLAUSES)[i] for i in rng.permutation(len(CLAUSES))[: rng.integers(3, 6)]]
+    sums = [AMOUNTS[i] for i in rng.permutation(len(AMOUNTS))[: len(names)]]
+    amounts = {}
+    for name, amount, slot in zip(names, sums, slots, strict=False):
+        drawing.clause(name, amount, int(slot))
+        amounts[f"{name} Clause"] = amount
+    if rng.random() < 0.7:
+        drawing.table(int(slots[-1]))
+    around = list(drawing.boxes)
+    circled = around[rng.integers(len(around))]
+    left = bool(rng.random() < 0.5)
+    if rng.random() < 0.6:
+        drawing.signature(left)
+    stamp = STAMPS[rng.integers(len(STAMPS))] if rng.random() < 0.5 else ""
+    if stamp:
+        drawing.stamp(stamp, not left)
+    drawing.circle(circled)
+    return Page(drawing.finished(), drawing.normalised(), amounts, circled, stamp)
+
+
+@dataclass
+class _Drawing:
+    """A canvas whose methods speak in pixels of a page 256 wide; `scale` makes them the page's own."""
+
+    rng: np.random.Generator
+    scale: float
+    image: Image.Image
+    draw: ImageDraw.ImageDraw
+    boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, rng: np.random.Generator, width: int) -> _Drawing:
+        paper = tuple(int(v) for v in rng.integers(232, 253) + rng.integers(-4, 3, 3))
+        image = Image.new("RGB", (width, round(width * ASPECT)), paper)
+        return cls(rng, width / _WIDTH, image, ImageDraw.Draw(image))
+
+    def text(self, x: float, y: float, text: str, size: float, *, bold: bool = False, ink=(35, 35, 40)) -> float:
+        """Writes a line whose top left corner is (x, y); returns where it ends. Bold is the same, written twice."""
+        at = round(x * self.scale), round(y * self.scale)
+        self.draw.text(at, text, ink, _face(size * self.scale))
+        if bold:
+            self.draw.text((at[0] + max(1, round(0.6 * self.scale)), at[1]), text, ink, _face(size * self.scale))
+        return x + self.length(text, size)
+
+    def length(self, text: str, size: float) -> float:
+        return _face(size * self.scale).getlength(text) / self.scale
+
+    def lines(self, points: Sequence[tuple[float, float]], ink: tuple[int, int, int], width: float) -> None:
+        scaled = [(x * self.scale, y * self.scale) for x, y in points]
+        self.draw.line(scaled, ink, max(1, round(width * self.scale)), joint="curve")
+
+    def heading(self) -> None:
+        title = ("Agreement", "Contract", "Terms", "Order")[self.rng.integers(4)]
+        self.text(_LEFT, 8, f"{title} No. {self.rng.integers(100, 1000)}", 15, bold=True)
+        self.lines([(_LEFT, 28), (_WIDTH - _LEFT, 28)], (90, 90, 95), 1)
+
+    def corner(self, slot: int) -> tuple[float, float]:
+        """The top left corner of one of the six places, moved a little."""
+        x = _LEFT + (slot % 2) * (_COLUMN + _GAP) + self.rng.uniform(-3, 3)
+        return x, _TOP + (slot // 2) * _ROW + self.rng.uniform(0, 6)
+
+    def clause(self, name: str, amount: str, slot: int) -> None:
+        """A heading and its text, broken into lines; the amount stands in bold."""
+        left, top = self.corner(slot)
+        right = self.text(left, top, name, 16, bold=True)
+        x, y = left, top + 20
+        space = self.rng.uniform(2.4, 3.2)
+        for word in CLAUSES[name].split():
+            bold = word.startswith("{amount}")
+            word = word.format(amount=amount)
+            size = 10.5 if bold else 9.5
+            length = self.length(word, size)
+            if x + length > left + _COLUMN:
+                x, y = left, y + 12
+            right = max(right, self.text(x, y - (1 if bold else 0), word, size, bold=bold))
+            x += length + space
+        self.boxes[f"{name} Clause"] = (left - 2, top - 1, right + 2, y + 13)
+
+    def table(self, slot: int) -> None:
+        """Ruled, with a shaded first row and numbers in its cells."""
+        left, top = self.corner(slot)
+        columns, rows = int(self.rng.integers(3, 5)), int(self.rng.integers(3, 5))
+        width, height = _COLUMN - 8, rows * 14.0
+        head = [left * self.scale, top * self.scale, (left + width) * self.scale, (top + 14) * self.scale]
+        self.draw.rectangle(head, (200, 204, 212))
+        for row in range(rows + 1):
+            self.lines([(left, top + row * 14), (left + width, top + row * 14)], (60, 60, 65), 1)
+        for column in range(columns + 1):
+            x = left + width * column / columns
+            self.lines([(x, top), (x, top + height)], (60, 60, 65), 1)
+        for row in range(rows):
+            for column in range(columns):
+                self.text(left + width * column / columns + 4, top + row * 14 + 2, str(self.rng.integers(1, 99)), 8.5)
+        self.boxes["Table"] = (left - 1, top - 1, left + width + 1, top + height + 1)
+
+    def signature(self, on_the_left: bool) -> None:
+        """A looping line of ink over a ruled one."""
+        left = (20 if on_the_left else 150) + self.rng.uniform(-6, 6)
+        base = 300 + self.rng.uniform(-3, 3)
+        self.lines([(left, base), (left + 86, base)], (90, 90, 95), 1)
+        t = np.linspace(0, 1, 90)
+        turns, phase = self.rng.uniform(4, 7), self.rng.uniform(0, 6)
+        x = left + 6 + 70 * t + 7 * np.sin(2 * math.pi * turns * t)
+        y = base - 8 - 8 * np.sin(2 * math.pi * turns * t * 0.8 + phase) * (1 - 0.5 * t) - 4 * np.sin(5 * t)
+        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], _INKS[1], 1.4)
+        top, right = min(float(y.min()), base) - 2, max(float(x.max()), left + 86) + 2
+        self.boxes["Signature"] = (min(float(x.min()), left) - 2, top, right, base + 3)
+
+    def stamp(self, says: str, on_the_left: bool) -> None:
+        """Two rings with a word across."""
+        x, y = (62 if on_the_left else 194) + self.rng.uniform(-12, 12), 287 + self.rng.uniform(-3, 3)
+        ink = _INKS[self.rng.integers(len(_INKS))]
+        for radius in (25, 21):
+            ring = [(x - radius) * self.scale, (y - radius) * self.scale]
+            ring += [(x + radius) * self.scale, (y + radius) * self.scale]
+            self.draw.ellipse(ring, outline=ink, width=max(1, round(1.3 * self.scale)))
+        self.text(x - self.length(says, 12) / 2, y - 7, says, 12, bold=True, ink=ink)
+        self.boxes["Stamp"] = (x - 26, y - 26, x + 26, y + 26)
+
+    def circle(self, label: str) -> None:
+        """A pen's stroke once around a part, not quite closed; it belongs to no box."""
+        x0, y0, x1, y1 = self.boxes[label]
+        angle = np.linspace(0, 2 * math.pi * self.rng.uniform(0.97, 1.08), 80) + self.rng.uniform(0, 6)
+        wobble = 1 + 0.03 * np.sin(2 * angle + self.rng.uniform(0, 6))
+        # An ellipse through the corners would be 1.41 times the box; this one cuts them a little, as pens do.
+        x = (x0 + x1) / 2 + (x1 - x0) / 2 * 1.16 * wobble * np.cos(angle)
+        y = (y0 + y1) / 2 + (y1 - y0) / 2 * 1.24 * wobble * np.sin(angle)
+        x, y = np.clip(x, 2, _WIDTH - 2), np.clip(y, 2, _HEIGHT - 2)
+        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], (214, 40, 40), 2)
+
+    def normalised(self) -> dict[str, Box]:
+        """The parts' boxes, from top to bottom."""
+        inside = {
+            label: (max(0.0, y0) / _HEIGHT, max(0.0, x0) / _WIDTH, min(y1, _HEIGHT) / _HEIGHT, min(x1, _WIDTH) / _WIDTH)
+            for label, (x0, y0, x1, y1) in self.boxes.items()
+        }
+        return dict(sorted(inside.items(), key=lambda item: item[1]))
+
+    def finished(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The page as a scanner saw it: a slow shade from one side to the other, and noise."""
+        pixels = np.asarray(self.image, np.float32)
+        height, width, _ = pixels.shape
+        shade = np.linspace(1, self.rng.uniform(0.88, 1), width, dtype=np.float32)[None, :, None]
+        noise = self.rng.standard_normal((height, width, 1), np.float32) * self.rng.uniform(2, 5)
+        return np.clip(pixels * shade + noise, 0, 255).astype(np.uint8)
