@@ -56,8 +56,8 @@ _PLACEHOLDER_LOCATION = "Left Blank"
 def load(root: str, split: str) -> SourceSplit:
     """One caption an image; `content_type` is the image's plane, its body part the location category.
 
-    Left out, counted and named in a logged warning: captions whose image is not in the folder, and captions that were
-    never written.
+    Left out, counted and named in a logged warning: captions whose image is not in the folder, captions that were never
+    written, and further descriptions of an image that has one.
 
     Raises:
       DataError: no such folder or split; a file that is missing or malformed.
@@ -84,7 +84,8 @@ def load(root: str, split: str) -> SourceSplit:
             left_out.add("caption not written", name)
             continue
         if name in images:
-            raise DataError(f"{where}: image {name!r} is described twice; is it the published file?")
+            left_out.add("image described before", name)
+            continue
         image = AnnotatedImage(
             dataset="medpix",
             split=split,
@@ -133,7 +134,7 @@ def _text(entry: dict[str, Any], field: str) -> str:
 
 def _descriptions(root: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, entry) of each line of the split's file; of train_1 and train_2 where train has none of its own."""
-    names = (split,)
+    names: tuple[str, ...] = (split,)
     if split == "train" and not os.path.isfile(_description_file(root, split)):
         names = ("train_1", "train_2")
     for name in names:
