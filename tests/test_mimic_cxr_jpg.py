@@ -135,6 +135,15 @@ def test_findings_and_impression_are_found_by_their_headings(report, text):
     assert findings_and_impression(report) == text
 
 
+def test_a_report_that_is_no_text_is_an_error_without_its_name(small_root, tmp_path):
+    root = small_root()
+    (tmp_path / "mimic-cxr-reports/files/p19/p19999901/s59999901.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="one of the reports cannot be read") as caught:
+        mimic_cxr_jpg.SOURCE.load(root, "train")
+    assert "9999901" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
 def test_wrong_split_missing_file_and_odd_label_are_errors(small_root, tmp_path):
     root = small_root(labels={"59999901": {"Edema": "2.0"}})
     with pytest.raises(DataError, match=r"chexpert\.csv\.gz: row 2: column 'Edema' is '2.0'"):

@@ -108,7 +108,7 @@ def load(root: str, split: str) -> SourceSplit:
         images.append(image)
         found = labels.get(study, {})
         present = tuple(label for label, is_there in found.items() if is_there)
-        if reports.folders:
+        if reports.folder:
             caption = reports.caption(subject, study)
             if caption:
                 examples.append(_caption(image, caption, views.get(dicom, ""), present))
@@ -147,39 +147,45 @@ def _unmasked(text: str) -> str:
 
 
 class _Reports:
-    """The reports' texts; films of one study, which follow each other, read its report once."""
+    """The reports' texts; films of one study, which follow each other, read its report once.
+
+    Attributes:
+      folder: what the patients' folders lie in, "" where there are no reports, as in MIMIC-CXR-JPG by itself.
+    """
 
     def __init__(self, root: str):
-        folders = (os.path.join(root, "mimic-cxr-reports", "files"), os.path.join(root, "files"))
-        # Beside the studies' folders there may be no report at all, as in MIMIC-CXR-JPG by itself.
-        self.folders = [folder for folder in folders[:1] if os.path.isdir(folder)] or [
-            folder for folder in folders[1:] if _holds_reports(folder)
-        ]
-        self._last: tuple[str, str] = ("", "")
-        if not self.folders:
-            logger.warning("mimic_cxr_jpg: no reports in %s or beside the studies; films have no captions", folders[0])
+        unpacked, beside = os.path.join(root, "mimic-cxr-reports", "files"), os.path.join(root, "files")
+        self.folder = next((folder for folder in (unpacked, beside) if _holds_reports(folder)), "")
+        self._last = ("", "")
+        if not self.folder:
+            logger.warning("mimic_cxr_jpg: no reports in %s or beside the studies; films have no captions", unpacked)
 
     def caption(self, subject: str, study: str) -> str:
+        """Findings and impression of a study's report; "" where it has neither, or is missing."""
         if self._last[0] != study:
-            path = os.path.join(self.folders[0], subject[:3], subject, f"{study}.txt")
             try:
-                with open(path, encoding="utf-8") as file:
+                with open(os.path.join(self.folder, subject[:3], subject, f"{study}.txt"), encoding="utf-8") as file:
                     self._last = (study, findings_and_impression(file.read()))
             except FileNotFoundError:
                 self._last = (study, "")
             except (OSError, UnicodeDecodeError):
-                raise DataError(f"mimic_cxr_jpg: a report in {self.folders[0]} cannot be read; copy it again") from None
+                # The file's name holds the patient's number.
+                raise DataError(f"{self.folder}: one of the reports cannot be read; copy them again") from None
         return self._last[1]
 
 
 def _holds_reports(folder: str) -> bool:
-    """Whether the first patient's folder has a text file."""
-    for _ in range(2):
-        inner = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir()) if os.path.isdir(folder) else []
-        if not inner:
-            return False
-        folder = inner[0]
-    return any(entry.name.endswith(".txt") for entry in os.scandir(folder))
+    """Whether the first patient's folder, as in p10/p10000032/s50414267.txt, has a text file."""
+    return any(name.endswith(".txt") for name in _listed(_first_folder(_first_folder(folder))))
+
+
+def _first_folder(folder: str) -> str:
+    inner = (os.path.join(folder, name) for name in _listed(folder))
+    return next((path for path in inner if os.path.isdir(path)), "")
+
+
+def _listed(folder: str) -> list[str]:
+    return sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else []
 
 
 def _caption(image: AnnotatedImage, caption: str, view: str, present: tuple[str, ...]) -> VQAExample:
