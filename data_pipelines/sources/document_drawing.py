@@ -1,6 +1,8 @@
 """Drawing of the documents: a contract page with clauses, a table, a signature, a stamp, and one part circled.
 
-Text is set in Pillow's built-in face, so nothing needs to be installed. Nobody is named on a page.
+Every part may stand in any of eight places, and all boxes are drawn from one distribution of sizes: neither where a box
+lies nor its shape tells what is in it. Text is set in Pillow's built-in face, so nothing needs to be installed. Nobody
+is named on a page.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.records import Box
@@ -32,10 +34,12 @@ STAMPS = ("PAID", "DRAFT", "COPY", "VOID")
 # Height of the page over its width, and what the drawing is laid out on: pixels of a page 256 wide.
 ASPECT = 1.25
 _WIDTH, _HEIGHT = 256, 320
-_LEFT, _COLUMN, _GAP = 10, 112, 12
-_TOP, _ROW = 34, 74
-_ROWS = 3
-_INKS = ((170, 30, 40), (30, 50, 160), (20, 110, 60))
+_LEFT, _COLUMN, _GAP = 10, 108, 16
+_TOP, _ROW, _INSIDE = 34, 70, 60
+_PLACES = 8
+# Of signatures and stamps; the pen that circles is red.
+_BLUE, _GREEN, _RED = (30, 50, 160), (20, 110, 60), (214, 40, 40)
+Ink = tuple[int, int, int]
 
 
 @lru_cache(maxsize=32)
@@ -65,24 +69,21 @@ def draw_page(rng: np.random.Generator, width: int) -> Page:
     """One page of `width` pixels, `ASPECT` times as high; the generator decides everything."""
     drawing = _Drawing.start(rng, width)
     drawing.heading()
-    slots = rng.permutation(2 * _ROWS)
+    places = [int(place) for place in rng.permutation(_PLACES)]
     names = [list(CLAUSES)[i] for i in rng.permutation(len(CLAUSES))[: rng.integers(3, 6)]]
     sums = [AMOUNTS[i] for i in rng.permutation(len(AMOUNTS))[: len(names)]]
-    amounts = {}
-    for name, amount, slot in zip(names, sums, slots, strict=False):
-        drawing.clause(name, amount, int(slot))
-        amounts[f"{name} Clause"] = amount
-    if rng.random() < 0.7:
-        drawing.table(int(slots[-1]))
-    around = list(drawing.boxes)
-    circled = around[rng.integers(len(around))]
-    left = bool(rng.random() < 0.5)
+    for name, amount in zip(names, sums, strict=True):
+        drawing.clause(name, amount, places.pop())
     if rng.random() < 0.6:
-        drawing.signature(left)
-    stamp = STAMPS[rng.integers(len(STAMPS))] if rng.random() < 0.5 else ""
+        drawing.table(places.pop())
+    if rng.random() < 0.5:
+        drawing.signature(places.pop())
+    stamp = STAMPS[rng.integers(len(STAMPS))] if rng.random() < 0.6 else ""
     if stamp:
-        drawing.stamp(stamp, not left)
+        drawing.stamp(stamp, places.pop())
+    circled = list(drawing.boxes)[rng.integers(len(drawing.boxes))]
     drawing.circle(circled)
+    amounts = {f"{name} Clause": amount for name, amount in zip(names, sums, strict=True)}
     return Page(drawing.finished(), drawing.normalised(), amounts, circled, stamp)
 
 
@@ -102,7 +103,7 @@ class _Drawing:
         image = Image.new("RGB", (width, round(width * ASPECT)), paper)
         return cls(rng, width / _WIDTH, image, ImageDraw.Draw(image))
 
-    def text(self, x: float, y: float, text: str, size: float, *, bold: bool = False, ink=(35, 35, 40)) -> float:
+    def text(self, x: float, y: float, text: str, size: float, *, bold: bool = False, ink: Ink = (35, 35, 40)) -> float:
         """Writes a line whose top left corner is (x, y); returns where it ends. Bold is the same, written twice."""
         at = round(x * self.scale), round(y * self.scale)
         self.draw.text(at, text, ink, _face(size * self.scale))
@@ -113,7 +114,7 @@ class _Drawing:
     def length(self, text: str, size: float) -> float:
         return _face(size * self.scale).getlength(text) / self.scale
 
-    def lines(self, points: Sequence[tuple[float, float]], ink: tuple[int, int, int], width: float) -> None:
+    def lines(self, points: Sequence[tuple[float, float]], ink: Ink, width: float) -> None:
         scaled = [(x * self.scale, y * self.scale) for x, y in points]
         self.draw.line(scaled, ink, max(1, round(width * self.scale)), joint="curve")
 
@@ -122,17 +123,21 @@ class _Drawing:
         self.text(_LEFT, 8, f"{title} No. {self.rng.integers(100, 1000)}", 15, bold=True)
         self.lines([(_LEFT, 28), (_WIDTH - _LEFT, 28)], (90, 90, 95), 1)
 
-    def corner(self, slot: int) -> tuple[float, float]:
-        """The top left corner of one of the six places, moved a little."""
-        x = _LEFT + (slot % 2) * (_COLUMN + _GAP) + self.rng.uniform(-3, 3)
-        return x, _TOP + (slot // 2) * _ROW + self.rng.uniform(0, 6)
+    def put(self, label: str, place: int) -> tuple[float, float]:
+        """Gives a part its box in one of the eight places; returns the top left corner of what is drawn in it."""
+        uniform = self.rng.uniform
+        left = _LEFT + (place % 2) * (_COLUMN + _GAP) + uniform(-3, 3)
+        top = _TOP + (place // 2) * _ROW + uniform(0, 5)
+        right, bottom = left + _COLUMN + uniform(0, 3), top + _INSIDE + uniform(0, 2)
+        self.boxes[label] = (left - uniform(1, 3), top - uniform(1, 2), right, bottom)
+        return left, top
 
-    def clause(self, name: str, amount: str, slot: int) -> None:
+    def clause(self, name: str, amount: str, place: int) -> None:
         """A heading and its text, broken into lines; the amount stands in bold."""
-        left, top = self.corner(slot)
-        right = self.text(left, top, name, 16, bold=True)
+        left, top = self.put(f"{name} Clause", place)
+        self.text(left, top, name, 16, bold=True)
         x, y = left, top + 20
-        space = self.rng.uniform(2.4, 3.2)
+        space = self.rng.uniform(2.0, 2.6)
         for word in CLAUSES[name].split():
             bold = word.startswith("{amount}")
             word = word.format(amount=amount)
@@ -140,15 +145,14 @@ class _Drawing:
             length = self.length(word, size)
             if x + length > left + _COLUMN:
                 x, y = left, y + 12
-            right = max(right, self.text(x, y - (1 if bold else 0), word, size, bold=bold))
+            self.text(x, y - (1 if bold else 0), word, size, bold=bold)
             x += length + space
-        self.boxes[f"{name} Clause"] = (left - 2, top - 1, right + 2, y + 13)
 
-    def table(self, slot: int) -> None:
+    def table(self, place: int) -> None:
         """Ruled, with a shaded first row and numbers in its cells."""
-        left, top = self.corner(slot)
+        left, top = self.put("Table", place)
         columns, rows = int(self.rng.integers(3, 5)), int(self.rng.integers(3, 5))
-        width, height = _COLUMN - 8, rows * 14.0
+        width, height = _COLUMN - 4, rows * 14.0
         head = [left * self.scale, top * self.scale, (left + width) * self.scale, (top + 14) * self.scale]
         self.draw.rectangle(head, (200, 204, 212))
         for row in range(rows + 1):
@@ -159,31 +163,28 @@ class _Drawing:
         for row in range(rows):
             for column in range(columns):
                 self.text(left + width * column / columns + 4, top + row * 14 + 2, str(self.rng.integers(1, 99)), 8.5)
-        self.boxes["Table"] = (left - 1, top - 1, left + width + 1, top + height + 1)
 
-    def signature(self, on_the_left: bool) -> None:
+    def signature(self, place: int) -> None:
         """A looping line of ink over a ruled one."""
-        left = (20 if on_the_left else 150) + self.rng.uniform(-6, 6)
-        base = 300 + self.rng.uniform(-3, 3)
+        left, top = self.put("Signature", place)
+        left, base = left + self.rng.uniform(4, 14), top + self.rng.uniform(36, 50)
         self.lines([(left, base), (left + 86, base)], (90, 90, 95), 1)
         t = np.linspace(0, 1, 90)
         turns, phase = self.rng.uniform(4, 7), self.rng.uniform(0, 6)
         x = left + 6 + 70 * t + 7 * np.sin(2 * math.pi * turns * t)
-        y = base - 8 - 8 * np.sin(2 * math.pi * turns * t * 0.8 + phase) * (1 - 0.5 * t) - 4 * np.sin(5 * t)
-        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], _INKS[1], 1.4)
-        top, right = min(float(y.min()), base) - 2, max(float(x.max()), left + 86) + 2
-        self.boxes["Signature"] = (min(float(x.min()), left) - 2, top, right, base + 3)
+        y = base - 9 - 8 * np.sin(2 * math.pi * turns * t * 0.8 + phase) * (1 - 0.5 * t) - 4 * np.sin(5 * t)
+        self.stroke(x, y, _BLUE, 1.4)
 
-    def stamp(self, says: str, on_the_left: bool) -> None:
+    def stamp(self, says: str, place: int) -> None:
         """Two rings with a word across."""
-        x, y = (62 if on_the_left else 194) + self.rng.uniform(-12, 12), 287 + self.rng.uniform(-3, 3)
-        ink = _INKS[self.rng.integers(len(_INKS))]
+        left, top = self.put("Stamp", place)
+        x, y = left + self.rng.uniform(28, 80), top + self.rng.uniform(27, 33)
+        ink = _BLUE if self.rng.random() < 0.5 else _GREEN
         for radius in (25, 21):
             ring = [(x - radius) * self.scale, (y - radius) * self.scale]
             ring += [(x + radius) * self.scale, (y + radius) * self.scale]
             self.draw.ellipse(ring, outline=ink, width=max(1, round(1.3 * self.scale)))
         self.text(x - self.length(says, 12) / 2, y - 7, says, 12, bold=True, ink=ink)
-        self.boxes["Stamp"] = (x - 26, y - 26, x + 26, y + 26)
 
     def circle(self, label: str) -> None:
         """A pen's stroke once around a part, not quite closed; it belongs to no box."""
@@ -191,15 +192,17 @@ class _Drawing:
         angle = np.linspace(0, 2 * math.pi * self.rng.uniform(0.97, 1.08), 80) + self.rng.uniform(0, 6)
         wobble = 1 + 0.03 * np.sin(2 * angle + self.rng.uniform(0, 6))
         # An ellipse through the corners would be 1.41 times the box; this one cuts them a little, as pens do.
-        x = (x0 + x1) / 2 + (x1 - x0) / 2 * 1.16 * wobble * np.cos(angle)
-        y = (y0 + y1) / 2 + (y1 - y0) / 2 * 1.24 * wobble * np.sin(angle)
-        x, y = np.clip(x, 2, _WIDTH - 2), np.clip(y, 2, _HEIGHT - 2)
-        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], (214, 40, 40), 2)
+        x = (x0 + x1) / 2 + (x1 - x0) / 2 * 1.1 * wobble * np.cos(angle)
+        y = (y0 + y1) / 2 + (y1 - y0) / 2 * 1.2 * wobble * np.sin(angle)
+        self.stroke(np.clip(x, 2, _WIDTH - 2), np.clip(y, 2, _HEIGHT - 2), _RED, 2)
+
+    def stroke(self, x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"], ink: Ink, width: float) -> None:
+        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], ink, width)
 
     def normalised(self) -> dict[str, Box]:
         """The parts' boxes, from top to bottom."""
         inside = {
-            label: (max(0.0, y0) / _HEIGHT, max(0.0, x0) / _WIDTH, min(y1, _HEIGHT) / _HEIGHT, min(x1, _WIDTH) / _WIDTH)
+            label: (y0 / _HEIGHT, x0 / _WIDTH, y1 / _HEIGHT, x1 / _WIDTH)
             for label, (x0, y0, x1, y1) in self.boxes.items()
         }
         return dict(sorted(inside.items(), key=lambda item: item[1]))
