@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.records import DataError, Turn
-from data_pipelines.sources import llava_med
+from data_pipelines.sources import llava_med_alignment, llava_med_instruct
 
-ALIGNMENT, INSTRUCT = llava_med.ALIGNMENT, llava_med.INSTRUCT
+ALIGNMENT, INSTRUCT = llava_med_alignment.SOURCE, llava_med_instruct.SOURCE
 
 
 def talk(*texts):
@@ -77,12 +77,15 @@ def test_the_misspelt_field_of_some_copies_is_read(small_root):
     assert len(INSTRUCT.load(small_root([misspelt]), "10k").examples) == 1
 
 
-def test_missing_images_and_repeated_ids_are_left_out_and_named(small_root):
-    split = INSTRUCT.load(small_root([entry(), entry(), entry("2_F2")]), "10k")
-    assert split.left_out == {
-        "identifier already used": ["llava_med_instruct/10k/30348203_F1"],
-        "image not in the folder": ["2_F2.jpg"],
-    }
+def test_missing_images_are_left_out_and_named(small_root):
+    split = INSTRUCT.load(small_root([entry(), entry("2_F2")]), "10k")
+    assert split.left_out == {"image not in the folder": ["2_F2.jpg"]}
+
+
+def test_conversations_of_one_identifier_are_numbered(small_root):
+    examples = INSTRUCT.load(small_root([entry()] * 3), "10k").examples
+    first = "llava_med_instruct/10k/30348203_F1"
+    assert [e.id for e in examples] == [first, f"{first}/2", f"{first}/3"]
 
 
 def test_a_figure_of_no_or_several_domains_has_no_modality(small_root):

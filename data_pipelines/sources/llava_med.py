@@ -1,4 +1,4 @@
-"""LLaVA-Med's training sets: captions asked for by an instruction, and conversations on figures (Li et al. 2023).
+"""Reading LLaVA-Med's training files: captions asked for by an instruction, and conversations (Li et al. 2023).
 
 Records `{id, image, domain, conversations: [{from: human|gpt, value}]}`; `<image>` stands before or after the first
 question and is taken out, since the prompt template has the image's place. A conversation of several turns is one
@@ -8,65 +8,31 @@ example: its last question and answer, the earlier ones in `turns`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import read_objects, require_folder, text_field
-from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.cards import DataCard
 from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, Family, Turn, VQAExample
 
-_PAPER = "Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890"
-_URL = "https://github.com/microsoft/LLaVA-Med"
-_LICENCE = (
+PAPER = "Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890"
+URL = "https://github.com/microsoft/LLaVA-Med"
+LICENCE = (
     "CC BY-NC 4.0, for research alone, and further restricted by the terms of LLaMA, Vicuna and GPT-4; "
     "the figures have their articles' licences"
 )
-_IMAGES = "images/*.jpg (from llava_med_image_urls.jsonl by the authors' download_images.py)"
-_TRAPS = (
+IMAGES = "images/*.jpg (from llava_med_image_urls.jsonl by the authors' download_images.py)"
+TRAPS = (
     "The figures are PubMed Central's: they overlap with ROCOv2 and PMC-VQA. Compare images before testing on those.",
     "The link to the image archive in the authors' script has expired, and articles move: images that are missing are "
     "left out with their conversations.",
     'Copies differ in the spelling of the field: "conversations", and "conversatons".',
-    "There is one split, for training; the 50 evaluation conversations are another file.",
+    "All of it is for training; the 50 conversations for evaluation are another file.",
 )
 
-ALIGNMENT_CARD = DataCard(
-    name="llava_med_alignment",
-    title="LLaVA-Med alignment, 500K",
-    about="Figures of PubMed Central articles with an instruction to describe them, answered by the figure's caption.",
-    paper=_PAPER,
-    url=_URL,
-    licence=_LICENCE,
-    layout=f"alignment/llava_med_alignment_500k.json, {_IMAGES}",
-    splits={"train": Count()},
-    traps=(
-        *_TRAPS,
-        "Captions of compound figures describe panels (a, b, c) that a small image does not resolve.",
-        "The paper's text speaks of 600,000 pairs; the published file is named for 500,000.",
-    ),
-)
-INSTRUCT_CARD = DataCard(
-    name="llava_med_instruct",
-    title="LLaVA-Med instruction tuning, 10K, 60K and 60K with inline mentions",
-    about="Conversations of several turns about figures of PubMed Central articles, written by GPT-4 from the caption, "
-    "and in 60K-IM also from the sentences that mention the figure.",
-    paper=_PAPER,
-    url=_URL,
-    licence=_LICENCE,
-    layout=f"instruct/llava_med_instruct_{{10k,60k,60k_inline_mention}}.json, {_IMAGES}",
-    splits={"10k": Count(), "60k": Count(), "60k_inline_mention": Count()},
-    traps=(
-        *_TRAPS,
-        "The three splits are alternatives, not parts of a whole, and may share figures: train on one.",
-        "GPT-4 saw no image: answers tell what the text says, whether or not the figure shows it.",
-    ),
-)
-
-_ALIGNMENT_FILES = {"train": "alignment/llava_med_alignment_500k.json"}
-_INSTRUCT_FILES = {name: f"instruct/llava_med_instruct_{name}.json" for name in INSTRUCT_CARD.splits}
 _IMAGE_TOKEN = "<image>"
 # The five domains; a figure of none or several has no modality.
 _MODALITIES = {
@@ -82,8 +48,8 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
     """The conversations of one file, and their images, which have no regions.
 
     Left out, counted and named in a logged warning: conversations whose image is not in the folder, that are empty
-    or do not alternate between human and gpt, beginning with human and ending with gpt, that have an empty question or
-    answer, or whose identifier has been used.
+    or do not alternate between human and gpt, beginning with human and ending with gpt, or that have an empty question
+    or answer. Where several conversations have one identifier, the second is named …/2, and so on.
 
     Args:
       files: split → JSON file, which is also found without its folder.
@@ -98,7 +64,8 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
     flat = os.path.join(root, os.path.basename(files[split]))
     path = flat if os.path.isfile(flat) else os.path.join(root, files[split])
     images: dict[str, AnnotatedImage] = {}
-    examples: dict[str, VQAExample] = {}
+    examples: list[VQAExample] = []
+    seen: Counter[str] = Counter()
     left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
@@ -110,9 +77,6 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
         if isinstance(turns, str):
             left_out.add(turns, example_id)
             continue
-        if example_id in examples:
-            left_out.add("identifier already used", example_id)
-            continue
         image_path = os.path.join(root, "images", name)
         if name not in images:
             if not os.path.isfile(image_path):
@@ -121,8 +85,9 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
             images[name] = AnnotatedImage(
                 card.name, split, image_path, name, regions=(), modality=_modality(entry.get("domain"))
             )
-        examples[example_id] = VQAExample(
-            id=example_id,
+        seen[example_id] += 1
+        example = VQAExample(
+            id=example_id if seen[example_id] == 1 else f"{example_id}/{seen[example_id]}",
             dataset=card.name,
             split=split,
             image=image_path,
@@ -133,7 +98,8 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
             modality=images[name].modality,
             turns=turns[:-1],
         )
-    return SourceSplit(list(examples.values()), list(images.values()), left_out.reported(f"{card.name} {split}"))
+        examples.append(example)
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"{card.name} {split}"))
 
 
 def _turns(messages: Any) -> tuple[Turn, ...] | str:
@@ -159,7 +125,3 @@ def _modality(domain: Any) -> str:
     flags = domain if isinstance(domain, dict) else {}
     named = [modality for name, modality in _MODALITIES.items() if flags.get(name)]
     return named[0] if len(named) == 1 else ""
-
-
-ALIGNMENT = Source(ALIGNMENT_CARD, partial(load, ALIGNMENT_CARD, _ALIGNMENT_FILES, "caption"))
-INSTRUCT = Source(INSTRUCT_CARD, partial(load, INSTRUCT_CARD, _INSTRUCT_FILES, "vqa"))
