@@ -15,12 +15,33 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import AnswerType, DataError, Region, VQAExample
 from data_pipelines.seeding import rng_for
 from data_pipelines.sources.document_drawing import Page, draw_page
 from rllava_jax.config import DocumentsConfig
 
 MODALITY = "Document"
+
+_DEFAULTS = DocumentsConfig()
+CARD = DataCard(
+    name="documents",
+    title="Documents",
+    about="drawn contract pages with boxes and questions, as the default settings draw them",
+    paper="none",
+    url="none",
+    licence="Apache-2.0, as this package",
+    layout="",
+    splits={
+        "train": Count(images=_DEFAULTS.train_images),
+        "validate": Count(images=_DEFAULTS.validate_images),
+        "test": Count(images=_DEFAULTS.test_images),
+    },
+    traps=(
+        "Drawings: what is learnt from them says little about real documents.",
+        "Another release of Pillow may set the text a little differently.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,9 @@ def load(config: DocumentsConfig, split: str) -> SourceSplit:
         images.append(image)
         examples += [_example(image, question) for question in _questions(page, rng)]
     return SourceSplit(examples, images)
+
+
+SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
 
 
 def _example(image: AnnotatedImage, asked: _Question) -> VQAExample:
