@@ -15,7 +15,7 @@ from rllava_jax.config import (
 )
 
 config = Config(
-    # A crop a little larger than its box: the heading of a clause must stay legible at 56 pixels.
+    # A crop hardly larger than its box: a clause's pictogram must stay recognisable at 56 pixels.
     regions=RegionConfig(encoders=("crop",), crop_size=56, tokens=16, crop_context=1.1),
     data=DataConfig(
         source="documents",

@@ -1,8 +1,9 @@
 """Drawing of the documents: a contract page with clauses, a table, a signature, a stamp, and one part circled.
 
 Every part may stand in any of eight places, and all boxes are drawn from one distribution of sizes: neither where a box
-lies nor its shape tells what is in it. Text is set in Pillow's built-in face, so nothing needs to be installed. Nobody
-is named on a page.
+lies nor its shape tells what is in it. A clause has a pictogram, as in contracts written for people who are not
+lawyers, so that a model too small to read can tell clauses apart. Text is set in Pillow's built-in face, so nothing
+needs to be installed. Nobody is named on a page.
 """
 
 from __future__ import annotations
@@ -27,6 +28,27 @@ CLAUSES = {
     "Insurance": "Cover of no less than {amount} is kept up by both.",
     "Secrecy": "Whoever tells a third party owes {amount} at once.",
     "Notice": "Leaving early is allowed and costs {amount}.",
+}
+# What the pictogram of each clause is made of, on a square of 24: filled ellipses (x0, y0, x1, y1), and polygons.
+_PICTOGRAMS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "Payment": ((1, 1, 23, 23),),
+    "Delivery": (
+        (0, 5, 15, 5, 15, 17, 0, 17),
+        (16, 9, 21, 9, 24, 13, 24, 17, 16, 17),
+        (2, 16, 8, 22),
+        (16, 16, 22, 22),
+    ),
+    "Warranty": ((2, 3, 12, 0, 22, 3, 21, 14, 12, 24, 3, 14),),
+    "Liability": ((11, 0, 13, 0, 13, 24, 11, 24), (0, 4, 24, 4, 24, 6, 0, 6), (0, 9, 9, 17), (15, 9, 24, 17)),
+    "Deposit": ((0, 12, 12, 0, 24, 12), (4, 12, 20, 12, 20, 24, 4, 24)),
+    "Insurance": ((0, 12, 4, 4, 12, 1, 20, 4, 24, 12), (11, 12, 13, 12, 13, 24, 11, 24)),
+    "Secrecy": (
+        (4, 1, 8, 1, 8, 12, 4, 12),
+        (16, 1, 20, 1, 20, 12, 16, 12),
+        (4, 1, 20, 1, 20, 4, 4, 4),
+        (1, 11, 23, 11, 23, 24, 1, 24),
+    ),
+    "Notice": ((0, 4, 24, 4, 12, 14), (0, 7, 12, 17, 24, 7, 24, 21, 0, 21)),
 }
 AMOUNTS = ("$50", "$120", "$300", "$480", "$650", "$900", "$1,500", "$2,000", "$7,500")
 STAMPS = ("PAID", "DRAFT", "COPY", "VOID")
@@ -135,8 +157,9 @@ class _Drawing:
     def clause(self, name: str, amount: str, place: int) -> None:
         """A heading and its text, broken into lines; the amount stands in bold."""
         left, top = self.put(f"{name} Clause", place)
-        self.text(left, top, name, 16, bold=True)
-        x, y = left, top + 20
+        self.pictogram(name, left, top)
+        self.text(left + 27, top + 2, name, 15, bold=True)
+        x, y = left, top + 26
         space = self.rng.uniform(2.0, 2.6)
         for word in CLAUSES[name].split():
             bold = word.startswith("{amount}")
@@ -144,9 +167,16 @@ class _Drawing:
             size = 10.5 if bold else 9.5
             length = self.length(word, size)
             if x + length > left + _COLUMN:
-                x, y = left, y + 12
+                x, y = left, y + 11
             self.text(x, y - (1 if bold else 0), word, size, bold=bold)
             x += length + space
+
+    def pictogram(self, name: str, left: float, top: float) -> None:
+        for shape in _PICTOGRAMS[name]:
+            corners = [
+                ((left + x) * self.scale, (top + y) * self.scale) for x, y in zip(shape[::2], shape[1::2], strict=True)
+            ]
+            (self.draw.ellipse if len(corners) == 2 else self.draw.polygon)(corners, (35, 35, 40))
 
     def table(self, place: int) -> None:
         """Ruled, with a shaded first row and numbers in its cells."""
