@@ -176,7 +176,10 @@ class _Drawing:
             corners = [
                 ((left + x) * self.scale, (top + y) * self.scale) for x, y in zip(shape[::2], shape[1::2], strict=True)
             ]
-            (self.draw.ellipse if len(corners) == 2 else self.draw.polygon)(corners, (35, 35, 40))
+            if len(corners) == 2:
+                self.draw.ellipse(corners, (35, 35, 40))
+            else:
+                self.draw.polygon(corners, (35, 35, 40))
 
     def table(self, place: int) -> None:
         """Ruled, with a shaded first row and numbers in its cells."""
