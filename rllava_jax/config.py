@@ -12,7 +12,7 @@ from typing import Literal
 Remat = Literal["none", "attention", "dots", "full"]
 Layers = Literal["auto", "scanned", "apart"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
-Source = Literal["slake", "vqa_rad", "phantom", "prepared"]
+Source = Literal["slake", "vqa_rad", "phantom", "documents", "prepared"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
@@ -198,12 +198,23 @@ class MixPart:
 
 
 @dataclass(frozen=True)
+class DocumentsConfig:
+    """The drawn contract pages (`data_pipelines/sources/documents.py`); `page_width` is in pixels."""
+
+    train_images: int = 600
+    validate_images: int = 60
+    test_images: int = 120
+    page_width: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where examples come from and how they become batches.
 
     Attributes:
-      source: slake, vqa_rad or phantom.
-      root: folder of the published files (slake, vqa_rad); phantom needs none.
+      source: slake, vqa_rad, phantom or documents.
+      root: folder of the published files (slake, vqa_rad); phantom and documents need none.
       languages: SLAKE asks in "en" and "zh".
       families: mixing weights of the question families in training; a family of weight 0 is left out.
       train_split, validation_split, test_split: names of the source's splits.
@@ -258,6 +269,7 @@ class DataConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    documents: DocumentsConfig = field(default_factory=DocumentsConfig)
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,12 @@ def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
 
 # Fields that version 0.1.0 did not have, with the values that mean what it did.
 _ADDED: dict[str, Any] = {
+    "data": {
+        "mix": {},
+        "mix_temperature": 0.0,
+        "long_examples_allowed": 0,
+        "documents": {"train_images": 600, "validate_images": 60, "test_images": 120, "page_width": 256, "seed": 0},
+    },
     "init": {"checkpoint": "", "step": "last"},
     "lora": {"rank": 0, "alpha": 32.0, "targets": ["q", "k", "v", "o", "gate", "up", "down"]},
     "model": {"dimensions": {}, "vocab": 0, "layers": "auto", "attention": "xla"},
@@ -157,7 +163,6 @@ _ADDED: dict[str, Any] = {
         "log_examples": False,
         "compilation_cache": "workdir",
     },
-    "data": {"mix": {}, "mix_temperature": 0.0, "long_examples_allowed": 0},
     "mesh": {"tensor": 1, "slices": 0},
 }
 

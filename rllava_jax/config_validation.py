@@ -165,7 +165,7 @@ def _validate_mix(config: Config) -> None:
 
 
 def _validate_place(field: str, source: str, root: str) -> None:
-    if source != "phantom":
+    if source not in ("phantom", "documents"):
         remedy = f"{source} needs the folder of its published files: --config.{field}.root=DIR"
         _require(bool(root), f"{field}.root", root, remedy)
     remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
@@ -212,7 +212,7 @@ def _validate_augment(config: Config) -> None:
 
 
 def _validate_ranges(config: Config) -> None:
-    data, phantom, evaluation = config.data, config.data.phantom, config.evaluation
+    data, phantom, documents, evaluation = config.data, config.data.phantom, config.data.documents, config.evaluation
     _at_least(
         0,
         data__workers=data.workers,
@@ -220,6 +220,7 @@ def _validate_ranges(config: Config) -> None:
         data__long_examples_allowed=data.long_examples_allowed,
         data__corrupt_images_allowed=data.corrupt_images_allowed,
         data__phantom__seed=phantom.seed,
+        data__documents__seed=documents.seed,
         evaluation__max_examples=evaluation.max_examples,
         evaluation__gallery=evaluation.gallery,
     )
@@ -233,6 +234,10 @@ def _validate_ranges(config: Config) -> None:
         data__phantom__validate_images=phantom.validate_images,
         data__phantom__test_images=phantom.test_images,
         data__phantom__image_size=phantom.image_size,
+        data__documents__train_images=documents.train_images,
+        data__documents__validate_images=documents.validate_images,
+        data__documents__test_images=documents.test_images,
+        data__documents__page_width=documents.page_width,
         evaluation__batch_size=evaluation.batch_size,
         evaluation__max_new_tokens=evaluation.max_new_tokens,
         evaluation__during_examples=evaluation.during_examples,

@@ -405,7 +405,7 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
             "stall_seconds",
             "compilation_cache",
         ),
-        "data": ("mix", "mix_temperature", "long_examples_allowed"),
+        "data": ("mix", "mix_temperature", "long_examples_allowed", "documents"),
         "mesh": ("tensor", "slices"),
     }.items():
         for added in names:

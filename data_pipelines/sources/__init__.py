@@ -8,6 +8,7 @@ from data_pipelines.annotated_image import SourceSplit
 from data_pipelines.question_regions import link_regions
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.region_questions import region_questions
+from data_pipelines.sources.documents import load as load_documents
 from data_pipelines.sources.phantom import load as load_phantom
 from data_pipelines.sources.slake import load as load_slake
 from data_pipelines.sources.vqa_rad import load as load_vqa_rad
@@ -57,5 +58,7 @@ def load_source(data: DataConfig, split: str) -> SourceSplit:
             return load_vqa_rad(data.root, split)
         case "phantom":
             return load_phantom(data.phantom, split)
+        case "documents":
+            return load_documents(data.documents, split)
         case other:
-            raise DataError(f"data.source: no source {other!r}; choose slake, vqa_rad or phantom")
+            raise DataError(f"data.source: no source {other!r}; choose slake, vqa_rad, phantom or documents")

@@ -21,6 +21,7 @@ _DATA = {
     "slake": "SLAKE (arXiv 2102.09542)",
     "vqa_rad": "VQA-RAD (Scientific Data 5, 180251)",
     "phantom": "phantoms drawn by the project",
+    "documents": "contract pages drawn by the project",
 }
 _ENCODERS = {
     "crop": "`crop` (the region's original pixels through the same SigLIP)",

@@ -1,0 +1,167 @@
+"""MedPix 2.0: CT and MR images of teaching cases with captions (Siragusa et al. 2024, arXiv 2407.02994).
+
+Only what describes the image is read: caption, modality, plane and body part, from `splitted_dataset/
+descriptions_*.jsonl`. The case's history, examination and diagnosis, and the patient's age and sex, stay in the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import require_folder, text_field
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+CARD = DataCard(
+    name="medpix",
+    title="MedPix 2.0",
+    about="CT and MR images of the MedPix teaching cases, each with a caption, modality, plane and body part.",
+    paper="Siragusa et al., Data Science and Engineering (2025), doi 10.1007/s41019-025-00297-8, arXiv 2407.02994",
+    url="https://github.com/CHILab1/MedPix-2.0",
+    licence="not stated in the repository; MedPix itself is the U.S. National Library of Medicine's, whose terms apply",
+    layout="splitted_dataset/descriptions_{train,train_1,train_2,dev,test}.jsonl and images/*.png, under the folder "
+    "MedPix-2-0 of the release or its parent",
+    splits={"train": Count(), "train_1": Count(), "train_2": Count(), "dev": Count(), "test": Count()},
+    traps=(
+        "train is train_1 and train_2 together: train on it or on them, not both. Where descriptions_train.jsonl is "
+        "missing, the two are read in its place.",
+        'Some captions were never written: "IN PROGRESS", "Replace this - DESCRIPTION OF THE IMAGE OR FINDINGS.". '
+        "They are left out.",
+        "The images of a case often share one caption, which then describes the case rather than each image.",
+        'Captions mention the patient now and then ("78-year-old man"): an age in a caption is taken out, but prose '
+        "cannot be searched for everything.",
+        "Figures speak of arrows that may or may not be burned into the image.",
+        "VQA-RAD's images come from MedPix too, under the same synpic numbers: compare before testing on VQA-RAD what "
+        "was trained on this set.",
+        'The location "Left Blank" is a form\'s placeholder, and is carried as none.',
+    ),
+)
+
+_NO_CAPTION = re.compile(
+    r"^(in progress|replace this\b.*|none|n/?a|no caption|null|\W*)\W*$", re.IGNORECASE | re.DOTALL
+)
+# "a 78-year-old man", "14 y/o female", "6 month old": the age, which identifies more than it describes.
+_AGE = re.compile(
+    r"\b\d{1,3}[\s-]*(?:years?|yrs?|y|months?|mos?|weeks?|wks?|days?)(?:[\s/.-]*(?:o\b|old\b)\.?)[\s-]*", re.IGNORECASE
+)
+_PLACEHOLDER_LOCATION = "Left Blank"
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """One caption an image; `content_type` is the image's plane, its body part the location category.
+
+    Left out, counted and named in a logged warning: captions whose image is not in the folder, captions that were never
+    written, and further descriptions of an image that has one.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing or malformed.
+    """
+    require_folder(root, "medpix root")
+    if split not in CARD.splits:
+        raise DataError(f"medpix: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    if os.path.isdir(inner := os.path.join(root, "MedPix-2-0")):
+        root = inner
+    examples: list[VQAExample] = []
+    images: dict[str, AnnotatedImage] = {}
+    left_out = LeftOut()
+    for where, entry in _descriptions(root, split):
+        name = text_field(entry, "image", where).removesuffix(".png")
+        path = os.path.join(root, "images", f"{name}.png")
+        description = entry.get("Description")
+        if not isinstance(description, dict):
+            raise DataError(f"{where}: field 'Description' is {type(description).__name__}; expected an object")
+        caption = _AGE.sub("", _text(description, "Caption")).strip()
+        if not os.path.isfile(path):
+            left_out.add("image not in the folder", f"{name}.png")
+            continue
+        if _NO_CAPTION.match(caption):
+            left_out.add("caption not written", name)
+            continue
+        if name in images:
+            left_out.add("image described before", name)
+            continue
+        image = AnnotatedImage(
+            dataset="medpix",
+            split=split,
+            image=path,
+            image_id=name,
+            regions=(),
+            modality=_modality(text_field(entry, "Type", where)),
+            body_part=_text(entry, "Location Category"),
+        )
+        images[name] = image
+        examples.append(
+            VQAExample(
+                id=f"medpix/{name}",
+                dataset="medpix",
+                split=split,
+                image=path,
+                image_id=name,
+                question="",
+                answer=caption,
+                family="caption",
+                task="caption",
+                content_type=_text(description, "Plane"),
+                modality=image.modality,
+                labels=_labels(entry, description),
+            )
+        )
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"medpix {split}"))
+
+
+def _labels(entry: dict[str, Any], description: dict[str, Any]) -> tuple[str, ...]:
+    """The protocol ("CT w/contrast (IV)"), the place ("Chest, Pulmonary") and its category ("Thorax"), where given."""
+    given = (_text(description, "Modality"), _text(entry, "Location"), _text(entry, "Location Category"))
+    return tuple(dict.fromkeys(label for label in given if label and label != _PLACEHOLDER_LOCATION))
+
+
+def _modality(kind: str) -> str:
+    """The files write "CT" and "MR"; some of them "TAC" and "MRI"."""
+    return {"MR": "MRI", "TAC": "CT"}.get(kind.upper(), kind.upper())
+
+
+def _text(entry: dict[str, Any], field: str) -> str:
+    """A field that may be missing or null."""
+    value = entry.get(field)
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+def _descriptions(root: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, entry) of each line of the split's file; of train_1 and train_2 where train has none of its own."""
+    names: tuple[str, ...] = (split,)
+    if split == "train" and not os.path.isfile(_description_file(root, split)):
+        names = ("train_1", "train_2")
+    for name in names:
+        yield from _json_lines(_description_file(root, name))
+
+
+def _description_file(root: str, split: str) -> str:
+    return os.path.join(root, "splitted_dataset", f"descriptions_{split}.jsonl")
+
+
+def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}: line {number}"
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise DataError(f"{where} is {type(entry).__name__}, not an object; is it the published file?")
+                yield where, entry
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON lines in UTF-8 ({error}); copy the file again") from None
+
+
+SOURCE = Source(CARD, load)

@@ -1,0 +1,254 @@
+"""MIMIC-CXR-JPG: chest films with labels read from their reports, and the reports (Johnson et al. 2019).
+
+Patient, study and image numbers lead back to credentialed records, so none of them enters a record, a log or a report:
+an image is named by a hash of its number. What is said of each film:
+  - findings and impression of its study's report, as one caption (task "caption");
+  - a closed question for each of CheXpert's labels that is 1 (yes) or 0 (no). Uncertain labels (-1) and labels that the
+    report does not mention (blank) are asked nothing.
+`labels` holds the findings that are 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import require_folder
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.csv_files import read_rows
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+logger = logging.getLogger(__name__)
+
+CARD = DataCard(
+    name="mimic_cxr_jpg",
+    title="MIMIC-CXR-JPG 2.x",
+    about="377,110 chest films of 227,827 studies, with labels that CheXpert's labeller read from the reports, and, "
+    "where MIMIC-CXR's reports are there, those.",
+    paper="Johnson et al. 2019, arXiv 1901.07042; MIMIC-CXR: Scientific Data 6, 317 (2019)",
+    url="https://physionet.org/content/mimic-cxr-jpg/",
+    licence="PhysioNet Credentialed Health Data License: training in human research and a signed agreement; the data, "
+    "and what is made of them, may not be passed on",
+    layout="files/p10/p10000032/s50414267/*.jpg, mimic-cxr-2.0.0-split.csv.gz, -chexpert.csv.gz and -metadata.csv.gz "
+    "(also unpacked, .csv); for captions MIMIC-CXR's mimic-cxr-reports.zip unpacked to mimic-cxr-reports/, or its "
+    "reports beside the studies' folders",
+    # How many questions there are depends on the labels and on the reports being there.
+    splits={"train": Count(images=368960), "validate": Count(images=2991), "test": Count(images=5159)},
+    traps=(
+        "Ids are the first 16 digits of a SHA-256 hash of the image's number: stable, and not secret, since whoever "
+        "holds the credentialed files can compute them. The images' paths hold the numbers: prepare the set, which "
+        "carries the images' bytes, rather than to train on the folder.",
+        "Labels and report describe the study: its frontal and lateral film share them, whether or not the film shows "
+        "the finding.",
+        "A label of 0 is a negation in the report; a blank is a finding not mentioned, which is not the same.",
+        "Labels were read by a program; NegBio's, in a file of their own, are not read here.",
+        "Reports compare with earlier films, which the model does not see. A sentence with a mask (___, for a name or "
+        "a date) is left out; most such comparisons and notes of telephone calls go with it.",
+        "Reports without a section for findings or impression give no caption.",
+        "The published split divides by patient; a split of one's own must too.",
+    ),
+)
+
+_FILES = "mimic-cxr-2.0.0-{}.csv.gz"
+# CheXpert's columns but "No Finding", and how they are asked for.
+_ASKED = {
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "cardiomegaly",
+    "Consolidation": "consolidation",
+    "Edema": "edema",
+    "Enlarged Cardiomediastinum": "an enlarged cardiomediastinum",
+    "Fracture": "a fracture",
+    "Lung Lesion": "a lung lesion",
+    "Lung Opacity": "a lung opacity",
+    "Pleural Effusion": "a pleural effusion",
+    "Pleural Other": "a pleural abnormality other than an effusion",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "a pneumothorax",
+    "Support Devices": "support devices",
+}
+_HEADING = re.compile(r"^[ \t]*([A-Z][A-Z /,()&-]+):", re.MULTILINE)
+# Some reports head their findings by the examination: "PA AND LATERAL VIEWS OF THE CHEST:".
+_FINDINGS = re.compile(r"FINDING|CHEST|VIEWS?\b|PORTABLE|\bLATERAL\b")
+_IMPRESSION = re.compile(r"IMPRESSION|CONCLUSION")
+_OTHER = re.compile(r"EXAM|INDICATION|HISTORY|COMPARISON|TECHNIQUE|REASON|STUDY|PROCEDURE")
+_MASK = re.compile(r"_{2,}")
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """A caption and closed questions for each film, as the top of the file says.
+
+    Left out, counted and named (by hash) in a logged warning: films that are not in the folder, and, where there are
+    reports, captions of films whose report is missing or has neither findings nor impression.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing or malformed; a label that is not 1, 0, -1 or blank.
+    """
+    require_folder(root, "mimic_cxr_jpg root")
+    if split not in CARD.splits:
+        raise DataError(f"mimic_cxr_jpg: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    labels = _labels(os.path.join(root, _FILES.format("chexpert")))
+    views = _views(os.path.join(root, _FILES.format("metadata")))
+    reports = _Reports(root)
+    examples: list[VQAExample] = []
+    images: list[AnnotatedImage] = []
+    left_out = LeftOut()
+    for dicom, subject, study in _members(os.path.join(root, _FILES.format("split")), split):
+        name = hashed_name(dicom)
+        path = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
+        if not os.path.isfile(path):
+            left_out.add("image not in the folder", name)
+            continue
+        image = AnnotatedImage("mimic_cxr_jpg", split, path, name, regions=(), modality="X-Ray", body_part="Chest")
+        images.append(image)
+        found = labels.get(study, {})
+        present = tuple(label for label, is_there in found.items() if is_there)
+        if reports.folder:
+            caption = reports.caption(subject, study)
+            if caption:
+                examples.append(_caption(image, caption, views.get(dicom, ""), present))
+            else:
+                left_out.add("report missing or without findings and impression", name)
+        examples += _questions(image, found, present)
+    return SourceSplit(examples, images, left_out.reported(f"mimic_cxr_jpg {split}"))
+
+
+def hashed_name(number: str) -> str:
+    """What an image is called in records and messages: 16 hexadecimal digits that depend on its number alone."""
+    return hashlib.sha256(f"mimic_cxr_jpg {number}".encode()).hexdigest()[:16]
+
+
+def findings_and_impression(report: str) -> str:
+    """The text of a report's findings and impression, on one line, without sentences that hold a mask; "" for neither.
+
+    Sections begin with a heading in capitals at the beginning of a line; their order is the report's. Headings differ
+    from report to report: what is called neither impression nor findings, nor by an examination's name, is passed over.
+    """
+    headings = list(_HEADING.finditer(report))
+    parts = []
+    for heading, following in zip_longest(headings, headings[1:]):
+        end = following.start() if following else len(report)
+        title = heading.group(1)
+        told = _IMPRESSION.search(title) or (_FINDINGS.search(title) and not _OTHER.search(title))
+        if told and (text := _unmasked(report[heading.end() : end])):
+            parts.append(text)
+    return " ".join(parts)
+
+
+def _unmasked(text: str) -> str:
+    # A title's full stop ends no sentence, else "Dr. ___" would leave "discussed with Dr." behind.
+    joined = re.sub(r"\b(Dr|Drs|Mr|Mrs|Ms)\.", r"\1", " ".join(text.split()))
+    return " ".join(sentence for sentence in re.split(r"(?<=[.!?])\s+", joined) if not _MASK.search(sentence))
+
+
+class _Reports:
+    """The reports' texts; films of one study, which follow each other, read its report once.
+
+    Attributes:
+      folder: what the patients' folders lie in, "" where there are no reports, as in MIMIC-CXR-JPG by itself.
+    """
+
+    def __init__(self, root: str):
+        unpacked, beside = os.path.join(root, "mimic-cxr-reports", "files"), os.path.join(root, "files")
+        self.folder = next((folder for folder in (unpacked, beside) if _holds_reports(folder)), "")
+        self._last = ("", "")
+        if not self.folder:
+            logger.warning("mimic_cxr_jpg: no reports in %s or beside the studies; films have no captions", unpacked)
+
+    def caption(self, subject: str, study: str) -> str:
+        """Findings and impression of a study's report; "" where it has neither, or is missing."""
+        if self._last[0] != study:
+            try:
+                with open(os.path.join(self.folder, subject[:3], subject, f"{study}.txt"), encoding="utf-8") as file:
+                    self._last = (study, findings_and_impression(file.read()))
+            except FileNotFoundError:
+                self._last = (study, "")
+            except (OSError, UnicodeDecodeError):
+                # The file's name holds the patient's number.
+                raise DataError(f"{self.folder}: one of the reports cannot be read; copy them again") from None
+        return self._last[1]
+
+
+def _holds_reports(folder: str) -> bool:
+    """Whether the first patient's folder, as in p10/p10000032/s50414267.txt, has a text file."""
+    return any(name.endswith(".txt") for name in _listed(_first_folder(_first_folder(folder))))
+
+
+def _first_folder(folder: str) -> str:
+    inner = (os.path.join(folder, name) for name in _listed(folder))
+    return next((path for path in inner if os.path.isdir(path)), "")
+
+
+def _listed(folder: str) -> list[str]:
+    return sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else []
+
+
+def _caption(image: AnnotatedImage, caption: str, view: str, present: tuple[str, ...]) -> VQAExample:
+    return VQAExample(
+        id=f"mimic_cxr_jpg/caption/{image.image_id}",
+        dataset="mimic_cxr_jpg",
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        question="",
+        answer=caption,
+        family="caption",
+        task="caption",
+        content_type=view,
+        modality="X-Ray",
+        labels=present,
+    )
+
+
+def _questions(image: AnnotatedImage, found: dict[str, bool], present: tuple[str, ...]) -> Iterator[VQAExample]:
+    for label, is_there in found.items():
+        yield VQAExample(
+            id=f"mimic_cxr_jpg/{label.lower().replace(' ', '_')}/{image.image_id}",
+            dataset="mimic_cxr_jpg",
+            split=image.split,
+            image=image.image,
+            image_id=image.image_id,
+            question=f"Does this film show {_ASKED[label]}?",
+            answer="Yes" if is_there else "No",
+            answer_type="closed",
+            content_type="Abnormality",
+            modality="X-Ray",
+            labels=present,
+        )
+
+
+def _members(path: str, split: str) -> Iterator[tuple[str, str, str]]:
+    """(image's number, "p" and the patient's, "s" and the study's) of the films of one split."""
+    for row in read_rows(path, ("dicom_id", "study_id", "subject_id", "split")):
+        if row["split"] == split:
+            yield row["dicom_id"], f"p{row['subject_id']}", f"s{row['study_id']}"
+
+
+def _labels(path: str) -> dict[str, dict[str, bool]]:
+    """Study → CheXpert label → whether it is there, for those that are 1 or 0."""
+    labels = {}
+    for number, row in enumerate(read_rows(path, ("subject_id", "study_id", *_ASKED)), start=2):
+        found = {}
+        for label in _ASKED:
+            value = row[label].strip()
+            if value not in ("1.0", "0.0", "-1.0", "1", "0", "-1", ""):
+                raise DataError(
+                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank"
+                )
+            if value and not value.startswith("-"):
+                found[label] = value.startswith("1")
+        labels[f"s{row['study_id']}"] = found
+    return labels
+
+
+def _views(path: str) -> dict[str, str]:
+    """Image's number → view position, e.g. "PA", "LATERAL"."""
+    return {row["dicom_id"]: row["ViewPosition"].strip() for row in read_rows(path, ("dicom_id", "ViewPosition"))}
+
+
+SOURCE = Source(CARD, load)

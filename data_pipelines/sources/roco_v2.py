@@ -1,0 +1,141 @@
+"""ROCOv2: radiological figures of PubMed Central articles with captions and concepts (Rückert et al. 2024).
+
+Each caption is one example of task "caption". The image's UMLS concepts are its `labels`, by their names; the modality
+is read from the concepts that people assigned (`*_concepts_manual.csv`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import require_folder
+from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.csv_files import read_rows
+from data_pipelines.left_out import LeftOut
+from data_pipelines.records import DataError, VQAExample
+
+CARD = DataCard(
+    name="roco_v2",
+    title="ROCOv2 (Radiology Objects in COntext, version 2)",
+    about="Radiological figures of open-access articles in PubMed Central, with their captions and UMLS concepts.",
+    paper="Rückert et al., Scientific Data 11, 688 (2024), doi 10.1038/s41597-024-03496-6, arXiv 2405.10004",
+    url="https://zenodo.org/records/8333645",
+    licence="each image under the Creative Commons licence of its article, listed in license_information.csv",
+    layout="{train,valid,test}_captions.csv, _concepts.csv and _concepts_manual.csv, cui_mapping.csv, "
+    "license_information.csv; train_images.zip, valid_images.zip and test_images.zip unpacked to train_images/, "
+    "valid_images/ and test_images/ (or, as the archives name their inner folder, to train/, valid/ and test/)",
+    splits={
+        "train": Count(59958, 59958),
+        "valid": Count(9904, 9904),
+        "test": Count(9927, 9927),
+    },
+    traps=(
+        "The counts are the paper's (79,789 images). An earlier release holds 80,080: 60,163, 9,945 and 9,972.",
+        "The challenge editions (ImageCLEFmedical Caption) hold other selections of the same images.",
+        "PMC-VQA and LLaVA-Med draw on the same articles: compare images before testing on one set what was trained "
+        "on another.",
+        "Captions tell what the figure does not show: ages, histories, other panels, arrows in colours that a "
+        "grey copy has lost.",
+        "Concepts in *_concepts.csv were extracted by a program; only those in *_concepts_manual.csv were assigned by "
+        "people, and they name modality, body region and direction alone.",
+    ),
+)
+
+_IMAGE_FOLDERS = ("{0}_images", "{0}_images/{0}", "{0}")
+# The modality concepts of the manual files; an image with several is left without a modality.
+_MODALITIES = {
+    "C0040405": "CT",
+    "C1306645": "X-Ray",
+    "C0024485": "MRI",
+    "C0041618": "Ultrasound",
+    "C0002978": "Angiography",
+    "C0032743": "PET",
+    "C1699633": "PET/CT",
+}
+
+
+def load(root: str, split: str) -> SourceSplit:
+    """One caption an image. `labels` hold the names of the image's concepts, by `cui_mapping.csv`, manual ones first.
+
+    Left out, counted and named in a logged warning: captions whose image is not in the folder, and empty ones. A
+    concept that the mapping lacks is no label; how many there are, is logged too.
+
+    Raises:
+      DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
+    """
+    require_folder(root, "roco_v2 root")
+    if split not in CARD.splits:
+        raise DataError(f"roco_v2: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    names = _concept_names(os.path.join(root, "cui_mapping.csv"))
+    manual = _concepts(os.path.join(root, f"{split}_concepts_manual.csv"))
+    extracted = _concepts(os.path.join(root, f"{split}_concepts.csv"))
+    folder = _image_folder(root, split)
+    examples: list[VQAExample] = []
+    images: list[AnnotatedImage] = []
+    left_out = LeftOut()
+    for row in read_rows(os.path.join(root, f"{split}_captions.csv"), ("ID", "Caption")):
+        name, caption = row["ID"].strip(), " ".join(row["Caption"].split())
+        path = os.path.join(folder, f"{name}.jpg")
+        if not caption:
+            left_out.add("no caption", name)
+            continue
+        if not os.path.isfile(path):
+            left_out.add("image not in the folder", f"{name}.jpg")
+            continue
+        concepts = list(dict.fromkeys([*manual.get(name, ()), *extracted.get(name, ())]))
+        for concept in concepts:
+            if concept not in names:
+                left_out.add("concept not in cui_mapping.csv", concept)
+        modalities = [_MODALITIES[concept] for concept in manual.get(name, ()) if concept in _MODALITIES]
+        modality = modalities[0] if len(modalities) == 1 else ""
+        images.append(AnnotatedImage("roco_v2", split, path, name, regions=(), modality=modality))
+        examples.append(
+            VQAExample(
+                id=f"roco_v2/{name}",
+                dataset="roco_v2",
+                split=split,
+                image=path,
+                image_id=name,
+                question="",
+                answer=caption,
+                family="caption",
+                task="caption",
+                modality=modality,
+                labels=tuple(names[concept] for concept in concepts if concept in names),
+            )
+        )
+    return SourceSplit(examples, images, left_out.reported(f"roco_v2 {split}"))
+
+
+def _image_folder(root: str, split: str) -> str:
+    """The folder that holds the split's .jpg files: how deep it lies depends on how its archive was unpacked."""
+    tried = [os.path.join(root, pattern.format(split)) for pattern in _IMAGE_FOLDERS]
+    for folder in tried:
+        if os.path.isdir(folder):
+            with os.scandir(folder) as entries:
+                if any(entry.name.endswith(".jpg") for entry in entries):
+                    return folder
+    raise DataError(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there")
+
+
+def _concepts(path: str) -> dict[str, list[str]]:
+    """Image → its concept identifiers, which the file joins with semicolons."""
+    return {
+        row["ID"].strip(): [cui.strip() for cui in row["CUIs"].split(";") if cui.strip()]
+        for row in read_rows(path, ("ID", "CUIs"))
+    }
+
+
+def _concept_names(path: str) -> dict[str, str]:
+    """Concept identifier → name. The name's column is the second, which releases head differently."""
+    names = {}
+    for row in read_rows(path, ("CUI",)):
+        others = [value for column, value in row.items() if column and column != "CUI"]
+        if not others or not (name := " ".join(others[0].split())):
+            raise DataError(f"{path}: concept {row['CUI']!r} has no name; is it the published file?")
+        names[row["CUI"].strip()] = name
+    return names
+
+
+SOURCE = Source(CARD, load)

@@ -1,0 +1,159 @@
+import gzip
+import logging
+
+import pytest
+from PIL import Image
+
+from data_pipelines.records import DataError
+from data_pipelines.sources import mimic_cxr_jpg
+from data_pipelines.sources.mimic_cxr_jpg import findings_and_impression, hashed_name
+
+# Invented numbers in the published form: (dicom, patient, study, split, view).
+FILMS = (
+    ("aaaaaaaa-11111111-22222222-33333333-44444444", "19999901", "59999901", "train", "PA"),
+    ("bbbbbbbb-11111111-22222222-33333333-44444444", "19999901", "59999901", "train", "LATERAL"),
+    ("cccccccc-11111111-22222222-33333333-44444444", "19999902", "59999902", "test", "AP"),
+)
+COLUMNS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",
+    "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___ year old woman with cough  // ?pneumonia
+
+ TECHNIQUE:  Chest PA and lateral
+
+ COMPARISON:  ___
+
+ FINDINGS:
+
+ The heart is enlarged.  Compared to ___, the
+ effusion is unchanged. No pneumothorax.
+
+ IMPRESSION:
+
+ 1.  Cardiomegaly.  Findings were discussed with Dr. ___ by telephone at ___.
+"""
+
+
+def write(path, rows):
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(",".join(row) for row in rows) + "\n")
+
+
+@pytest.fixture
+def small_root(tmp_path):
+    """Three films of two studies; the first study's report is there."""
+
+    def build(reports="mimic-cxr-reports/files", labels=None):
+        labels = labels or {"59999901": {"Cardiomegaly": "1.0", "Edema": "0.0", "Pneumonia": "-1.0"}}
+        header = ("dicom_id", "study_id", "subject_id", "split")
+        write(tmp_path / "mimic-cxr-2.0.0-split.csv.gz", [header, *((d, s, p, which) for d, p, s, which, _ in FILMS)])
+        views = [("dicom_id", "subject_id", "study_id", "ViewPosition"), *((d, p, s, v) for d, p, s, _, v in FILMS)]
+        write(tmp_path / "mimic-cxr-2.0.0-metadata.csv.gz", views)
+        rows = [("199", study, *(found.get(name, "") for name in COLUMNS)) for study, found in labels.items()]
+        write(tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz", [("subject_id", "study_id", *COLUMNS), *rows])
+        for dicom, patient, study, _, _ in FILMS:
+            folder = tmp_path / f"files/p{patient[:2]}/p{patient}/s{study}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 6)).save(folder / f"{dicom}.jpg")
+        if reports:
+            folder = tmp_path / reports / "p19/p19999901"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "s59999901.txt").write_text(REPORT)
+        return str(tmp_path)
+
+    return build
+
+
+@pytest.mark.parametrize("reports", ["mimic-cxr-reports/files", "files"])
+def test_each_film_of_a_study_has_the_reports_findings_and_impression(small_root, reports):
+    captions = [e for e in mimic_cxr_jpg.SOURCE.load(small_root(reports), "train").examples if e.task == "caption"]
+    assert [e.answer for e in captions] == ["The heart is enlarged. No pneumothorax. 1. Cardiomegaly."] * 2
+    assert [e.content_type for e in captions] == ["PA", "LATERAL"]
+    assert {(e.family, e.question, e.labels) for e in captions} == {("caption", "", ("Cardiomegaly",))}
+
+
+def test_labels_of_1_and_0_are_asked_about_and_uncertain_and_blank_ones_are_not(small_root):
+    examples = mimic_cxr_jpg.SOURCE.load(small_root(), "train").examples
+    first = [e for e in examples if e.image_id == examples[0].image_id and e.task == "answer"]
+    assert [(e.question, e.answer) for e in first] == [
+        ("Does this film show cardiomegaly?", "Yes"),
+        ("Does this film show edema?", "No"),
+    ]
+    assert {e.answer_type for e in first} == {"closed"}
+    assert len({e.id for e in examples}) == len(examples) == 6
+
+
+def test_no_number_of_patient_study_or_image_is_carried_or_logged(small_root, tmp_path, caplog):
+    root = small_root()
+    dicom, patient, study, _, _ = FILMS[1]
+    (tmp_path / f"files/p19/p{patient}/s{study}/{dicom}.jpg").unlink()
+    with caplog.at_level(logging.DEBUG):
+        split = mimic_cxr_jpg.SOURCE.load(root, "train")
+    assert split.left_out == {"image not in the folder": [hashed_name(dicom)]}
+    said = caplog.text + repr(split.left_out)
+    said += "".join(f"{e.id} {e.image_id} {e.question} {e.answer} {e.labels}" for e in split.examples)
+    for number in (*FILMS[0][:3], dicom):
+        assert number not in said
+
+
+def test_hashed_names_are_stable_and_differ():
+    assert hashed_name("a") == "d0e2ae7eabba0d66"
+    assert len({hashed_name(dicom) for dicom, *_ in FILMS}) == 3
+
+
+def test_a_film_whose_report_is_missing_has_its_questions_alone_and_is_named(small_root):
+    root = small_root(labels={"59999902": {"Fracture": "0.0"}})
+    split = mimic_cxr_jpg.SOURCE.load(root, "test")
+    assert [e.question for e in split.examples] == ["Does this film show a fracture?"]
+    assert split.left_out == {"report missing or without findings and impression": [hashed_name(FILMS[2][0])]}
+
+
+def test_without_reports_there_are_no_captions_and_one_warning(small_root, caplog):
+    with caplog.at_level(logging.WARNING):
+        split = mimic_cxr_jpg.SOURCE.load(small_root(reports=""), "train")
+    assert {e.task for e in split.examples} == {"answer"}
+    assert split.left_out == {}
+    assert "films have no captions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        (" FINDINGS AND IMPRESSION:  Clear lungs.\n", "Clear lungs."),
+        (" PA AND LATERAL VIEWS OF THE CHEST:  Clear.\n\n IMPRESSION: Normal.\n", "Clear. Normal."),
+        (" EXAMINATION:  CHEST\n REASON FOR EXAM: cough\n CONCLUSION:  Normal.\n", "Normal."),
+        (" INDICATION: cough\n\n Lungs are clear.\n", ""),
+        (" IMPRESSION:  Tube at ___ cm.\n RECOMMENDATION:  Repeat.\n", ""),
+        ("", ""),
+    ],
+)
+def test_findings_and_impression_are_found_by_their_headings(report, text):
+    assert findings_and_impression(report) == text
+
+
+def test_a_report_that_is_no_text_is_an_error_without_its_name(small_root, tmp_path):
+    root = small_root()
+    (tmp_path / "mimic-cxr-reports/files/p19/p19999901/s59999901.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="one of the reports cannot be read") as caught:
+        mimic_cxr_jpg.SOURCE.load(root, "train")
+    assert "9999901" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_wrong_split_missing_file_and_odd_label_are_errors(small_root, tmp_path):
+    root = small_root(labels={"59999901": {"Edema": "2.0"}})
+    with pytest.raises(DataError, match=r"chexpert\.csv\.gz: row 2: column 'Edema' is '2.0'"):
+        mimic_cxr_jpg.SOURCE.load(root, "train")
+    with pytest.raises(DataError, match="no split 'valid'"):
+        mimic_cxr_jpg.SOURCE.load(root, "valid")
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink()
+    with pytest.raises(DataError, match=r"chexpert\.csv\.gz: no such file"):
+        mimic_cxr_jpg.SOURCE.load(root, "train")
+
+
+def test_the_card_counts_377110_films():
+    assert sum(count.images for count in mimic_cxr_jpg.CARD.splits.values()) == 377110
