@@ -152,15 +152,20 @@ def _ask_missing(
     missing = (r for caption in captions for r in plan.requests_of(caption) if r.key not in store)
     with tqdm(total=needed, initial=work.answered_before, desc="asking", unit="request", disable=None) as bar:
 
+        def show() -> None:
+            limited = work.traffic.statuses[429]
+            bar.set_postfix(failed=len(work.failures), tries=work.traffic.tries, rate_limited=limited, refresh=False)
+
         def answered(request: Request, answer: Answer) -> None:
             store.add(request, answer)
             work.answered_now += 1
+            show()
             bar.update()
 
         def failed(request: Request, reason: str) -> None:
             work.failures.append({"caption_id": request.caption_id, "kind": request.kind, "reason": reason})
-            limited = work.traffic.statuses[429]
-            bar.set_postfix(failed=len(work.failures), tries=work.traffic.tries, rate_limited=limited)
+            show()
+            bar.refresh()
 
         asyncio.run(ask(missing, endpoint, work.traffic, answered=answered, failed=failed))
 
@@ -227,22 +232,25 @@ def _endpoint(options: argparse.Namespace) -> Endpoint | None:
         raise DataError("--endpoint: holds a name or password; leave it out and put a key into an environment variable")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise DataError(f"--endpoint {options.endpoint}: is no address; write it as http://localhost:11434/v1")
-    key = os.environ.get(options.api_key_env, "").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise DataError(
-            f"the environment variable {options.api_key_env} holds no API key, but several words; correct it"
-        )
     return Endpoint(
         url=options.endpoint,
-        # Local servers ask for none, and the client refuses to send none.
-        api_key=key or "none",
-        api_key_variable=options.api_key_env,
+        api_key=_api_key(options.api_key_env) if options.api_key_env else "",
+        api_key_variable=options.api_key_env or "",
         timeout=options.timeout,
         retries=options.retries,
         requests_per_minute=options.requests_per_minute,
         concurrency=options.concurrency,
         stop_after_failures=options.stop_after_failures,
     )
+
+
+def _api_key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise DataError(f"--api-key-env {variable}: no such environment variable, or an empty one; put the key into it")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise DataError(f"--api-key-env {variable}: holds what is no API key; correct it")
+    return key
 
 
 def _filters(options: argparse.Namespace) -> Filters:

@@ -400,6 +400,22 @@ def test_the_api_key_is_sent_and_nowhere_else(captions, tmp_path):
     assert "bad request with Bearer [API key]" in (tmp_path / "out" / "failed.jsonl").read_text()
 
 
+def test_no_key_is_sent_unasked(captions, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-another-service")
+    with LanguageModel(lambda call: Reply(status=401, raw=b"{}")) as server:
+        assert generate_qa.main(arguments(captions(1), tmp_path / "out", server)) == 2
+    assert "another-service" not in str(server.calls[0].headers)
+    assert "name that with --api-key-env" in capsys.readouterr().err
+
+
+def test_no_id_is_written_twice_even_with_the_duplicate_filter_off(captions, tmp_path):
+    answer = json.dumps({"pairs": [{"question": "What is seen here?", "answer": "cyst"}] * 2})
+    with LanguageModel(lambda call: Reply(answer)) as server:
+        generate_qa.main(arguments(captions(1), tmp_path / "out", server, "--skip-filter", "duplicate"))
+    assert len(rows(tmp_path / "out" / "questions.jsonl")) == 1
+    assert summary(tmp_path / "out")["questions"]["rejected"] == {"duplicate_exact": 1}
+
+
 def test_two_runs_do_not_write_one_folder(captions, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
@@ -422,6 +438,7 @@ def test_two_runs_do_not_write_one_folder(captions, tmp_path, capsys):
         (["--question-words", "9", "3"], "--question-words 9 3"),
         (["--language", "klingon"], "is not a known code"),
         (["--only-accepted"], "name the file with --review"),
+        (["--api-key-env", "NO_SUCH_VARIABLE"], "no such environment variable"),
         (["--pathologies", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--templates", "nowhere"], "nowhere/open.txt: cannot be read"),
         (["--review", "nowhere.csv"], "nowhere.csv: cannot be read"),

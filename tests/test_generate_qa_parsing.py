@@ -106,10 +106,8 @@ def test_the_packaged_templates_fill_in_and_promise_what_the_parser_takes():
         assert CAPTION.context in user
         assert not re.search(r"\$(?!5)", system + user)
         # The example in each prompt is an answer of the right form.
-        example = system.splitlines()[-1]
-        assert parse_answer(
-            kind, example.replace('"..."', '"x y"').replace('"x y", "x y", "x y"', '"p", "q", "r"')
-        ).pairs
+        example = system.splitlines()[-1].replace('["...", "...", "..."]', '["p", "q", "r"]').replace("...", "x y")
+        assert parse_answer(kind, example).pairs
     listed = re.findall(r"^  (\w+):", load_templates(["image"], None)["image"].system.template, re.MULTILINE)
     assert tuple(listed) == TOPICS
 

@@ -31,8 +31,8 @@ class Endpoint:
 
     Attributes:
       url: base, e.g. "http://localhost:11434/v1".
-      api_key: sent as a bearer token; in no message, log or file.
-      api_key_variable: the environment variable that it came from.
+      api_key: sent as a bearer token; in no message, log or file. "" for none.
+      api_key_variable: the environment variable that it came from, "" for none.
       timeout: seconds without a byte from the server after which a request is given up, to be tried again.
       retries: further tries after a failure that may pass: no connection, a timeout, 408, 409, 429 and 5xx. A server's
         Retry-After is kept to up to two minutes, a longer one is a failure.
@@ -123,7 +123,8 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
 
     return openai.AsyncOpenAI(
         base_url=endpoint.url,
-        api_key=endpoint.api_key,
+        # The client refuses to send none; servers that ask for none pass over it.
+        api_key=endpoint.api_key or "none",
         timeout=endpoint.timeout,
         max_retries=endpoint.retries,
         http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [before], "response": [after]}),
@@ -144,10 +145,12 @@ async def _ask_one(client: openai.AsyncOpenAI, request: Request, endpoint: Endpo
             **options,
         )
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise EndpointError(
-            f"{endpoint.url}: refuses the API key of the environment variable {endpoint.api_key_variable} "
-            f"({_message(error, endpoint)}); set it to a valid one"
-        ) from None
+        remedy = (
+            f"set the environment variable {endpoint.api_key_variable} to a valid API key"
+            if endpoint.api_key_variable
+            else "put an API key into an environment variable and name that with --api-key-env"
+        )
+        raise EndpointError(f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}") from None
     except openai.NotFoundError as error:
         raise EndpointError(
             f"{endpoint.url}: has no such address or no model {request.model!r} ({_message(error, endpoint)}); check "

@@ -90,9 +90,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", required=True, metavar="NAME", help="as the endpoint calls it")
     group.add_argument(
         "--api-key-env",
-        default="OPENAI_API_KEY",
         metavar="VARIABLE",
-        help="environment variable that holds the API key, if one is needed (default: OPENAI_API_KEY)",
+        help="environment variable that holds the endpoint's API key (default: no key is sent)",
     )
     group.add_argument(
         "--templates",

@@ -137,9 +137,11 @@ class Selection:
     def _judge(self, asked: _Asked, pair: Pair, output: _Output) -> None:
         tally = output.tally
         identity = pair_id(asked.caption, pair)
-        output.judged.add(identity)
         tally.found[pair.kind] += 1
-        reason = self._fault(identity, asked.caption, pair)
+        # Whatever filters are off, no id stands in the file twice.
+        repeated = identity in output.judged
+        reason = "duplicate_exact" if repeated else self._fault(identity, asked.caption, pair)
+        output.judged.add(identity)
         if reason is not None:
             tally.rejected[reason] += 1
             turns = [{"question": turn.question, "answer": turn.answer} for turn in pair.turns]
