@@ -91,10 +91,12 @@ def _run(options: argparse.Namespace) -> int:
         try:
             _ask_missing(used, plan, store, endpoint, work)
         finally:
-            rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
-            write_atomically(folder / FAILED, "".join(rows))
+            if endpoint is not None:
+                rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
+                write_atomically(folder / FAILED, "".join(rows))
         selection = Selection(filters, duplicates, verdicts, options.only_accepted, options.split, options.language)
-        tally = selection.write(folder, used, plan.requests_of, store)
+        judged = tqdm(used, desc="judging", unit="caption", disable=None, leave=False)
+        tally = selection.write(folder, judged, plan.requests_of, store)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
     _report(options, folder, plan, len(captions), left_out, work, tally)
@@ -173,7 +175,7 @@ def _ask_missing(
 def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption], Counter[str]]:
     used: list[Caption] = []
     left_out: Counter[str] = Counter()
-    for caption in captions:
+    for caption in tqdm(captions, desc="captions", disable=None, leave=False):
         fault = filters.caption_fault(caption)
         if fault is None:
             used.append(caption)

@@ -158,6 +158,8 @@ def test_a_request_that_goes_on_failing_is_listed_and_tried_again_by_the_next_st
         assert "overloaded" in failure["reason"]
         assert summary(out)["requests"]["unanswered"] == 1
         assert "1 failed" in capsys.readouterr().out
+        assert generate_qa.main(arguments(captions(3), out)) == 0
+        assert len(rows(out / "failed.jsonl")) == 1
 
         broken[0], asked = False, len(server.calls)
         assert generate_qa.main(command) == 0
