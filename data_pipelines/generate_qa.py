@@ -1,0 +1,293 @@
+"""Writes questions and answers from captions with a language model behind an OpenAI-compatible endpoint.
+
+    python -m data_pipelines.generate_qa --captions captions.jsonl --out generated \\
+        --endpoint http://localhost:11434/v1 --model llama3.1:8b --kinds open,closed,choice
+
+Killed or failed, the same command goes on where it stopped. docs/GENERATE_QA.md has the whole of it.
+The captions go to the endpoint: send none that may not leave your machine to one that is not on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from data_pipelines.generation.answers import Answer, AnswerStore, Request
+from data_pipelines.generation.captions import Caption, json_lines, read_captions
+from data_pipelines.generation.client import Endpoint, Traffic, ask
+from data_pipelines.generation.duplicates import Duplicates
+from data_pipelines.generation.filters import Filter, Filters, read_pathologies
+from data_pipelines.generation.languages import check_language
+from data_pipelines.generation.options import check_numbers, parser
+from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
+from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
+from data_pipelines.generation.summary import as_text, summarise
+from data_pipelines.generation.templates import KINDS, Kind, Template, load_templates, render
+from data_pipelines.records import DataError
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ANSWERS = "answers.jsonl"
+FAILED = "failed.jsonl"
+SUMMARY = "summary.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line.
+
+    Returns:
+      The exit status: 0; 1 when requests failed, which the same command tries again; 2 after an error that the user can
+      mend; 130 when interrupted.
+    """
+    options = parser(__doc__ or "").parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    try:
+        return _run(options)
+    except (DataError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; all answers so far are kept, and the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    check_numbers(options)
+    endpoint = _endpoint(options)
+    templates = load_templates(_kinds(options.kinds), options.templates)
+    filters = _filters(options)
+    verdicts = read_verdicts(options.review) if options.review else {}
+    if options.only_accepted and not options.review:
+        raise DataError("--only-accepted: needs the verdicts; name the file with --review")
+    if options.write_review:
+        check_review_name(options.write_review)
+        if Path(options.write_review).exists():
+            raise DataError(f"--write-review {options.write_review}: exists and may hold verdicts; choose another name")
+    duplicates = (
+        None if "duplicate" in filters.skipped else Duplicates(options.duplicate_scope, options.duplicate_threshold)
+    )
+    captions = read_captions(options.captions)[: options.limit]
+    used, left_out = _usable(captions, filters)
+    folder = _folder(options.out)
+    plan = _Plan(options, templates)
+    work = _Work()
+    with AnswerStore(str(folder / ANSWERS)) as store:
+        if endpoint is None and not len(store):
+            raise DataError(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
+        try:
+            _ask_missing(used, plan, store, endpoint, work)
+        finally:
+            if endpoint is not None:
+                rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
+                write_atomically(folder / FAILED, "".join(rows))
+        selection = Selection(filters, duplicates, verdicts, options.only_accepted, options.split, options.language)
+        judged = tqdm(used, desc="judging", unit="caption", disable=None, leave=False)
+        tally = selection.write(folder, judged, plan.requests_of, store)
+    if options.write_review:
+        _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
+    _report(options, folder, plan, len(captions), left_out, work, tally)
+    return 1 if work.failures else 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of each caption."""
+
+    options: argparse.Namespace
+    templates: dict[Kind, Template]
+
+    def requests_of(self, caption: Caption) -> Iterator[Request]:
+        options = self.options
+        for kind, template in self.templates.items():
+            count = options.turns if kind == "conversation" else options.pairs
+            system, user = render(template, caption, count=count, language=options.language, seed=options.seed)
+            yield Request(
+                caption_id=caption.id,
+                kind=kind,
+                model=options.model,
+                seed=options.seed,
+                temperature=options.temperature,
+                max_tokens=options.max_tokens,
+                json_mode=options.json_mode,
+                template=template.name,
+                template_sha256=template.sha256,
+                system=system,
+                user=user,
+            )
+
+
+@dataclass
+class _Work:
+    """What this start has done."""
+
+    answered_before: int = 0
+    answered_now: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+def _ask_missing(
+    captions: Sequence[Caption], plan: _Plan, store: AnswerStore, endpoint: Endpoint | None, work: _Work
+) -> None:
+    """Sends every request that has no stored answer. Without an endpoint only counts the others."""
+    needed = 0
+    for caption in captions:
+        for request in plan.requests_of(caption):
+            needed += 1
+            work.answered_before += request.key in store
+    if endpoint is None or work.answered_before == needed:
+        return
+    missing = (r for caption in captions for r in plan.requests_of(caption) if r.key not in store)
+    with tqdm(total=needed, initial=work.answered_before, desc="asking", unit="request", disable=None) as bar:
+
+        def show() -> None:
+            limited = work.traffic.statuses[429]
+            bar.set_postfix(failed=len(work.failures), tries=work.traffic.tries, rate_limited=limited, refresh=False)
+
+        def answered(request: Request, answer: Answer) -> None:
+            store.add(request, answer)
+            work.answered_now += 1
+            show()
+            bar.update()
+
+        def failed(request: Request, reason: str) -> None:
+            work.failures.append({"caption_id": request.caption_id, "kind": request.kind, "reason": reason})
+            show()
+            bar.refresh()
+
+        asyncio.run(ask(missing, endpoint, work.traffic, answered=answered, failed=failed))
+
+
+def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption], Counter[str]]:
+    used: list[Caption] = []
+    left_out: Counter[str] = Counter()
+    for caption in tqdm(captions, desc="captions", disable=None, leave=False):
+        fault = filters.caption_fault(caption)
+        if fault is None:
+            used.append(caption)
+        else:
+            left_out[fault] += 1
+    if left_out:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items()))
+        logger.warning("nothing is asked of %d of %d captions: %s", left_out.total(), len(captions), reasons)
+    return used, left_out
+
+
+def _report(
+    options: argparse.Namespace,
+    folder: Path,
+    plan: _Plan,
+    captions: int,
+    left_out: Counter[str],
+    work: _Work,
+    tally: Tally,
+) -> None:
+    summary = summarise(options, plan.templates.values(), captions, left_out, work.answered_before, tally)
+    summary["requests"] |= {
+        "answered_now": work.answered_now,
+        "failed": len(work.failures),
+        "tries": work.traffic.tries,
+        "replies_by_status": {str(code): count for code, count in sorted(work.traffic.statuses.items())},
+    }
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    if tally.unknown_verdicts:
+        logger.warning(
+            "%s: %d of its ids are of no question of this run, the first %s; it may be of another model, seed or file",
+            options.review, len(tally.unknown_verdicts), tally.unknown_verdicts[0],
+        )  # fmt: skip
+    if work.failures:
+        logger.warning(
+            "%d requests failed, the last by: %s; %s lists them, and the same command tries them again",
+            len(work.failures), work.failures[-1]["reason"], folder / FAILED,
+        )  # fmt: skip
+    print(as_text(summary))
+    print(f"{tally.kept.total()} questions in {folder / QUESTIONS}")
+
+
+def _write_review(path: str, questions: Path, captions: dict[str, str], judged: Any) -> None:
+    """The questions that nobody has judged yet."""
+    records = (record for _, record in json_lines(str(questions)))
+    rows = [review_row(r, captions[r["generated"]["caption_id"]]) for r in records if r["id"] not in judged]
+    print(f"{write_review(path, rows)} questions to judge in {path}: write accept or reject into the column verdict")
+
+
+def _endpoint(options: argparse.Namespace) -> Endpoint | None:
+    """Where to ask, or None without --endpoint. Raises DataError for an address or a key that is none."""
+    if options.endpoint is None:
+        return None
+    parts = urlsplit(options.endpoint)
+    if parts.username or parts.password:
+        raise DataError("--endpoint: holds a name or password; leave it out and put a key into an environment variable")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise DataError(f"--endpoint {options.endpoint}: is no address; write it as http://localhost:11434/v1")
+    return Endpoint(
+        url=options.endpoint,
+        api_key=_api_key(options.api_key_env) if options.api_key_env else "",
+        api_key_variable=options.api_key_env or "",
+        timeout=options.timeout,
+        retries=options.retries,
+        requests_per_minute=options.requests_per_minute,
+        concurrency=options.concurrency,
+        stop_after_failures=options.stop_after_failures,
+    )
+
+
+def _api_key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise DataError(f"--api-key-env {variable}: no such environment variable, or an empty one; put the key into it")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise DataError(f"--api-key-env {variable}: holds what is no API key; correct it")
+    return key
+
+
+def _filters(options: argparse.Namespace) -> Filters:
+    skipped = frozenset(cast("list[Filter]", options.skip_filter))
+    if "language" not in skipped:
+        check_language(options.language)
+    return Filters(
+        skipped=skipped,
+        terms=read_pathologies(options.pathologies) if options.pathologies else None,
+        pathology_scope=options.pathology_scope,
+        caption_words=tuple(options.caption_words),
+        question_words=tuple(options.question_words),
+        answer_words=tuple(options.answer_words),
+        language=options.language,
+    )
+
+
+def _kinds(text: str) -> list[Kind]:
+    kinds = [name.strip() for name in text.split(",")]
+    for kind in kinds:
+        if kind not in get_args(Kind):
+            raise DataError(f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}")
+    return cast("list[Kind]", list(dict.fromkeys(kinds)))
+
+
+def _folder(name: str) -> Path:
+    if "://" in name:
+        raise DataError(f"--out {name}: is not a local folder; write to one and copy it")
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {name}: cannot be made ({error.strerror}); name a folder") from None
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The language model's answers on disk, a line each, as they came: what a run that goes on does not ask again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from data_pipelines.generation.templates import Kind
+from data_pipelines.records import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the language model, about one caption.
+
+    Attributes:
+      template, template_sha256: of the file that the prompt was made from.
+      system, user: the prompt as it is sent.
+    """
+
+    caption_id: str
+    kind: Kind
+    model: str
+    seed: int
+    temperature: float
+    max_tokens: int
+    json_mode: bool
+    template: str
+    template_sha256: str
+    system: str
+    user: str
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all of it. Whatever changes, also a caption's text, makes another request."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Of the system's message, a line break and the user's."""
+        return hashlib.sha256(f"{self.system}\n{self.user}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Attributes: text: as the model wrote it; finish_reason: "stop", "length" where it was cut off, or another."""
+
+    text: str
+    finish_reason: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the text in UTF-8."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+class AnswerStore:
+    """The file `answers.jsonl`: request, prompt and answer, appended one by one. One process at a time holds it.
+
+    Only the places of the answers are kept in memory, not the answers.
+    """
+
+    def __init__(self, path: str):
+        """Opens or begins the file, and drops a last line that a kill cut short.
+
+        Raises:
+          DataError: another process holds the file, or a line in it is damaged.
+        """
+        self.path = path
+        self._file = open(path, "a+b")  # noqa: SIM115  held until __exit__
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise DataError(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+        try:
+            self._places = self._read_places()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> AnswerStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, request: Request, answer: Answer) -> None:
+        """Appends an answer; on return it survives the end of the process."""
+        key = request.key
+        row = {"key": key, **asdict(request), "prompt_sha256": request.prompt_sha256, **asdict(answer)}
+        self._file.seek(0, os.SEEK_END)
+        place = self._file.tell()
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        self._places[key] = place
+
+    def get(self, key: str) -> Answer:
+        """The answer to a request. Raises KeyError."""
+        self._file.seek(self._places[key])
+        row = json.loads(self._file.readline())
+        return Answer(row["text"], row["finish_reason"])
+
+    def _read_places(self) -> dict[str, int]:
+        places: dict[str, int] = {}
+        self._file.seek(0)
+        place = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                logger.warning("%s: line %d was cut short and is dropped; it will be asked again", self.path, number)
+                self._file.truncate(place)
+                break
+            places.setdefault(self._key(line, number), place)
+            place += len(line)
+        return places
+
+    def _key(self, line: bytes, number: int) -> str:
+        try:
+            row: dict[str, Any] = json.loads(line)
+            if not isinstance(row["text"], str) or not isinstance(row["finish_reason"], str):
+                raise TypeError
+            return str(row["key"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{self.path}: line {number} is damaged; remove that line, and its caption is asked again"
+            ) from None

@@ -1,0 +1,205 @@
+"""Asks a language model behind an OpenAI-compatible endpoint: several requests at once, at a limited rate, retried."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from data_pipelines.generation.answers import Answer, Request
+from data_pipelines.records import DataError
+
+if TYPE_CHECKING:
+    import openai
+
+# Shorter keys are the words that local servers are given for want of one ("ollama", "EMPTY"), which an answer may hold.
+_LEAST_SECRET = 8
+_LONGEST_MESSAGE = 300
+
+
+class EndpointError(DataError):
+    """The endpoint answers nothing, or refuses in a way that concerns every request."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask, and how hard.
+
+    Attributes:
+      url: base, e.g. "http://localhost:11434/v1".
+      api_key: sent as a bearer token; in no message, log or file. "" for none.
+      api_key_variable: the environment variable that it came from, "" for none.
+      timeout: seconds without a byte from the server after which a request is given up, to be tried again.
+      retries: further tries after a failure that may pass: no connection, a timeout, 408, 409, 429 and 5xx. A server's
+        Retry-After is kept to up to two minutes, a longer one is a failure.
+      requests_per_minute: tries included; evenly spaced. None for no limit.
+      concurrency: requests under way at once.
+      stop_after_failures: so many requests that failed in a row end the run.
+    """
+
+    url: str
+    api_key: str = field(repr=False)
+    api_key_variable: str
+    timeout: float
+    retries: int
+    requests_per_minute: float | None
+    concurrency: int
+    stop_after_failures: int
+
+
+@dataclass
+class Traffic:
+    """What went over the line. Attributes: tries: requests sent, retries among them; statuses: of the replies."""
+
+    tries: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+
+
+async def ask(
+    requests: Iterator[Request],
+    endpoint: Endpoint,
+    traffic: Traffic,
+    *,
+    answered: Callable[[Request, Answer], None],
+    failed: Callable[[Request, str], None],
+) -> None:
+    """Sends every request and calls `answered` or, when its tries are used up, `failed` with the reason.
+
+    Raises:
+      EndpointError: key, address or model are refused (401, 403, 404), or `stop_after_failures` failed in a row.
+      DataError: the package openai is not installed.
+    """
+    async with _client(endpoint, traffic) as client:
+        in_a_row = 0
+
+        async def work() -> None:
+            nonlocal in_a_row
+            for request in requests:
+                try:
+                    answer = await _ask_one(client, request, endpoint)
+                except _Failure as failure:
+                    failed(request, str(failure))
+                    in_a_row += 1
+                    if in_a_row >= endpoint.stop_after_failures:
+                        raise EndpointError(
+                            f"{endpoint.url}: {in_a_row} requests failed in a row, the last by: {failure}; mend the "
+                            "endpoint and start the same command again, which goes on from here"
+                        ) from None
+                else:
+                    in_a_row = 0
+                    answered(request, answer)
+
+        workers = [asyncio.create_task(work()) for _ in range(endpoint.concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+
+class _Failure(Exception):
+    """One request has no answer; the message says why, without the API key."""
+
+
+def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
+    try:
+        import openai
+    except ImportError:
+        raise DataError("the package openai is not installed; install it with pip install 'rllava-jax[data]'") from None
+    turnstile = _Turnstile(endpoint.requests_per_minute)
+
+    # The client's retries pass through these too, so the rate is one of tries.
+    async def before(request: Any) -> None:
+        await turnstile.wait()
+        traffic.tries += 1
+
+    async def after(response: Any) -> None:
+        traffic.statuses[response.status_code] += 1
+
+    return openai.AsyncOpenAI(
+        base_url=endpoint.url,
+        # The client refuses to send none; servers that ask for none pass over it.
+        api_key=endpoint.api_key or "none",
+        timeout=endpoint.timeout,
+        max_retries=endpoint.retries,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [before], "response": [after]}),
+    )
+
+
+async def _ask_one(client: openai.AsyncOpenAI, request: Request, endpoint: Endpoint) -> Answer:
+    import openai
+
+    options: dict[str, Any] = {"response_format": {"type": "json_object"}} if request.json_mode else {}
+    try:
+        completion = await client.chat.completions.create(
+            model=request.model,
+            messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
+            seed=request.seed,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            **options,
+        )
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        remedy = (
+            f"set the environment variable {endpoint.api_key_variable} to a valid API key"
+            if endpoint.api_key_variable
+            else "put an API key into an environment variable and name that with --api-key-env"
+        )
+        raise EndpointError(f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}") from None
+    except openai.NotFoundError as error:
+        raise EndpointError(
+            f"{endpoint.url}: has no such address or no model {request.model!r} ({_message(error, endpoint)}); check "
+            "--endpoint, which usually ends in /v1, and --model"
+        ) from None
+    except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _Failure(_message(error, endpoint)) from None
+    return _answer(completion, endpoint)
+
+
+def _answer(completion: Any, endpoint: Endpoint) -> Answer:
+    """The text of a completion. A server that is not quite OpenAI's may send anything, which the client lets pass."""
+    try:
+        choice = completion.choices[0]
+        text, reason = choice.message.content or "", choice.finish_reason or ""
+    except (AttributeError, IndexError, TypeError):
+        raise _Failure("the reply is not a chat completion") from None
+    if not isinstance(text, str) or not isinstance(reason, str):
+        raise _Failure("the reply is not a chat completion")
+    return Answer(_redacted(text.encode(errors="replace").decode(), endpoint), reason)
+
+
+def _message(error: Exception, endpoint: Endpoint) -> str:
+    """One line that names the cause. Some servers repeat the key that they refuse."""
+    text = str(error)
+    body = getattr(error, "body", None)
+    # The client's own text holds the body's `message`; proxies write plain text, FastAPI a `detail`.
+    if body and not (isinstance(body, dict) and "message" in body):
+        text = f"{text} - {body}"
+    if error.__cause__ is not None and str(error.__cause__):
+        text = f"{text} {error.__cause__}"
+    line = " ".join(_redacted(text, endpoint).split())
+    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " …"
+
+
+def _redacted(text: str, endpoint: Endpoint) -> str:
+    return text.replace(endpoint.api_key, "[API key]") if len(endpoint.api_key) >= _LEAST_SECRET else text
+
+
+class _Turnstile:
+    """Lets one try through at a time, evenly spaced."""
+
+    def __init__(self, per_minute: float | None):
+        self._interval = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        now = time.monotonic()
+        turn = max(now, self._next)
+        self._next = turn + self._interval
+        if turn > now:
+            await asyncio.sleep(turn - now)

@@ -1,0 +1,84 @@
+"""Exact and near duplicates among pairs, in the order in which they come: the first is kept."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+from data_pipelines.generation.pairs import Pair
+from data_pipelines.generation.words import words
+from data_pipelines.records import DataError
+
+DuplicateScope = Literal["image", "set"]
+Bigrams = frozenset[tuple[str, str]]
+_PERMUTATIONS = 128
+
+
+class Duplicates:
+    """Remembers the pairs that were kept.
+
+    Exact: the same questions in the same words, whatever the answers, since a second answer to one question is no gain
+    and may contradict. Near: the same answers, and questions whose sets of word pairs have a Jaccard similarity of at
+    least `threshold`. Equal answers are asked for because one word turns a medical question round: "left" and "right".
+
+    Candidates come from MinHash with banding (Broder 1997; datasketch), which misses a few near the threshold and is
+    weighted towards finding them; each is then compared exactly, so nothing is left out by a wrong estimate.
+    """
+
+    def __init__(self, scope: DuplicateScope, threshold: float):
+        """Starts empty.
+
+        Args:
+          scope: image: only pairs of one image are compared, since the same question may be asked of many; set: all.
+          threshold: above 0, at most 1.
+
+        Raises:
+          DataError: datasketch is not installed.
+        """
+        try:
+            from datasketch import MinHash, MinHashLSH
+        except ImportError:
+            raise DataError(
+                "datasketch is not installed; install it with pip install 'rllava-jax[data]', or skip the filter with "
+                "--skip-filter duplicate"
+            ) from None
+        self._scope = scope
+        self._threshold = threshold
+        self._minhash = MinHash
+        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
+        self._exact: set[str] = set()
+        self._kept: list[Bigrams] = []
+
+    def fault(self, pair: Pair, image_id: str) -> str | None:
+        """duplicate_exact or duplicate_near; a pair that is neither is remembered."""
+        # A multiple choice and an open question in the same words are two tasks.
+        place = f"{image_id if self._scope == 'image' else ''}\n{'choice' if pair.wrong else ''}"
+        questions = [" ".join(words(turn.question)) for turn in pair.turns]
+        answers = [" ".join(words(turn.answer)) for turn in pair.turns]
+        exact = "\n".join([place, *questions])
+        if exact in self._exact:
+            return "duplicate_exact"
+        bigrams = frozenset(pair for question in questions for pair in _bigrams(question))
+        # Scope and answers are part of every hashed element, so pairs that differ in them share none.
+        sketch = self._sketch("\n".join([place, *answers]), bigrams)
+        for candidate in self._index.query(sketch):
+            if _jaccard(self._kept[candidate], bigrams) >= self._threshold:
+                return "duplicate_near"
+        self._exact.add(exact)
+        self._index.insert(len(self._kept), sketch)
+        self._kept.append(bigrams)
+        return None
+
+    def _sketch(self, common: str, bigrams: Bigrams) -> Any:
+        sketch = self._minhash(num_perm=_PERMUTATIONS, seed=1)
+        sketch.update_batch([f"{common}\n{first} {second}".encode() for first, second in sorted(bigrams)])
+        return sketch
+
+
+def _bigrams(text: str) -> list[tuple[str, str]]:
+    padded = ["", *text.split(), ""]
+    return list(itertools.pairwise(padded))
+
+
+def _jaccard(a: Bigrams, b: Bigrams) -> float:
+    return len(a & b) / len(a | b)

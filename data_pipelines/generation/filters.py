@@ -1,0 +1,138 @@
+"""What is left out: captions before anything is asked of them, and pairs after. Each fault is counted by its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data_pipelines.generation.captions import Caption
+from data_pipelines.generation.languages import is_language
+from data_pipelines.generation.pairs import Pair
+from data_pipelines.generation.words import contains, words
+from data_pipelines.records import DataError
+
+Filter = Literal[
+    "pathology", "length", "answer_in_question", "refusal", "mentions_caption", "language", "duplicate"
+]  # fmt: skip
+PathologyScope = Literal["caption", "pair"]
+
+_REFUSALS = re.compile(
+    r"""
+    \bas\ an?\ (ai|artificial|language\ model|large\ language)\b
+    | \bi(\ am|'m)\ (sorry|unable|not\ able)\b
+    | \bi\ (cannot|can't|can\ not|do\ not|don't)\ (determine|tell|see|answer|provide|assist|help|know|have)\b
+    | \b(cannot|can't|can\ not|could\ not)\ be\ (determined|answered|assessed|seen\ from|inferred)\b
+    | \b(cannot|can't|unable\ to|impossible\ to|not\ possible\ to)\ (determine|tell|say|answer|infer)\b
+    | \b(not|isn't|aren't|wasn't)\ (explicitly\ |specifically\ |clearly\ )?
+      (mentioned|specified|stated|provided|given|described|indicated|available)\b
+    | \b(no|insufficient|not\ enough)\ information\b
+    | \A\W*(unknown|n/?a|none\ given|unclear|unspecified)\W*\Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_MENTIONS_CAPTION = re.compile(
+    r"""
+    \bcaptions?\b | \blegend\b
+    | \b(the|this|that|given|provided)\ ((given|provided|figure|image|accompanying|above)\ )?
+      (text|passage|description|context|abstract|paragraph|excerpt|sentences?)\b
+    | \b(mentioned|as\ (described|stated|noted|reported|indicated))\b
+    | \baccording\ to\ (the|this)\ (figure|report|article|authors?|paper|study)\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_ARTICLES = {"a", "an", "the"}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The filters in force and their limits, both ends allowed; lengths are in words.
+
+    Attributes:
+      skipped: filters that are off.
+      terms: of the pathology list, as words; None without a list.
+      pathology_scope: what has to name a term.
+      language: code of langdetect, e.g. "en".
+    """
+
+    skipped: frozenset[Filter]
+    terms: tuple[tuple[str, ...], ...] | None
+    pathology_scope: PathologyScope
+    caption_words: tuple[int, int]
+    question_words: tuple[int, int]
+    answer_words: tuple[int, int]
+    language: str
+
+    def caption_fault(self, caption: Caption) -> str | None:
+        """Why nothing is asked of a caption: too_short, too_long, pathology or language."""
+        text = words(caption.caption)
+        if "length" not in self.skipped and (fault := _length_fault(len(text), self.caption_words)):
+            return fault
+        if self.pathology_scope == "caption" and self._lacks_pathology(text):
+            return "pathology"
+        if "language" not in self.skipped and not is_language(caption.caption, self.language):
+            return "language"
+        return None
+
+    def pair_fault(self, pair: Pair) -> str | None:
+        """The first fault of a pair; a conversation has the first one of its turns."""
+        for turn in pair.turns:
+            question, answer = words(turn.question), words(turn.answer)
+            if "length" not in self.skipped:
+                fault = _length_fault(len(question), self.question_words) or _length_fault(
+                    len(answer), self.answer_words
+                )
+                if fault:
+                    return fault
+            if "answer_in_question" not in self.skipped and pair.kind != "closed" and _leaks(question, answer):
+                return "answer_in_question"
+            # Refusals before mentions: "not mentioned in the caption" is both, and the first is what happened.
+            if "refusal" not in self.skipped and _REFUSALS.search(turn.answer):
+                return "refusal"
+            if "mentions_caption" not in self.skipped and _MENTIONS_CAPTION.search(f"{turn.question} {turn.answer}"):
+                return "mentions_caption"
+        if self.pathology_scope == "pair" and self._lacks_pathology(words(pair.text)):
+            return "pathology"
+        if "language" not in self.skipped and not is_language(_prose(pair), self.language):
+            return "language"
+        return None
+
+    def _lacks_pathology(self, text: tuple[str, ...]) -> bool:
+        if self.terms is None or "pathology" in self.skipped:
+            return False
+        return not any(contains(text, term) for term in self.terms)
+
+
+def read_pathologies(path: str) -> tuple[tuple[str, ...], ...]:
+    """The terms of a text file, one a line; empty lines and lines that begin with # are passed over.
+
+    Raises:
+      DataError: the file cannot be read or holds no terms.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); name a text file in UTF-8 with one term a line") from None
+    terms = tuple(words(line) for line in lines if line and not line.startswith("#"))
+    if not any(terms):
+        raise DataError(f"{path}: holds no terms; write one a line")
+    return terms
+
+
+def _length_fault(count: int, limits: Sequence[int]) -> str | None:
+    least, most = limits
+    return "too_short" if count < least else "too_long" if count > most else None
+
+
+def _leaks(question: tuple[str, ...], answer: tuple[str, ...]) -> bool:
+    bare = [tuple(word for word in text if word not in _ARTICLES) for text in (question, answer)]
+    return contains(*bare)
+
+
+def _prose(pair: Pair) -> str:
+    """What a language can be told by: the yes or no of a closed question is English in every language."""
+    if pair.kind == "closed":
+        return " ".join(turn.question for turn in pair.turns)
+    return pair.text

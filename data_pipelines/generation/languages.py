@@ -1,0 +1,63 @@
+"""Which language a text is in, by langdetect (Shuyo 2010, character n-grams), seeded."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from data_pipelines.generation.words import is_ideograph
+from data_pipelines.records import DataError
+
+# Under so many letters n-grams tell little: "Is a pleural effusion present?" is taken for French.
+LEAST_LETTERS = 30
+# An ideograph tells as much as a word.
+_LETTERS_OF_IDEOGRAPH = 6
+# The wanted language's share. Latin and Greek terms pull English captions towards Romance languages, so a half would
+# leave out good ones; text in another language gives the wanted one none at all.
+LEAST_PROBABILITY = 0.1
+
+
+def is_language(text: str, language: str) -> bool:
+    """Whether `text` may be in `language`. A text too short to tell passes.
+
+    Raises:
+      DataError: langdetect is not installed.
+    """
+    letters = sum(_LETTERS_OF_IDEOGRAPH if is_ideograph(c) else 1 for c in text if c.isalpha())
+    if letters < LEAST_LETTERS:
+        return True
+    factory = _factory()
+    from langdetect.lang_detect_exception import LangDetectException
+
+    detector = factory.create()
+    detector.append(text)
+    try:
+        candidates = detector.get_probabilities()
+    except LangDetectException:  # not one known n-gram
+        return False
+    return any(
+        found.prob >= LEAST_PROBABILITY and found.lang.split("-")[0] == language.split("-")[0] for found in candidates
+    )
+
+
+def check_language(language: str) -> None:
+    """Raises DataError for a code that langdetect does not know."""
+    known = sorted({code.split("-")[0] for code in _factory().get_lang_list()})
+    if language not in known:
+        raise DataError(f"--language {language}: is not a known code; choose one of {', '.join(known)}")
+
+
+@functools.cache
+def _factory() -> Any:
+    try:
+        from langdetect import detector_factory
+    except ImportError:
+        raise DataError(
+            "langdetect is not installed; install it with pip install 'rllava-jax[data]', or skip the filter with "
+            "--skip-filter language"
+        ) from None
+    factory = detector_factory.DetectorFactory()
+    # langdetect draws at random; unseeded, the same text may be told differently from run to run.
+    factory.set_seed(0)
+    factory.load_profile(detector_factory.PROFILES_DIRECTORY)
+    return factory

@@ -1,0 +1,133 @@
+"""From a language model's answer to pairs: one JSON object, read strictly; prose around it is passed over."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from data_pipelines.generation.pairs import TOPICS, Pair
+from data_pipelines.generation.templates import Kind
+from data_pipelines.generation.words import words
+from data_pipelines.records import Turn
+
+_KEYS: Mapping[Kind, frozenset[str]] = {
+    "open": frozenset({"question", "answer"}),
+    "closed": frozenset({"question", "answer"}),
+    "choice": frozenset({"question", "answer", "wrong"}),
+    "image": frozenset({"question", "answer", "topic"}),
+    "literature": frozenset({"question", "answer"}),
+}
+WRONG_OPTIONS = 3
+_LEAST_TURNS = 2
+# Models that reason aloud put it before their answer, braces and all.
+_REASONING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+
+
+class MalformedError(ValueError):
+    """What the model wrote cannot be used; the message is the reason under which it is counted."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Attributes: pairs: those that are whole; malformed: the reasons of the others, one each."""
+
+    pairs: list[Pair]
+    malformed: list[str]
+
+
+def parse_answer(kind: Kind, text: str) -> Parsed:
+    """The pairs of one answer. An empty list of pairs is an answer: the model found nothing to ask.
+
+    Raises:
+      MalformedError: nothing of the answer can be used.
+    """
+    answer = extract_object(text)
+    if kind == "conversation":
+        if set(answer) != {"turns"} or not isinstance(answer["turns"], list):
+            raise MalformedError("wrong keys")
+        if not answer["turns"]:
+            return Parsed([], [])
+        return Parsed([_conversation(answer["turns"])], [])
+    if set(answer) != {"pairs"} or not isinstance(answer["pairs"], list):
+        raise MalformedError("wrong keys")
+    pairs, malformed = [], []
+    for entry in answer["pairs"]:
+        try:
+            pairs.append(_pair(kind, entry))
+        except MalformedError as error:
+            malformed.append(str(error))
+    return Parsed(pairs, malformed)
+
+
+def extract_object(text: str) -> dict[str, Any]:
+    """The one JSON object in `text`. What stands before and after may be anything without an opening brace.
+
+    Raises:
+      MalformedError: no object, a broken one, or several.
+    """
+    text = _REASONING.sub("", text)
+    start = text.find("{")
+    if start < 0:
+        raise MalformedError("no JSON")
+    try:
+        found, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)
+    except (json.JSONDecodeError, RecursionError):
+        raise MalformedError("broken JSON") from None
+    if "{" in text[end:]:
+        raise MalformedError("more than one JSON object")
+    return dict(found)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedError("broken JSON")
+
+
+def _pair(kind: Kind, entry: Any) -> Pair:
+    turn = _turn(entry, _KEYS[kind])
+    match kind:
+        case "closed":
+            word = words(turn.answer)
+            if word not in (("yes",), ("no",)):
+                raise MalformedError("closed answer is not yes or no")
+            return Pair(kind, (Turn(turn.question, word[0]),))
+        case "choice":
+            wrong = entry["wrong"]
+            if not isinstance(wrong, list) or len(wrong) != WRONG_OPTIONS:
+                raise MalformedError("not three wrong options")
+            options = (turn.answer, *(_text(option) for option in wrong))
+            if len({words(option) for option in options}) != len(options):
+                raise MalformedError("two options are the same")
+            return Pair(kind, (turn,), wrong=options[1:])
+        case "image":
+            topic = _text(entry["topic"]).lower()
+            if topic not in TOPICS:
+                raise MalformedError("unknown topic")
+            return Pair(kind, (turn,), topic=topic)
+        case _:
+            return Pair(kind, (turn,))
+
+
+def _conversation(entries: list[Any]) -> Pair:
+    turns = tuple(_turn(entry, frozenset({"question", "answer"})) for entry in entries)
+    if len(turns) < _LEAST_TURNS:
+        raise MalformedError("conversation of one turn")
+    return Pair("conversation", turns)
+
+
+def _turn(entry: Any, keys: frozenset[str]) -> Turn:
+    if not isinstance(entry, dict) or set(entry) != keys:
+        raise MalformedError("wrong keys")
+    return Turn(_text(entry["question"]), _text(entry["answer"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise MalformedError("value is not text")
+    # A lone surrogate, which JSON's \ud800 may give, cannot be written as UTF-8.
+    text = " ".join(value.encode(errors="replace").decode().split())
+    if not words(text):
+        raise MalformedError("empty text")
+    return text

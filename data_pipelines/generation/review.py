@@ -1,0 +1,98 @@
+"""The file in which a person accepts or rejects questions: CSV for a spreadsheet, or JSON Lines, by its ending."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.generation.captions import json_lines
+from data_pipelines.records import DataError
+from rllava_jax.atomic_files import write_atomically
+
+Verdict = Literal["accept", "reject"]
+COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")
+
+
+def check_review_name(path: str) -> None:
+    """Raises DataError for an ending other than .csv and .jsonl."""
+    if Path(path).suffix.lower() not in (".csv", ".jsonl"):
+        raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it")
+
+
+def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:
+    """What a person needs to judge a question: its image's path, its caption, all turns of a conversation."""
+    turns = [*record["turns"], {"question": record["question"], "answer": record["answer"]}]
+    question = turns[0]["question"]
+    for before, turn in itertools.pairwise(turns):
+        question += f"\n– {before['answer']}\n{turn['question']}"
+    row = {"id": record["id"], "image": record["image"], "caption": caption}
+    return {**row, "question": question, "answer": record["answer"], "verdict": "", "comment": ""}
+
+
+def write_review(path: str, rows: Iterable[dict[str, str]]) -> int:
+    """Writes rows with an empty verdict; returns how many.
+
+    Raises:
+      DataError: the file exists, since it may hold verdicts, or its name has another ending.
+    """
+    check_review_name(path)
+    if Path(path).exists():
+        raise DataError(f"{path}: exists and may hold verdicts; choose another name, or read it with --review")
+    rows = list(rows)
+    if path.lower().endswith(".csv"):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        # Without the mark spreadsheets take UTF-8 for an older encoding.
+        write_atomically(Path(path), "\ufeff" + text.getvalue())
+    else:
+        write_atomically(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
+
+
+def read_verdicts(path: str) -> dict[str, Verdict]:
+    """Verdicts by id; rows with an empty verdict are not among them. Other columns are passed over.
+
+    Raises:
+      DataError: the file cannot be read, has no id or verdict, a verdict other than accept and reject, or two verdicts
+        for one id.
+    """
+    check_review_name(path)
+    verdicts: dict[str, Verdict] = {}
+    for where, row in _rows(path):
+        identity, verdict = row.get("id"), row.get("verdict", "")
+        if not isinstance(identity, str) or not identity.strip():
+            raise DataError(f"{where}: has no id; keep the column 'id' as it was written")
+        match str(verdict or "").strip().lower():
+            case "":
+                continue
+            case "accept" | "reject" as word:
+                if verdicts.setdefault(identity.strip(), word) != word:
+                    raise DataError(f"{where}: {identity.strip()!r} is accepted in one row and rejected in another")
+            case other:
+                raise DataError(f"{where}: field 'verdict' is {other!r}; write accept, reject, or leave it empty")
+    return verdicts
+
+
+def _rows(path: str) -> list[tuple[str, dict[str, Any]]]:
+    if path.lower().endswith(".jsonl"):
+        return [(f"{path}: line {number}", row) for number, row in json_lines(path)]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name a review file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error.reason}); save it as CSV UTF-8") from None
+    header = text.partition("\n")[0]
+    # Spreadsheets of many countries save with semicolons.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    for column in ("id", "verdict"):
+        if column not in (reader.fieldnames or ()):
+            raise DataError(f"{path}: has no column {column!r}; keep the first row as it was written")
+    return [(f"{path}: row {number}", row) for number, row in enumerate(reader, start=2)]

@@ -1,0 +1,92 @@
+"""What a run did: `summary.json`, and the same in a few lines of text."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data_pipelines.generation.selection import Tally
+from data_pipelines.generation.templates import Template
+
+_SETTINGS = (
+    "captions", "model", "seed", "temperature", "max_tokens", "json_mode", "pairs", "turns", "language", "split",
+    "limit",
+    "pathologies", "pathology_scope", "caption_words", "question_words", "answer_words", "duplicate_scope",
+    "duplicate_threshold", "skip_filter", "review", "only_accepted",
+)  # fmt: skip
+
+
+def summarise(
+    options: argparse.Namespace,
+    templates: Iterable[Template],
+    captions: int,
+    left_out: Counter[str],
+    answered_before: int,
+    tally: Tally,
+) -> dict[str, Any]:
+    """The summary as it is stored; counts by reason are in order of their names.
+
+    Args:
+      captions: read.
+      left_out: of these, by reason.
+      answered_before: requests whose answer an earlier start had stored.
+    """
+    return {
+        "settings": {name: getattr(options, name) for name in _SETTINGS},
+        "templates": {t.kind: {"name": t.name, "sha256": t.sha256} for t in templates},
+        "captions": {"read": captions, "left_out": _sorted(left_out), "used": captions - left_out.total()},
+        "requests": {
+            "needed": tally.answers + tally.unanswered,
+            "answered": tally.answers,
+            "unanswered": tally.unanswered,
+            "answered_before": answered_before,
+        },
+        "answers": {
+            "malformed": _sorted(tally.malformed_answers),
+            "nothing_to_ask": tally.nothing_to_ask,
+            "malformed_pairs": _sorted(tally.malformed_pairs),
+        },
+        "questions": {
+            "found": _sorted(tally.found),
+            "rejected": _sorted(tally.rejected),
+            "kept": _sorted(tally.kept),
+            "closed": _sorted(tally.closed),
+        },
+        "review": {"accepted": tally.accepted, "unknown_ids": len(tally.unknown_verdicts)},
+    }
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """The counts, a line each."""
+    captions, requests = summary["captions"], summary["requests"]
+    answers, questions = summary["answers"], summary["questions"]
+    lines = [
+        ("captions", f"{captions['used']} of {captions['read']}{_counts(captions['left_out'])}"),
+        (
+            "requests",
+            f"{requests['answered']} of {requests['needed']} answered, {requests['answered_now']} of them now; "
+            f"{requests['failed']} failed, {requests['tries']} tries",
+        ),
+        (
+            "answers",
+            f"{sum(answers['malformed'].values())} malformed{_counts(answers['malformed'])}; "
+            f"{answers['nothing_to_ask']} with nothing to ask",
+        ),
+        ("pairs", f"{sum(answers['malformed_pairs'].values())} malformed{_counts(answers['malformed_pairs'])}"),
+        ("found", f"{sum(questions['found'].values())}{_counts(questions['found'])}"),
+        ("rejected", f"{sum(questions['rejected'].values())}{_counts(questions['rejected'])}"),
+        ("kept", f"{sum(questions['kept'].values())}{_counts(questions['kept'])}"),
+    ]
+    if questions["closed"]:
+        lines.append(("closed", _counts(questions["closed"]).removeprefix(": ")))
+    return "\n".join(f"{name:<9} {text}" for name, text in lines)
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return (": " if counts else "") + ", ".join(f"{name} {count}" for name, count in counts.items())

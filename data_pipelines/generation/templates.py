@@ -1,0 +1,107 @@
+"""Prompt templates: an editable text file for each kind of question, in `data_pipelines/qa_templates/` or elsewhere.
+
+A file has two parts, each begun by a line of its own: `[system]` and `[user]`. `$caption`, `$context`, `$count`,
+`$answers` and `$language` are filled in; a dollar sign is written `$$`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal, get_args
+
+from data_pipelines.generation.captions import Caption
+from data_pipelines.records import DataError
+from data_pipelines.seeding import rng_for
+
+Kind = Literal["open", "closed", "choice", "image", "literature", "conversation"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+# What may stand in a template, and for which kinds alone.
+_PLACEHOLDERS = {"caption", "context", "count", "language"}
+_PLACEHOLDERS_OF_CLOSED = {"answers"}
+_PARTS = re.compile(r"\A\s*\[system\]\n(?P<system>.*?)^\[user\]\n(?P<user>.*)\Z", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt to be filled in.
+
+    Attributes:
+      name: of its file, e.g. "open.txt".
+      sha256: of its file's text, hexadecimal.
+    """
+
+    kind: Kind
+    name: str
+    sha256: str
+    system: string.Template
+    user: string.Template
+
+
+def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Template]:
+    """The templates of these kinds, from `folder`, or those of the package.
+
+    Raises:
+      DataError: a file that is missing, has not the two parts, lacks `$caption`, or names another placeholder.
+    """
+    shelf = resources.files("data_pipelines") / "qa_templates" if folder is None else Path(folder)
+    templates: dict[Kind, Template] = {}
+    for kind in kinds:
+        name = f"{kind}.txt"
+        where = f"{shelf}/{name}"
+        try:
+            text = (shelf / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise DataError(
+                f"{where}: cannot be read as UTF-8 text; copy the file from data_pipelines/qa_templates and edit it"
+            ) from None
+        templates[kind] = _template(kind, name, text, where)
+    return templates
+
+
+def _template(kind: Kind, name: str, text: str, where: str) -> Template:
+    parts = _PARTS.match(text)
+    if parts is None:
+        raise DataError(f"{where}: has not the two parts; begin it with a line [system], then a line [user]")
+    system, user = (string.Template(parts[part].strip()) for part in ("system", "user"))
+    allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
+    for part in (system, user):
+        if not part.is_valid():
+            raise DataError(f"{where}: has a dollar sign that begins no placeholder; write it $$")
+        for placeholder in part.get_identifiers():
+            if placeholder not in allowed:
+                names = ", ".join(f"${known}" for known in sorted(allowed))
+                raise DataError(f"{where}: no placeholder ${placeholder}; choose among {names}, or write $$ for $")
+    if "caption" not in user.get_identifiers():
+        raise DataError(f"{where}: the part [user] lacks $caption; put it where the caption should stand")
+    return Template(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+
+
+def render(template: Template, caption: Caption, *, count: int, language: str, seed: int) -> tuple[str, str]:
+    """The system's and the user's message.
+
+    Args:
+      count: questions to ask for, or turns of a conversation.
+      language: a code, e.g. "en".
+      seed: of the wanted answers of closed questions: as many yes as no, an odd one drawn by seed and caption.
+    """
+    values = {
+        "caption": caption.caption,
+        "context": caption.context or "none",
+        "count": str(count),
+        "language": language,
+        "answers": ", ".join(_wanted_answers(count, seed, caption.id)),
+    }
+    return template.system.substitute(values), template.user.substitute(values)
+
+
+def _wanted_answers(count: int, seed: int, caption_id: str) -> list[str]:
+    rng = rng_for(seed, "closed answers", caption_id)
+    first, second = rng.permutation(["yes", "no"])
+    return [str(first if number % 2 == 0 else second) for number in range(count)]
