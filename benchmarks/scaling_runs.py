@@ -1,4 +1,4 @@
-"""Trains the tiny runs on SLAKE that docs/SCALING_LAW.md fits: four widths, each for three durations, seed 0.
+"""Trains the tiny runs on SLAKE that docs/SCALING_LAW.md fits: four widths, three durations and more, seed 0.
 
     python benchmarks/scaling_runs.py --root DIR --out runs/scaling
     python -m rllava_jax.scaling runs/scaling/w* --out runs/scaling/fit
@@ -16,6 +16,7 @@ not have ended its decay. The learning rate is the same for all widths. Asked wi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import subprocess
@@ -28,6 +29,7 @@ from rllava_jax.model.sizes import SIZES, dimensions_of
 ROOT = Path(__file__).parents[1]
 WIDTHS = (16, 32, 64, 128)
 STEPS = (80, 220, 600)
+LONGER = ((16, 1800), (32, 1800))  # the narrowest ones, which have hardly begun to answer after the shorter ones
 FAMILIES = ("vqa", "identify", "verify", "choose")
 WEIGHTS = {"vqa": 0.3, "identify": 0.4, "verify": 0.15, "choose": 0.15}
 SEED = 0
@@ -42,20 +44,19 @@ def main() -> int:
     parser.add_argument("--only", help="one run by its name, e.g. w32_s220")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for width in WIDTHS:
-        for steps in STEPS:
-            name = f"w{width}_s{steps}"
-            workdir = options.out / name
-            if (options.only and options.only != name) or (workdir / "eval" / str(steps) / "report.html").exists():
-                continue
-            command = [*shlex.split(options.before), *command_of(workdir, width, steps, root=options.root)]
-            with (options.out / "commands.txt").open("a", encoding="utf-8") as file:
-                file.write(f"{shlex.join(command)}\n")
-            began = time.time()
-            status = subprocess.run(command, cwd=ROOT, check=False).returncode
-            print(f"{name}: exit status {status} after {time.time() - began:.0f} s", flush=True)
-            if status:
-                return status
+    for width, steps in (*itertools.product(WIDTHS, STEPS), *LONGER):
+        name = f"w{width}_s{steps}"
+        workdir = options.out / name
+        if (options.only and options.only != name) or (workdir / "eval" / str(steps) / "report.html").exists():
+            continue
+        command = [*shlex.split(options.before), *command_of(workdir, width, steps, root=options.root)]
+        with (options.out / "commands.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{shlex.join(command)}\n")
+        began = time.time()
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        print(f"{name}: exit status {status} after {time.time() - began:.0f} s", flush=True)
+        if status:
+            return status
     return 0
 
 

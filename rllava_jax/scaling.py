@@ -93,12 +93,15 @@ def fit_template(
     others = (losses.sum() - losses) / (len(losses) - 1)
     left_out = float(np.abs(left_out_predictions(law, values, losses, delta=delta) - losses).mean())
     of_mean = float(np.abs(others - losses).mean())
+    predicted, errors = law.predict(values), np.array([point.error for point in points])
+    residual = float(np.sqrt(np.mean((np.log(losses) - np.log(predicted)) ** 2)))
+    misfit = float(np.sqrt(np.mean(((losses - predicted) / errors) ** 2))) if errors.min() > 0 else 0.0
     refusals = after_fit(
-        law, intervals, converged=len(held) / resamples, left_out_error=left_out, left_out_error_of_mean=of_mean
-    )
+        law, intervals, converged=len(held) / resamples, left_out_error=left_out, left_out_error_of_mean=of_mean,
+        residual=residual, misfit=misfit,
+    )  # fmt: skip
     if refusals:
         return Outcome(template, tuple(points), tuple(refusals))
-    residual = float(np.sqrt(np.mean((np.log(losses) - np.log(law.predict(values))) ** 2)))
     return Outcome(template, tuple(points), (), law, intervals, left_out, of_mean, residual)
 
 

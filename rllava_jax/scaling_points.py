@@ -61,8 +61,8 @@ class Point:
     Attributes:
       size: X, parameters.
       data: D, examples.
-      error: standard error of the loss over the questions, from its row's 95 % interval or, where it has none, the
-        binomial one.
+      error: standard error of the loss over the questions, from its row's 95 % interval or, where that is missing or
+        of no width, the binomial one.
       n: questions behind it.
     """
 
@@ -190,7 +190,8 @@ def loss_of(metric: str, value: float) -> float:
 
 
 def _standard_error(row: Mapping[str, Any]) -> float:
-    if row["ci_low"] is not None and row["ci_high"] is not None:
+    # An interval of no width comes from "yes" to every pair of questions, one of which it answers: no lack of chance.
+    if row["ci_low"] is not None and row["ci_high"] is not None and row["ci_high"] > row["ci_low"]:
         return float(row["ci_high"] - row["ci_low"]) / (2 * _NORMAL_95)
     return math.sqrt(max(row["value"] * (1 - row["value"]), 0.0) / row["n"])
 

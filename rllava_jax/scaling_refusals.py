@@ -23,6 +23,11 @@ LEAST_RANGE = 4.0  # greatest over smallest value of a factor
 MOST_CORRELATION = 0.9  # of log X and log D
 FLAT_LEVEL = 0.05  # below this probability the losses' spread is more than their own sampling errors
 LEAST_CONVERGED = 0.9  # share of resamples whose fit came to a minimum
+# A law that misses the losses by more than so many sampling errors, and by more than so much of them, has another shape
+# than they. Seeds move a loss too, so some misfit is right; with very many questions a tiny one is significant.
+MOST_MISFIT = 3.0
+TOLERATED_RESIDUAL = 0.05
+CEILING = 1.0  # of every loss here
 
 _NAMES: dict[Factor, str] = {"size": "X (size)", "data": "D (data)"}
 
@@ -46,6 +51,8 @@ def after_fit(
     converged: float,
     left_out_error: float,
     left_out_error_of_mean: float,
+    residual: float,
+    misfit: float,
 ) -> list[Refusal]:
     """What forbids reporting a fitted law.
 
@@ -54,6 +61,8 @@ def after_fit(
       converged: share of the resamples whose fit came to a minimum.
       left_out_error: mean absolute error of the law at a run that it was not fitted to.
       left_out_error_of_mean: the same of the other runs' mean.
+      residual: root mean square of the residuals of log L.
+      misfit: root mean square of the residuals of L, each over its loss's sampling error.
     """
     found = []
     if not law.converged or converged < LEAST_CONVERGED:
@@ -85,6 +94,14 @@ def after_fit(
                 "no_better_than_mean",
                 f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
                 "when guessed as the mean of the others: the law predicts nothing",
+            )
+        )
+    if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
+        found.append(
+            Refusal(
+                "other_shape",
+                f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling "
+                f"errors (at most {MOST_MISFIT:g} is allowed): they do not follow this form",
             )
         )
     return found
@@ -142,6 +159,16 @@ def _ill_valued(points: Sequence[Point]) -> list[Refusal]:
     if losses.size and losses.min() <= 0:
         names = ", ".join(point.run for point in points if point.loss <= 0)
         return [Refusal("loss_zero", f"the loss is 0 in {names}: its logarithm is not finite; ask more questions")]
+    if losses.size and losses.max() >= CEILING:
+        names = [point.run for point in points if point.loss >= CEILING]
+        return [
+            Refusal(
+                "loss_at_ceiling",
+                f"the loss is {CEILING:g}, the most it can be, in {len(names)} of {len(points)} runs "
+                f"({', '.join(names)}): a power law does not bend to a ceiling, and these runs have not begun to "
+                "answer; train them longer, or leave them out of the command",
+            )
+        ]
     errors = np.array([point.error for point in points])
     if len(points) < 2 or errors.min() <= 0:
         return []
