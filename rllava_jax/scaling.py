@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             [path_of(run) for run in options.runs], [path_of(file) for file in options.metrics],
             size=options.size, data=options.data,
         )  # fmt: skip
+        templates = templates_of(runs, options.metric)
+        out = _folder(options.out)  # before the work that it is for
         outcomes = []
-        for template in templates_of(runs, options.metric):
+        for template in templates:
             points = points_of(runs, template)
             outcomes.append(
                 fit_template(
@@ -55,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                     delta=options.huber_delta, resamples=options.bootstrap, seed=options.seed,
                 )
             )  # fmt: skip
-        out = _folder(options.out)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

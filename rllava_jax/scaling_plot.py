@@ -37,6 +37,7 @@ _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
+_Colours = dict[int, Any]  # of each size, or of each amount of data where size is the horizontal axis
 _LABELS: dict[Factor, str] = {"size": "parameters, X", "data": "examples, D"}
 
 
@@ -47,6 +48,7 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
       factors: of the fit; the horizontal axis is data where it is one, and size where it is the only one.
     """
     along: Factor = "data" if "data" in factors else "size"
+    colours = _colours(outcomes, "size" if along == "data" else "data")
     columns = min(len(outcomes), _COLUMNS)
     blocks = math.ceil(len(outcomes) / columns)
     with mpl.rc_context(_STYLE):
@@ -57,25 +59,35 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
             row, column = divmod(number, columns)
             above = figure.add_subplot(grid[2 * row, column])
             below = figure.add_subplot(grid[2 * row + 1, column], sharex=above)
-            _draw_law(above, outcome, along, first=column == 0)
-            _draw_residuals(below, outcome, along, first=column == 0)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
+            _draw_law(above, outcome, along, colours, first=column == 0)
+            _draw_residuals(below, outcome, along, colours, labelled=column == 0 or outcomes[number - 1].law is None)
+        handles: dict[str, Any] = {}
+        for axes in figure.axes:
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        labels = [label for level in colours if (label := _level_label(along, level)) in handles]
+        figure.legend(
+            [handles[label] for label in labels],
+            labels,
+            loc="outside lower center",
+            ncols=min(len(labels), 8),
+            frameon=False,
+        )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return buffer.getvalue()
 
 
-def _draw_law(axes: Axes, outcome: Outcome, along: Factor, *, first: bool) -> None:
+def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, first: bool) -> None:
     across: Factor = "size" if along == "data" else "data"
-    colours = _colours(outcome, across)
     levels = list(colours)
     shown = {levels[i] for i in np.unique(np.linspace(0, len(levels) - 1, _MOST_CURVES).round().astype(int))}
     for level in levels:
         mine = [point for point in outcome.points if getattr(point, across) == level]
+        if not mine:
+            continue
         mine.sort(key=lambda point: float(getattr(point, along)))
         at, losses = [getattr(p, along) for p in mine], [p.loss for p in mine]
-        label = f"{'X' if across == 'size' else 'D'} = {_short(level)}" if level in shown else None
+        label = _level_label(along, level) if level in shown else None
         axes.errorbar(
             at, losses, yerr=[1.96 * p.error for p in mine], fmt="o", markersize=5, elinewidth=0.9, zorder=3,
             color=colours[level], markeredgecolor="white", markeredgewidth=0.6, label=label,
@@ -101,7 +113,7 @@ def _draw_curve(axes: Axes, law: Law, points: Sequence[Point], along: Factor, le
     axes.plot(grid, law.predict(np.column_stack(columns)), color=colour, linewidth=1.5, zorder=2)
 
 
-def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, *, first: bool) -> None:
+def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, labelled: bool) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(_LABELS[along])
     axes.tick_params(which="both", length=0)
@@ -119,7 +131,6 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, *, first: bool)
         axes.spines["left"].set_visible(False)
         return
     across: Factor = "size" if along == "data" else "data"
-    colours = _colours(outcome, across)
     values = np.array([[getattr(p, factor) for factor in outcome.law.factors] for p in outcome.points], float)
     residuals = 100 * (np.log([p.loss for p in outcome.points]) - np.log(outcome.law.predict(values)))
     axes.axhline(0, color=_INK, linewidth=0.8)
@@ -130,14 +141,18 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, *, first: bool)
     reach = 1.25 * max(np.abs(residuals).max(), 1e-6)
     axes.set_ylim(-reach, reach)
     axes.grid(axis="y", linewidth=0.7)
-    if first:
+    if labelled:
         axes.set_ylabel("residual, %")
 
 
-def _colours(outcome: Outcome, across: Factor) -> dict[int, Any]:
-    """Dark for the smallest, light for the largest."""
-    levels = sorted({getattr(point, across) for point in outcome.points})
+def _colours(outcomes: Sequence[Outcome], across: Factor) -> _Colours:
+    """Dark for the smallest, light for the largest; the same in every column."""
+    levels = sorted({getattr(point, across) for outcome in outcomes for point in outcome.points})
     return dict(zip(levels, mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(levels))), strict=True))
+
+
+def _level_label(along: Factor, level: int) -> str:
+    return f"{'X' if along == 'data' else 'D'} = {_short(level)}"
 
 
 def _title(outcome: Outcome) -> str:
