@@ -160,12 +160,12 @@ def _ill_valued(points: Sequence[Point]) -> list[Refusal]:
         names = ", ".join(point.run for point in points if point.loss <= 0)
         return [Refusal("loss_zero", f"the loss is 0 in {names}: its logarithm is not finite; ask more questions")]
     if losses.size and losses.max() >= CEILING:
-        names = [point.run for point in points if point.loss >= CEILING]
+        reached = [point.run for point in points if point.loss >= CEILING]
         return [
             Refusal(
                 "loss_at_ceiling",
-                f"the loss is {CEILING:g}, the most it can be, in {len(names)} of {len(points)} runs "
-                f"({', '.join(names)}): a power law does not bend to a ceiling, and these runs have not begun to "
+                f"the loss is {CEILING:g}, the most it can be, in {len(reached)} of {len(points)} runs "
+                f"({', '.join(reached)}): a power law does not bend to a ceiling, and these runs have not begun to "
                 "answer; train them longer, or leave them out of the command",
             )
         ]
