@@ -1,0 +1,165 @@
+"""Fits a scaling law to finished runs, template by template, or says why they cannot carry one.
+
+    python -m rllava_jax.scaling runs/w* --out runs/scaling --metric family=identify/right/accuracy
+
+The law is L(X, D) = A · X^-alpha · D^-beta + E: X the model's parameters, D the examples that it was trained on, L one
+minus the score (or an error such as Brier's). Of each run the newest eval/STEP/metrics.json counts; --metrics names
+others. Writes DIR/scaling.json (a row a number, with 95 % intervals) and DIR/scaling.svg, and prints a table.
+docs/SCALING_LAW.md says how it is fitted, and when it is refused.
+
+Exit codes: 0 every law was fitted; 2 an error that you can mend; 3 at least one was refused: the reasons are printed
+and stand in scaling.json, and the laws that were fitted stand beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.records import DataError
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.config import ConfigError
+from rllava_jax.paths import path_of
+from rllava_jax.scaling_fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
+from rllava_jax.scaling_plot import picture
+from rllava_jax.scaling_points import Point, Template, other_differences, points_of, read_runs, templates_of
+from rllava_jax.scaling_refusals import LEAST_CONVERGED, after_fit, before_fit
+from rllava_jax.scaling_report import Outcome, as_json, markdown_table
+
+REFUSED = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status; see above."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    factors = tuple(factor for factor in FACTORS if factor != options.without)
+    try:
+        _check(options)
+        runs = read_runs(
+            [path_of(run) for run in options.runs], [path_of(file) for file in options.metrics],
+            size=options.size, data=options.data,
+        )  # fmt: skip
+        templates = templates_of(runs, options.metric)
+        out = _folder(options.out)  # before the work that it is for
+        outcomes = []
+        for template in templates:
+            points = points_of(runs, template)
+            outcomes.append(
+                fit_template(
+                    template, points, factors,
+                    delta=options.huber_delta, resamples=options.bootstrap, seed=options.seed,
+                )
+            )  # fmt: skip
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    settings = {
+        "law": "L = A * X^-alpha * D^-beta + E", "factors": factors, "size": options.size, "data": options.data,
+        "huber_delta": options.huber_delta, "bootstrap": options.bootstrap, "seed": options.seed,
+        "runs_also_differ_in": other_differences(runs),
+    }  # fmt: skip
+    write_atomically(out / "scaling.json", as_json(outcomes, settings))
+    write_atomically(out / "scaling.svg", picture(outcomes, factors))
+    print(markdown_table(outcomes, factors), end="")
+    return REFUSED if any(outcome.law is None for outcome in outcomes) else 0
+
+
+def fit_template(
+    template: Template, points: Sequence[Point], factors: Sequence[Factor], *, delta: float, resamples: int, seed: int
+) -> Outcome:
+    """Fits one template's law, with intervals and left-out errors, or refuses to."""
+    refusals = before_fit(points, factors)
+    if refusals:
+        return Outcome(template, tuple(points), tuple(refusals))
+    values = np.array([[getattr(point, factor) for factor in factors] for point in points], float)
+    losses = np.array([point.loss for point in points])
+    law = fit(factors, values, losses, delta=delta)
+
+    def progress(numbers: range) -> Iterator[int]:
+        return iter(tqdm(numbers, desc=str(template), unit="fit", disable=None, leave=False))
+
+    resampled = bootstrap(law, values, losses, delta=delta, resamples=resamples, seed=seed, progress=progress)
+    held = [each.parameters() for each in resampled if each.converged]
+    freedom = len(points) - len(factors) - 2
+    intervals = {}
+    if len(held) >= LEAST_CONVERGED * resamples:
+        intervals = {name: interval([each[name] for each in held], freedom=freedom) for name in law.parameters()}
+    others = (losses.sum() - losses) / (len(losses) - 1)
+    left_out = float(np.abs(left_out_predictions(law, values, losses, delta=delta) - losses).mean())
+    of_mean = float(np.abs(others - losses).mean())
+    predicted, errors = law.predict(values), np.array([point.error for point in points])
+    residual = float(np.sqrt(np.mean((np.log(losses) - np.log(predicted)) ** 2)))
+    misfit = float(np.sqrt(np.mean(((losses - predicted) / errors) ** 2))) if errors.min() > 0 else 0.0
+    refusals = after_fit(
+        law, intervals, converged=len(held) / resamples, left_out_error=left_out, left_out_error_of_mean=of_mean,
+        residual=residual, misfit=misfit,
+    )  # fmt: skip
+    if refusals:
+        return Outcome(template, tuple(points), tuple(refusals))
+    return Outcome(template, tuple(points), (), law, intervals, left_out, of_mean, residual)
+
+
+def _folder(name: str) -> Path:
+    folder = path_of(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {name}: cannot be made ({error}); give a folder that you may write") from None
+    return folder
+
+
+def _check(options: argparse.Namespace) -> None:
+    if not options.runs and not options.metrics:
+        raise DataError("no runs: give their workdirs, or metrics.json files with --metrics")
+    if options.bootstrap < 100:
+        raise DataError(f"--bootstrap {options.bootstrap}: is too few for a 95 % interval; write 100 or more")
+    if not options.huber_delta > 0:
+        raise DataError(f"--huber-delta {options.huber_delta}: is not above 0; write e.g. 0.01")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.scaling",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN_DIR", help="workdirs of runs that were evaluated")
+    parser.add_argument(
+        "--metrics", nargs="+", action="extend", default=[], metavar="FILE",
+        help="RUN/eval/STEP/metrics.json files that count instead of a run's newest; the run itself is not named then",
+    )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder that the results are written to")
+    parser.add_argument(
+        "--metric", nargs="+", action="extend", default=[], metavar="SUBSET/REGION/METRIC",
+        help="templates to fit, e.g. family=identify/right/accuracy answer_type=open/right/f1 "
+        "(default: each question family's main metric with the right region)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", choices=("total", "trainable"), default="total",
+        help="X: all parameters of the model, token table included, or those that train (default: total)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", choices=("seen", "distinct"), default="seen",
+        help="D: examples seen, repeats included (steps times batch), or distinct ones, which needs a run with "
+        "train.log_examples (default: seen)",
+    )  # fmt: skip
+    parser.add_argument("--without", choices=FACTORS, help="fit the law without X (size) or without D (data)")
+    parser.add_argument(
+        "--huber-delta", type=float, default=0.01,
+        help="residual of log L beyond which runs count by absolute value, not by square (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind intervals (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
