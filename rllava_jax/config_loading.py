@@ -74,6 +74,7 @@ def to_json(config: Config, *, where: str = "config") -> dict[str, Any]:
 
 # Fields that version 0.1.0 did not have, with the values that mean what it did.
 _ADDED: dict[str, Any] = {
+    "data": {"window": "auto"},
     "init": {"checkpoint": "", "step": "last"},
     "lora": {"rank": 0, "alpha": 32.0, "targets": ["q", "k", "v", "o", "gate", "up", "down"]},
     "model": {"dimensions": {}, "vocab": 0, "attention": "xla"},

@@ -8,7 +8,8 @@ import string
 from collections.abc import Iterable
 from typing import get_args
 
-from data_pipelines.records import FAMILIES, Task
+from data_pipelines.records import FAMILIES, DataError, Task
+from data_pipelines.windows import window_of
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import Duration
 
@@ -120,6 +121,10 @@ def _validate_data(config: Config) -> None:
     for name, value in (("data.root", data.root), ("data.tokenizer", data.tokenizer)):
         remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
         _require("://" not in value, name, value, remedy)
+    try:
+        window_of(data.window, "data.window")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     _distinct("data.languages", data.languages)
     _known_families("data.families", data.families)
     for family, weight in data.families.items():
