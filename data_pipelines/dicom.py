@@ -146,7 +146,7 @@ def _stored(pydicom: ModuleType, dataset: Any, frame: int, name: str) -> np.ndar
 
 
 def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     padding = _padding(dataset, stored)
     values = apply_modality_lut(stored, dataset)
@@ -212,7 +212,7 @@ def _own_window(dataset: Any) -> Window | None:
 
 
 def _voi_table(dataset: Any, values: np.ndarray) -> Float[np.ndarray, "H W"]:
-    from pydicom.pixels import apply_voi
+    from pydicom.pixels.processing import apply_voi
 
     entries, first, bits = (int(number) for number in dataset.VOILUTSequence[0].LUTDescriptor)
     # Clipped to the table: apply_voi subtracts in 16 bits, where values far above it would wrap around.
@@ -224,7 +224,7 @@ def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str
     if is_ct_window(window) or ":" in window:
         raise DataError(f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}")
     if kind == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         picture = apply_color_lut(stored, dataset)[..., :3]
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])

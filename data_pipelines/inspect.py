@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=os.cpu_count() or 1,
         metavar="N",
         help="processes that read images (default: one for each core)",
     )

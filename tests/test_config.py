@@ -265,6 +265,7 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(regions=RegionConfig(encoders=("crop", "crop"))), "regions.encoders"),
         (Config(regions=RegionConfig(max_regions=0)), "regions.max_regions"),
         (Config(data=DataConfig(source="slake")), "data.root"),
+        (Config(data=DataConfig(window="lungs")), "data.window"),
         (Config(data=DataConfig(families={"identity": 1.0})), "data.families"),
         (Config(data=DataConfig(families={"vqa": 1.0, "verify": -1.0})), "data.families.verify"),
         (Config(data=DataConfig(families={"vqa": 0.0})), "data.families"),

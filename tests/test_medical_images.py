@@ -11,12 +11,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from data_pipelines import dicom
 from data_pipelines.images import ImageCache, decode
@@ -35,30 +35,6 @@ PACKAGED_COLOURS += ["SC_rgb_dcmtk_+eb+cy+np.dcm", "SC_rgb_rle.dcm", "examples_j
 def packaged(name: str) -> str:
     path = get_testdata_file(name, download=False)
     assert path is not None, f"pydicom no longer ships {name}"
-    return str(path)
-
-
-def write_dicom(path, pixels, *, bits=16, signed=False, **elements):
-    """A Part 10 file of frames [H, W] or [F, H, W], or of colours [H, W, 3] where that is said."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    elements = {"PhotometricInterpretation": "MONOCHROME2", "SamplesPerPixel": 1, "Modality": "CT", **elements}
-    height, width = pixels.shape[-3:-1] if elements["SamplesPerPixel"] == 3 else pixels.shape[-2:]
-    dataset.Rows, dataset.Columns = height, width
-    dataset.BitsAllocated = 8 if bits <= 8 else 16
-    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = bits, bits - 1, int(signed)
-    if elements["SamplesPerPixel"] == 1 and pixels.ndim == 3:
-        dataset.NumberOfFrames = len(pixels)
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    kind = ("i" if signed else "u") + str(dataset.BitsAllocated // 8)
-    dataset.PixelData = np.ascontiguousarray(pixels, f"<{kind}").tobytes()
-    dataset.save_as(path, enforce_file_format=True)
     return str(path)
 
 

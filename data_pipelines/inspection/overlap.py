@@ -8,10 +8,11 @@ two chest X-rays for one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -104,9 +105,7 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
     names = {image: name for (_, _, name), image in images.items()}  # each file once
     found: dict[str | bytes, Fingerprint] = {}
     unreadable: list[str] = []
-    # Started anew and not forked: the threads of NumPy's libraries do not survive a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        results = pool.map(_fingerprint, names, names.values(), chunksize=16)
+    with _mapped(_fingerprint, names, workers) as results:
         for image, result in zip(names, tqdm(results, "images", len(names), unit="", disable=None), strict=True):
             if isinstance(result, Fingerprint):
                 found[image] = result
@@ -116,6 +115,19 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
         more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
         logger.warning("left out %d unreadable images: %s%s", len(unreadable), "; ".join(unreadable[:_NAMED]), more)
     return {key: found[image] for key, image in images.items() if image in found}
+
+
+@contextlib.contextmanager
+def _mapped(
+    function: Callable[[str | bytes, str], Fingerprint | str], images: Mapping[str | bytes, str], workers: int
+) -> Iterator[Iterable[Fingerprint | str]]:
+    """The function's results in order, by that many processes; by this one where one is enough."""
+    if workers == 1:
+        yield map(function, images, images.values())
+        return
+    # Started anew and not forked: the threads of NumPy's libraries do not survive a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map(function, images, images.values(), chunksize=16)
 
 
 def _fingerprint(image: str | bytes, name: str) -> Fingerprint | str:

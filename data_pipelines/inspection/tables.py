@@ -111,7 +111,7 @@ def _number(name: str, value: float | None) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(head), *map(list, rows)]
-    for line in lines:
+    for line in lines[1:]:
         if len(line[0]) > _WIDEST:
             line[0] = line[0][: _WIDEST - 1] + "…"
     widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
