@@ -178,17 +178,15 @@ def _levels(
 ) -> Float[np.ndarray, "H W"]:
     """0 … 255 by the chosen window, before the polarity."""
     chosen = window_of(window, name)
-    if is_ct_window(window):
-        modality = str(dataset.get("Modality", "")).strip()
-        if modality not in ("CT", ""):
-            raise DataError(
-                f"{name}: window {window!r} is in Hounsfield units, and the modality is {modality}; "
-                f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH"
-            )
+    if is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
+        raise DataError(
+            f"{name}: window {window!r} is in Hounsfield units, and the file's modality is not CT; "
+            f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH"
+        )
     if chosen == AUTO:
         if dataset.get("VOILUTSequence"):
             return _voi_table(dataset, values)
-        own = _own_window(dataset)
+        own = _own_window(dataset, name)
         if own is None and dataset.get("BitsStored") == 8 and not dataset.PixelRepresentation and values is stored:
             return stored.astype(np.float64)
         chosen = own or MINMAX
@@ -198,8 +196,8 @@ def _levels(
     return grey_levels(np.where(padding, chosen.centre, values), chosen)
 
 
-def _own_window(dataset: Any) -> Window | None:
-    """The first of the file's windows. Raises ValueError where it is malformed."""
+def _own_window(dataset: Any, name: str) -> Window | None:
+    """The first of the file's windows. Raises ImageError where it is none."""
     pair = dataset.get("WindowCenter"), dataset.get("WindowWidth")
     centre, width = (value[0] if isinstance(value, MutableSequence) and value else value for value in pair)
     if centre in (None, "") or width in (None, ""):
@@ -207,7 +205,8 @@ def _own_window(dataset: Any) -> Window | None:
     shape = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     centre, width = float(centre), float(width)
     if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (1 if shape == "LINEAR" else 1e-9):
-        raise ValueError("window")
+        remedy = f"name another with #window= or data.window, such as {MINMAX}"
+        raise ImageError(f"{name}: image cannot be read (the file's own window is malformed); {remedy}")
     return Window(centre, width, shape)  # type: ignore[arg-type]
 
 

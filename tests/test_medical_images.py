@@ -153,7 +153,9 @@ def test_padding_is_black_and_not_counted(tmp_path, kind):
 
 def test_a_ct_preset_is_refused_for_another_modality_and_for_colours(tmp_path):
     path = write_dicom(tmp_path / "mr.dcm", np.eye(4), Modality="MR")
-    with pytest.raises(DataError, match=r"mr\.dcm: window 'lung' is in Hounsfield units, and the modality is MR"):
+    with pytest.raises(
+        DataError, match=r"mr\.dcm: window 'lung' is in Hounsfield units, and the file's modality is not CT"
+    ):
         decode(path, "x", "lung")
     assert grey(path, "1:2").max() > 0
     with pytest.raises(DataError, match="colours"):
@@ -311,6 +313,25 @@ def test_what_names_the_patient_is_never_parsed(monkeypatch):
     assert not [
         name for name in dicom._ELEMENTS if name.startswith(("Patient", "Study", "Institution")) or "UID" in name
     ]
+
+
+def test_a_nifti_headers_texts_are_not_said_either(tmp_path):
+    path = write_nifti(tmp_path / "ct.nii", np.zeros((4, 4, 4)), descrip=b"Doe^Jane 1947", aux_file=b"MRN-4711")
+    content = Path(path).read_bytes()
+    assert b"Doe^Jane" in content
+    for damaged in (content[:400], content[:40] + b"\xff" * 30 + content[70:]):
+        with pytest.raises(ImageError) as caught:
+            decode(damaged, "scan 1")
+        said = "".join(traceback.format_exception(caught.value))
+        assert "scan 1: image cannot be read" in said
+        assert not [word for word in ("Doe", "Jane", "4711") if word in said]
+
+
+def test_a_malformed_window_of_the_file_is_named_with_the_way_out(tmp_path):
+    path = write_dicom(tmp_path / "x.dcm", np.eye(4), WindowCenter=1, WindowWidth=0)
+    with pytest.raises(ImageError, match=r"own window is malformed.*#window="):
+        decode(path, "x")
+    assert grey(f"{path}#window=minmax").max() == 255
 
 
 def test_burned_in_annotation_is_warned_of_once_and_by_the_files_name(tmp_path, caplog):

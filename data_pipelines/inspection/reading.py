@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
         if split not in (*published.splits, *published.formed):
             known = ", ".join((*published.splits, *published.formed))
             raise DataError(f"--splits: {source} has no split {split!r}; choose from {known}")
+    if source != "phantom" and not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; name the one that holds the published files of {source}")
     return DataSet(source, {split: published.load(root, split) for split in splits or published.splits})
 
 
