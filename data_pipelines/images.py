@@ -1,4 +1,7 @@
-"""Image files: decoding, and a cache of what was decoded. The arithmetic on pixels is in `pixels.py`."""
+"""Image files: decoding, and a cache of what was decoded. The arithmetic on pixels is in `pixels.py`.
+
+Pillow's formats are decoded here, DICOM and NIfTI in `medical_images.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,28 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from data_pipelines.medical_images import decode_scan
 from data_pipelines.pixels import resize, to_rgb
 from data_pipelines.records import ImageError, MaskFile
+from data_pipelines.windows import AUTO
 
 
-def decode(image: str | bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
+def decode(image: str | bytes, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
     EXIF orientation is ignored, because boxes are drawn on the pixels as stored. Modes are converted by `to_rgb`.
 
     Args:
+      image: of a DICOM or NIfTI file, the path may say which picture is meant (`scan_parts`).
       where: names the image in messages when it comes as bytes.
+      window: `DataConfig.window`, for DICOM and NIfTI files.
 
     Raises:
       ImageError: missing, truncated, unreadable or empty.
+      DataError: as `medical_images.decode_scan`.
     """
-    return np.asarray(_open(image, where, to_rgb))
+    scan = decode_scan(image, where, window)
+    return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
 
 
 def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
@@ -59,8 +68,9 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
 class ImageCache:
     """The most recently used decoded images and masks. Thread-safe; pickles empty, so each process has its own."""
 
-    def __init__(self, max_mb: int):
+    def __init__(self, max_mb: int, window: str = AUTO):
         self.max_mb = max_mb
+        self.window = window
         self._clear()
 
     def _clear(self) -> None:
@@ -70,7 +80,7 @@ class ImageCache:
 
     def image(self, image: str | bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
         """`decode`, remembered. The array is read-only. Raises ImageError."""
-        return self._get(image, lambda: decode(image, where))
+        return self._get(image, lambda: decode(image, where, self.window))
 
     def resized(self, image: str | bytes, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
         """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
@@ -97,8 +107,8 @@ class ImageCache:
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"max_mb": self.max_mb}
+        return {"max_mb": self.max_mb, "window": self.window}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.max_mb = state["max_mb"]
+        self.max_mb, self.window = state["max_mb"], state["window"]
         self._clear()

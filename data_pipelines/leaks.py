@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from data_pipelines.records import DataError, ImageError, VQAExample
+from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def _sha256(image: str | bytes) -> bytes:
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
     try:
-        with open(image, "rb") as file:
+        # The whole file where a part of it is named: slices of one volume show one patient.
+        with open(split_part(image)[0], "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise ImageError(f"{image}: cannot be read ({error.strerror}); copy it from the published data set") from None

@@ -72,7 +72,7 @@ class Preprocessor:
     cache: ImageCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb))
+        object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb, self.data.window))
 
     def training(self, example: VQAExample, rng: np.random.Generator, *, policy: PolicyConfig | None = None) -> Arrays:
         """Arrays to learn from: regions drawn by the policy, the image augmented, prompt and answer.

@@ -227,6 +227,8 @@ class DataConfig:
       tokenizer: a SentencePiece file or a tokenizer.json (PaliGemma's own, say); "" takes init.checkpoint's, or without
         one trains a small one on the training text.
       tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
+      window: what of a DICOM or NIfTI file becomes black to white (`data_pipelines/windows.py`): auto is the file's own
+        window, else its least to greatest value; minmax; percentile; a CT preset such as lung; or CENTRE:WIDTH.
       text_length: T, tokens of prefix, suffix and eos together, of all turns of a conversation. A longer example is an
         error that names it, unless long_examples_allowed.
       workers: processes that decode; 0 decodes in threads of the training process.
@@ -259,6 +261,7 @@ class DataConfig:
     )
     tokenizer: str = ""
     tokenizer_vocab: int = 2000
+    window: str = "auto"
     text_length: int = 40
     workers: int = 0
     threads: int = 2

@@ -138,6 +138,7 @@ _ADDED: dict[str, Any] = {
     "data": {
         "mix": {},
         "mix_temperature": 0.0,
+        "window": "auto",
         "long_examples_allowed": 0,
         "documents": {"train_images": 600, "validate_images": 60, "test_images": 120, "page_width": 256, "seed": 0},
     },

@@ -9,7 +9,8 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from data_pipelines.records import FAMILIES, Task
+from data_pipelines.records import FAMILIES, DataError, Task
+from data_pipelines.windows import window_of
 from rllava_jax.config import Config, ConfigError, PolicyConfig
 from rllava_jax.duration import Duration
 
@@ -119,6 +120,10 @@ def _validate_data(config: Config) -> None:
     _validate_place("data", data.source, data.root)
     remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
     _require("://" not in data.tokenizer, "data.tokenizer", data.tokenizer, remedy)
+    try:
+        window_of(data.window, "data.window")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     _distinct("data.languages", data.languages)
     _validate_families("data.families", data.families)
     _validate_mix(config)

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 from data_pipelines.boxes import box_from_pixels
 from data_pipelines.records import DataError, Region
+from data_pipelines.scan_parts import split_part
+from data_pipelines.windows import PRESETS, window_of
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
 from rllava_jax.inference.decode import Sampling
@@ -33,11 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataError("--question: is empty; write a question")
         if options.max_new_tokens is not None and options.max_new_tokens < 1:
             raise DataError(f"--max-new-tokens {options.max_new_tokens}: is not a length; write 1 or more")
-        if not local_path(options.image, what="--image").is_file():
+        if not local_path(split_part(options.image)[0], what="--image").is_file():
             raise DataError(f"--image {options.image}: no such file")
+        if options.window is not None:
+            window_of(options.window, "--window")
         sampling = Sampling(options.temperature, options.top_p)
         predictor = Predictor.load(
-            path_of(options.checkpoint), step=options.step, new_tokens=options.max_new_tokens, sampling=sampling
+            path_of(options.checkpoint),
+            step=options.step,
+            new_tokens=options.max_new_tokens,
+            sampling=sampling,
+            window=options.window,
         )
         regions = _regions(predictor, options.image, options.box)
         answer = predictor.answer(
@@ -93,7 +101,19 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
     )
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
-    parser.add_argument("--image", required=True, metavar="FILE", help="PNG, JPEG or anything else Pillow reads")
+    parser.add_argument(
+        "--image",
+        required=True,
+        metavar="FILE",
+        help="PNG, JPEG or anything else Pillow reads; DICOM, perhaps with a frame (cine.dcm#frame=3), or a slice of a "
+        "NIfTI volume (ct.nii.gz#axis=2,slice=40); see docs/DICOM.md",
+    )
+    parser.add_argument(
+        "--window",
+        metavar="NAME",
+        help=f"of a DICOM or NIfTI image: auto, minmax, percentile, {', '.join(PRESETS)}, or CENTRE:WIDTH "
+        "(default: what the model was trained with)",
+    )
     parser.add_argument(
         "--box",
         action="append",

@@ -191,6 +191,7 @@ def assets(config: Config, preprocessor: Preprocessor, start: StartedFrom | None
         "patch_size": preprocessor.patch_size,
         "resize": "bilinear with antialiasing, aspect ratio ignored, truncated to uint8",
         "pixel_range": "x / 127.5 - 1",
+        "window": config.data.window,
         "prompt": config.data.prompt,
         "tokenizer_sha256": tokenizer.sha256,
     }

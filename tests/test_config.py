@@ -265,6 +265,7 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
         (Config(regions=RegionConfig(encoders=("crop", "crop"))), "regions.encoders"),
         (Config(regions=RegionConfig(max_regions=0)), "regions.max_regions"),
         (Config(data=DataConfig(source="slake")), "data.root"),
+        (Config(data=DataConfig(window="lungs")), "data.window"),
         (Config(data=DataConfig(families={"identity": 1.0})), "data.families"),
         (Config(data=DataConfig(families={"vqa": 1.0, "verify": -1.0})), "data.families.verify"),
         (Config(data=DataConfig(families={"vqa": 0.0})), "data.families"),
@@ -392,7 +393,7 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
     for added in ("init", "lora"):
         del values[added]
     for section, names in {
-        "model": ("dimensions", "vocab", "attention"),
+        "model": ("dimensions", "vocab", "layers", "attention"),
         "optimizer": ("name", "learning_rate_scale", "moment_dtype", "weight_decay_scale", "ema"),
         "train": (
             "label_smoothing",
@@ -405,7 +406,7 @@ def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
             "stall_seconds",
             "compilation_cache",
         ),
-        "data": ("mix", "mix_temperature", "long_examples_allowed", "documents"),
+        "data": ("mix", "mix_temperature", "window", "long_examples_allowed", "documents"),
         "mesh": ("tensor", "slices"),
     }.items():
         for added in names:

@@ -4,7 +4,9 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
+from dicom_files import write_dicom
 
 from data_pipelines.boxes import box_to_pixels
 from data_pipelines.records import DataError, Region
@@ -184,3 +186,24 @@ def test_a_missing_checkpoint_is_named(refused, tmp_path):
 
 def test_a_wrong_sampling_setting_is_named(refused):
     assert "temperature" in refused(temperature="-1")
+
+
+def test_a_dicom_file_is_asked_through_a_window(workdir, predictor, tmp_path, capsys):
+    """A bright square on a slope: in the bone window the slope is black, so picture and probability are others."""
+    pixels = np.tile(np.arange(64, dtype=np.int16), (64, 1))
+    pixels[20:40, 20:40] = 1000
+    path = tmp_path / "scan.dcm"
+    write_dicom(path, pixels, signed=True)
+    question = "what is the marked structure?"
+    asked = ["--checkpoint", str(workdir), "--image", str(path), "--question", question, "--json"]
+    confidences = []
+    for window in ([], ["--window", "bone"], ["--window=30:60"]):
+        assert predict.main([*asked, *window]) == 0
+        confidences.append(json.loads(capsys.readouterr().out)["confidence"])
+    assert len(set(confidences)) == 3
+    assert confidences[0] == pytest.approx(predictor.answer(str(path), question).confidence)
+
+
+def test_a_window_that_is_none_is_refused(refused, image):
+    assert "--window: no window 'lungs' (did you mean 'lung'?)" in refused(window="lungs")
+    assert "only DICOM and NIfTI files have a frame" in refused(image=f"{image}#frame=2")

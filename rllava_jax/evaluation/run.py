@@ -78,7 +78,7 @@ def evaluate_run(
         images = {example.id: example.image for example in task.test}
 
         def image(prediction: Prediction) -> Image.Image:
-            return Image.fromarray(decode(images[prediction.id], prediction.id))
+            return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
 
         write_report(
             folder / "report.html",

@@ -11,6 +11,7 @@ import jax
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, Region, Task, VQAExample
+from data_pipelines.windows import window_of
 from rllava_jax import provenance
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import MeshConfig
@@ -31,7 +32,13 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: Path, *, step: str | None = None, new_tokens: int | None = None, sampling: Sampling = GREEDY
+        cls,
+        path: Path,
+        *,
+        step: str | None = None,
+        new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        window: str | None = None,
     ) -> Predictor:
         """Reads a checkpoint.
 
@@ -39,15 +46,20 @@ class Predictor:
           path: see `checkpoint.find_checkpoint`.
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
+          window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
+          DataError: no such window.
         """
         folder, which = find_checkpoint(path, step)
         with Checkpoints(folder, read_only=True) as checkpoints:
             number = checkpoints.resolve(which)
             files = checkpoints.assets(number)
             config = provenance.config_from_assets(files, where=str(folder / str(number)))
+            if window is not None:
+                window_of(window, "window")
+                config = dataclasses.replace(config, data=dataclasses.replace(config.data, window=window))
             tokenizer = provenance.tokenizer_from_assets(files, where=str(folder / str(number)))
             preprocessor = make_preprocessor(config, tokenizer)
             # Where it was trained there may have been a kernel that is not here; they compute the same.

@@ -1,0 +1,157 @@
+"""Shows what is in data sets: counts, boxes, answers, lengths, images that occur twice, and a contact sheet.
+
+    python -m data_pipelines.inspect downloads/slake --source slake --out inspected
+    python -m data_pipelines.inspect downloads/slake downloads/vqa_rad --source slake --source vqa_rad
+
+All splits and languages are read. With --out, DIR/inspect.json holds every number (one row a number, names that stay)
+and each image that is also in another split or data set; DIR/contact_sheet_NAME.png shows images with their boxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.inspection.contact_sheet import contact_sheet
+from data_pipelines.inspection.figures import Figure, split_figures
+from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
+from data_pipelines.inspection.reading import SOURCES, DataSet, read_data_sets
+from data_pipelines.inspection.tables import overlap_tables, split_tables
+from data_pipelines.records import DataError
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.config import ConfigError
+
+_HASH_BITS = 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    try:
+        _check(options)
+        data_sets = read_data_sets(options.folders, options.source, [s for s in options.splits.split(",") if s])
+        _inspect(data_sets, options)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written that is not whole", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Before anything is read: what would else be found wrong after it."""
+    if not 0 <= options.near_bits <= _HASH_BITS:
+        raise DataError(f"--near-bits {options.near_bits}: is no number of bits; write 0 to {_HASH_BITS}")
+    if options.workers < 1:
+        raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
+    if options.images < 1:
+        raise DataError(f"--images {options.images}: is no number of images; write 1 or more")
+    if options.out:
+        try:
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--out {options.out}: cannot be made ({error.strerror}); name another folder") from None
+
+
+def _inspect(data_sets: Sequence[DataSet], options: argparse.Namespace) -> None:
+    figures = [
+        figure
+        for data_set in data_sets
+        for split, content in data_set.splits.items()
+        for figure in split_figures(data_set.name, split, content)
+    ]
+    for data_set in data_sets:
+        print(split_tables(figures, data_set.name, list(data_set.splits)), end="\n\n")
+    groups = groups_of(data_sets)
+    overlapping, matches = overlaps(groups, fingerprints(data_sets, workers=options.workers), bits=options.near_bits)
+    named = [(group.data_set, group.name) for group in groups]
+    print(overlap_tables(overlapping, named, bits=options.near_bits))
+    if options.out:
+        out = Path(options.out)
+        _write(out / "inspect.json", [*figures, *overlapping], matches, options.near_bits)
+        for data_set in data_sets:
+            _save(out, data_set, options.images)
+        print(f"\nwritten to {out}")
+
+
+def _write(path: Path, figures: Sequence[Figure], matches: Sequence[Match], bits: int) -> None:
+    content = {
+        "near_bits": bits,
+        "figures": [dataclasses.asdict(figure) for figure in figures],
+        "overlapping_images": [dataclasses.asdict(match) for match in matches],
+    }
+    # One row a line, so that two inspections can be compared line by line.
+    rows = {name: rows for name, rows in content.items() if isinstance(rows, list)}
+    lists = [
+        f'  "{name}": [\n' + ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in rows[name]) + "\n  ]"
+        for name in rows
+    ]
+    write_atomically(path, "{\n" + ",\n".join([f'  "near_bits": {bits}', *lists]) + "\n}\n")
+
+
+def _save(out: Path, data_set: DataSet, count: int) -> None:
+    """The contact sheet, under its name only once it is whole."""
+    name = re.sub(r"\W+", "_", data_set.name).strip("_")
+    partial = out / f".contact_sheet_{name}.{os.getpid()}"
+    try:
+        contact_sheet(data_set, count=count).save(partial, "PNG", optimize=True)
+        os.replace(partial, out / f"contact_sheet_{name}.png")
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of published data sets")
+    parser.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help=f"what the folders hold: {', '.join(SOURCES)} (phantom is drawn, its folder is not read); give one name, "
+        "or one for each folder in their order",
+    )
+    parser.add_argument(
+        "--splits", default="", metavar="A,B", help="read these only (default: all that the authors publish)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="write inspect.json and the contact sheets there (made if missing)"
+    )
+    parser.add_argument(
+        "--near-bits",
+        type=int,
+        default=DEFAULT_BITS,
+        metavar="N",
+        help="images are alike whose 64-bit perceptual hashes (pHash) differ in at most N bits "
+        f"(default: {DEFAULT_BITS}; 0 is equal hashes; unrelated pictures differ in about 32)",
+    )
+    parser.add_argument(
+        "--images", type=int, default=24, metavar="N", help="images on a contact sheet, at most (default: 24)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that read images (default: one for each core)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Images that occur twice: between splits and data sets, by equal pixels and by a perceptual hash.
+
+Equal means the same decoded pixels and shape, whatever the file's name, format or metadata. Alike means that pHash, 64
+bits of a 32 x 32 thumbnail's cosine transform (https://www.hackerfactor.com/blog/index.php?/archives/432-Looks-Like-It.html),
+differs in few bits: it finds other sizes, compressions and tones of a picture, and may take neighbouring slices or
+two chest X-rays for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt64
+from PIL import Image
+from tqdm import tqdm
+
+from data_pipelines.images import decode
+from data_pipelines.inspection.figures import Figure
+from data_pipelines.inspection.reading import DataSet
+from data_pipelines.records import DataError, ImageError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BITS = 4  # of 64
+_BLOCK = 1024
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """An image's pixels in short.
+
+    Attributes:
+      exact: SHA-256 of shape and pixels.
+      perceptual: pHash, 64 bits.
+    """
+
+    exact: bytes
+    perceptual: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are compared with others': a split, or one language of a split where its data set has several."""
+
+    data_set: str
+    split: str
+    language: str
+    image_ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Split and language, e.g. "test/en"."""
+        return f"{self.split}/{self.language}" if self.language else self.split
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image, and the image of another group that is most like it.
+
+    Attributes:
+      bits: in which the perceptual hashes differ.
+      equal: whether the pixels are the same.
+    """
+
+    data_set: str
+    split: str
+    image_id: str
+    other_data_set: str
+    other_split: str
+    other_image_id: str
+    bits: int
+    equal: bool
+
+
+# Of an image: its data set, split and id, which need not be the same image in another split.
+Key = tuple[str, str, str]
+
+
+def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fingerprint]:
+    """The fingerprint of every image, computed by that many processes with a progress bar.
+
+    Unreadable images are left out, counted and named in a logged warning.
+
+    Raises:
+      DataError: imagehash is missing.
+    """
+    try:
+        import imagehash  # noqa: F401
+    except ImportError:
+        raise DataError("perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'") from None
+    images = {
+        (data_set.name, split, image.image_id): image.image
+        for data_set in data_sets
+        for split, content in data_set.splits.items()
+        for image in content.images
+    }
+    names = {image: name for (_, _, name), image in images.items()}  # each file once
+    found: dict[str | bytes, Fingerprint] = {}
+    unreadable: list[str] = []
+    with _mapped(_fingerprint, names, workers) as results:
+        for image, result in zip(names, tqdm(results, "images", len(names), unit="", disable=None), strict=True):
+            if isinstance(result, Fingerprint):
+                found[image] = result
+            else:
+                unreadable.append(result)
+    if unreadable:
+        more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
+        logger.warning("left out %d unreadable images: %s%s", len(unreadable), "; ".join(unreadable[:_NAMED]), more)
+    return {key: found[image] for key, image in images.items() if image in found}
+
+
+@contextlib.contextmanager
+def _mapped(
+    function: Callable[[str | bytes, str], Fingerprint | str], images: Mapping[str | bytes, str], workers: int
+) -> Iterator[Iterable[Fingerprint | str]]:
+    """The function's results in order, by that many processes; by this one where one is enough."""
+    if workers == 1:
+        yield map(function, images, images.values())
+        return
+    # Started anew and not forked: the threads of NumPy's libraries do not survive a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield pool.map(function, images, images.values(), chunksize=16)
+
+
+def _fingerprint(image: str | bytes, name: str) -> Fingerprint | str:
+    import imagehash
+
+    try:
+        pixels = decode(image, name)
+    except ImageError as error:
+        return str(error)
+    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    return Fingerprint(digest, int(str(imagehash.phash(Image.fromarray(pixels))), 16))
+
+
+def groups_of(data_sets: Iterable[DataSet]) -> list[Group]:
+    """The groups of all splits; an image without a question counts in every language of its split."""
+    groups = []
+    for data_set in data_sets:
+        languages = {example.language for content in data_set.splits.values() for example in content.examples}
+        for split, content in data_set.splits.items():
+            ids = list(dict.fromkeys(image.image_id for image in content.images))
+            if len(languages) < 2:
+                groups.append(Group(data_set.name, split, "", tuple(ids)))
+                continue
+            asked: dict[str, set[str]] = {}
+            for example in content.examples:
+                asked.setdefault(example.image_id, set()).add(example.language)
+            for language in sorted(languages):
+                chosen = tuple(name for name in ids if language in asked.get(name, languages))
+                groups.append(Group(data_set.name, split, language, chosen))
+    return groups
+
+
+def overlaps(
+    groups: Sequence[Group], prints: Mapping[Key, Fingerprint], *, bits: int
+) -> tuple[list[Figure], list[Match]]:
+    """How many images of each group are in each other one, and which.
+
+    Args:
+      bits: images whose hashes differ in at most so many are alike.
+
+    Returns:
+      Figures `images_equal_to_some_of` and `images_like_some_of`, grouped by the other group ("slake train/zh"), by
+      "another split" of the data set (in any language) and by "another data set"; `images_repeated`, which equal
+      another image of their own group; and `images_compared`. A match for each image and other group that has one.
+    """
+    compared = [_Compared(group, prints) for group in groups]
+    figures: list[Figure] = []
+    matches: list[Match] = []
+    for mine in compared:
+        group = mine.group
+
+        def add(name: str, of: str, value: int, group: Group = group) -> None:
+            figures.append(Figure(group.data_set, group.name, name, of, value))
+
+        add("images_compared", "all", len(mine.prints))
+        add("images_repeated", "all", len(mine.prints) - len({fingerprint.exact for fingerprint in mine.prints}))
+        equal: dict[str, set[str]] = {}
+        alike: dict[str, set[str]] = {}
+        for theirs in compared:
+            if theirs is mine:
+                continue
+            found = _matches(mine, theirs, bits)
+            matches += found
+            for kind in _kinds(group, theirs.group):
+                equal.setdefault(kind, set()).update(match.image_id for match in found if match.equal)
+                alike.setdefault(kind, set()).update(match.image_id for match in found)
+        for kind in equal:
+            add("images_equal_to_some_of", kind, len(equal[kind]))
+            add("images_like_some_of", kind, len(alike[kind]))
+    return figures, matches
+
+
+class _Compared:
+    """A group's readable images and their fingerprints."""
+
+    def __init__(self, group: Group, prints: Mapping[Key, Fingerprint]):
+        keys = [(group.data_set, group.split, name) for name in group.image_ids]
+        self.group = group
+        self.names = [key[2] for key in keys if key in prints]
+        self.prints = [prints[key] for key in keys if key in prints]
+        self.hashes = np.array([fingerprint.perceptual for fingerprint in self.prints], np.uint64)
+
+
+def _kinds(group: Group, other: Group) -> list[str]:
+    kinds = [f"{other.data_set} {other.name}"]
+    if other.data_set != group.data_set:
+        kinds.append("another data set")
+    elif other.split != group.split:
+        kinds.append("another split")
+    return kinds
+
+
+def _matches(mine: _Compared, theirs: _Compared, bits: int) -> list[Match]:
+    if not mine.prints or not theirs.prints:
+        return []
+    same = {fingerprint.exact: place for place, fingerprint in reversed(list(enumerate(theirs.prints)))}
+    distance, nearest = _nearest(mine.hashes, theirs.hashes)
+    found = []
+    for place, fingerprint in enumerate(mine.prints):
+        equal = fingerprint.exact in same
+        if equal or distance[place] <= bits:
+            at = same[fingerprint.exact] if equal else int(nearest[place])
+            found.append(
+                Match(
+                    *(mine.group.data_set, mine.group.name, mine.names[place]),
+                    *(theirs.group.data_set, theirs.group.name, theirs.names[at]),
+                    *(0 if equal else int(distance[place]), equal),
+                )
+            )
+    return found
+
+
+def _nearest(a: UInt64[np.ndarray, " N"], b: UInt64[np.ndarray, " M"]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each hash of `a` the least number of bits in which it differs from one of `b`, and which that is."""
+    distance = np.full(len(a), 65, np.int64)
+    nearest = np.zeros(len(a), np.int64)
+    for start in range(0, len(a), _BLOCK):
+        mine = a[start : start + _BLOCK, None]
+        for first in range(0, len(b), 16 * _BLOCK):
+            bits = np.bitwise_count(mine ^ b[None, first : first + 16 * _BLOCK])
+            at = bits.argmin(axis=1)
+            least = bits[np.arange(len(bits)), at]
+            better = least < distance[start : start + _BLOCK]
+            distance[start : start + _BLOCK][better] = least[better]
+            nearest[start : start + _BLOCK][better] = first + at[better]
+    return distance, nearest
