@@ -26,7 +26,7 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.config_loading import differences, from_json, load_config, to_json, upgraded
+from rllava_jax.config_loading import differences, from_json, load, load_config, to_json, upgraded
 from rllava_jax.config_validation import validate, validate_patches
 from rllava_jax.model.sizes import SIZES, dimensions_of, model_size
 
@@ -66,9 +66,9 @@ def test_every_configuration_of_the_repository_loads() -> None:
         overrides = ["--config.data.root=somewhere"]
         if 'size="checkpoint"' in path.read_text():
             with pytest.raises(ConfigError, match=r"write --config\.init\.checkpoint=DIR"):
-                load_config(path, overrides)
+                load(path, overrides)
             overrides.append("--config.init.checkpoint=elsewhere")
-        load_config(path, overrides)
+        load(path, overrides)
 
 
 def test_a_list_in_a_file_becomes_the_tuple_that_the_field_declares(tmp_path: Path) -> None:
