@@ -13,10 +13,11 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from data_pipelines.pixels import resize, to_rgb
-from data_pipelines.records import ImageError, MaskFile
+from data_pipelines.prepared import stored_images
+from data_pipelines.records import ImageError, ImageSource, MaskFile, StoredImage
 
 
-def decode(image: str | bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
+def decode(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
     EXIF orientation is ignored, because boxes are drawn on the pixels as stored. Modes are converted by `to_rgb`.
@@ -36,12 +37,19 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
     Raises:
       ImageError: missing, truncated or unreadable.
     """
-    grey = np.asarray(_open(mask.path, where, lambda image: image.convert("L")))
+    grey = decode_grey(mask.path, where)
     return grey > 0 if mask.level is None else grey == mask.level
 
 
-def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
+    """The grey levels of a mask image. Raises ImageError as `decode`."""
+    return np.asarray(_open(image, where, lambda opened: opened.convert("L")))
+
+
+def _open(image: ImageSource, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     name = image if isinstance(image, str) else where
+    if isinstance(image, StoredImage):
+        image = stored_images.read(image)
     try:
         with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
             opened.load()
@@ -68,11 +76,11 @@ class ImageCache:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def image(self, image: str | bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
         """`decode`, remembered. The array is read-only. Raises ImageError."""
         return self._get(image, lambda: decode(image, where))
 
-    def resized(self, image: str | bytes, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    def resized(self, image: ImageSource, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
         """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
         return self._get((image, size), lambda: resize(self.image(image, where), size))
 

@@ -49,6 +49,8 @@ def link_regions(
 ) -> tuple[list[VQAExample], LinkCounts]:
     """Sets `regions`, `distractors` and `provenance` of ordinary questions.
 
+    A question whose data set marks its own regions keeps them under the rules "question" and "answer".
+
     Args:
       rule: `PolicyConfig.question_regions`. "question": the boxes whose label the question names. "answer": where
         there are none, the boxes whose label the answer names, and the revealing questions too; this leaks the
@@ -67,7 +69,9 @@ def link_regions(
         regions = regions_of[example.image_id]
         named = named_regions(example.question, regions) if rule != "none" else ()
         provenance = "question"
-        if named and rule == "question" and gives_answer_away(example.question, regions, vocabulary):
+        if example.regions and rule != "none":
+            named, provenance = example.regions, example.provenance or "annotation"
+        elif named and rule == "question" and gives_answer_away(example.question, regions, vocabulary):
             revealing, named = revealing + 1, ()
         if not named and rule == "answer":
             named, provenance = named_regions(example.answer, regions), "answer"

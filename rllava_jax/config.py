@@ -169,9 +169,10 @@ class DataConfig:
     """Where examples come from and how they become batches.
 
     Attributes:
-      source: slake, vqa_rad or phantom.
-      root: folder of the published files (slake, vqa_rad); phantom needs none.
-      languages: SLAKE asks in "en" and "zh".
+      source: prepared, or the name of a data set (`python -m data_pipelines.prepare --list`) to read as published.
+      root: what `python -m data_pipelines.prepare` wrote (prepared), or the folder of the published files; phantom
+        needs none.
+      languages: of the questions, where a data set asks in several: SLAKE in "en" and "zh".
       families: mixing weights of the question families in training; a family of weight 0 is left out.
       train_split, validation_split, test_split: names of the source's splits.
       allow_test_images_in_training: train although test images occur in the training split.
@@ -187,7 +188,7 @@ class DataConfig:
       corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
     """
 
-    source: Literal["slake", "vqa_rad", "phantom"] = "phantom"
+    source: str = "phantom"
     root: str = ""
     languages: tuple[str, ...] = ("en",)
     families: dict[str, float] = field(

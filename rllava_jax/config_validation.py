@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import string
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from typing import get_args
 
 from data_pipelines.records import FAMILIES, Task
+from data_pipelines.sources import registry
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import Duration
 
@@ -114,8 +116,13 @@ def _validate_regions(config: Config) -> None:
 
 def _validate_data(config: Config) -> None:
     data = config.data
+    sources = ("prepared", *registry.MODULES)
+    near = difflib.get_close_matches(data.source, sources, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sources)}"
+    _require(data.source in sources, "data.source", data.source, remedy)
     if data.source != "phantom":
-        remedy = f"{data.source} needs the folder of its published files: --config.data.root=DIR"
+        folder = "of a prepared data set" if data.source == "prepared" else "of its published files"
+        remedy = f"{data.source} needs the folder {folder}: --config.data.root=DIR"
         _require(bool(data.root), "data.root", data.root, remedy)
     for name, value in (("data.root", data.root), ("data.tokenizer", data.tokenizer)):
         remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
