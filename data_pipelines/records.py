@@ -55,6 +55,9 @@ class MaskFile:
     path: ImageSource = field(repr=False)
     level: int | None = None
 
+    def __str__(self) -> str:
+        return "a mask" if isinstance(self.path, bytes) else str(self.path)
+
 
 @dataclass(frozen=True)
 class Region:

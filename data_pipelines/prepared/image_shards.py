@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_pipelines import images
-from data_pipelines.annotated_image import SourceSplit
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
-from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage
+from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
 from rllava_jax.atomic_files import write_atomically
 
 # A shard holds at most so many bytes of files, TFDS's own limit; smaller sets are cut for the sake of parallel work.
@@ -83,11 +83,11 @@ def plan_shards(splits: Iterable[SourceSplit], *, dataset: str, root: str, out: 
     pictures: dict[ImageSource, str] = {}
     masks: dict[ImageSource, str] = {}
     for split in splits:
-        for holder in (*split.images, *split.examples):
-            pictures.setdefault(holder.image, holder.image_id)
-            for region in (*holder.regions, *getattr(holder, "distractors", ())):
-                if region.mask is not None:
-                    masks.setdefault(region.mask.path, holder.image_id)
+        records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
+        for record in records:
+            pictures.setdefault(record.image, record.image_id)
+            for mask in masks_of(record):
+                masks.setdefault(mask, record.image_id)
     folder = config_folder(out, IMAGES)
     shards = []
     for name, found in ((PICTURES, pictures), (MASKS, masks)):
@@ -96,6 +96,12 @@ def plan_shards(splits: Iterable[SourceSplit], *, dataset: str, root: str, out: 
             path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
             shards.append(ImageShard(path, root, name == MASKS, tuple(items)))
     return shards
+
+
+def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
+    """The mask files of a question's or an image's regions."""
+    regions = (*record.regions, *(record.distractors if isinstance(record, VQAExample) else ()))
+    return [region.mask.path for region in regions if region.mask is not None]
 
 
 def _item(source: ImageSource, image_id: str) -> Item:

@@ -19,12 +19,13 @@ from data_pipelines.prepared import counts, fields, layout
 from data_pipelines.prepared.image_shards import (
     ImageShard,
     Note,
+    masks_of,
     places,
     plan_shards,
     read_note,
     relative,
     remove_notes,
-)  # fmt: skip
+)
 from data_pipelines.prepared.record_shards import Written, describe, write_records
 from data_pipelines.records import DataError, VQAExample
 from rllava_jax.atomic_files import check_destination, write_atomically
@@ -72,9 +73,7 @@ def prepare(
     """
     out = os.path.abspath(out)
     origin = Path(os.path.abspath(root)) if root else Path(f"{out}.incomplete")
-    check_destination(
-        Path(out), source=origin, overwrite=overwrite, ours=lambda path: (path / layout.RECORD_FILE).is_file()
-    )
+    check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
     aside = f"{out}.incomplete"
     loaded = _load(source, root, splits)
     _check_counts(source, loaded, root, allow_missing=allow_missing)
@@ -94,6 +93,10 @@ def prepare(
         shutil.rmtree(out)
     os.rename(aside, out)
     return record
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / layout.RECORD_FILE).is_file()
 
 
 def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
@@ -155,11 +158,10 @@ def _readable(split: SourceSplit, shards: Sequence[ImageShard], notes: Sequence[
         return split
 
     def problems(record: VQAExample | AnnotatedImage) -> list[str]:
-        regions = (*record.regions, *(record.distractors if isinstance(record, VQAExample) else ()))
-        files = (record.image, *(region.mask.path for region in regions if region.mask is not None))
-        return [reasons[file] for file in files if file in reasons]
+        return [reasons[file] for file in (record.image, *masks_of(record)) if file in reasons]
 
-    found = dict.fromkeys(text for record in (*split.images, *split.examples) for text in problems(record))
+    records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
+    found = dict.fromkeys(text for record in records for text in problems(record))
     lost = {image.image_id for image in split.images if problems(image)}
     examples = [e for e in split.examples if e.image_id not in lost and not problems(e)]
     images = [image for image in split.images if image.image_id not in lost]

@@ -65,8 +65,8 @@ def run_beam(shards: Sequence[ImageShard], *, runner: str, options: Sequence[str
       DataError: Beam is not installed, or does not know the runner.
     """
     try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam as beam  # type: ignore[import-not-found]
+        from apache_beam.options.pipeline_options import PipelineOptions  # type: ignore[import-not-found]
     except ImportError:
         raise DataError(
             "--runner: needs Apache Beam, which its pins keep out of the training environment; in one of its own run "
