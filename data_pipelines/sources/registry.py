@@ -13,6 +13,8 @@ MODULES = {
     "slake": "data_pipelines.sources.slake",
     "vqa_rad": "data_pipelines.sources.vqa_rad",
     "phantom": "data_pipelines.sources.phantom",
+    "jsonl": "data_pipelines.sources.jsonl",
+    "coco": "data_pipelines.sources.coco",
 }
 
 
