@@ -19,10 +19,11 @@ from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
+from data_pipelines.prepared.tf_example import in_one_order
 from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
 from rllava_jax.atomic_files import write_atomically
 
-# A shard holds at most so many bytes of files, TFDS's own limit; smaller sets are cut for the sake of parallel work.
+# A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for the sake of parallel work.
 _LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
 # Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -111,18 +112,13 @@ def _item(source: ImageSource, image_id: str) -> Item:
 
 
 def _cut(items: Sequence[Item]) -> list[Sequence[Item]]:
-    """Runs of items of about equal size in bytes."""
+    """Runs of equally many items: cut by their sizes, all would move when one damaged file is replaced."""
     if not items:
         return []
-    sizes = [item.size() for item in items]
-    total = sum(sizes)
-    count = max(-(-total // _LARGEST), min(_SHARDS_OF_SMALL, total // _SMALL), 1)
-    parts: list[list[Item]] = [[] for _ in range(min(count, len(items)))]
-    before = 0
-    for item, size in zip(items, sizes, strict=True):
-        parts[min(before * len(parts) // max(total, 1), len(parts) - 1)].append(item)
-        before += size
-    return [part for part in parts if part]
+    total = sum(item.size() for item in items)
+    count = min(max(-(-total // _LARGEST), min(_SHARDS_OF_SMALL, total // _SMALL), 1), len(items))
+    ends = [len(items) * (number + 1) // count for number in range(count)]
+    return [items[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def write_shard(shard: ImageShard) -> None:
@@ -148,7 +144,7 @@ def write_shard(shard: ImageShard) -> None:
         except ImageError as error:
             unreadable[place] = relative(str(error).split(";")[0], shard.root)
             continue
-        writer.write(features.serialize_example({"image_id": item.image_id, "image": encoded}))
+        writer.write(in_one_order(features.serialize_example({"image_id": item.image_id, "image": encoded})))
         stored += len(encoded)
     writer.close()
     os.replace(partial, shard.path)

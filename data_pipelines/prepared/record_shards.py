@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_pipelines.cards import DataCard
 from data_pipelines.prepared.layout import VERSION, config_folder, shard_name
+from data_pipelines.prepared.tf_example import in_one_order
 
 # Records of text are small: so many of them are some tens of MB.
 _RECORDS_IN_SHARD = 65536
@@ -42,7 +43,7 @@ def write_records(
             path = os.path.join(folder, shard_name(dataset, split, number, len(starts)))
             writer = ArrayRecordWriter(path, "group_size:1")
             for record in part:
-                serialised = serialise(record)
+                serialised = in_one_order(serialise(record))
                 size += len(serialised)
                 writer.write(serialised)
                 bar.update()

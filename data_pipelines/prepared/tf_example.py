@@ -56,6 +56,11 @@ def _message() -> Any:
 _EXAMPLE = _message()
 
 
+def in_one_order(record: bytes) -> bytes:
+    """The serialised example with its features by name: else their order changes with every process's hash seed."""
+    return _EXAMPLE.FromString(record).SerializeToString(deterministic=True)
+
+
 def read_example(record: bytes) -> dict[str, Sequence[Any]]:
     """The features of a serialised example by name, each a list of bytes, floats or whole numbers.
 

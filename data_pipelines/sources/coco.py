@@ -77,8 +77,8 @@ def load(root: str, split: str) -> SourceSplit:
         for entry, where in _entries(content, "images", path)
     }
     for entry, where in _entries(content, "annotations", path):
-        owner = entry.get("image_id")
-        if owner not in sizes or entry.get("category_id") not in names:
+        owner, category = entry.get("image_id"), entry.get("category_id")
+        if owner not in sizes or category not in names:
             raise DataError(
                 f"{where}: names image {owner!r} and category {entry.get('category_id')!r}, not both listed"
             )
