@@ -23,7 +23,7 @@ from data_pipelines.prepared.tf_example import in_one_order
 from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
 from rllava_jax.atomic_files import write_atomically
 
-# A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for the sake of parallel work.
+# A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
 _LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
 # Images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
