@@ -28,6 +28,7 @@ def decode(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
       ImageError: missing, truncated, unreadable or empty.
     """
+    image = _fetched(image)
     return np.asarray(_open(image, where, to_rgb))
 
 
@@ -43,13 +44,15 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
 
 def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
     """The grey levels of a mask image. Raises ImageError as `decode`."""
-    return np.asarray(_open(image, where, lambda opened: opened.convert("L")))
+    return np.asarray(_open(_fetched(image), where, lambda opened: opened.convert("L")))
 
 
-def _open(image: ImageSource, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _fetched(image: ImageSource) -> str | bytes:
+    return stored_images.read(image) if isinstance(image, StoredImage) else image
+
+
+def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     name = image if isinstance(image, str) else where
-    if isinstance(image, StoredImage):
-        image = stored_images.read(image)
     try:
         with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
             opened.load()

@@ -202,7 +202,7 @@ def training_facts(config: Config) -> dict[str, Any]:
     """What a run trained on and with, as its descendants remember it: JSON values, and no path of its machine."""
     lora, policy = config.lora, config.data.policy
     return {
-        "data": config.data.source,
+        "data": _data_name(config),
         "split": config.data.train_split,
         "languages": list(config.data.languages),
         "batch_size": config.train.batch_size,
@@ -214,6 +214,12 @@ def training_facts(config: Config) -> dict[str, Any]:
         "shown": policy.shown,
         "wrong": policy.wrong,
     }
+
+
+def _data_name(config: Config) -> str:
+    """The data set; of a prepared one the name of its folder, without where that lies."""
+    source = config.data.source
+    return f"{source} {Path(config.data.root).name}" if source == "prepared" else source
 
 
 def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:

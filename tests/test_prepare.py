@@ -491,7 +491,7 @@ def test_prepared_slake_gives_the_batches_of_the_published_one_bit_for_bit(slake
     ids, arrays, state = batches("slake", slake_root)
     ids_read, arrays_read, state_read = batches("prepared", prepared_slake)
     assert ids == ids_read
-    assert state == state_read  # a run may go on from the other
+    assert state == state_read
     for batch, read in zip(arrays, arrays_read, strict=True):
         assert batch.keys() == read.keys()
         for name in batch:

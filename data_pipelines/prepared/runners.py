@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
@@ -36,6 +37,11 @@ def run_processes(shards: Sequence[ImageShard], *, workers: int) -> None:
             for done in as_completed(running):
                 done.result()
                 bar.update(running[done])
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that stored images was ended from outside, for want of memory perhaps; the same command "
+                f"goes on from here, try it with --workers {max(1, workers // 2)}"
+            ) from None
         finally:
             # After an error or Ctrl-C the shards under way are finished, and no other is begun.
             pool.shutdown(wait=True, cancel_futures=True)
