@@ -4,9 +4,9 @@
     python benchmarks/prepared_speed.py --folder DIR/slake --prepared prepared/slake
 
 Draws batches from the training iterator of each in turn, the same examples in the same order, with a cache that holds
-next to nothing (every image is read and decoded again) and with the default one. Prints examples a second, the median
-of the rounds and their range, and the ratio prepared / folder, the median of the rounds' own. The first round warms the
-file cache and is not counted.
+next to nothing (every image is read and decoded again) and with the default one. Prints examples a second, and a second
+of processor time, which other programs on the machine disturb less: the median of the rounds and their range, and the
+ratio prepared / folder, the median of the rounds' own. The first round warms the file cache and is not counted.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ FAMILIES = {"vqa": 0.4, "identify": 0.3, "verify": 0.2, "choose": 0.1}
 
 def examples_per_second(
     examples: list[VQAExample], preprocessor: Preprocessor, *, batches: int, batch_size: int, start: int, seed: int
-) -> float:
-    """Of the training iterator from batch `start` on; the batches that are prefetched at its start are not timed."""
+) -> tuple[float, float]:
+    """By the clock, and by the processor time of all threads: of the training iterator from batch `start` on.
+
+    The batches that are prefetched at its start are not timed.
+    """
     data = preprocessor.data
     iterator = training_iterator(examples, preprocessor, families=FAMILIES, batch_size=batch_size, seed=seed, data=data)
     iterator.set_state({**iterator.get_state(), "next_batch": start})
     for _ in range(data.prefetch):
         next(iterator)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for _ in range(batches):
         next(iterator)
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     iterator.close()
-    return batches * batch_size / seconds
+    return batches * batch_size / seconds, batches * batch_size / used
 
 
 def compare(options: argparse.Namespace, cache_mb: int, tokenizer: Tokenizer) -> None:
-    """Prints one line for one size of the cache."""
+    """Prints two lines for one size of the cache."""
     preprocessors, examples = {}, {}
     for source, root in (("slake", options.folder), ("prepared", options.prepared)):
         data = DataConfig(source=source, root=root, text_length=160, image_cache_mb=cache_mb, threads=options.threads)
@@ -54,7 +57,7 @@ def compare(options: argparse.Namespace, cache_mb: int, tokenizer: Tokenizer) ->
         preprocessors[source] = Preprocessor(options.image_size, 14, RegionConfig(), data, tokenizer)
     if [e.id for e in examples["slake"]] != [e.id for e in examples["prepared"]]:
         sys.exit("error: the prepared set has other questions than the folder; prepare it from this folder")
-    speeds: dict[str, list[float]] = {"slake": [], "prepared": []}
+    speeds: dict[str, list[tuple[float, float]]] = {"slake": [], "prepared": []}
     for round_number in range(options.rounds + 1):
         # Who goes first changes from round to round.
         for source in sorted(speeds, reverse=round_number % 2 == 0):
@@ -64,9 +67,11 @@ def compare(options: argparse.Namespace, cache_mb: int, tokenizer: Tokenizer) ->
             )  # fmt: skip
             if round_number:
                 speeds[source].append(speed)
-    ratios = [b / a for a, b in zip(speeds["slake"], speeds["prepared"], strict=True)]
-    print(f"cache {cache_mb:>5} MB  folder {_range(speeds['slake'], '.0f')}  prepared "
-          f"{_range(speeds['prepared'], '.0f')}  ratio {_range(ratios, '.3f')}", flush=True)  # fmt: skip
+    for number, unit in enumerate(("examples/s", "examples/CPU s")):
+        folder, prepared = ([pair[number] for pair in speeds[source]] for source in ("slake", "prepared"))
+        ratios = [b / a for a, b in zip(folder, prepared, strict=True)]
+        print(f"cache {cache_mb:>5} MB  {unit:<15}folder {_range(folder, '.0f')}  prepared {_range(prepared, '.0f')}  "
+              f"ratio {_range(ratios, '.3f')}", flush=True)  # fmt: skip
 
 
 def _range(values: list[float], form: str) -> str:
@@ -91,7 +96,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = [text for example in train for text in (f"answer en {example.question}", example.answer)]
         tokenizer = train_tokenizer(texts, Path(folder) / "tokenizer.model", vocab_size=1000)
-        print(f"{options.image_size} px, batches of {options.batch_size}, {options.threads} threads, examples/s")
+        print(
+            f"{options.image_size} px, batches of {options.batch_size}, {options.threads} threads, seed {options.seed}"
+        )
         for cache_mb in options.cache_mb:
             compare(options, cache_mb, tokenizer)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from data_pipelines import images
 from data_pipelines.loader import evaluation_batches, training_iterator
 from data_pipelines.prepare import main
-from data_pipelines.prepared import image_shards, layout, runners, stored_images
+from data_pipelines.prepared import image_shards, layout, record_shards, runners, stored_images
 from data_pipelines.prepared.preparation import prepare
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, ImageError, StoredImage
@@ -109,6 +109,16 @@ def test_questions_and_images_come_back_as_the_source_gave_them(source, tmp_path
     read = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train")
     assert without_places(read.examples) == without_places(published.examples)
     assert without_places(read.images) == without_places(published.images)
+
+
+def test_questions_in_several_shards_keep_their_order(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_shards, "_RECORDS_IN_SHARD", 5)
+    prepared(source, tmp_path / "out")
+    folder = layout.config_folder(str(tmp_path / "out"), "questions")
+    assert [shard.take for shard in layout.shards(folder, "train")] == [5, 5, 2]
+    read = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train")
+    assert [example.id for example in read.examples] == [f"jsonl/{n}" for n in range(12)]
+    assert len(tfds.builder_from_directory(folder).as_data_source("train")) == 12
 
 
 def test_each_image_is_stored_once_however_many_questions_and_splits_ask_about_it(source, tmp_path):

@@ -26,7 +26,7 @@ from data_pipelines.prepared.image_shards import (
     relative,
     remove_notes,
 )
-from data_pipelines.prepared.record_shards import Written, describe, write_records
+from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
 from data_pipelines.records import DataError, VQAExample
 from rllava_jax.atomic_files import check_destination, write_atomically
 
@@ -89,10 +89,18 @@ def prepare(
     record = _record(source, kept, root, command)
     remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    if overwrite and os.path.exists(out):
-        shutil.rmtree(out)
-    os.rename(aside, out)
+    _move(aside, out)
     return record
+
+
+def _move(aside: str, out: str) -> None:
+    """Gives the finished folder its name; what stood there goes last, so that a kill between loses neither."""
+    replaced = f"{out}.replaced"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if os.path.exists(out):
+        os.rename(out, replaced)
+    os.rename(aside, out)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -180,24 +188,23 @@ def _write_records(
     of_questions, of_annotations = fields.question_features(), fields.annotation_features()
     questions, annotations = {}, {}
     for name, split in splits.items():
-        asked = [fields.question_fields(example, pictures, masks) for example in split.examples]
-        questions[name] = write_records(out, layout.QUESTIONS, card.name, name, asked, of_questions)
-        marked = [fields.annotation_fields(image, pictures, masks) for image in split.images]
-        annotations[name] = write_records(out, layout.ANNOTATIONS, card.name, name, marked, of_annotations)
-    stored = {
-        name: Written(
-            tuple(
-                len(shard.items) - len(note.unreadable)
-                for shard, note in zip(shards, notes, strict=True)
-                if shard.masks == (name == layout.MASKS)
-            ),
-            sum(note.bytes for shard, note in zip(shards, notes, strict=True) if shard.masks == (name == layout.MASKS)),
-        )
-        for name in (layout.PICTURES, layout.MASKS)
-    }
+        asked = (fields.question_fields(example, pictures, masks) for example in split.examples)
+        shards_of = ShardedSplit(out, layout.QUESTIONS, card.name, name, len(split.examples))
+        questions[name] = write_records(shards_of, asked, of_questions)
+        marked = (fields.annotation_fields(image, pictures, masks) for image in split.images)
+        shards_of = ShardedSplit(out, layout.ANNOTATIONS, card.name, name, len(split.images))
+        annotations[name] = write_records(shards_of, marked, of_annotations)
+    stored = {layout.PICTURES: _stored(shards, notes, masks=False), layout.MASKS: _stored(shards, notes, masks=True)}
     describe(out, layout.QUESTIONS, card, of_questions, questions)
     describe(out, layout.ANNOTATIONS, card, of_annotations, annotations)
     describe(out, layout.IMAGES, card, fields.image_features(), stored)
+
+
+def _stored(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool) -> Written:
+    """What the notes say of the images, or of the masks."""
+    pairs = [(shard, note) for shard, note in zip(shards, notes, strict=True) if shard.masks == masks]
+    lengths = tuple(len(shard.items) - len(note.unreadable) for shard, note in pairs)
+    return Written(lengths, sum(note.bytes for _, note in pairs))
 
 
 def _write_checksums(shards: Sequence[ImageShard], notes: Sequence[Note], root: str, out: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,30 +26,42 @@ class Written:
     bytes: int
 
 
-def write_records(
-    out: str, config: str, dataset: str, split: str, records: Sequence[Mapping[str, Any]], features: dict[str, Any]
-) -> Written:
+@dataclass(frozen=True)
+class ShardedSplit:
+    """A split of one configuration that is to be written: where, under which names, and of how many records."""
+
+    out: str
+    config: str
+    dataset: str
+    split: str
+    total: int
+
+    def paths(self) -> list[str]:
+        """Its files, in order."""
+        count = -(-self.total // _RECORDS_IN_SHARD)
+        folder = config_folder(self.out, self.config)
+        return [os.path.join(folder, shard_name(self.dataset, self.split, i, count)) for i in range(count)]
+
+
+def write_records(into: ShardedSplit, records: Iterable[Mapping[str, Any]], features: dict[str, Any]) -> Written:
     """Writes the records of one split in their order."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core.features import FeaturesDict
 
     serialise = FeaturesDict(features).serialize_example
-    folder = config_folder(out, config)
-    os.makedirs(folder, exist_ok=True)
-    starts = range(0, len(records), _RECORDS_IN_SHARD)
+    os.makedirs(config_folder(into.out, into.config), exist_ok=True)
     lengths, size = [], 0
-    with tqdm(total=len(records), desc=f"writing {config} of {split}", unit="record", disable=None) as bar:
-        for number, start in enumerate(starts):
-            part = records[start : start + _RECORDS_IN_SHARD]
-            path = os.path.join(folder, shard_name(dataset, split, number, len(starts)))
-            writer = ArrayRecordWriter(path, "group_size:1")
-            for record in part:
-                serialised = in_one_order(serialise(record))
-                size += len(serialised)
-                writer.write(serialised)
-                bar.update()
-            writer.close()
-            lengths.append(len(part))
+    bar = tqdm(records, f"writing {into.config} of {into.split}", into.total, unit="record", disable=None)
+    waiting = iter(bar)
+    for path in into.paths():
+        writer, length = ArrayRecordWriter(path, "group_size:1"), 0
+        for record in itertools.islice(waiting, _RECORDS_IN_SHARD):
+            serialised = in_one_order(serialise(record))
+            size, length = size + len(serialised), length + 1
+            writer.write(serialised)
+        writer.close()
+        lengths.append(length)
+    bar.close()
     return Written(tuple(lengths), size)
 
 
