@@ -18,15 +18,16 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import images
+from data_pipelines.cards import Source
 from data_pipelines.loader import evaluation_batches, training_iterator
 from data_pipelines.prepare import main
 from data_pipelines.prepared import image_shards, layout, record_shards, runners, stored_images
 from data_pipelines.prepared.preparation import prepare
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import DataError, ImageError, StoredImage
-from data_pipelines.sources import load_examples, load_source, registry
+from data_pipelines.sources import load_examples, load_source, phantom, registry
 from data_pipelines.tokenizer import train_tokenizer
-from rllava_jax.config import Config, ConfigError, DataConfig, PolicyConfig, RegionConfig
+from rllava_jax.config import Config, ConfigError, DataConfig, PhantomConfig, PolicyConfig, RegionConfig
 from rllava_jax.config_validation import validate
 
 
@@ -97,6 +98,8 @@ def without_places(records):
 
 
 def encoded(image):
+    if isinstance(image, bytes):
+        return image
     return stored_images.read(image) if isinstance(image, StoredImage) else Path(image).read_bytes()
 
 
@@ -156,6 +159,17 @@ def test_an_image_is_a_small_reference_that_travels_between_processes(source, tm
     assert len(pickle.dumps(example.image)) < 500
     decoded = images.decode(pickle.loads(pickle.dumps(example.image)), example.id)
     assert (decoded == np.asarray(Image.open(source / "images/1.png"))).all()
+
+
+def test_images_that_come_as_bytes_are_stored_too(tmp_path):
+    small = PhantomConfig(train_images=3, image_size=64)
+    drawn = phantom.load(small, "train")
+    source = Source(phantom.CARD, lambda root, split: phantom.load(small, split))
+    prepare(source, root="", out=str(tmp_path / "out"), splits=("train",), allow_missing=True, run=in_process)
+    read = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train")
+    assert without_places(read.examples) == without_places(drawn.examples)
+    assert without_places(read.images) == without_places(drawn.images)
+    assert (tmp_path / "out/source_files.sha256").read_text() == ""
 
 
 def test_a_set_without_questions_is_read_as_such(tmp_path):
