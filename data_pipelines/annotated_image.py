@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_pipelines.records import Region, VQAExample
+from data_pipelines.records import ImageSource, Region, VQAExample
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class AnnotatedImage:
     """An image and everything that is marked on it; the region questions are rebuilt from these.
 
     Attributes:
-      image: path of the image file, or its encoded bytes.
+      image: path of the image file, its encoded bytes, or its place in a prepared data set.
       image_id: as in the image's examples.
       body_part: where the data set says so, e.g. "Abdomen".
       provenance: where the regions come from: "annotation", or e.g. "detector" (`detector_regions.py`).
@@ -21,7 +21,7 @@ class AnnotatedImage:
 
     dataset: str
     split: str
-    image: str | bytes = field(repr=False)
+    image: ImageSource = field(repr=False)
     image_id: str
     regions: tuple[Region, ...]
     modality: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipelines.annotated_image import SourceSplit
@@ -54,7 +54,11 @@ class Source:
 
     `load` raises DataError where files are missing or malformed, logs what it leaves out with names, and gives the same
     records in the same order on every machine.
+
+    Attributes:
+      splits: for a general format, whose card has none: the splits that the files under a root have.
     """
 
     card: DataCard
     load: Callable[[str, str], SourceSplit]
+    splits: Callable[[str], Sequence[str]] | None = None

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.prompt import count_tokens
-from data_pipelines.records import DataError, ImageError, MaskFile, VQAExample
+from data_pipelines.records import DataError, ImageError, ImageSource, MaskFile, VQAExample
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ def verify_images(
       DataError: more unreadable images than allowed; the message lists them.
     """
     masks = preprocessor.regions.outlines
-    owners: dict[str | bytes | MaskFile, str] = {}
+    owners: dict[ImageSource | MaskFile, str] = {}
     for example in examples:
         for key in _files(example, masks=masks):
             owners.setdefault(key, example.image_id)
 
-    def problem(key: str | bytes | MaskFile) -> str | None:
+    def problem(key: ImageSource | MaskFile) -> str | None:
         cache = preprocessor.cache
         try:
             cache.mask(key, owners[key]) if isinstance(key, MaskFile) else cache.image(key, owners[key])
@@ -71,7 +71,7 @@ def verify_images(
     return kept
 
 
-def _files(example: VQAExample, *, masks: bool) -> list[str | bytes | MaskFile]:
+def _files(example: VQAExample, *, masks: bool) -> list[ImageSource | MaskFile]:
     """The example's image, and its masks where they are shown, in a fixed order."""
     regions = (*example.regions, *example.distractors) if masks else ()
     return [example.image, *(region.mask for region in regions if region.mask is not None)]

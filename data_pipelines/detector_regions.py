@@ -187,7 +187,7 @@ def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str | None]:
 
 
 def _file_names(image: AnnotatedImage) -> tuple[str, ...]:
-    if isinstance(image.image, bytes):
+    if not isinstance(image.image, str):
         return ()
     path = PurePath(image.image)
     return path.name, path.stem, f"{path.parent.name}/{path.name}"

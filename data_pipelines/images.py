@@ -17,11 +17,12 @@ from PIL import Image
 
 from data_pipelines.medical_images import decode_scan
 from data_pipelines.pixels import resize, to_rgb
-from data_pipelines.records import ImageError, MaskFile
+from data_pipelines.prepared import stored_images
+from data_pipelines.records import ImageError, ImageSource, MaskFile, StoredImage
 from data_pipelines.windows import AUTO
 
 
-def decode(image: str | bytes, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
     EXIF orientation is ignored, because boxes are drawn on the pixels as stored. Modes are converted by `to_rgb`.
@@ -35,6 +36,7 @@ def decode(image: str | bytes, where: str, window: str = AUTO) -> UInt8[np.ndarr
       ImageError: missing, truncated, unreadable or empty.
       DataError: as `medical_images.decode_scan`.
     """
+    image = _fetched(image)
     scan = decode_scan(image, where, window)
     return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
 
@@ -45,8 +47,17 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
     Raises:
       ImageError: missing, truncated or unreadable.
     """
-    grey = np.asarray(_open(mask.path, where, lambda image: image.convert("L")))
+    grey = decode_grey(mask.path, where)
     return grey > 0 if mask.level is None else grey == mask.level
+
+
+def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
+    """The grey levels of a mask image. Raises ImageError as `decode`."""
+    return np.asarray(_open(_fetched(image), where, lambda opened: opened.convert("L")))
+
+
+def _fetched(image: ImageSource) -> str | bytes:
+    return stored_images.read(image) if isinstance(image, StoredImage) else image
 
 
 def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -78,11 +89,11 @@ class ImageCache:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def image(self, image: str | bytes, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    def image(self, image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
         """`decode`, remembered. The array is read-only. Raises ImageError."""
         return self._get(image, lambda: decode(image, where, self.window))
 
-    def resized(self, image: str | bytes, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    def resized(self, image: ImageSource, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
         """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
         return self._get((image, size), lambda: resize(self.image(image, where), size))
 

@@ -1,5 +1,6 @@
 """Shows what is in data sets: counts, boxes, answers, lengths, images that occur twice, and a contact sheet.
 
+    python -m data_pipelines.inspect prepared/slake --out inspected
     python -m data_pipelines.inspect downloads/slake --source slake --out inspected
     python -m data_pipelines.inspect downloads/slake downloads/vqa_rad --source slake --source vqa_rad
 
@@ -22,9 +23,10 @@ from pathlib import Path
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
 from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
-from data_pipelines.inspection.reading import SOURCES, DataSet, read_data_sets
+from data_pipelines.inspection.reading import PREPARED, DataSet, read_data_sets
 from data_pipelines.inspection.tables import overlap_tables, split_tables
 from data_pipelines.records import DataError
+from data_pipelines.sources import registry
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
 
@@ -117,17 +119,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of published data sets")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of prepared or published data sets")
     parser.add_argument(
         "--source",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME",
-        help=f"what the folders hold: {', '.join(SOURCES)} (phantom is drawn, its folder is not read); give one name, "
-        "or one for each folder in their order",
+        help=f"what the folders hold: {PREPARED} (the default: what data_pipelines.prepare wrote), or as published "
+        f"{', '.join(registry.MODULES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); give "
+        "one name, or one for each folder in their order",
     )
     parser.add_argument(
-        "--splits", default="", metavar="A,B", help="read these only (default: all that the authors publish)"
+        "--splits",
+        default="",
+        metavar="A,B",
+        help="read these only (default: all that were prepared, or that the authors publish)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="write inspect.json and the contact sheets there (made if missing)"

@@ -6,7 +6,8 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
-from data_pipelines.records import DataError, ImageError, VQAExample
+from data_pipelines.prepared import stored_images
+from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
 from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
@@ -48,11 +49,13 @@ def check_leaks(
     logger.warning("%s; scores do not show how the model does on new images", message)
 
 
-def _images(examples: Iterable[VQAExample]) -> dict[tuple[str, str], str | bytes]:
+def _images(examples: Iterable[VQAExample]) -> dict[tuple[str, str], ImageSource]:
     return {(example.dataset, example.image_id): example.image for example in examples}
 
 
-def _sha256(image: str | bytes) -> bytes:
+def _sha256(image: ImageSource) -> bytes:
+    if isinstance(image, StoredImage):
+        image = stored_images.read(image)
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
     try:

@@ -219,7 +219,7 @@ class Preprocessor:
             return _Marked(box, None, region.box)
         if region.mask is not None:
             inside = self.cache.mask(region.mask, example.id)
-            source = region.mask.path
+            source = str(region.mask)
         elif region.polygon is not None:
             inside = _fill(region.polygon, height, width)
             source = f"{example.id}: polygon"

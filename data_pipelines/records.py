@@ -27,11 +27,36 @@ class ImageError(DataError):
 
 
 @dataclass(frozen=True)
+class StoredImage:
+    """An encoded image in a prepared data set; `prepared.stored_images.read` reads it when it is needed.
+
+    Attributes:
+      folder: of the configuration `images`.
+      split: "images" or "masks".
+      position: in that split.
+    """
+
+    folder: str
+    split: str
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.split}[{self.position}]"
+
+
+# Path of a file, encoded bytes, or a place in a prepared data set.
+ImageSource = str | bytes | StoredImage
+
+
+@dataclass(frozen=True)
 class MaskFile:
     """A mask kept in a grey image of the same shape as the scan: the pixels equal to `level`, or all non-zero ones."""
 
-    path: str
+    path: ImageSource = field(repr=False)
     level: int | None = None
+
+    def __str__(self) -> str:
+        return "a mask" if isinstance(self.path, bytes) else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -65,14 +90,14 @@ class VQAExample:
 
     Attributes:
       id: unique within the data set and stable across runs, e.g. "slake/en/1234" or "slake/identify/xmlab1/0".
-      image: path of the image file, or its encoded bytes.
+      image: path of the image file, its encoded bytes, or its place in a prepared data set.
       image_id: names the image; examples of one image share it (splits are checked, intervals are clustered by it).
       question: for task "answer" the question, for task "detect" the thing to find, for task "caption" empty.
       answer: the expected answer; for task "detect" loc tokens and the name, for task "caption" the caption.
       accepted: further answers that the data set counts as right, as it writes them; never learnt.
       regions: the right regions of this question, possibly none.
       distractors: the image's other annotated regions, from which "another structure's box" is drawn.
-      choices: the options of a `choose` question, else empty.
+      choices: the options of a multiple-choice question, else empty.
       provenance: where the regions come from: "annotation", or "question" (the box whose label the question
         names), or "answer" (chosen by the answer, which leaks), or "" when there are none. Boxes that a detector
         proposed have "detector", "detector:question" and "detector:answer" instead.
@@ -83,7 +108,7 @@ class VQAExample:
     id: str
     dataset: str
     split: str
-    image: str | bytes
+    image: ImageSource
     image_id: str
     question: str
     answer: str

@@ -12,7 +12,6 @@ from typing import Literal
 Remat = Literal["none", "attention", "dots", "full"]
 Layers = Literal["auto", "scanned", "apart"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
-Source = Literal["slake", "vqa_rad", "phantom", "documents", "prepared"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
@@ -186,7 +185,7 @@ class MixPart:
       policy: which regions its examples are shown; None is `data.policy`.
     """
 
-    source: Source = "phantom"
+    source: str = "phantom"
     root: str = ""
     languages: tuple[str, ...] = ("en",)
     split: str = "train"
@@ -213,9 +212,10 @@ class DataConfig:
     """Where examples come from and how they become batches.
 
     Attributes:
-      source: slake, vqa_rad, phantom or documents.
-      root: folder of the published files (slake, vqa_rad); phantom and documents need none.
-      languages: SLAKE asks in "en" and "zh".
+      source: prepared, or the name of a data set (`python -m data_pipelines.prepare --list`) to read as published.
+      root: what `python -m data_pipelines.prepare` wrote (prepared), or the folder of the published files; phantom and
+        documents are drawn and need none.
+      languages: of the questions, where a data set asks in several: SLAKE in "en" and "zh".
       families: mixing weights of the question families in training; a family of weight 0 is left out.
       train_split, validation_split, test_split: names of the source's splits.
       mix: name → source, where a run is trained on several; source, root, families and train_split then say nothing of
@@ -240,7 +240,7 @@ class DataConfig:
       corrupt_images_allowed: unreadable images that are skipped, counted and listed before the run stops.
     """
 
-    source: Source = "phantom"
+    source: str = "phantom"
     root: str = ""
     languages: tuple[str, ...] = ("en",)
     families: dict[str, float] = field(

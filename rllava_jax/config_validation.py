@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import get_args
 
 from data_pipelines.records import FAMILIES, DataError, Task
+from data_pipelines.sources import registry
 from data_pipelines.windows import window_of
 from rllava_jax.config import Config, ConfigError, PolicyConfig
 from rllava_jax.duration import Duration
@@ -170,8 +172,13 @@ def _validate_mix(config: Config) -> None:
 
 
 def _validate_place(field: str, source: str, root: str) -> None:
-    if source not in ("phantom", "documents"):
-        remedy = f"{source} needs the folder of its published files: --config.{field}.root=DIR"
+    sources = ("prepared", *registry.MODULES)
+    near = difflib.get_close_matches(source, sources, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sources)}"
+    _require(source in sources, f"{field}.source", source, remedy)
+    if source not in registry.DRAWN:
+        folder = "of a prepared data set" if source == "prepared" else "of its published files"
+        remedy = f"{source} needs the folder {folder}: --config.{field}.root=DIR"
         _require(bool(root), f"{field}.root", root, remedy)
     remedy = "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
     _require("://" not in root, f"{field}.root", root, remedy)

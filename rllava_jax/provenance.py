@@ -222,9 +222,11 @@ def training_facts(config: Config) -> dict[str, Any]:
 
 
 def _data_facts(data: DataConfig) -> dict[str, Any]:
-    parts = list(data.mix.values()) or [MixPart(data.source, split=data.train_split, languages=data.languages)]
+    parts = list(data.mix.values()) or [
+        MixPart(data.source, data.root, split=data.train_split, languages=data.languages)
+    ]
     sources = [
-        part.source + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")
+        _data_name(part) + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")
         for part in parts
     ]
     return {
@@ -232,6 +234,11 @@ def _data_facts(data: DataConfig) -> dict[str, Any]:
         "split": ", ".join(dict.fromkeys(part.split for part in parts)),
         "languages": list(dict.fromkeys(language for part in parts for language in part.languages)),
     }
+
+
+def _data_name(part: MixPart) -> str:
+    """The data set; of a prepared one the name of its folder, without where that lies."""
+    return f"{part.source} {Path(part.root).name}" if part.source == "prepared" else part.source
 
 
 def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:

@@ -97,7 +97,6 @@ def test_an_unknown_keyword_of_another_section_names_that_section(tmp_path: Path
         ('optimizer=OptimizerConfig(learning_rate=float("nan"))', "optimizer.learning_rate: nan is not float: "),
         ('regions=RegionConfig(encoders="crop")', "regions.encoders: 'crop' is not a tuple of one of 'crop', "),
         ('regions=RegionConfig(encoders=("crop", "zoom"))', "regions.encoders: ['crop', 'zoom'] is not a tuple of "),
-        ('data=DataConfig(source="slak")', "data.source: 'slak' is not one of 'slake', 'vqa_rad', 'phantom', "),
         (
             'data=DataConfig(families={"vqa": "much"})',
             "data.families: {'vqa': 'much'} is not a mapping of str to float",
@@ -192,7 +191,6 @@ def test_the_last_of_two_overrides_wins(plain: Path) -> None:
         ("--config.train.batch_size=8.5", "'8.5' is not int: "),
         ("--config.regions.outlines=maybe", "'maybe' is not bool: "),
         ("--config.data.policy.wrong=inf", "'inf' is not float: "),
-        ("--config.data.source=slak", "'slak' is not one of 'slake', 'vqa_rad', 'phantom', "),
         ("--config.regions.encoders=crop,zoom", "['crop', 'zoom'] is not a tuple of "),
         ("--config.regions.encoders=[crop", "not readable as a tuple of "),
         ("--config.data.families=identify", "'identify' is not a mapping of str to float: "),

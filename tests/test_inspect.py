@@ -246,7 +246,7 @@ def test_two_copies_of_one_data_set_are_told_apart(vqa_rad_folder, capsys):
     ("arguments", "said"),
     [
         (["absent", "--source", "slake"], "absent: no such folder"),
-        ([".", "--source", "slack"], "--source: no data set 'slack'; choose slake, vqa_rad, phantom"),
+        ([".", "--source", "slack"], "--source: no data set 'slack'; did you mean 'slake'?"),
         ([".", "--source", "phantom", "--splits", "tset"], "--splits: phantom has no split 'tset'"),
         ([".", "--source", "phantom", "--near-bits", "65"], "--near-bits 65"),
         ([".", "--source", "phantom", "--workers", "0"], "--workers 0"),

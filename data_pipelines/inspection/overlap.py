@@ -24,7 +24,7 @@ from tqdm import tqdm
 from data_pipelines.images import decode
 from data_pipelines.inspection.figures import Figure
 from data_pipelines.inspection.reading import DataSet
-from data_pipelines.records import DataError, ImageError
+from data_pipelines.records import DataError, ImageError, ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
         for image in content.images
     }
     names = {image: name for (_, _, name), image in images.items()}  # each file once
-    found: dict[str | bytes, Fingerprint] = {}
+    found: dict[ImageSource, Fingerprint] = {}
     unreadable: list[str] = []
     with _mapped(_fingerprint, names, workers) as results:
         for image, result in zip(names, tqdm(results, "images", len(names), unit="", disable=None), strict=True):
@@ -119,7 +119,7 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
 
 @contextlib.contextmanager
 def _mapped(
-    function: Callable[[str | bytes, str], Fingerprint | str], images: Mapping[str | bytes, str], workers: int
+    function: Callable[[ImageSource, str], Fingerprint | str], images: Mapping[ImageSource, str], workers: int
 ) -> Iterator[Iterable[Fingerprint | str]]:
     """The function's results in order, by that many processes; by this one where one is enough."""
     if workers == 1:
@@ -130,7 +130,7 @@ def _mapped(
         yield pool.map(function, images, images.values(), chunksize=16)
 
 
-def _fingerprint(image: str | bytes, name: str) -> Fingerprint | str:
+def _fingerprint(image: ImageSource, name: str) -> Fingerprint | str:
     import imagehash
 
     try:

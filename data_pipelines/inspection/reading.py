@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipelines.annotated_image import SourceSplit
+from data_pipelines.prepared import layout
 from data_pipelines.records import DataError
-from data_pipelines.sources import phantom, slake, vqa_rad
-from rllava_jax.config import PhantomConfig
+from data_pipelines.sources import prepared, registry
+
+PREPARED = "prepared"
+# Formed by `sources/vqa_rad.py` of the published splits, so they would be counted twice.
+_FORMED = {"vqa_rad": ("fit", "validate")}
 
 
 @dataclass(frozen=True)
@@ -24,56 +28,54 @@ class DataSet:
     splits: Mapping[str, SourceSplit]
 
 
-@dataclass(frozen=True)
-class _Published:
-    """How a source is read: the splits that its authors publish, and those that it forms of them itself."""
-
-    load: Callable[[str, str], SourceSplit]
-    splits: tuple[str, ...]
-    formed: tuple[str, ...] = ()
-
-
-_PUBLISHED = {
-    "slake": _Published(lambda root, split: slake.load(root, split, languages=slake.LANGUAGES), slake.SPLITS),
-    "vqa_rad": _Published(vqa_rad.load, ("train", "test"), ("fit", "validate")),
-    "phantom": _Published(lambda _, split: phantom.load(PhantomConfig(), split), ("train", "validate", "test")),
-}
-SOURCES = tuple(_PUBLISHED)
-
-
 def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet:
-    """Reads a published folder.
+    """Reads a folder.
 
     Args:
-      root: the folder; phantom needs none.
-      splits: those to read; none names all that are published.
+      root: the folder; drawn sets need none.
+      source: the name of a published data set, or "prepared" for what `data_pipelines.prepare` wrote.
+      splits: those to read; none names all that are published, or all that were prepared.
 
     Raises:
       DataError: no such source, folder or split; files missing or malformed.
     """
-    if source not in _PUBLISHED:
-        raise DataError(f"--source: no data set {source!r}; choose {', '.join(SOURCES)}")
-    published = _PUBLISHED[source]
+    if source not in registry.DRAWN and not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; name the one that holds the data set ({source})")
+    if source == PREPARED:
+        described = layout.read_record(root)["splits"]
+        _check(source, splits, described)
+        return DataSet(
+            os.path.basename(os.path.normpath(root)),
+            {
+                split: prepared.load(root, split, languages=tuple(described[split].get("languages", {"en": 0})))
+                for split in splits or described
+            },
+        )
+    found = registry.source(source, setting="--source")
+    known = tuple(found.card.splits) or tuple(found.splits(root) if found.splits else ())
+    _check(source, splits, known)
+    published = [split for split in known if split not in _FORMED.get(source, ())]
+    return DataSet(source, {split: found.load(root, split) for split in splits or published})
+
+
+def _check(source: str, splits: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
     for split in splits:
-        if split not in (*published.splits, *published.formed):
-            known = ", ".join((*published.splits, *published.formed))
-            raise DataError(f"--splits: {source} has no split {split!r}; choose from {known}")
-    if source != "phantom" and not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder; name the one that holds the published files of {source}")
-    return DataSet(source, {split: published.load(root, split) for split in splits or published.splits})
+        if split not in known:
+            raise DataError(f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}")
 
 
 def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:
-    """Reads several, with one source for all or one for each.
+    """Reads several, with one source for all or one for each; without a source they are prepared sets.
 
     Raises:
       DataError: as `read_data_set`; or another number of sources than of folders.
     """
-    if len(sources) not in (1, len(roots)):
+    if len(sources) > 1 and len(sources) != len(roots):
         raise DataError(f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each")
-    named = list(sources) * len(roots) if len(sources) == 1 else list(sources)
+    named = list(sources) if len(sources) > 1 else list(sources or (PREPARED,)) * len(roots)
     read = [read_data_set(root, source, splits) for root, source in zip(roots, named, strict=True)]
+    names = [data_set.name for data_set in read]
     return [
-        data_set if named.count(data_set.name) == 1 else DataSet(f"{data_set.name} ({root})", data_set.splits)
+        data_set if names.count(data_set.name) == 1 else DataSet(f"{data_set.name} ({root})", data_set.splits)
         for data_set, root in zip(read, roots, strict=True)
     ]

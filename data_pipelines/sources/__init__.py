@@ -8,10 +8,11 @@ from data_pipelines.annotated_image import SourceSplit
 from data_pipelines.question_regions import link_regions
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.region_questions import region_questions
+from data_pipelines.sources import registry
 from data_pipelines.sources.documents import load as load_documents
 from data_pipelines.sources.phantom import load as load_phantom
+from data_pipelines.sources.prepared import load as load_prepared
 from data_pipelines.sources.slake import load as load_slake
-from data_pipelines.sources.vqa_rad import load as load_vqa_rad
 from rllava_jax.config import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,11 @@ def load_source(data: DataConfig, split: str) -> SourceSplit:
     match data.source:
         case "slake":
             return load_slake(data.root, split, languages=data.languages)
-        case "vqa_rad":
-            return load_vqa_rad(data.root, split)
         case "phantom":
             return load_phantom(data.phantom, split)
         case "documents":
             return load_documents(data.documents, split)
+        case "prepared":
+            return load_prepared(data.root, split, languages=data.languages)
         case other:
-            raise DataError(f"data.source: no source {other!r}; choose slake, vqa_rad, phantom or documents")
+            return registry.source(other, setting="data.source").load(data.root, split)

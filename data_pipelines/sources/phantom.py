@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import AnswerType, DataError, Region, VQAExample
 from data_pipelines.seeding import rng_for
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
@@ -30,6 +31,23 @@ _ASKED_FOR = {
     "Kidney Cyst": "Abnormality",
 }
 _ORGANS = ("Liver", "Spleen", "Stomach", "Left Kidney", "Right Kidney")
+
+_DEFAULTS = PhantomConfig()
+CARD = DataCard(
+    name="phantom",
+    title="Phantoms",
+    about="drawn CT-like slices of the abdomen with boxes and questions, as the default settings draw them",
+    paper="none",
+    url="none",
+    licence="Apache-2.0, as this package",
+    layout="",
+    splits={
+        "train": Count(images=_DEFAULTS.train_images),
+        "validate": Count(images=_DEFAULTS.validate_images),
+        "test": Count(images=_DEFAULTS.test_images),
+    },
+    traps=("Drawings: what is learnt from them says nothing about patients.",),
+)
 
 
 def load(config: PhantomConfig, split: str) -> SourceSplit:
@@ -72,6 +90,9 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
             )
             examples.append(example)
     return SourceSplit(examples, images)
+
+
+SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
 
 
 def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str]]:

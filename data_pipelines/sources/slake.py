@@ -21,12 +21,34 @@ from PIL import Image
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import answer_type_field, read_json, read_objects, require_folder, text_field
 from data_pipelines.boxes import box_from_pixels
+from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import DataError, MaskFile, Region, VQAExample
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validate", "test")
 LANGUAGES = ("en", "zh")
+
+CARD = DataCard(
+    name="slake",
+    title="SLAKE 1.0",
+    about="questions in English and Chinese on CT, MRI and X-ray, with boxes and masks of organs and findings",
+    paper="Liu, Zhan, Xu, Ma, Yang, Wu, ISBI 2021, arXiv 2102.09542",
+    url="https://www.med-vqa.com/slake",
+    licence="CC BY 4.0 (the authors' release, huggingface.co/datasets/BoKelvin/SLAKE)",
+    layout="train.json, validate.json, test.json, imgs/xmlabN/{source.jpg,detection.json,mask.png}, mask_labels.json",
+    splits={"train": Count(9834, 586), "validate": Count(2099, 174), "test": Count(2094, 180)},
+    traps=(
+        "The two languages are split independently: 84 of the 96 English test images are Chinese training or "
+        "validation images. Train on one language (data.languages), or the run is refused as leaking.",
+        "Boxes belong to images, not to questions; which box goes with a question is found by its label.",
+        "Left and right in labels are the patient's: the left kidney lies on the image's right.",
+        "Closed questions are not only yes or no.",
+        "One English training question has no answer and is left out; two answer types are written 'CLOSED '.",
+        "mask_labels.json (grey level to label) is no part of the release; without it regions are boxes.",
+        "Many copies lack images: xmlab25 to xmlab40 are often missing.",
+    ),
+)
 
 
 def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> SourceSplit:
@@ -73,7 +95,11 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
         )  # fmt: skip
     if unanswered:
         logger.warning("slake %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
-    return SourceSplit(examples, list(images.values()))
+    left_out = {"image not in the folder": sorted(missing), "question without an answer": unanswered}
+    return SourceSplit(examples, list(images.values()), left_out)
+
+
+SOURCE = Source(CARD, lambda root, split: load(root, split, languages=LANGUAGES))
 
 
 def _example(entry: dict[str, Any], image: AnnotatedImage, where: str) -> VQAExample:

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import answer_type_field, read_objects, require_folder, text_field
+from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import DataError, VQAExample
 from data_pipelines.seeding import rng_for
 
@@ -22,6 +23,26 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test", "fit", "validate")
 QUESTIONS = "VQA_RAD Dataset Public.json"
+
+CARD = DataCard(
+    name="vqa_rad",
+    title="VQA-RAD",
+    about="clinicians' questions on head CT and MRI, chest X-rays and abdominal CT, without boxes",
+    paper="Lau, Gayen, Ben Abacha, Demner-Fushman, Scientific Data 5, 180251 (2018), doi:10.1038/sdata.2018.251",
+    url="https://osf.io/89kps",
+    licence="CC0 1.0",
+    layout="VQA_RAD Dataset Public.json, images/synpicN.jpg",
+    splits={"train": Count(1797, 313), "test": Count(451, 203), "fit": Count(1661, 288), "validate": Count(136, 25)},
+    traps=(
+        "The published split is by question: 202 of the 203 test images are training images too, so a run must say "
+        "data.allow_test_images_in_training=True.",
+        "There is no published validation split: 'validate' is a tenth of the training images, 'fit' the rest.",
+        "The often quoted 3,515 questions count 1,267 templated rephrasings that the public file does not ask.",
+        "Closed questions are not only yes or no: 21 of the 272 in the test split are not.",
+        "Some answers are numbers, two answer types are written 'CLOSED ', and three question types are misspelt.",
+        "Many images are MedPix teaching cases with text burnt into them.",
+    ),
+)
 
 _VALIDATION_SHARE = 0.1
 _TEST_PHRASES = ("test_freeform", "test_para")
@@ -71,7 +92,11 @@ def load(root: str, split: str) -> SourceSplit:
         )  # fmt: skip
     if unanswered:
         logger.warning("vqa_rad %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
-    return SourceSplit(examples, list(images.values()))
+    left_out = {"image not in the folder": sorted(missing), "question without an answer": unanswered}
+    return SourceSplit(examples, list(images.values()), left_out)
+
+
+SOURCE = Source(CARD, load)
 
 
 def _splits_of(phrase_type: str, image_name: str, where: str) -> tuple[str, ...]:

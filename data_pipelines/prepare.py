@@ -1,0 +1,167 @@
+"""Turns a published data set into a prepared one: sharded ArrayRecord in TFDS format, checked against its data card.
+
+    python -m data_pipelines.prepare --list
+    python -m data_pipelines.prepare slake --source downloads/slake --out prepared/slake
+    python -m rllava_jax.main … --config.data.source=prepared --config.data.root=prepared/slake
+
+Started again after an interruption, it goes on where it stopped. docs/DATA.md shows what is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from data_pipelines.cards import Count, DataCard
+from data_pipelines.prepared.preparation import prepare
+from data_pipelines.prepared.runners import run_beam, run_processes
+from data_pipelines.records import DataError
+from data_pipelines.sources import registry
+from rllava_jax.config import ConfigError
+
+_WIDTH = 110
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        if options.list:
+            print("\n\n".join(_card(registry.source(name, setting="NAME").card) for name in registry.MODULES))
+        elif options.card:
+            print(_card(registry.source(options.card, setting="--card").card))
+        else:
+            _prepare(options)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("data_pipelines", "rllava_jax"):
+            raise
+        print(f"error: {error.name} is not installed; pip install 'rllava-jax[data]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    if not options.name:
+        raise DataError(f"NAME: name a data set, one of {', '.join(registry.MODULES)}")
+    source = registry.source(options.name, setting="NAME")
+    if not options.out:
+        raise DataError("--out: name the folder to write")
+    if source.card.layout and not (options.source and os.path.isdir(options.source)):
+        raise DataError(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
+    if options.workers < 1:
+        raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
+    if options.beam_option and not options.runner:
+        raise DataError("--beam-option: is Beam's; name a --runner")
+    if options.runner:
+        run = functools.partial(run_beam, runner=options.runner, options=options.beam_option)
+    else:
+        run = functools.partial(run_processes, workers=options.workers)
+    record = prepare(
+        source,
+        root=os.path.normpath(options.source) if options.source else "",
+        out=options.out,
+        splits=tuple(name for name in options.splits.split(",") if name),
+        allow_missing=options.allow_missing,
+        overwrite=options.overwrite,
+        run=run,
+        command=_command(options),
+    )
+    for name, split in record["splits"].items():
+        print(f"{name}: {split['questions']:,} questions, {split['images']:,} images, {split['boxes']:,} boxes")
+    print(f"prepared {options.name} in {options.out}")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command as it is recorded: what decides the result, and of folders their names, not where they lie."""
+    words = ["python", "-m", "data_pipelines.prepare", options.name]
+    if options.source:
+        words += ["--source", os.path.basename(os.path.abspath(options.source))]
+    words += ["--out", os.path.basename(os.path.abspath(options.out))]
+    words += ["--splits", options.splits] if options.splits else []
+    words += ["--allow-missing"] if options.allow_missing else []
+    return shlex.join(words)
+
+
+def _card(card: DataCard) -> str:
+    lines = [f"{card.name}: {card.title}", *_wrapped("", card.about)]
+    for title, text in (("paper", card.paper), ("url", card.url), ("licence", card.licence), ("layout", card.layout)):
+        lines += _wrapped(f"{title:<8}", text or "none: nothing is read")
+    splits = "; ".join(f"{name} {_count(count)}".rstrip() for name, count in card.splits.items())
+    lines += _wrapped("splits  ", splits or "those that the files have")
+    for trap in card.traps:
+        lines += _wrapped("trap    ", trap)
+    return "\n".join(lines)
+
+
+def _count(count: Count) -> str:
+    pairs = ((count.examples, "questions"), (count.images, "images"))
+    return ", ".join(f"{number:,} {what}" for number, what in pairs if number is not None)
+
+
+def _wrapped(title: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=f"  {title}", subsequent_indent="  " + " " * len(title),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.MODULES)}")
+    parser.add_argument("--source", metavar="DIR", help="folder of the files as their authors publish them; only read")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"
+    )
+    parser.add_argument("--splits", default="", metavar="A,B", help="default: all that the data card names")
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="warn where a split has less than its data card says, or an image cannot be read, and go on without",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that stands at --out")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="processes that read and store images (default: one a core); the result does not depend on it",
+    )
+    parser.add_argument(
+        "--runner",
+        metavar="RUNNER",
+        help="write the image shards with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner … (docs/DATA.md)",
+    )
+    parser.add_argument(
+        "--beam-option",
+        action="append",
+        default=[],
+        metavar="--OPTION=VALUE",
+        help="handed to Beam, written --beam-option=--project=NAME; repeat for several",
+    )
+    parser.add_argument("--list", action="store_true", help="print the data cards of all data sets")
+    parser.add_argument("--card", metavar="NAME", help="print one data card")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

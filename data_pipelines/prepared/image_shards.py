@@ -1,0 +1,214 @@
+"""Images and masks into shards: which shards there are, and writing one, which is all that is done in parallel.
+
+Which file lies where depends on the source alone, not on how many processes work or how often they were stopped. A
+shard is finished when the note beside it stands; a note tells what it was made of, so that a shard whose files have
+changed since, or which another source left, is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_pipelines import images
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.prepared.fields import Places, image_features
+from data_pipelines.prepared.image_bytes import storable
+from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
+from data_pipelines.prepared.tf_example import in_one_order
+from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
+from rllava_jax.atomic_files import write_atomically
+
+# A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
+_LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
+# Images are compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image or a mask to store, and the image_id that it is stored under."""
+
+    source: str | bytes
+    image_id: str
+
+    def size(self) -> int:
+        """Bytes of its file; 0 where there is none."""
+        if isinstance(self.source, bytes):
+            return len(self.source)
+        return os.path.getsize(self.source) if os.path.isfile(self.source) else 0
+
+
+@dataclass(frozen=True)
+class ImageShard:
+    """A shard to be written: a pure function of this gives the file `path`, and the note beside it.
+
+    Attributes:
+      root: folder of the source; what is written names files relative to it.
+      masks: whether the items are masks.
+    """
+
+    path: str
+    root: str
+    masks: bool
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What came of a shard.
+
+    Attributes:
+      identity: of the files that it was made of.
+      sha256: of each item's file or bytes; "" where the file cannot be read.
+      unreadable: place among the items → why.
+      bytes: of what is stored.
+    """
+
+    identity: str
+    sha256: tuple[str, ...]
+    unreadable: dict[int, str]
+    bytes: int
+
+
+def plan_shards(splits: Iterable[SourceSplit], *, dataset: str, root: str, out: str) -> list[ImageShard]:
+    """The shards of every image and mask of some splits, each file once, in the order in which they are first used.
+
+    Raises:
+      DataError: an image is in another prepared data set already.
+    """
+    pictures: dict[ImageSource, str] = {}
+    masks: dict[ImageSource, str] = {}
+    for split in splits:
+        records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
+        for record in records:
+            pictures.setdefault(record.image, record.image_id)
+            for mask in masks_of(record):
+                masks.setdefault(mask, record.image_id)
+    folder = config_folder(out, IMAGES)
+    shards = []
+    for name, found in ((PICTURES, pictures), (MASKS, masks)):
+        parts = _cut([_item(source, image_id) for source, image_id in found.items()])
+        for number, items in enumerate(parts):
+            path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
+            shards.append(ImageShard(path, root, name == MASKS, tuple(items)))
+    return shards
+
+
+def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
+    """The mask files of a question's or an image's regions."""
+    regions = (*record.regions, *(record.distractors if isinstance(record, VQAExample) else ()))
+    return [region.mask.path for region in regions if region.mask is not None]
+
+
+def _item(source: ImageSource, image_id: str) -> Item:
+    if isinstance(source, StoredImage):
+        raise DataError(f"{source}: is in a prepared data set already; prepare from the published files")
+    return Item(source, image_id)
+
+
+def _cut(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Runs of equally many items: cut by their sizes, all would move when one damaged file is replaced."""
+    if not items:
+        return []
+    total = sum(item.size() for item in items)
+    count = min(max(-(-total // _LARGEST), min(_SHARDS_OF_SMALL, total // _SMALL), 1), len(items))
+    ends = [len(items) * (number + 1) // count for number in range(count)]
+    return [items[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def write_shard(shard: ImageShard) -> None:
+    """Writes a shard and then its note, each whole or not at all; nothing where both stand already.
+
+    An image that cannot be read is left out of the shard and named in the note.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.core.features import FeaturesDict
+
+    identity = _identity(shard)
+    if (note := read_note(shard)) is not None and note.identity == identity and os.path.isfile(shard.path):
+        return
+    features = FeaturesDict(image_features())
+    decode = images.decode_grey if shard.masks else images.decode
+    checksums, unreadable, stored = [], {}, 0
+    partial = f"{shard.path}.{os.getpid()}.partial"
+    writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)
+    for place, item in enumerate(shard.items):
+        checksums.append(_sha256(item.source))
+        try:
+            encoded = storable(item.source, item.image_id, decode)
+        except ImageError as error:
+            unreadable[place] = relative(str(error).split(";")[0], shard.root)
+            continue
+        writer.write(in_one_order(features.serialize_example({"image_id": item.image_id, "image": encoded})))
+        stored += len(encoded)
+    writer.close()
+    os.replace(partial, shard.path)
+    note = Note(identity, tuple(checksums), unreadable, stored)
+    write_atomically(_note_path(shard), json.dumps(asdict(note)))
+
+
+def read_note(shard: ImageShard) -> Note | None:
+    """The note of a finished shard; None where there is none, or none that can be read."""
+    try:
+        note = json.loads(_note_path(shard).read_text("utf-8"))
+        reasons = {int(place): str(reason) for place, reason in note["unreadable"].items()}
+        return Note(str(note["identity"]), tuple(note["sha256"]), reasons, int(note["bytes"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def remove_notes(shards: Sequence[ImageShard]) -> None:
+    """Ends the work: removes the notes, and the shards that an attempt on other files left in the folder."""
+    kept = {os.path.basename(shard.path) for shard in shards}
+    for folder in {Path(shard.path).parent for shard in shards}:
+        for path in folder.glob("*.array_record-*"):
+            if path.name not in kept:
+                path.unlink()
+
+
+def places(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool) -> Places:
+    """Where each image, or mask, is stored; those that could not be read have no place."""
+    found: dict[ImageSource, int] = {}
+    for shard, note in zip(shards, notes, strict=True):
+        if shard.masks == masks:
+            for place, item in enumerate(shard.items):
+                if place not in note.unreadable:
+                    found[item.source] = len(found)
+    return found
+
+
+def relative(text: str, root: str) -> str:
+    """A path or message without the source's folder, which says where somebody keeps their files."""
+    return text.replace(os.path.join(root, ""), "") if root else text
+
+
+def _identity(shard: ImageShard) -> str:
+    """Changes with the layout and with any file: its name, size or time, or the bytes where it is no file."""
+    parts: list[object] = [VERSION, shard.masks]
+    for item in shard.items:
+        parts.append(item.image_id)
+        if isinstance(item.source, bytes) or not os.path.isfile(item.source):
+            parts.append(_sha256(item.source) or item.source)
+        else:
+            status = os.stat(item.source)
+            parts += [relative(item.source, shard.root), status.st_size, status.st_mtime_ns]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sha256(source: str | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        with open(source, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _note_path(shard: ImageShard) -> Path:
+    return Path(f"{shard.path}.note.json")

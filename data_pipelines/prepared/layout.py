@@ -1,0 +1,103 @@
+"""How a prepared data set lies on disk: docs/DATA.md shows it. Writers and readers take every name from here.
+
+OUT/prepared.json                                 card, counts, what is missing, command; written last
+OUT/source_files.sha256                           checksums of the files it was made from, for `sha256sum --check`
+OUT/{questions,annotations,images}/VERSION/       three TFDS configurations: shards, dataset_info.json, features.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipelines.records import DataError
+
+# Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
+VERSION = "1.0.0"
+
+QUESTIONS, ANNOTATIONS, IMAGES = "questions", "annotations", "images"
+# Splits of the configuration `images`: pictures and masks are numbered apart, and shared by all splits of the others.
+PICTURES, MASKS = "images", "masks"
+
+RECORD_FILE = "prepared.json"
+CHECKSUMS_FILE = "source_files.sha256"
+
+# TFDS reads a split's name from the names of its files, and takes "all" for the union of the others.
+_SPLIT = re.compile(r"[A-Za-z]\w*", re.ASCII)
+
+
+def config_folder(root: str, config: str) -> str:
+    """Folder of one TFDS configuration, for `tfds.builder_from_directory`."""
+    return os.path.join(root, config, VERSION)
+
+
+def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
+    """TFDS's name of an ArrayRecord file."""
+    return f"{dataset}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+
+
+def check_split_name(split: str, where: str) -> None:
+    """Raises: DataError: TFDS could not keep a split of this name."""
+    if not _SPLIT.fullmatch(split) or split == "all":
+        raise DataError(
+            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"'
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file and how many records it has; array_record reads one without opening the file (its `FileInstruction`)."""
+
+    filename: str
+    take: int
+    skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        """All of them: shards are never read in part."""
+        return self.take
+
+
+def shards(folder: str, split: str) -> list[Shard]:
+    """The files of a split of one configuration, in order; none where it has no such split.
+
+    Raises:
+      DataError: dataset_info.json is missing or not TFDS's.
+    """
+    path = os.path.join(folder, "dataset_info.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            info = json.load(file)
+        lengths = [s.get("shardLengths", []) for s in info.get("splits", []) if s["name"] == split]
+        counts = [int(length) for length in lengths[0]] if lengths else []
+        name = info["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
+    files = [os.path.join(folder, shard_name(name, split, i, len(counts))) for i in range(len(counts))]
+    return [Shard(path, count) for path, count in zip(files, counts, strict=True) if count]
+
+
+def read_record(root: str) -> dict[str, Any]:
+    """`prepared.json` of a prepared data set.
+
+    Raises:
+      DataError: there is none, or it is of a layout that this version cannot read.
+    """
+    path = os.path.join(root, RECORD_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        version = str(record["layout"])
+    except FileNotFoundError:
+        raise DataError(
+            f"data.root: {root!r} is no prepared data set (it has no {RECORD_FILE}); name the --out folder of "
+            "python -m data_pipelines.prepare, or run it to its end"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
+    if version.split(".")[0] != VERSION.split(".")[0]:
+        raise DataError(f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again")
+    return record

@@ -1,0 +1,239 @@
+"""A source becomes a prepared data set: loaded, checked against its card, stored, described."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.cards import Count, Source
+from data_pipelines.prepared import counts, fields, layout
+from data_pipelines.prepared.image_shards import (
+    ImageShard,
+    Note,
+    masks_of,
+    places,
+    plan_shards,
+    read_note,
+    relative,
+    remove_notes,
+)
+from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
+from data_pipelines.records import DataError, VQAExample
+from rllava_jax.atomic_files import check_destination, write_atomically
+
+logger = logging.getLogger(__name__)
+
+# What a source reads beside images: checksums of all such files under its folder are kept.
+_ANNOTATION_FILES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".xml", ".parquet", ".xlsx")
+_UNREADABLE = "image or mask cannot be read"
+_REMEDY = "restore the files, or go on without them with --allow-missing"
+
+Splits = dict[str, SourceSplit]
+
+
+def prepare(
+    source: Source,
+    *,
+    root: str,
+    out: str,
+    splits: Sequence[str] = (),
+    allow_missing: bool = False,
+    overwrite: bool = False,
+    run: Callable[[Sequence[ImageShard]], None],
+    command: str = "",
+) -> dict[str, Any]:
+    """Writes a prepared data set at `out`, which appears when it is whole.
+
+    Until then it grows in `out`.incomplete, where shards of images that are finished stay for the next attempt. The
+    result is the same, byte for byte, however often it was stopped and by how many processes it was written.
+
+    Args:
+      root: folder of the published files; "" for a source that draws its own.
+      splits: of the source; none takes those of its card, or for a general format those that its files have.
+      allow_missing: a shortfall against the card, or unreadable images, are a warning and not an error.
+      overwrite: a prepared data set at `out` may be replaced.
+      run: hands `write_shard` every shard, as `runners.run_processes` does.
+      command: recorded as it is.
+
+    Returns:
+      What `prepared.json` says.
+
+    Raises:
+      DataError: the source's files are missing or malformed, its splits fall short, or an image cannot be read.
+      ConfigError: `out` exists, or lies in the source.
+    """
+    out = os.path.abspath(out)
+    origin = Path(os.path.abspath(root)) if root else Path(f"{out}.incomplete")
+    check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
+    aside = f"{out}.incomplete"
+    loaded = _load(source, root, splits)
+    _check_counts(source, loaded, root, allow_missing=allow_missing)
+    shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside)
+    os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
+    run(shards)
+    notes = _notes(shards)
+    kept = {name: _readable(split, shards, notes) for name, split in loaded.items()}
+    if any(note.unreadable for note in notes):
+        _check_counts(source, kept, root, allow_missing=allow_missing)
+    _write_records(source, kept, shards, notes, aside)
+    _write_checksums(shards, notes, root, aside)
+    record = _record(source, kept, root, command)
+    remove_notes(shards)
+    write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    _move(aside, out)
+    return record
+
+
+def _move(aside: str, out: str) -> None:
+    """Gives the finished folder its name; what stood there goes last, so that a kill between loses neither."""
+    replaced = f"{out}.replaced"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if os.path.exists(out):
+        os.rename(out, replaced)
+    os.rename(aside, out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / layout.RECORD_FILE).is_file()
+
+
+def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
+    card = source.card
+    names = list(splits or card.splits or (source.splits(root) if source.splits else ()))
+    if not names:
+        raise DataError(f"{card.name}: no split under {root}; its layout is: {card.layout}")
+    for name in names:
+        layout.check_split_name(name, card.name)
+    if len(set(names)) < len(names):
+        raise DataError(f"--splits {','.join(names)}: name each split once")
+    loaded = {name: source.load(root, name) for name in names}
+    for name, split in loaded.items():
+        ids = Counter(example.id for example in split.examples)
+        repeated = [key for key, number in ids.items() if number > 1]
+        if repeated:
+            raise DataError(f"{card.name} {name}: two questions have the id {repeated[0]!r}; ids must be unique")
+        records: list[VQAExample | AnnotatedImage] = [*split.examples, *split.images]
+        if other := next((record.split for record in records if record.split != name), None):
+            raise DataError(f"{card.name} {name}: has a record of split {other!r}; every record must be of its split")
+    return loaded
+
+
+def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: bool) -> None:
+    """Raises: DataError: a split falls short of the card, and that is not allowed."""
+    problems = []
+    for name, split in splits.items():
+        title, expected = f"{source.card.name} {name}", source.card.splits.get(name, Count())
+        short = counts.shortfall(title, split, expected)
+        if not short and split.left_out.get(_UNREADABLE):
+            short = f"{title}: {'; '.join(counts.listed({_UNREADABLE: split.left_out[_UNREADABLE]}))}"
+        if short:
+            problems.append(relative(short, root))
+        if more := counts.surplus(title, split, expected):
+            logger.warning("%s: more than the data card says; is it another release?", more)
+    if problems and not allow_missing:
+        raise DataError(f"{' | '.join(problems)}; {_REMEDY}")
+    for problem in problems:
+        logger.warning("%s; going on without them, as --allow-missing says", problem)
+
+
+def _notes(shards: Sequence[ImageShard]) -> list[Note]:
+    notes = []
+    for shard in shards:
+        note = read_note(shard)
+        if note is None:
+            raise DataError(f"{shard.path}: was not written; do the workers see the folder under this path?")
+        notes.append(note)
+    return notes
+
+
+def _readable(split: SourceSplit, shards: Sequence[ImageShard], notes: Sequence[Note]) -> SourceSplit:
+    """The split without what shows an image or a mask that cannot be read, which is named among what is left out."""
+    reasons: dict[Any, str] = {}
+    for shard, note in zip(shards, notes, strict=True):
+        for place, reason in note.unreadable.items():
+            reasons[shard.items[place].source] = reason
+    if not reasons:
+        return split
+
+    def problems(record: VQAExample | AnnotatedImage) -> list[str]:
+        return [reasons[file] for file in (record.image, *masks_of(record)) if file in reasons]
+
+    records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
+    found = dict.fromkeys(text for record in records for text in problems(record))
+    lost = {image.image_id for image in split.images if problems(image)}
+    examples = [e for e in split.examples if e.image_id not in lost and not problems(e)]
+    images = [image for image in split.images if image.image_id not in lost]
+    left_out = {**split.left_out, **({_UNREADABLE: list(found)} if found else {})}
+    return SourceSplit(examples, images, left_out)
+
+
+def _write_records(
+    source: Source, splits: Splits, shards: Sequence[ImageShard], notes: Sequence[Note], out: str
+) -> None:
+    """The configurations `questions` and `annotations`, and the descriptions of all three."""
+    card = source.card
+    pictures, masks = (places(shards, notes, masks=kind) for kind in (False, True))
+    for config in (layout.QUESTIONS, layout.ANNOTATIONS):
+        shutil.rmtree(layout.config_folder(out, config), ignore_errors=True)
+    of_questions, of_annotations = fields.question_features(), fields.annotation_features()
+    questions, annotations = {}, {}
+    for name, split in splits.items():
+        asked = (fields.question_fields(example, pictures, masks) for example in split.examples)
+        shards_of = ShardedSplit(out, layout.QUESTIONS, card.name, name, len(split.examples))
+        questions[name] = write_records(shards_of, asked, of_questions)
+        marked = (fields.annotation_fields(image, pictures, masks) for image in split.images)
+        shards_of = ShardedSplit(out, layout.ANNOTATIONS, card.name, name, len(split.images))
+        annotations[name] = write_records(shards_of, marked, of_annotations)
+    stored = {layout.PICTURES: _stored(shards, notes, masks=False), layout.MASKS: _stored(shards, notes, masks=True)}
+    describe(out, layout.QUESTIONS, card, of_questions, questions)
+    describe(out, layout.ANNOTATIONS, card, of_annotations, annotations)
+    describe(out, layout.IMAGES, card, fields.image_features(), stored)
+
+
+def _stored(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool) -> Written:
+    """What the notes say of the images, or of the masks."""
+    pairs = [(shard, note) for shard, note in zip(shards, notes, strict=True) if shard.masks == masks]
+    lengths = tuple(len(shard.items) - len(note.unreadable) for shard, note in pairs)
+    return Written(lengths, sum(note.bytes for _, note in pairs))
+
+
+def _write_checksums(shards: Sequence[ImageShard], notes: Sequence[Note], root: str, out: str) -> None:
+    """SHA-256 of every image, mask and annotation file of the source, in the format of `sha256sum`."""
+    checksums: dict[str, str] = {}
+    for shard, note in zip(shards, notes, strict=True):
+        for item, checksum in zip(shard.items, note.sha256, strict=True):
+            if isinstance(item.source, str) and checksum:
+                checksums[relative(item.source, root)] = checksum
+    for folder, _, names in os.walk(root) if root else ():
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.lower().endswith(_ANNOTATION_FILES) and os.path.isfile(path):
+                with open(path, "rb") as file:
+                    checksums[relative(path, root)] = hashlib.file_digest(file, "sha256").hexdigest()
+    lines = "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
+    write_atomically(Path(out, layout.CHECKSUMS_FILE), lines)
+
+
+def _record(source: Source, splits: Splits, root: str, command: str) -> dict[str, Any]:
+    described = {}
+    for name, split in splits.items():
+        there = counts.found(split)
+        left_out: Mapping[str, Sequence[str]] = split.left_out
+        described[name] = {
+            "questions": there.examples,
+            "images": there.images,
+            "boxes": sum(len(image.regions) for image in split.images),
+            "languages": dict(sorted(Counter(example.language for example in split.examples).items())),
+            "left_out": {why: [relative(text, root) for text in names] for why, names in left_out.items() if names},
+        }
+    return {"layout": layout.VERSION, "command": command, "splits": described, "card": dataclasses.asdict(source.card)}

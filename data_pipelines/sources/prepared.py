@@ -1,0 +1,76 @@
+"""A prepared data set (`python -m data_pipelines.prepare`): questions and regions are read at once, pixels later."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotation_files import require_folder
+from data_pipelines.prepared import fields, layout
+from data_pipelines.prepared.tf_example import read_example
+from data_pipelines.records import DataError, StoredImage, VQAExample
+
+_Record = TypeVar("_Record", VQAExample, AnnotatedImage)
+
+
+def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
+    """The questions of one split in the given languages, and its images, as their source gave them.
+
+    Where questions of other languages are left out, so are the images that only those ask about: SLAKE's English test
+    images stand in its Chinese training split. The images then come in the order of the questions, as the source has
+    them that reads one language alone, and images without any question follow.
+
+    Raises:
+      DataError: no prepared data set, no such split, no question of these languages, or a damaged shard.
+    """
+    require_folder(root, "data.root")
+    record = layout.read_record(root)
+    described = record.get("splits", {})
+    if split not in described:
+        raise DataError(f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too")
+    examples = list(_records(root, layout.QUESTIONS, split, fields.question))
+    images = list(_records(root, layout.ANNOTATIONS, split, fields.annotated_image))
+    asked = [example for example in examples if example.language in languages]
+    if examples and not asked:
+        there = ", ".join(described[split].get("languages", {}))
+        raise DataError(f"data.languages: {', '.join(languages)}: {root} {split} has questions in {there} alone")
+    if len(asked) == len(examples):
+        return SourceSplit(examples, images)
+    return SourceSplit(asked, _images_of(asked, examples, images))
+
+
+def _images_of(
+    asked: Sequence[VQAExample], examples: Sequence[VQAExample], images: Sequence[AnnotatedImage]
+) -> list[AnnotatedImage]:
+    by_id = {image.image_id: image for image in images}
+    of_questions = dict.fromkeys(example.image_id for example in asked)
+    with_questions = Counter(example.image_id for example in examples)
+    unasked = [image for image in images if image.image_id not in with_questions]
+    return [by_id[name] for name in of_questions] + unasked
+
+
+def _records(
+    root: str,
+    config: str,
+    split: str,
+    build: Callable[[Mapping[str, Sequence[Any]], str, fields.Reference], _Record],
+) -> Iterator[_Record]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reference = functools.partial(StoredImage, layout.config_folder(root, layout.IMAGES))
+    for shard in layout.shards(layout.config_folder(root, config), split):
+        try:
+            reader = ArrayRecordReader(shard.filename)
+            records = reader.read_all()
+            reader.close()
+            if len(records) != shard.take:
+                raise ValueError(f"{len(records)} records of {shard.take}")
+            for record in records:
+                yield build(read_example(record), split, reference)
+        # array_record reports bad files with many types: RuntimeError, ValueError …
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{shard.filename}: cannot be read ({reason}); prepare the data set again") from error
