@@ -112,14 +112,14 @@ Reference = Callable[[str, int], StoredImage]
 def question(fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> VQAExample:
     """The question of these fields. Raises KeyError, IndexError or ValueError where they are not a question's."""
     asked, answered = _texts(fields, "turns/question"), _texts(fields, "turns/answer")
-    texts: dict[str, Any] = {name: _text(fields, name) for name in _QUESTION_TEXTS}
+    flat: dict[str, Any] = {name: _text(fields, name) for name in _QUESTION_TEXTS}
+    flat |= {name: _texts(fields, name) for name in _QUESTION_LISTS}
     return VQAExample(
-        **texts,
+        **flat,
         split=split,
         image=reference(PICTURES, fields["image"][0]),
         regions=_regions(fields, "regions", reference),
         distractors=_regions(fields, "distractors", reference),
-        **{name: _texts(fields, name) for name in _QUESTION_LISTS},
         turns=tuple(Turn(question, answer) for question, answer in zip(asked, answered, strict=True)),
     )
 
