@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help=f"what the folders hold: {PREPARED} (the default: what data_pipelines.prepare wrote), or as published "
-        f"{', '.join(registry.MODULES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); give "
-        "one name, or one for each folder in their order",
+        f"{', '.join(registry.MODULES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); "
+        "give one name, or one for each folder in their order",
     )
     parser.add_argument(
         "--splits",

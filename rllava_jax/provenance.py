@@ -222,9 +222,8 @@ def training_facts(config: Config) -> dict[str, Any]:
 
 
 def _data_facts(data: DataConfig) -> dict[str, Any]:
-    parts = list(data.mix.values()) or [
-        MixPart(data.source, data.root, split=data.train_split, languages=data.languages)
-    ]
+    drawn = [part for part in data.mix.values() if any(w > 0 for _, w in part.anneal or ((0, part.weight),))]
+    parts = drawn or [MixPart(data.source, data.root, split=data.train_split, languages=data.languages)]
     sources = [
         _data_name(part) + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")
         for part in parts

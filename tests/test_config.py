@@ -477,7 +477,7 @@ def test_the_parts_of_a_mix_are_read_overridden_and_recorded(tmp_path: Path) -> 
         ("mix.slake.weight=-1", "data.mix.slake.weight: -1.0"),
         ("mix.slake.policy.wrong=2", "data.mix.slake.policy.wrong: 2.0"),
         ("mix.slake.families={vqa: 0}", "data.mix.slake.families: {'vqa': 0.0}"),
-        ("mix.slake.source=slak", "is not one of 'slake'"),
+        ("mix.slake.source=slak", "did you mean 'slake'?"),
     ],
 )
 def test_what_is_wrong_in_a_mix_is_named(tmp_path: Path, override: str, expected: str) -> None:
