@@ -13,7 +13,7 @@ class AnnotatedImage:
     """An image and everything that is marked on it; the region questions are rebuilt from these.
 
     Attributes:
-      image: path of the image file, its encoded bytes, or its place in a prepared data set.
+      image: the image file, its encoded bytes, or its place in a prepared data set.
       image_id: as in the image's examples.
       body_part: where the data set says so, e.g. "Abdomen".
       provenance: where the regions come from: "annotation", or e.g. "detector" (`detector_regions.py`).

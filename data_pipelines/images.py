@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.medical_images import decode_scan
 from data_pipelines.pixels import resize, to_rgb
 from data_pipelines.prepared import stored_images
-from data_pipelines.records import ImageError, ImageSource, MaskFile, StoredImage
+from data_pipelines.records import ImageError, ImageSource, MaskFile, StoredImage, UnnamedFile
 from data_pipelines.windows import AUTO
 
 
@@ -36,7 +36,7 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
       ImageError: missing, truncated, unreadable or empty.
       DataError: as `medical_images.decode_scan`.
     """
-    image = _fetched(image)
+    image = fetched(image)
     scan = decode_scan(image, where, window)
     return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
 
@@ -53,11 +53,26 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
 
 def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
     """The grey levels of a mask image. Raises ImageError as `decode`."""
-    return np.asarray(_open(_fetched(image), where, lambda opened: opened.convert("L")))
+    return np.asarray(_open(fetched(image), where, lambda opened: opened.convert("L")))
 
 
-def _fetched(image: ImageSource) -> str | bytes:
-    return stored_images.read(image) if isinstance(image, StoredImage) else image
+def fetched(image: ImageSource) -> str | bytes:
+    """Encoded bytes, or a path that messages may name.
+
+    Raises:
+      ImageError: what is read here, rather than where it is decoded, cannot be read.
+    """
+    if isinstance(image, StoredImage):
+        return stored_images.read(image)
+    if isinstance(image, UnnamedFile):
+        try:
+            with open(image.path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise ImageError(f"{image}: image is missing; restore it") from None
+        except OSError as error:
+            raise ImageError(f"{image}: image cannot be read ({error.strerror}); replace it") from None
+    return image
 
 
 def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -70,6 +85,9 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
             return convert(opened)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: image is missing; restore it") from error
+    except UnidentifiedImageError as error:
+        # Pillow's own message has the path, or where in memory the bytes are.
+        raise ImageError(f"{name}: image cannot be read (no known image format); replace it") from error
     # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
     except Exception as error:
         reason = " ".join(str(error).split())

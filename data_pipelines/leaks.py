@@ -6,8 +6,8 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
-from data_pipelines.prepared import stored_images
-from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
+from data_pipelines.images import fetched
+from data_pipelines.records import DataError, ImageError, ImageSource, VQAExample
 from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ def _images(examples: Iterable[VQAExample]) -> dict[tuple[str, str], ImageSource
 
 
 def _sha256(image: ImageSource) -> bytes:
-    if isinstance(image, StoredImage):
-        image = stored_images.read(image)
+    image = fetched(image)
     if isinstance(image, bytes):
         return hashlib.sha256(image).digest()
     try:

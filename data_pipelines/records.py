@@ -44,8 +44,24 @@ class StoredImage:
         return f"{self.folder}: {self.split}[{self.position}]"
 
 
+@dataclass(frozen=True)
+class UnnamedFile:
+    """An image file whose path nobody may see, because it holds the number of a patient: messages have `name` instead.
+
+    Attributes:
+      path: is opened, and never printed.
+      name: the image's image_id.
+    """
+
+    path: str = field(repr=False)
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 # Path of a file, encoded bytes, or a place in a prepared data set.
-ImageSource = str | bytes | StoredImage
+ImageSource = str | bytes | StoredImage | UnnamedFile
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,7 @@ class VQAExample:
 
     Attributes:
       id: unique within the data set and stable across runs, e.g. "slake/en/1234" or "slake/identify/xmlab1/0".
-      image: path of the image file, its encoded bytes, or its place in a prepared data set.
+      image: the image file, its encoded bytes, or its place in a prepared data set.
       image_id: names the image; examples of one image share it (splits are checked, intervals are clustered by it).
       question: for task "answer" the question, for task "detect" the thing to find, for task "caption" empty.
       answer: the expected answer; for task "detect" loc tokens and the name, for task "caption" the caption.

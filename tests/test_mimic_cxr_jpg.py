@@ -1,12 +1,20 @@
 import gzip
 import logging
+import pickle
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
-from data_pipelines.sources import mimic_cxr_jpg
+from data_pipelines import images
+from data_pipelines.checks import verify_images
+from data_pipelines.leaks import check_leaks
+from data_pipelines.prepare import main
+from data_pipelines.preprocess import Preprocessor
+from data_pipelines.records import DataError, ImageError
+from data_pipelines.sources import load_source, mimic_cxr_jpg
 from data_pipelines.sources.mimic_cxr_jpg import findings_and_impression, hashed_name
+from rllava_jax.config import DataConfig, RegionConfig
 
 # Invented numbers in the published form: (dicom, patient, study, split, view).
 FILMS = (
@@ -157,3 +165,85 @@ def test_wrong_split_missing_file_and_odd_label_are_errors(small_root, tmp_path)
 
 def test_the_card_counts_377110_films():
     assert sum(count.images for count in mimic_cxr_jpg.CARD.splits.values()) == 377110
+
+
+# An image's path holds the numbers of patient, study and image: no message may show it.
+
+BROKEN, PATIENT, STUDY, *_ = FILMS[2]
+
+
+@pytest.fixture(params=["corrupt", "truncated", "unreadable", "missing"])
+def broken(small_root, request):
+    """The test split's film as its example, damaged since it was listed."""
+    example = mimic_cxr_jpg.SOURCE.load(small_root(), "train").examples[-1]
+    path = Path(example.image.path)
+    content = path.read_bytes()
+    path.unlink()
+    if request.param == "corrupt":
+        path.write_bytes(b"no image")
+    elif request.param == "truncated":
+        path.write_bytes(content[:300])
+    elif request.param == "unreadable":
+        path.mkdir()
+    return example
+
+
+def names_nobody(said):
+    return not any(number in said for film in FILMS for number in film[:3])
+
+
+def test_decoding_names_an_unreadable_film_by_its_image_id(broken):
+    with pytest.raises(ImageError, match=f"{broken.image_id}: image (is missing|cannot be read)") as caught:
+        images.decode(broken.image, broken.image_id)
+    assert names_nobody(str(caught.value))
+    assert names_nobody(repr(broken.image) + f"{broken.image}{broken.image!s}")
+
+
+def test_the_checks_before_training_name_it_so_too(broken, caplog):
+    settings = RegionConfig(encoders=("crop",), tokens=4, crop_size=28)
+    preprocessor = Preprocessor(28, 14, settings, DataConfig(), None)  # nothing is tokenised
+    with caplog.at_level(logging.DEBUG), pytest.raises(DataError, match=broken.image_id) as caught:
+        verify_images([broken], preprocessor, allowed=0, progress=False)
+    assert verify_images([broken], preprocessor, allowed=1, progress=False) == []
+    assert broken.image_id in caplog.text
+    assert names_nobody(str(caught.value) + caplog.text)
+
+
+def test_the_test_for_leaks_reads_the_files_and_names_them_so_too(small_root):
+    train = mimic_cxr_jpg.SOURCE.load(small_root(), "train").examples
+    test = mimic_cxr_jpg.SOURCE.load(small_root(labels={"59999902": {"Edema": "1.0"}}), "test").examples
+    with pytest.raises(DataError, match=hashed_name(BROKEN)) as caught:  # all films are drawn alike
+        check_leaks(train, test, allowed=False)
+    assert names_nobody(str(caught.value))
+    Path(test[0].image.path).unlink()
+    with pytest.raises(ImageError, match=hashed_name(BROKEN)) as caught:
+        check_leaks(train, test, allowed=False)
+    assert names_nobody(str(caught.value))
+
+
+def test_what_is_prepared_has_the_pixels_and_none_of_the_numbers(
+    small_root, tmp_path, tmp_path_factory, capsys, caplog
+):
+    root = small_root(labels={"59999901": {"Edema": "1.0"}, "59999902": {"Edema": "1.0"}})
+    path = tmp_path / f"files/p19/p{PATIENT}/s{STUDY}/{BROKEN}.jpg"
+    path.write_bytes(b"no image")
+    out = tmp_path_factory.mktemp("out") / "prepared"
+    arguments = ["mimic_cxr_jpg", "--source", root, "--out", str(out), "--splits", "train,test", "--workers", "1"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--allow-missing"]) == 0
+    assert hashed_name(BROKEN) in (out / "prepared.json").read_text()
+    files = [file for file in out.rglob("*") if file.is_file()]
+    said = "".join(capsys.readouterr()) + caplog.text
+    said += "".join(f"{file.name} {file.read_bytes().decode('latin-1')}" for file in files)
+    assert names_nobody(said)
+    checksums = (out / "source_files.sha256").read_text()
+    assert "/" not in checksums
+    read = load_source(DataConfig(source="prepared", root=str(out)), "train")
+    published = mimic_cxr_jpg.SOURCE.load(root, "train")
+    for ours, theirs in zip(read.images, published.images, strict=True):
+        assert (images.decode(ours.image, "ours") == images.decode(theirs.image, "theirs")).all()
+
+
+def test_a_film_travels_to_worker_processes(small_root):
+    example = mimic_cxr_jpg.SOURCE.load(small_root(), "train").examples[0]
+    assert pickle.loads(pickle.dumps(example)) == example

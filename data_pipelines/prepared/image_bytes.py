@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from data_pipelines.records import ImageSource
+from data_pipelines.records import ImageSource, UnnamedFile
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # A marker, after any fill bytes; within compressed data 0xFF is followed by 0x00 or by a restart marker.
@@ -30,7 +30,7 @@ def storable(image: ImageSource, where: str, decode: Callable[[ImageSource, str]
     """Encoded bytes that `decode` reads to the same pixels as the file's own, without its metadata.
 
     Args:
-      image: a path or encoded bytes.
+      image: a file or encoded bytes.
       where: names it in messages.
       decode: `images.decode`, or `images.decode_grey` for a mask.
 
@@ -97,10 +97,10 @@ def _png_without_metadata(encoded: bytes) -> bytes:
     raise ValueError("no IEND")
 
 
-def _read(path: ImageSource) -> bytes:
+def _read(image: ImageSource) -> bytes:
     """The file's bytes; none where the path names a part of a file, which `decode` alone can read."""
     try:
-        with open(str(path), "rb") as file:
+        with open(image.path if isinstance(image, UnnamedFile) else str(image), "rb") as file:
             return file.read()
     except OSError:
         return b""

@@ -20,7 +20,8 @@ from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
 from data_pipelines.prepared.tf_example import in_one_order
-from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, VQAExample
+from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, UnnamedFile, VQAExample
+from data_pipelines.scan_parts import split_part
 from rllava_jax.atomic_files import write_atomically
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
@@ -33,14 +34,20 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 class Item:
     """An image or a mask to store, and the image_id that it is stored under."""
 
-    source: str | bytes
+    source: str | bytes | UnnamedFile
     image_id: str
 
+    def file(self) -> str:
+        """Path of the file that it is in, whole where the source names a part of one; "" where it is in none."""
+        if isinstance(self.source, bytes):
+            return ""
+        return self.source.path if isinstance(self.source, UnnamedFile) else split_part(self.source)[0]
+
     def size(self) -> int:
-        """Bytes of its file; 0 where there is none."""
+        """Bytes of its file, or of itself; 0 where the file is missing."""
         if isinstance(self.source, bytes):
             return len(self.source)
-        return os.path.getsize(self.source) if os.path.isfile(self.source) else 0
+        return os.path.getsize(self.file()) if os.path.isfile(self.file()) else 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def write_shard(shard: ImageShard) -> None:
     partial = f"{shard.path}.{os.getpid()}.partial"
     writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)
     for place, item in enumerate(shard.items):
-        checksums.append(_sha256(item.source))
+        checksums.append(_sha256(item))
         try:
             encoded = storable(item.source, item.image_id, decode)
         except ImageError as error:
@@ -192,19 +199,21 @@ def _identity(shard: ImageShard) -> str:
     parts: list[object] = [VERSION, shard.masks]
     for item in shard.items:
         parts.append(item.image_id)
-        if isinstance(item.source, bytes) or not os.path.isfile(item.source):
-            parts.append(_sha256(item.source) or item.source)
+        if isinstance(item.source, bytes):
+            parts.append(_sha256(item))
         else:
-            status = os.stat(item.source)
-            parts += [relative(item.source, shard.root), status.st_size, status.st_mtime_ns]
+            parts.append(relative(str(item.source), shard.root))
+            if os.path.isfile(item.file()):
+                status = os.stat(item.file())
+                parts += [status.st_size, status.st_mtime_ns]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _sha256(source: str | bytes) -> str:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
+def _sha256(item: Item) -> str:
+    if isinstance(item.source, bytes):
+        return hashlib.sha256(item.source).hexdigest()
     try:
-        with open(source, "rb") as file:
+        with open(item.file(), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""

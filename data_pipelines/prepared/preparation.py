@@ -27,7 +27,7 @@ from data_pipelines.prepared.image_shards import (
     remove_notes,
 )
 from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.records import DataError, UnnamedFile, VQAExample
 from rllava_jax.atomic_files import check_destination, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -208,13 +208,19 @@ def _stored(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool)
 
 
 def _write_checksums(shards: Sequence[ImageShard], notes: Sequence[Note], root: str, out: str) -> None:
-    """SHA-256 of every image, mask and annotation file of the source, in the format of `sha256sum`."""
+    """SHA-256 of every image, mask and annotation file of the source, in the format of `sha256sum`.
+
+    Where images are `UnnamedFile`s, they and what lies in folders, whose names tell as much, are not listed.
+    """
     checksums: dict[str, str] = {}
+    unnamed = any(isinstance(item.source, UnnamedFile) for shard in shards for item in shard.items)
     for shard, note in zip(shards, notes, strict=True):
         for item, checksum in zip(shard.items, note.sha256, strict=True):
             if isinstance(item.source, str) and checksum:
-                checksums[relative(item.source, root)] = checksum
-    for folder, _, names in os.walk(root) if root else ():
+                checksums[relative(item.file(), root)] = checksum
+    for folder, inner, names in os.walk(root) if root else ():
+        if unnamed:
+            inner.clear()  # so that os.walk does not go into them
         for name in names:
             path = os.path.join(folder, name)
             if name.lower().endswith(_ANNOTATION_FILES) and os.path.isfile(path):

@@ -1,7 +1,7 @@
 """MIMIC-CXR-JPG: chest films with labels read from their reports, and the reports (Johnson et al. 2019).
 
 Patient, study and image numbers lead back to credentialed records, so none of them enters a record, a log or a report:
-an image is named by a hash of its number. What is said of each film:
+an image is named by a hash of its number, and its path, which holds them, is in no message. What is said of each film:
   - findings and impression of its study's report, as one caption (task "caption");
   - a closed question for each of CheXpert's labels that is 1 (yes) or 0 (no). Uncertain labels (-1) and labels that the
     report does not mention (blank) are asked nothing.
@@ -22,7 +22,7 @@ from data_pipelines.annotation_files import require_folder
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.csv_files import read_rows
 from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.records import DataError, UnnamedFile, VQAExample
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ CARD = DataCard(
     splits={"train": Count(images=368960), "validate": Count(images=2991), "test": Count(images=5159)},
     traps=(
         "Ids are the first 16 digits of a SHA-256 hash of the image's number: stable, and not secret, since whoever "
-        "holds the credentialed files can compute them. The images' paths hold the numbers: prepare the set, which "
-        "carries the images' bytes, rather than to train on the folder.",
+        "holds the credentialed files can compute them. Messages name images by them, never by their paths.",
         "Labels and report describe the study: its frontal and lateral film share them, whether or not the film shows "
         "the finding.",
         "A label of 0 is a negation in the report; a blank is a finding not mentioned, which is not the same.",
@@ -104,7 +103,8 @@ def load(root: str, split: str) -> SourceSplit:
         if not os.path.isfile(path):
             left_out.add("image not in the folder", name)
             continue
-        image = AnnotatedImage("mimic_cxr_jpg", split, path, name, regions=(), modality="X-Ray", body_part="Chest")
+        file = UnnamedFile(path, name)
+        image = AnnotatedImage("mimic_cxr_jpg", split, file, name, regions=(), modality="X-Ray", body_part="Chest")
         images.append(image)
         found = labels.get(study, {})
         present = tuple(label for label, is_there in found.items() if is_there)
