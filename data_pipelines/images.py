@@ -41,6 +41,18 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
     return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
 
 
+def size_of(image: ImageSource, where: str) -> tuple[int, int]:
+    """Width and height of the picture in pixels, of Pillow's formats from the header alone. Raises as `decode`."""
+    image = fetched(image)
+    try:
+        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
+            return opened.size
+    # Pillow does not know DICOM and NIfTI, nor names with a part; and what it cannot open, `decode` explains.
+    except Exception:
+        height, width, _ = decode(image, where).shape
+        return width, height
+
+
 def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
     """True inside the mask.
 

@@ -54,6 +54,15 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
     return picture
 
 
+def is_scan(image: str | bytes) -> bool:
+    """Whether a file, or its bytes, is DICOM or NIfTI by its content. Not if it cannot be read."""
+    try:
+        with open(image, "rb") if isinstance(image, str) else io.BytesIO(image) as file:
+            return _recognise(cast(BinaryIO, file))[0] is not None
+    except OSError:
+        return False
+
+
 def _recognise(file: BinaryIO) -> tuple[_Decoder | None, BinaryIO]:
     head = file.read(_HEAD)
     file.seek(0)

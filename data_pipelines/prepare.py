@@ -23,6 +23,7 @@ from data_pipelines.prepared.preparation import prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
 from data_pipelines.records import DataError
 from data_pipelines.sources import registry
+from data_pipelines.windows import AUTO
 from rllava_jax.config import ConfigError
 
 _WIDTH = 110
@@ -78,6 +79,7 @@ def _prepare(options: argparse.Namespace) -> None:
         splits=tuple(name for name in options.splits.split(",") if name),
         allow_missing=options.allow_missing,
         overwrite=options.overwrite,
+        window=options.window,
         run=run,
         command=_command(options),
     )
@@ -93,6 +95,7 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--source", os.path.basename(os.path.abspath(options.source))]
     words += ["--out", os.path.basename(os.path.abspath(options.out))]
     words += ["--splits", options.splits] if options.splits else []
+    words += ["--window", options.window] if options.window != AUTO else []
     words += ["--allow-missing"] if options.allow_missing else []
     return shlex.join(words)
 
@@ -133,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"
     )
     parser.add_argument("--splits", default="", metavar="A,B", help="default: all that the data card names")
+    parser.add_argument(
+        "--window",
+        default=AUTO,
+        metavar="WINDOW",
+        help="what of DICOM and NIfTI files becomes black to white, as data.window (docs/DICOM.md): auto (default), "
+        "minmax, percentile, a CT preset such as lung, or CENTRE:WIDTH; a run on the result must have the same",
+    )
     parser.add_argument(
         "--allow-missing",
         action="store_true",

@@ -7,6 +7,7 @@ changed since, or which another source left, is written again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from data_pipelines import images
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.medical_images import is_scan
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
 from data_pipelines.prepared.tf_example import in_one_order
 from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, UnnamedFile, VQAExample
 from data_pipelines.scan_parts import split_part
+from data_pipelines.windows import AUTO
 from rllava_jax.atomic_files import write_atomically
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
@@ -57,12 +60,14 @@ class ImageShard:
     Attributes:
       root: folder of the source; what is written names files relative to it.
       masks: whether the items are masks.
+      window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
     """
 
     path: str
     root: str
     masks: bool
     items: tuple[Item, ...]
+    window: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,19 @@ class Note:
       sha256: of each item's file or bytes; "" where the file cannot be read.
       unreadable: place among the items → why.
       bytes: of what is stored.
+      scans: how many of the items are DICOM or NIfTI files, which `ImageShard.window` is for.
     """
 
     identity: str
     sha256: tuple[str, ...]
     unreadable: dict[int, str]
     bytes: int
+    scans: int
 
 
-def plan_shards(splits: Iterable[SourceSplit], *, dataset: str, root: str, out: str) -> list[ImageShard]:
+def plan_shards(
+    splits: Iterable[SourceSplit], *, dataset: str, root: str, out: str, window: str = AUTO
+) -> list[ImageShard]:
     """The shards of every image and mask of some splits, each file once, in the order in which they are first used.
 
     Raises:
@@ -102,7 +111,7 @@ def plan_shards(splits: Iterable[SourceSplit], *, dataset: str, root: str, out: 
         parts = _cut([_item(source, image_id) for source, image_id in found.items()])
         for number, items in enumerate(parts):
             path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
-            shards.append(ImageShard(path, root, name == MASKS, tuple(items)))
+            shards.append(ImageShard(path, root, name == MASKS, tuple(items), window))
     return shards
 
 
@@ -140,12 +149,13 @@ def write_shard(shard: ImageShard) -> None:
     if (note := read_note(shard)) is not None and note.identity == identity and os.path.isfile(shard.path):
         return
     features = FeaturesDict(image_features())
-    decode = images.decode_grey if shard.masks else images.decode
-    checksums, unreadable, stored = [], {}, 0
+    decode = images.decode_grey if shard.masks else functools.partial(images.decode, window=shard.window)
+    checksums, unreadable, stored, scans = [], {}, 0, 0
     partial = f"{shard.path}.{os.getpid()}.partial"
     writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)
     for place, item in enumerate(shard.items):
         checksums.append(_sha256(item))
+        scans += not shard.masks and is_scan(item.source if isinstance(item.source, bytes) else item.file())
         try:
             encoded = storable(item.source, item.image_id, decode)
         except ImageError as error:
@@ -155,7 +165,7 @@ def write_shard(shard: ImageShard) -> None:
         stored += len(encoded)
     writer.close()
     os.replace(partial, shard.path)
-    note = Note(identity, tuple(checksums), unreadable, stored)
+    note = Note(identity, tuple(checksums), unreadable, stored, scans)
     write_atomically(_note_path(shard), json.dumps(asdict(note)))
 
 
@@ -164,7 +174,7 @@ def read_note(shard: ImageShard) -> Note | None:
     try:
         note = json.loads(_note_path(shard).read_text("utf-8"))
         reasons = {int(place): str(reason) for place, reason in note["unreadable"].items()}
-        return Note(str(note["identity"]), tuple(note["sha256"]), reasons, int(note["bytes"]))
+        return Note(str(note["identity"]), tuple(note["sha256"]), reasons, int(note["bytes"]), int(note["scans"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -195,8 +205,8 @@ def relative(text: str, root: str) -> str:
 
 
 def _identity(shard: ImageShard) -> str:
-    """Changes with the layout and with any file: its name, size or time, or the bytes where it is no file."""
-    parts: list[object] = [VERSION, shard.masks]
+    """Changes with the layout, the window and any file: its name, size or time, or the bytes where it is no file."""
+    parts: list[object] = [VERSION, shard.masks, shard.window]
     for item in shard.items:
         parts.append(item.image_id)
         if isinstance(item.source, bytes):

@@ -28,6 +28,7 @@ from data_pipelines.prepared.image_shards import (
 )
 from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
 from data_pipelines.records import DataError, UnnamedFile, VQAExample
+from data_pipelines.windows import AUTO, window_of
 from rllava_jax.atomic_files import check_destination, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def prepare(
     splits: Sequence[str] = (),
     allow_missing: bool = False,
     overwrite: bool = False,
+    window: str = AUTO,
     run: Callable[[Sequence[ImageShard]], None],
     command: str = "",
 ) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def prepare(
       splits: of the source; none takes those of its card, or for a general format those that its files have.
       allow_missing: a shortfall against the card, or unreadable images, are a warning and not an error.
       overwrite: a prepared data set at `out` may be replaced.
+      window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
       run: hands `write_shard` every shard, as `runners.run_processes` does.
       command: recorded as it is.
 
@@ -71,13 +74,14 @@ def prepare(
       DataError: the source's files are missing or malformed, its splits fall short, or an image cannot be read.
       ConfigError: `out` exists, or lies in the source.
     """
+    window_of(window, "--window")
     out = os.path.abspath(out)
     origin = Path(os.path.abspath(root)) if root else Path(f"{out}.incomplete")
     check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
     aside = f"{out}.incomplete"
     loaded = _load(source, root, splits)
     _check_counts(source, loaded, root, allow_missing=allow_missing)
-    shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside)
+    shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
     os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
     run(shards)
     notes = _notes(shards)
@@ -86,7 +90,12 @@ def prepare(
         _check_counts(source, kept, root, allow_missing=allow_missing)
     _write_records(source, kept, shards, notes, aside)
     _write_checksums(shards, notes, root, aside)
-    record = _record(source, kept, root, command)
+    scans = sum(note.scans for note in notes)
+    if window != AUTO and not scans:
+        logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
+    # Pictures that were pictures before have no window, and suit a run with any.
+    made = {"window": window if scans else None}
+    record = _record(source, kept, root, command) | made
     remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     _move(aside, out)

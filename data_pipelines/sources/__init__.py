@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 
 from data_pipelines.annotated_image import SourceSplit
+from data_pipelines.annotation_files import require_folder
 from data_pipelines.question_regions import link_regions
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.region_questions import region_questions
 from data_pipelines.sources import registry
 from data_pipelines.sources.documents import load as load_documents
 from data_pipelines.sources.phantom import load as load_phantom
+from data_pipelines.sources.prepared import check_window
 from data_pipelines.sources.prepared import load as load_prepared
 from data_pipelines.sources.slake import load as load_slake
 from rllava_jax.config import DataConfig
@@ -60,6 +62,8 @@ def load_source(data: DataConfig, split: str) -> SourceSplit:
         case "documents":
             return load_documents(data.documents, split)
         case "prepared":
+            require_folder(data.root, "data.root")
+            check_window(data.root, data.window)
             return load_prepared(data.root, split, languages=data.languages)
         case other:
             return registry.source(other, setting="data.source").load(data.root, split)

@@ -24,6 +24,7 @@ from data_pipelines.annotation_files import read_json, require_folder, text_fiel
 from data_pipelines.boxes import box_from_pixels
 from data_pipelines.cards import DataCard, Source
 from data_pipelines.records import DataError, MaskFile, Region
+from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _images(
     for entry, where in _entries(content, "images", path):
         name = text_field(entry, "file_name", where)
         file = os.path.join(folder, name)
-        if os.path.isfile(file):
+        if os.path.isfile(split_part(file)[0]):
             images.append(AnnotatedImage("coco", split, file, name, tuple(regions.get(entry.get("id"), ()))))
         else:
             missing.append(name)

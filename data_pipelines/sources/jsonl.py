@@ -22,14 +22,13 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
-from PIL import Image
-
 from data_pipelines import boxes
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import require_folder, text_field
 from data_pipelines.cards import DataCard, Source
-from data_pipelines.images import decode
+from data_pipelines.images import size_of
 from data_pipelines.records import AnswerType, DataError, ImageError, MaskFile, Region, Task, Turn, VQAExample
+from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def load(root: str, split: str) -> SourceSplit:
             continue
         file = text_field(row, "image", where)
         path = os.path.join(root, file)
-        if not os.path.isfile(path):
+        if not os.path.isfile(split_part(path)[0]):
             missing[file] = None
             continue
         image_id = text_field(row, "image_id", where) if "image_id" in row else file
@@ -230,21 +229,12 @@ class _Sizes:
 
     def of(self, path: str) -> tuple[int, int] | None:
         if path not in self._sizes:
-            self._sizes[path] = self._read(path)
+            try:
+                self._sizes[path] = size_of(path, path)
+            except ImageError:
+                # Storing or decoding it is where it is reported, counted and perhaps skipped.
+                self._sizes[path] = None
         return self._sizes[path]
-
-    def _read(self, path: str) -> tuple[int, int] | None:
-        try:
-            with Image.open(path) as image:  # reads the header alone
-                return image.size
-        except (OSError, Image.DecompressionBombError):
-            pass
-        try:
-            height, width, _ = decode(path, path).shape
-            return width, height
-        except ImageError:
-            # Storing or decoding it is where it is reported, counted and perhaps skipped.
-            return None
 
 
 def _regions(row: dict[str, Any], root: str, path: str, sizes: _Sizes, where: str) -> tuple[Region, ...]:

@@ -12,6 +12,7 @@ from data_pipelines.annotation_files import require_folder
 from data_pipelines.prepared import fields, layout
 from data_pipelines.prepared.tf_example import read_example
 from data_pipelines.records import DataError, StoredImage, VQAExample
+from data_pipelines.windows import window_of
 
 _Record = TypeVar("_Record", VQAExample, AnnotatedImage)
 
@@ -40,6 +41,22 @@ def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
     if len(asked) == len(examples):
         return SourceSplit(examples, images)
     return SourceSplit(asked, _images_of(asked, examples, images))
+
+
+def check_window(root: str, window: str) -> None:
+    """Refuses a run whose window is not the one by which DICOM and NIfTI files became the pictures it learns from.
+
+    Its checkpoints carry `data.window` to prediction, so that a file is shown there as it was in training.
+
+    Raises:
+      DataError: they differ, or there is no prepared data set.
+    """
+    made = layout.read_record(root).get("window")
+    if made is not None and window_of(made, root) != window_of(window, "data.window"):
+        raise DataError(
+            f"data.window = {window!r}: scans in {root} became pictures by {made!r}; set data.window to that, or "
+            f"prepare the data set again with --window {window}"
+        )
 
 
 def _images_of(
