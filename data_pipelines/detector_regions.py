@@ -26,8 +26,8 @@ from typing import Any, TypeGuard
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import read_json, text_field
 from data_pipelines.boxes import box_from_pixels
-from data_pipelines.images import decode
-from data_pipelines.records import DataError, Region
+from data_pipelines.images import size_of
+from data_pipelines.records import DataError, ImageError, Region
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     """The split with a detector's boxes as its images' regions, provenance "detector".
 
     They replace what was annotated, so that a run shows what boxes found by a machine are worth. An image without a
-    box of `min_score` has no regions. Boxes of images outside the split are left out, since one file may serve all
-    splits. All of this is counted in the log.
+    box of `min_score` has no regions, nor has one that cannot be read, which is reported where it is decoded. Regions
+    that a question brought itself go; its own words find it others (`question_regions`). Boxes of images outside the
+    split are left out, since one file may serve all splits. What becomes of the boxes is counted in the log.
 
     Args:
       path: the detector's file, see the top of this module.
@@ -66,7 +67,6 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     Raises:
       DataError: a file is missing or malformed, a box leaves its image, no image of the split is named, or a name fits
         several of its images.
-      ImageError: an image that has boxes cannot be read.
     """
     if not 0 <= min_score <= 1:
         raise DataError(f"min_score = {min_score}; give a number from 0 to 1")
@@ -101,7 +101,8 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
         "images without a box: %s", path, sum(len(boxes) for boxes in found.values()), len(found), len(images), below,
         min_score, elsewhere, _list(bare),
     )  # fmt: skip
-    return replace(split, images=images)
+    examples = [replace(example, regions=(), distractors=(), provenance="") for example in split.examples]
+    return replace(split, examples=examples, images=images)
 
 
 def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
@@ -205,8 +206,11 @@ def _known_name(name: str, owners: Mapping[str, str | None]) -> str | None:
 def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
     regions: list[Region] = []
     if detections:
-        # Of the image itself: the size in a detector's file may be that of a resized copy.
-        height, width, _ = decode(image.image, image.image_id).shape
+        try:
+            # Of the image itself: the size in a detector's file may be that of a resized copy.
+            width, height = size_of(image.image, image.image_id)
+        except ImageError:
+            detections, width, height = (), 0, 0
         for detection in detections:
             box = box_from_pixels(*detection.pixels, width=width, height=height, where=detection.where)
             regions.append(Region(box, detection.label))

@@ -19,7 +19,7 @@ import textwrap
 from collections.abc import Sequence
 
 from data_pipelines.cards import Count, DataCard
-from data_pipelines.prepared.preparation import prepare
+from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
 from data_pipelines.records import DataError
 from data_pipelines.sources import registry
@@ -66,6 +66,8 @@ def _prepare(options: argparse.Namespace) -> None:
         raise DataError(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
     if options.workers < 1:
         raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
+    if not options.detections and (options.min_score or options.detection_names):
+        raise DataError("--min-score and --detection-names: are of a detector's file; name it with --detections")
     if options.beam_option and not options.runner:
         raise DataError("--beam-option: is Beam's; name a --runner")
     if options.runner:
@@ -80,12 +82,21 @@ def _prepare(options: argparse.Namespace) -> None:
         allow_missing=options.allow_missing,
         overwrite=options.overwrite,
         window=options.window,
+        detections=_detections(options),
         run=run,
         command=_command(options),
     )
     for name, split in record["splits"].items():
         print(f"{name}: {split['questions']:,} questions, {split['images']:,} images, {split['boxes']:,} boxes")
     print(f"prepared {options.name} in {options.out}")
+
+
+def _detections(options: argparse.Namespace) -> Detections | None:
+    if not options.detections:
+        return None
+    # How many boxes were taken and left out.
+    logging.getLogger("data_pipelines.detector_regions").setLevel(logging.INFO)
+    return Detections(options.detections, options.min_score, options.detection_names)
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -96,6 +107,10 @@ def _command(options: argparse.Namespace) -> str:
     words += ["--out", os.path.basename(os.path.abspath(options.out))]
     words += ["--splits", options.splits] if options.splits else []
     words += ["--window", options.window] if options.window != AUTO else []
+    if options.detections:
+        words += ["--detections", os.path.basename(options.detections), "--min-score", f"{options.min_score:g}"]
+    if options.detection_names:
+        words += ["--detection-names", os.path.basename(options.detection_names)]
     words += ["--allow-missing"] if options.allow_missing else []
     return shlex.join(words)
 
@@ -142,6 +157,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WINDOW",
         help="what of DICOM and NIfTI files becomes black to white, as data.window (docs/DICOM.md): auto (default), "
         "minmax, percentile, a CT preset such as lung, or CENTRE:WIDTH; a run on the result must have the same",
+    )
+    parser.add_argument(
+        "--detections",
+        default="",
+        metavar="FILE",
+        help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",
+    )
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, metavar="S", help="leave out boxes that score below (default: 0)"
+    )
+    parser.add_argument(
+        "--detection-names",
+        default="",
+        metavar="FILE",
+        help="COCO file with the categories of results that stand alone",
     )
     parser.add_argument(
         "--allow-missing",

@@ -8,7 +8,7 @@ from PIL import Image
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.detector_regions import attach_detections
 from data_pipelines.question_regions import link_regions
-from data_pipelines.records import FAMILIES, DataError, ImageError, Region, VQAExample
+from data_pipelines.records import FAMILIES, DataError, Region, VQAExample
 from data_pipelines.region_questions import region_questions
 from data_pipelines.sources import slake
 
@@ -164,12 +164,23 @@ def test_malformed_files_are_named_with_the_entry(split, written, content, compl
     assert "\n" not in str(caught.value)
 
 
-def test_unreadable_images_and_impossible_scores_are_errors(split, written, tmp_path):
+def test_an_image_that_cannot_be_read_has_no_regions_and_is_reported_where_it_is_decoded(split, written, tmp_path):
+    (tmp_path / "images" / "synpic1.jpg").write_bytes(b"not an image")
+    found = attach_detections(split, written({"synpic1": [NODULE], "synpic2": [NODULE]}), min_score=0)
+    assert [image.regions for image in found.images] == [(), (NODULE_REGION,)]
+
+
+def test_a_question_s_own_annotated_regions_go_too(split, written):
+    own = replace(split.examples[0], regions=(Region((0, 0, 1, 1), "Chest"),), provenance="annotation")
+    found = attach_detections(replace(split, examples=[own]), written({"synpic1": [NODULE]}), min_score=0)
+    assert found.examples == split.examples
+    linked, _ = link_regions(found.examples, found.images, rule="question", max_regions=4)
+    assert (linked[0].regions, linked[0].provenance) == ((NODULE_REGION,), "detector:question")
+
+
+def test_impossible_scores_and_missing_files_are_errors(split, written, tmp_path):
     path = written({"synpic1": [NODULE]})
     with pytest.raises(DataError, match=r"min_score = 1\.5; give a number from 0 to 1"):
         attach_detections(split, path, min_score=1.5)
-    (tmp_path / "images" / "synpic1.jpg").write_bytes(b"not an image")
-    with pytest.raises(ImageError, match=r"synpic1\.jpg: image cannot be read"):
-        attach_detections(split, path, min_score=0)
     with pytest.raises(DataError, match=r"nothing\.json: no such file"):
         attach_detections(split, str(tmp_path / "nothing.json"), min_score=0)

@@ -308,6 +308,53 @@ def test_an_unreadable_image_that_is_allowed_takes_its_questions_along(source, t
         assert (images.decode(image.image, "x") == np.asarray(Image.open(source / image.image_id))).all()
 
 
+# A detector's boxes.
+
+
+def test_a_detector_s_boxes_are_prepared_in_place_of_the_annotated_ones(source, tmp_path, capsys):
+    found = [
+        {"label": "Lesion", "box": [16, 12, 32, 24], "score": 0.9},
+        {"label": "X", "box": [0, 0, 9, 9], "score": 0.2},
+    ]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"images/1.png": found}))
+    write_rows(source, row(1, question="Where is the lesion?"), row(2))
+    arguments = ["jsonl", "--source", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*arguments, "--detections", str(boxes), "--min-score", "0.5"]) == 0
+    assert "left out 1 boxes that score below 0.5" in capsys.readouterr().err
+    data = DataConfig(source="prepared", root=str(tmp_path / "out"))
+    marked, bare = load_source(data, "train").images
+    assert [(region.label, region.box) for region in marked.regions] == [("Lesion", (0.25, 0.25, 0.75, 0.75))]
+    assert (marked.provenance, bare.provenance, bare.regions) == ("detector", "detector", ())
+    examples = load_examples(data, "train", seed=0, max_regions=2)
+    assert {example.provenance for example in examples if example.regions} == {"detector", "detector:question"}
+    record = json.loads((tmp_path / "out/prepared.json").read_text())
+    checksum = hashlib.sha256(boxes.read_bytes()).hexdigest()
+    assert record["detections"] == {"sha256": {"boxes.json": checksum}, "min_score": 0.5}
+    assert "--detections boxes.json --min-score 0.5" in record["command"]
+
+
+def test_detections_in_coco_s_form_and_what_is_wrong_with_them(source, tmp_path, capsys):
+    results, names = tmp_path / "results.json", tmp_path / "names.json"
+    results.write_text(json.dumps([{"image_id": 7, "category_id": 1, "bbox": [16, 12, 32, 24], "score": 1}]))
+    names.write_text(
+        json.dumps({"categories": [{"id": 1, "name": "Lesion"}], "images": [{"id": 7, "file_name": "1.png"}]})
+    )
+    arguments = ["jsonl", "--source", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main([*arguments, "--min-score", "0.5"]) == 2
+    assert "name it with --detections" in capsys.readouterr().err
+    arguments += ["--detections", str(results)]
+    assert main(arguments) == 2
+    assert "name the COCO file that has their names" in capsys.readouterr().err
+    assert main([*arguments, "--detection-names", str(names), "--min-score", "2"]) == 2
+    assert main([*arguments, "--detection-names", str(names)]) == 0
+    record = json.loads((tmp_path / "out/prepared.json").read_text())
+    assert (record["splits"]["train"]["boxes"], set(record["detections"]["sha256"])) == (
+        1,
+        {"results.json", "names.json"},
+    )
+
+
 # Interruptions and processes.
 
 

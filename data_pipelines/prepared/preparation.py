@@ -10,11 +10,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.cards import Count, Source
+from data_pipelines.detector_regions import attach_detections
 from data_pipelines.prepared import counts, fields, layout
 from data_pipelines.prepared.image_shards import (
     ImageShard,
@@ -41,6 +43,22 @@ _REMEDY = "restore the files, or go on without them with --allow-missing"
 Splits = dict[str, SourceSplit]
 
 
+@dataclass(frozen=True)
+class Detections:
+    """A detector's file whose boxes take the place of annotated ones: the arguments of `attach_detections`."""
+
+    path: str
+    min_score: float = 0.0
+    names_path: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """What `prepared.json` says of them: files by name and SHA-256."""
+        files = {}
+        for name in filter(None, (self.path, self.names_path)):
+            files[os.path.basename(name)] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        return {"sha256": files, "min_score": self.min_score}
+
+
 def prepare(
     source: Source,
     *,
@@ -50,6 +68,7 @@ def prepare(
     allow_missing: bool = False,
     overwrite: bool = False,
     window: str = AUTO,
+    detections: Detections | None = None,
     run: Callable[[Sequence[ImageShard]], None],
     command: str = "",
 ) -> dict[str, Any]:
@@ -64,6 +83,7 @@ def prepare(
       allow_missing: a shortfall against the card, or unreadable images, are a warning and not an error.
       overwrite: a prepared data set at `out` may be replaced.
       window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
+      detections: boxes in place of the annotated ones, in every split.
       run: hands `write_shard` every shard, as `runners.run_processes` does.
       command: recorded as it is.
 
@@ -81,6 +101,8 @@ def prepare(
     aside = f"{out}.incomplete"
     loaded = _load(source, root, splits)
     _check_counts(source, loaded, root, allow_missing=allow_missing)
+    if detections is not None:
+        loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
     shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
     os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
     run(shards)
@@ -94,7 +116,7 @@ def prepare(
     if window != AUTO and not scans:
         logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
     # Pictures that were pictures before have no window, and suit a run with any.
-    made = {"window": window if scans else None}
+    made = {"window": window if scans else None, "detections": detections.record() if detections else None}
     record = _record(source, kept, root, command) | made
     remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
