@@ -22,6 +22,7 @@ from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import answer_type_field, read_json, read_objects, require_folder, text_field
 from data_pipelines.boxes import box_from_pixels
 from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, MaskFile, Region, VQAExample
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,7 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
     path = os.path.join(root, f"{split}.json")
     images: dict[str, AnnotatedImage] = {}
     examples: list[VQAExample] = []
-    missing: dict[str, int] = {}
-    unanswered: list[str] = []
+    left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
         if text_field(entry, "q_lang", where) not in languages:
@@ -79,24 +79,15 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
         name = text_field(entry, "img_name", where).split("/")[0]
         if name not in images:
             if not os.path.isfile(os.path.join(root, "imgs", name, "source.jpg")):
-                missing[name] = missing.get(name, 0) + 1
+                left_out.add("image not in the folder", name)
                 continue
             images[name] = _annotated_image(root, name, split, entry, where, levels)
         example = _example(entry, images[name], where)
         if example.answer:
             examples.append(example)
         else:
-            unanswered.append(example.id)
-    if missing:
-        names = ", ".join(sorted(missing))
-        logger.warning(
-            "slake %s: left out %d questions whose %d images are not under %s: %s",
-            split, sum(missing.values()), len(missing), root, names,
-        )  # fmt: skip
-    if unanswered:
-        logger.warning("slake %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
-    left_out = {"image not in the folder": sorted(missing), "question without an answer": unanswered}
-    return SourceSplit(examples, list(images.values()), left_out)
+            left_out.add("question without an answer", example.id)
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"slake {split}"))
 
 
 SOURCE = Source(CARD, lambda root, split: load(root, split, languages=LANGUAGES))

@@ -9,17 +9,15 @@ training images, and "fit" the training questions on the others.
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import answer_type_field, read_objects, require_folder, text_field
 from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, VQAExample
 from data_pipelines.seeding import rng_for
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test", "fit", "validate")
 QUESTIONS = "VQA_RAD Dataset Public.json"
@@ -65,8 +63,7 @@ def load(root: str, split: str) -> SourceSplit:
     path = os.path.join(root, QUESTIONS)
     images: dict[str, AnnotatedImage] = {}
     examples: list[VQAExample] = []
-    missing: dict[str, int] = {}
-    unanswered: list[str] = []
+    left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
         name = text_field(entry, "image_name", where)
@@ -75,7 +72,7 @@ def load(root: str, split: str) -> SourceSplit:
         image_path = os.path.join(root, "images", name)
         if name not in images:
             if not os.path.isfile(image_path):
-                missing[name] = missing.get(name, 0) + 1
+                left_out.add("image not in the folder", name)
                 continue
             organ = text_field(entry, "image_organ", where)
             images[name] = AnnotatedImage("vqa_rad", split, image_path, name, regions=(), body_part=organ)
@@ -83,17 +80,8 @@ def load(root: str, split: str) -> SourceSplit:
         if example.answer:
             examples.append(example)
         else:
-            unanswered.append(example.id)
-    if missing:
-        names = ", ".join(sorted(missing))
-        logger.warning(
-            "vqa_rad %s: left out %d questions whose %d images are not under %s: %s",
-            split, sum(missing.values()), len(missing), root, names,
-        )  # fmt: skip
-    if unanswered:
-        logger.warning("vqa_rad %s: left out %d questions without an answer: %s", split, len(unanswered), unanswered)
-    left_out = {"image not in the folder": sorted(missing), "question without an answer": unanswered}
-    return SourceSplit(examples, list(images.values()), left_out)
+            left_out.add("question without an answer", example.id)
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"vqa_rad {split}"))
 
 
 SOURCE = Source(CARD, load)
