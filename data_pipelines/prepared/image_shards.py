@@ -11,9 +11,11 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from data_pipelines import images
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
@@ -149,7 +151,8 @@ def write_shard(shard: ImageShard) -> None:
     if (note := read_note(shard)) is not None and note.identity == identity and os.path.isfile(shard.path):
         return
     features = FeaturesDict(image_features())
-    decode = images.decode_grey if shard.masks else functools.partial(images.decode, window=shard.window)
+    of_window = functools.partial(images.decode, window=shard.window)
+    decode: Callable[[ImageSource, str], np.ndarray] = images.decode_grey if shard.masks else of_window
     checksums, unreadable, stored, scans = [], {}, 0, 0
     partial = f"{shard.path}.{os.getpid()}.partial"
     writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)
