@@ -19,7 +19,8 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.cards import Source
-from data_pipelines.loader import evaluation_batches, training_iterator
+from data_pipelines.evaluation_batches import evaluation_batches
+from data_pipelines.loader import training_iterator
 from data_pipelines.prepare import main
 from data_pipelines.prepared import image_shards, layout, record_shards, runners, stored_images
 from data_pipelines.prepared.preparation import prepare
