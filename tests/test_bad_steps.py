@@ -23,8 +23,8 @@ from data_pipelines.preprocess import Preprocessor
 
 whole = Preprocessor.training
 
-def poisoned(self, example, rng):
-    arrays = whole(self, example, rng)
+def poisoned(self, example, rng, **options):
+    arrays = whole(self, example, rng, **options)
     if example.id == os.environ["POISONED"]:
         arrays["regions"] = np.full_like(arrays["regions"], np.nan)
         arrays["region_valid"] = np.ones_like(arrays["region_valid"])

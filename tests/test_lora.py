@@ -109,7 +109,9 @@ def test_an_adapter_adds_two_matrix_products_to_the_program_and_none_of_its_own_
     inputs = training_inputs(load(GOLDEN / "paligemma1_tiny.npz")).truncated(11)
 
     def products(lora):
-        graphdef, params = split(nnx.eval_shape(lambda: PaliGemma(CONFIG, lora=lora, rngs=nnx.Rngs(0))))
+        graphdef, params = split(
+            nnx.eval_shape(lambda: PaliGemma(CONFIG, lora=lora, layers="scanned", rngs=nnx.Rngs(0)))
+        )
         program = str(jax.make_jaxpr(lambda params: merge(graphdef, params)(inputs).logits)(params))
         return re.findall(r":f32\[([\d,]*)\] = dot_general\[", program)
 

@@ -276,7 +276,9 @@ def test_training_goes_on_from_the_checkpoint_before_a_truncated_one(finished_ru
     folder = truncated(workdir)
     status, _, err = command_line.run(command_line.main(workdir))
     assert status == 0, err
-    warned = [line for line in err.splitlines() if str(folder) in line]
+    # One line of ours. The interpreter may add "Exception ignored in …" of a coroutine that Orbax left unfinished, when
+    # the garbage collector happens to come by.
+    warned = [line for line in err.splitlines() if str(folder) in line and "renamed to" in line]
     assert len(warned) == 1
     assert warned[0].endswith(f"renamed to {STEPS}.damaged, going on from step 12")
     assert (folder.parent / f"{STEPS}.damaged" / "assets").is_dir()

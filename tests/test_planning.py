@@ -31,7 +31,7 @@ _ROOT = Path(__file__).parents[1]
 _LIBTPU = Path(os.environ.get("RLLAVA_LIBTPU", _ROOT / ".venv" / "libtpu"))
 
 CONFIG = Config(
-    model=ModelConfig(image_size=56, remat="full", compute_dtype="float32"),
+    model=ModelConfig(image_size=56, remat="full", layers="scanned", compute_dtype="float32"),
     regions=RegionConfig(encoders=("crop", "align", "loc"), max_regions=2, crop_size=28, tokens=4),
     data=DataConfig(
         tokenizer_vocab=600,

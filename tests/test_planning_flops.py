@@ -27,7 +27,7 @@ BOTH = LoraConfig(rank=4, alpha=8, targets=("q", "o", "gate", "down", "vision.q"
 def configured(remat="none", *, decoder=DECODER, lora=None, encoders=("crop", "align"), trainable=()) -> Config:
     size = PaliGemmaConfig(VISION, decoder)
     return Config(
-        model=ModelConfig("custom", dimensions_of(size), compute_dtype="float32", remat=remat),
+        model=ModelConfig("custom", dimensions_of(size), compute_dtype="float32", remat=remat, layers="scanned"),
         lora=lora or LoraConfig(),
         regions=RegionConfig(encoders=encoders, max_regions=2, tokens=4, crop_size=56),
         data=DataConfig(text_length=17),

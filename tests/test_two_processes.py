@@ -119,12 +119,12 @@ from data_pipelines.records import DataError
 read = Preprocessor.training
 count = 0
 
-def unreadable(self, example, rng):
+def unreadable(self, example, rng, **options):
     global count
     count += 1
     if os.environ["RLLAVA_PROCESS_ID"] == "1" and count > 8:
         raise {fault}("slice 7 of scan 3 cannot be read")
-    return read(self, example, rng)
+    return read(self, example, rng, **options)
 
 Preprocessor.training = unreadable
 """
