@@ -1,6 +1,7 @@
 """How the training step's time grows with image tokens, text, regions and batch; this project alone.
 
-Time and analytic flops of each case, so that a case whose time grows faster than its arithmetic shows.
+Time and analytic flops of each case, so that a case whose time grows faster than its arithmetic shows. The attention
+weights are recomputed in the backward pass (remat "attention"), because those of 4,096 image tokens would need more than 20 GiB.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _measure(setting: Setting, case: Case, repeats: int) -> dict[str, float]:
 
 def _config(size: PaliGemmaConfig, regions: int) -> Config:
     config = training_options(imported_config(size))
-    model = dataclasses.replace(config.model, size="custom", dimensions=dimensions_of(size))
+    model = dataclasses.replace(config.model, size="custom", dimensions=dimensions_of(size), remat="attention")
     encoders = ("crop",) if regions else ()
     return dataclasses.replace(
         config, model=model, regions=RegionConfig(encoders=encoders, max_regions=max(regions, 1))
