@@ -1,7 +1,7 @@
 """How the training step's time grows with image tokens, text, regions and batch; this project alone.
 
-Time and analytic flops of each case, so that a case whose time grows faster than its arithmetic shows. The attention
-weights are recomputed in the backward pass (remat "attention"): those of 4,096 image tokens would need more than 20 GiB.
+Time and analytic flops of each case, so that a case whose time grows faster than its arithmetic shows. Attention
+weights are recomputed in the backward pass (remat "attention"): those of 4,096 image tokens need over 20 GiB.
 """
 
 from __future__ import annotations
