@@ -64,6 +64,17 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
     return text
 
 
+def inner_path(name: str, where: str, field: str) -> str:
+    """A file name relative to the data set's folder, as it was given.
+
+    Raises:
+      DataError: it leaves the folder: what is stored of it would name places of the user's machine.
+    """
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise DataError(f"{where}: field {field!r} is {name!r}; name a file below the data set's folder")
+    return name
+
+
 def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
     """The `answer_type` field; the published files write "CLOSED", and twice "CLOSED ".
 

@@ -96,9 +96,13 @@ class Schedule:
         self._sizes = np.array([len(part.examples) for part in parts])
         self._batch_size = batch_size
         self.draws = draws = steps * batch_size
-        scales = self._sizes ** (1 / temperature) if temperature else np.ones(len(parts))
+        # Relative to the largest, so that a small temperature cannot overflow.
+        scales = (self._sizes / self._sizes.max()) ** (1 / temperature) if temperature else np.ones(len(parts))
         points = [_points(part.settings) for part in parts]
-        limits = [round(part.settings.epochs * len(part.examples)) if part.settings.epochs else draws for part in parts]
+        limits = [
+            max(1, round(part.settings.epochs * len(part.examples))) if part.settings.epochs else draws
+            for part in parts
+        ]
         left, carried = np.array(limits, np.int64), np.zeros(len(parts))
         self._ids = np.empty(draws, np.int8)
         done = 0

@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.name} is not installed; pip install 'rllava-jax[data]'", file=sys.stderr)
         return 2
+    except OSError as error:
+        # Without the file's name: of some data sets it holds a patient's number.
+        print(f"error: a file cannot be read or written ({error.strerror or type(error).__name__})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -157,6 +157,8 @@ def _validate_mix(config: Config) -> None:
             _validate_policy(f"{field}.policy", part.policy)
         for key, value in (("weight", part.weight), ("epochs", part.epochs)):
             _require(value >= 0, f"{field}.{key}", value, "write 0 or more")
+        both = part.weight == 1 or not part.anneal
+        _require(both, f"{field}.weight", part.weight, "anneal takes its place; leave one of them out")
         for share, weight in part.anneal:
             _share(f"{field}.anneal", share)
             _require(weight >= 0, f"{field}.anneal", weight, "write weights of 0 or more")

@@ -152,3 +152,30 @@ def test_a_malformed_file_is_named(small_root, changes, complaint):
 def test_an_unknown_split_names_those_that_there_are(small_root):
     with pytest.raises(DataError, match="the splits with a file: val"):
         coco.load(small_root(), "train")
+
+
+def test_a_file_of_another_size_than_listed_is_an_error_because_its_boxes_would_be_elsewhere(small_root):
+    listed = [{"id": 7, "file_name": "a.jpg", "width": 530, "height": 37}]
+    with pytest.raises(DataError, match=r"images 0: width x height is 530 x 37, and a.jpg has 53 x 37 pixels; give"):
+        coco.load(small_root(images=listed), "val")
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        ([(7, "a.jpg"), (7, "b.jpg")], "images 1: id 7 is missing or another's"),
+        ([(7, "a.jpg"), ([8], "b.jpg")], r"images 1: id \[8\] is missing or another's"),
+        ([(7, "a.jpg"), (8, "a.jpg")], "images 1: file_name 'a.jpg' is another image's as well"),
+        ([(7, "../val/a.jpg")], "images 0: field 'file_name' is '../val/a.jpg'; name a file below"),
+        ([(7, "/scans/a.jpg")], "images 0: field 'file_name' is '/scans/a.jpg'; name a file below"),
+    ],
+)
+def test_images_that_cannot_be_told_apart_or_lie_elsewhere_are_errors(small_root, images, complaint):
+    listed = [{"id": number, "file_name": name, "width": 53, "height": 37} for number, name in images]
+    with pytest.raises(DataError, match=complaint):
+        coco.load(small_root(images=listed), "val")
+
+
+def test_an_annotation_whose_image_is_no_id_is_named(small_root):
+    with pytest.raises(DataError, match=r"annotations 0: names image \[7\]"):
+        coco.load(small_root([annotation(image_id=[7])]), "val")

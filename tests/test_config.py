@@ -475,6 +475,7 @@ def test_the_parts_of_a_mix_are_read_overridden_and_recorded(tmp_path: Path) -> 
         ("mix.drawn.anneal=[[2, 2]]", "a share between 0 and 1"),
         ("mix.slake.root=", "slake needs the folder of its published files: --config.data.mix.slake.root=DIR"),
         ("mix.slake.weight=-1", "data.mix.slake.weight: -1.0"),
+        ("mix.drawn.weight=2", "data.mix.drawn.weight: 2.0 is not possible; anneal takes its place"),
         ("mix.slake.policy.wrong=2", "data.mix.slake.policy.wrong: 2.0"),
         ("mix.slake.families={vqa: 0}", "data.mix.slake.families: {'vqa': 0.0}"),
         ("mix.slake.source=slak", "did you mean 'slake'?"),

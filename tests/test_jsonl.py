@@ -133,6 +133,8 @@ def test_a_corrupt_image_keeps_its_questions_for_the_decoder_to_report(small_roo
         (row(quesiton="?"), "unknown field 'quesiton'; did you mean 'question'"),
         (row(xyz=1), "unknown field 'xyz'; the fields are accepted, answer, answer_type"),
         (row(regions=[box(1, 1, 2, 2, lable="x")]), "region 0: unknown field 'lable'; did you mean 'label'"),
+        (row(image="/scans/a.png"), "field 'image' is '/scans/a.png'; name a file below"),
+        (row(image="../a.png"), "field 'image' is '../a.png'; name a file below"),
         ("{", "not valid JSON"),
         ("[1]", "is list; write one object a line"),
         (row(answer=""), "field 'answer' is empty"),

@@ -83,6 +83,16 @@ def test_at_every_draw_each_part_has_its_share_so_far_within_a_few(weights):
     assert np.abs(counts - expected).max() < len(weights)
 
 
+def test_a_part_of_a_few_hundredths_of_an_epoch_is_still_drawn_once():
+    schedule = Schedule([part("a", 10, epochs=0.01), part("b", 10)], steps=10, batch_size=4)
+    assert drawn(schedule).count(0) == 1
+
+
+def test_a_low_temperature_favours_the_largest_part_and_does_not_overflow():
+    schedule = Schedule([part("a", 100_000), part("b", 5)], steps=12, batch_size=4, temperature=0.01)
+    assert drawn(schedule) == [0] * 48
+
+
 def test_an_annealed_part_comes_late_and_as_its_weight_says():
     schedule = Schedule([part("a", 10), part("b", 10, anneal=ANNEALED)], steps=1000, batch_size=10)
     of_b = np.array(drawn(schedule))

@@ -160,7 +160,12 @@ def test_layers_are_apart_on_cpu_where_they_are_small_and_scanned_elsewhere():
 def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or_apart():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
     gradients = []
-    for remat, layers in [*((remat, "scanned") for remat in get_args(Remat)), ("none", "apart"), ("full", "apart")]:
+    for remat, layers in [
+        *((remat, "scanned") for remat in get_args(Remat)),
+        ("none", "apart"),
+        ("attention", "apart"),
+        ("full", "apart"),
+    ]:
         model = with_params(PaliGemma(CONFIG, remat=remat, layers=layers, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)
 

@@ -390,7 +390,7 @@ def test_finished_shards_are_not_written_again(source, tmp_path, many_shards, mo
         prepared(source, tmp_path / "out", run=stopped)
     read = []
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda image, where: read.append(where) or decode(image, where))
+    monkeypatch.setattr(images, "decode", lambda image, where, **of: read.append(where) or decode(image, where, **of))
     prepared(source, tmp_path / "out")
     assert read == ["images/3.png"]
 
@@ -568,3 +568,20 @@ def test_prepared_slake_gives_the_batches_of_the_published_one_bit_for_bit(slake
         assert batch.keys() == read.keys()
         for name in batch:
             np.testing.assert_array_equal(batch[name], read[name])
+
+
+@pytest.mark.parametrize("neighbour", ["out.replaced", "out.incomplete"])
+def test_a_folder_beside_the_destination_that_is_not_ours_is_left_alone(source, tmp_path, neighbour):
+    kept = tmp_path / neighbour / "mine.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(ConfigError, match=f"{neighbour} is in the way"):
+        prepared(source, tmp_path / "out")
+    assert kept.read_text() == "mine"
+
+
+def test_a_destination_that_cannot_be_made_is_said_in_one_line(source, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = ["jsonl", "--source", str(source), "--out", str(tmp_path / "file" / "out")]
+    assert main(arguments) == 2
+    assert "cannot be made" in capsys.readouterr().err.splitlines()[-1]

@@ -32,6 +32,7 @@ from data_pipelines.prepared.record_shards import ShardedSplit, Written, describ
 from data_pipelines.records import DataError, UnnamedFile, VQAExample
 from data_pipelines.windows import AUTO, window_of
 from rllava_jax.atomic_files import check_destination, write_atomically
+from rllava_jax.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +100,16 @@ def prepare(
     origin = Path(os.path.abspath(root)) if root else Path(f"{out}.incomplete")
     check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
     aside = f"{out}.incomplete"
+    _check_neighbours(out, aside)
     loaded = _load(source, root, splits)
     _check_counts(source, loaded, root, allow_missing=allow_missing)
     if detections is not None:
         loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
     shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
-    os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
+    try:
+        os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from None
     run(shards)
     notes = _notes(shards)
     kept = {name: _readable(split, shards, notes) for name, split in loaded.items()}
@@ -122,6 +127,16 @@ def prepare(
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     _move(aside, out)
     return record
+
+
+def _check_neighbours(out: str, aside: str) -> None:
+    """The names that preparation takes beside `out` must be free, or hold what an earlier attempt left there."""
+    begun = os.path.isdir(os.path.dirname(layout.config_folder(aside, layout.IMAGES)))
+    for folder, ours in ((aside, begun), (f"{out}.replaced", _is_prepared(Path(f"{out}.replaced")))):
+        if os.path.lexists(folder) and not ours and not (os.path.isdir(folder) and not os.listdir(folder)):
+            raise ConfigError(
+                f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another"
+            )
 
 
 def _move(aside: str, out: str) -> None:

@@ -20,10 +20,11 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import read_json, require_folder, text_field
+from data_pipelines.annotation_files import inner_path, read_json, require_folder, text_field
 from data_pipelines.boxes import box_from_pixels
 from data_pipelines.cards import DataCard, Source
-from data_pipelines.records import DataError, MaskFile, Region
+from data_pipelines.images import size_of
+from data_pipelines.records import DataError, ImageError, MaskFile, Region
 from data_pipelines.scan_parts import split_part
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def load(root: str, split: str) -> SourceSplit:
     }
     for entry, where in _entries(content, "annotations", path):
         owner, category = entry.get("image_id"), entry.get("category_id")
-        if owner not in sizes or category not in names:
+        known = isinstance(owner, int | str) and isinstance(category, int | str)
+        if not known or owner not in sizes or category not in names:
             raise DataError(
                 f"{where}: names image {owner!r} and category {entry.get('category_id')!r}, not both listed"
             )
@@ -107,14 +109,34 @@ def _images(
     if folder is None:
         raise DataError(f"coco: no folder of images; make {' or '.join(candidates)}")
     images, missing = [], []
+    seen: set[str] = set()
     for entry, where in _entries(content, "images", path):
-        name = text_field(entry, "file_name", where)
+        name = inner_path(text_field(entry, "file_name", where), where, "file_name")
+        if name in seen:
+            raise DataError(f"{where}: file_name {name!r} is another image's as well; list each file once")
+        seen.add(name)
         file = os.path.join(folder, name)
         if os.path.isfile(split_part(file)[0]):
+            if entry.get("id") in regions:
+                _check_size(entry, file, where)
             images.append(AnnotatedImage("coco", split, file, name, tuple(regions.get(entry.get("id"), ()))))
         else:
             missing.append(name)
     return images, missing
+
+
+def _check_size(entry: dict[str, Any], file: str, where: str) -> None:
+    """Boxes are pixels of the image as listed, so a file of another size would have them in the wrong places."""
+    try:
+        found = size_of(file, file)
+    except ImageError:
+        return  # Storing or decoding it is where it is reported, counted and perhaps skipped.
+    listed = (entry["width"], entry["height"])
+    if found != listed:
+        raise DataError(
+            f"{where}: width x height is {listed[0]} x {listed[1]}, and {entry['file_name']} has "
+            f"{found[0]} x {found[1]} pixels; give the image that was annotated, or its boxes in the file's pixels"
+        )
 
 
 def _entries(content: Any, name: str, path: str) -> list[tuple[dict[str, Any], str]]:
@@ -122,6 +144,12 @@ def _entries(content: Any, name: str, path: str) -> list[tuple[dict[str, Any], s
     entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{path}: {name!r} is no list of objects; is it a COCO instances file?")
+    seen = set()
+    for number, entry in enumerate(entries):
+        identity = entry.get("id")
+        if name != "annotations" and (not isinstance(identity, int | str) or identity in seen):
+            raise DataError(f"{path}: {name} {number}: id {identity!r} is missing or another's; give each its own")
+        seen.add(identity if isinstance(identity, int | str) else None)
     return [(entry, f"{path}: {name} {number}") for number, entry in enumerate(entries)]
 
 

@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 from data_pipelines import boxes
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import require_folder, text_field
+from data_pipelines.annotation_files import inner_path, require_folder, text_field
 from data_pipelines.cards import DataCard, Source
 from data_pipelines.images import size_of
 from data_pipelines.records import AnswerType, DataError, ImageError, MaskFile, Region, Task, Turn, VQAExample
@@ -79,7 +79,7 @@ def load(root: str, split: str) -> SourceSplit:
         found[name] = None
         if name != split:
             continue
-        file = text_field(row, "image", where)
+        file = inner_path(text_field(row, "image", where), where, "image")
         path = os.path.join(root, file)
         if not os.path.isfile(split_part(path)[0]):
             missing[file] = None
@@ -259,7 +259,7 @@ def _region(entry: dict[str, Any], root: str, size: tuple[int, int], where: str)
         level = entry.get("mask_level")
         if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 0 < level < 256):
             raise DataError(f"{where}: field 'mask_level' is {level!r}; write a grey level from 1 to 255")
-        file = os.path.join(root, text_field(entry, "mask", where))
+        file = os.path.join(root, inner_path(text_field(entry, "mask", where), where, "mask"))
         if not os.path.isfile(file):
             raise DataError(f"{where}: mask {file}: no such file; restore it, or leave the field out")
         mask = MaskFile(file, level)

@@ -56,7 +56,9 @@ def attend(
         key, value = key.astype(query.dtype), value.astype(query.dtype)
         return fused_attention(kind, query, key, value, mask, cap=cap), None
     if recompute:
-        again = jax.checkpoint(functools.partial(attend, cap=cap, hook=hook), prevent_cse=False)
+        # With the barriers against common-subexpression elimination: where layers are apart and not scanned, nothing
+        # else keeps the compiler from taking the forward pass's weights, and so from keeping them.
+        again = jax.checkpoint(functools.partial(attend, cap=cap, hook=hook), prevent_cse=True)
         return again(query, key, value, mask, layer=layer)
     batch, queries, heads, dim = query.shape
     kv_heads = key.shape[2]
