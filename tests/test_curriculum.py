@@ -221,14 +221,14 @@ def test_overrides_hold_for_all_stages_or_for_one(stages):
         [
             "--config.stages.task.train.batch_size=4",
             "--config.train.batch_size=2",
-            "--config.stages.task.data.mix.marked.weight=3",
+            "--config.stages.task.data.mix.marked.epochs=30",
             "--config.stages.align.evaluate=true",
         ],
     )
     assert isinstance(curriculum, Curriculum)
     align, task = curriculum.stages.values()
     assert (align.config.train.batch_size, task.config.train.batch_size) == (2, 4)
-    assert (align.config.data.mix, task.config.data.mix["marked"].weight) == ({}, 3.0)
+    assert (align.config.data.mix, task.config.data.mix["marked"].epochs) == ({}, 30.0)
     assert (align.evaluate, task.evaluate) == (True, False)
 
 
