@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from data_pipelines.records import DataError
 
 
-def read_rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def read_rows(path: str, columns: Sequence[str], *, either: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """The rows of a CSV file with a header, as column → text; a missing last field is "", one too many is dropped.
 
     Args:
       path: where no such file lies, its twin with or without ".gz" is read.
       columns: that the header must have; it may have others.
+      either: of which it must have one.
 
     Raises:
       DataError: the file is missing, is not CSV in UTF-8, or lacks a column.
@@ -29,7 +30,10 @@ def read_rows(path: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="", strict=True)
             found = list(reader.fieldnames or ())
-            if lacking := [name for name in columns if name not in found]:
+            lacking = [name for name in columns if name not in found]
+            if either and not set(either) & set(found):
+                lacking.append(" or ".join(either))
+            if lacking:
                 raise DataError(f"{path}: no column {', '.join(lacking)} among {found}; is it the published file?")
             yield from reader
     except FileNotFoundError:

@@ -4,7 +4,9 @@ import dataclasses
 import io
 import logging
 
+import grain
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -222,16 +224,14 @@ def test_place_in_other_data_is_refused(iterate, change, name):
 
 
 def test_grains_checkpoint_holds_the_place(iterate, tmp_path):
-    ocp = pytest.importorskip("orbax.checkpoint")
-    grain_checkpoint = pytest.importorskip("grain.checkpoint")
     iterator = iterate()
     take(iterator, 2)
     with ocp.CheckpointManager(tmp_path) as manager:
-        manager.save(0, args=ocp.args.Composite(data=grain_checkpoint.CheckpointSave(iterator)))
+        manager.save(0, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
         manager.wait_until_finished()
         expected = take(iterator, 2)
         restored = iterate()
-        manager.restore(0, args=ocp.args.Composite(data=grain_checkpoint.CheckpointRestore(restored)))
+        manager.restore(0, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(restored)))
     assert_same(take(restored, 2), expected)
 
 

@@ -7,14 +7,14 @@ the letter.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import require_folder
 from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.csv_files import read_rows
 from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, VQAExample
 
@@ -51,6 +51,7 @@ CARD = DataCard(
 
 _FOLDERS = {"train": "images", "test": "images", "test_clean": "images", "train_2": "figures", "test_2": "figures"}
 _LETTERS = ("A", "B", "C", "D")
+_COLUMNS = ("Figure_path", "Question", *(f"Choice {letter}" for letter in _LETTERS))
 _LABEL = re.compile(r"^[A-D]\s*:\s*")
 
 
@@ -70,7 +71,9 @@ def load(root: str, split: str) -> SourceSplit:
     images: dict[str, AnnotatedImage] = {}
     examples: list[VQAExample] = []
     left_out = LeftOut()
-    for number, row in enumerate(_read_rows(os.path.join(root, f"{split}.csv"))):
+    for number, row in enumerate(
+        read_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
+    ):
         example_id = f"pmc_vqa/{split}/{number}"
         question = _text(row["Question"])
         options = {letter: _LABEL.sub("", _text(row[f"Choice {letter}"])) for letter in _LETTERS}
@@ -111,31 +114,6 @@ def _right_option(row: Mapping[str, str], options: Mapping[str, str]) -> str:
 def _text(written: str) -> str:
     """Blanks, also the unbreakable ones that some rows have, made single."""
     return " ".join(written.split())
-
-
-def _read_rows(path: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file, a missing last field being "".
-
-    Raises:
-      DataError: the file is missing, is not CSV in UTF-8, or lacks a column.
-    """
-    needed = ["Figure_path", "Question", *(f"Choice {letter}" for letter in _LETTERS)]
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            columns = list(reader.fieldnames or ())
-            lacking = [name for name in needed if name not in columns]
-            if not {"Answer_label", "Answer"} & set(columns):
-                lacking.append("Answer_label or Answer")
-            if lacking:
-                raise DataError(f"{path}: no column {', '.join(lacking)} among {columns}; is it the published file?")
-            yield from reader
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not CSV in UTF-8 ({error}); copy the file again") from None
 
 
 SOURCE = Source(CARD, load)
