@@ -255,7 +255,7 @@ def test_no_predictions_are_an_error():
 
 @pytest.mark.parametrize(
     ("field", "bad"),
-    [("answer_type", "CLOSED "), ("answer", 3), ("family", "describe"), ("region", "shuffled"), ("confidence", 1.5)],
+    [("answer_type", "CLOSED "), ("answer", 3), ("family", "describe"), ("region", "elsewhere"), ("confidence", 1.5)],
 )
 def test_a_field_that_would_leave_a_denominator_is_an_error(field, bad):
     with pytest.raises(DataError, match=f"'q0': {field} is "):

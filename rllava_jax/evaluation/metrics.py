@@ -9,7 +9,7 @@ subset   all                         every question, all families
          answer_type=closed|open     ordinary questions; closed is the published score, over *all* closed ones
          answer_type=yes_no          the closed ones whose reference is yes or no
          content_type=…, modality=…  ordinary questions
-region   right, none, wrong, blank   the condition
+region   right, none, wrong, blank   the condition; another of `data_pipelines/conditions.py` where it was asked
          wrong:shifted, …            those of the wrong condition that were shown this kind
          right-none, …               the difference on the same questions, question by question
 metric   accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
@@ -23,19 +23,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypedDict, get_args
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.conditions import ALL, MAIN
 from data_pipelines.records import FAMILIES, DataError
-from rllava_jax.config import Condition
 from rllava_jax.evaluation.answers import normalise_answer, score
 from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
 from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_interval, mean_interval
 from rllava_jax.evaluation.predictions import Prediction
 
-CONDITIONS: tuple[str, ...] = get_args(Condition)
+CONDITIONS = MAIN  # those of every evaluation
 _METRICS = {"answer_type=open": ("exact_match", "recall", "f1"), "family=localise": ("accuracy@0.5", "iou")}
 
 
@@ -141,7 +141,7 @@ _Cell = tuple[str, str, float, int, Interval | None]
 
 def _subset_cells(subset: str, members: list[Scored], estimator: _Estimator) -> Iterator[_Cell]:
     """(region, metric, value, n, interval) of every condition, wrong kind and difference."""
-    by_region: dict[str, list[Scored]] = {c: [] for c in CONDITIONS}
+    by_region: dict[str, list[Scored]] = {c: [] for c in ALL}
     for s in members:
         by_region[s.prediction.region].append(s)
     with_calibration = subset == "all" or subset.startswith("family=")

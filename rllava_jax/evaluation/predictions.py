@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from data_pipelines.conditions import ALL as CONDITIONS
 from data_pipelines.records import FAMILIES, AnswerType, Box, DataError
-from rllava_jax.config import Condition
 from rllava_jax.paths import path_of
 
 _TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "shown_kind")
@@ -27,7 +27,7 @@ class Prediction:
     Attributes:
       confidence: probability of the decoded answer, eos included, 0..1.
       log_prob: its natural logarithm, as the decoder summed it.
-      region: the condition of the evaluation: right, none, wrong or blank.
+      region: the condition of the evaluation: right, none, wrong, blank or another of `data_pipelines/conditions.py`.
       shown_kind: what was really shown, e.g. "right", "none" (also a question without a region under "right"),
         "wrong:shifted".
       boxes: the shown boxes, (y0, x0, y1, x1) normalised to the image.
@@ -46,7 +46,7 @@ class Prediction:
     log_prob: float
     family: str
     answer_type: AnswerType
-    region: Condition
+    region: str
     content_type: str = ""
     modality: str = ""
     shown_kind: str = "none"
@@ -62,8 +62,7 @@ class Prediction:
             _require(isinstance(getattr(self, name), str), self.id, name, getattr(self, name), "a string")
         _require(self.family in FAMILIES, self.id, "family", self.family, f"one of {', '.join(FAMILIES)}")
         _require(self.answer_type in get_args(AnswerType), self.id, "answer_type", self.answer_type, "open or closed")
-        conditions = get_args(Condition)
-        _require(self.region in conditions, self.id, "region", self.region, f"one of {', '.join(conditions)}")
+        _require(self.region in CONDITIONS, self.id, "region", self.region, f"one of {', '.join(CONDITIONS[:7])} …")
         in_range = math.isfinite(self.confidence) and 0 <= self.confidence <= 1
         _require(in_range, self.id, "confidence", self.confidence, "a probability, 0 to 1")
 

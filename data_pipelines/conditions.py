@@ -1,0 +1,39 @@
+"""The names of the conditions under which a question can be asked: what is shown of its region, and of its image.
+
+right, none, wrong, blank   the four of every evaluation; `policy.regions_under` says what they show
+noise                       an image of noise with the right region
+shuffled                    another question's image with the right region
+question_only               a blank image and no region
+corrupted:KIND:LEVEL        the image made worse, with the right region; LEVEL 1 to 5
+trust:VARIANT               the right box, none, or a box made wrong by degrees: the region trust benchmark
+
+A name stands in `Prediction.region` and in the `region` of a result's rows. The order here is that of tables.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from rllava_jax.config import Condition
+
+MAIN: tuple[str, ...] = get_args(Condition)
+CONTROLS = ("noise", "shuffled", "question_only")
+CORRUPTIONS = ("noise", "blur", "contrast", "jpeg", "occlusion")
+LEVELS = (1, 2, 3, 4, 5)
+CORRUPTED = tuple(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS)
+SHIFTED_IOUS = (0.75, 0.5, 0.25, 0.0)
+SCALES = (0.5, 0.71, 1.41, 2.0, 4.0)
+TRUST = (
+    "trust:right",
+    "trust:none",
+    *(f"trust:shifted:{overlap:.2f}" for overlap in SHIFTED_IOUS),
+    *(f"trust:scaled:{factor:.2f}" for factor in SCALES),
+    "trust:another",
+    "trust:mirrored",
+    "trust:random",
+    "trust:whole",
+    "trust:tiny",
+    "trust:two",
+    "trust:contradicted",
+)
+ALL = (*MAIN, *CONTROLS, *CORRUPTED, *TRUST)
