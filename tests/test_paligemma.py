@@ -145,14 +145,16 @@ def test_an_unused_hook_adds_nothing_to_the_program():
 def test_layers_are_apart_on_cpu_where_they_are_small_and_scanned_elsewhere():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
 
-    def loops(layers):
-        model = with_params(PaliGemma(CONFIG, layers=layers, rngs=nnx.Rngs(0)), golden)
+    def loops(layers, remat="none"):
+        model = with_params(PaliGemma(CONFIG, layers=layers, remat=remat, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)
         traced = jax.make_jaxpr(lambda params: golden_losses(nnx.merge(graphdef, params), golden))(params)
         return sum(equation.primitive.name == "scan" for equation in traced.eqns)
 
     assert loops("scanned") == loops("apart") + 2
     assert loops("auto") == loops("apart")
+    # Written out, nothing would keep XLA from recomputing the attention weights of all layers at once.
+    assert loops("auto", "attention") == loops("scanned", "attention") == loops("apart", "attention") + 2
     published = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig("paligemma-3b-224")), rngs=nnx.Rngs(0)))
     assert not better_apart(nnx.split(published.llm.layers)[1])
 

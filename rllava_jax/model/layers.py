@@ -82,14 +82,15 @@ def scan_layers(
       per_layer: a pytree with a leading layer axis (a KV cache, say), or None.
       remat: "full" recomputes each layer in the backward pass, "dots" all of it but its projections' outputs. The
         other policies change nothing here ("attention" is a matter of `attention.attend`).
-      form: `config.ModelConfig.layers`. A scan's compile time and program do not grow with depth.
+      form: `config.ModelConfig.layers`. A scan's compile time and program do not grow with depth. "auto" scans wherever
+        something is recomputed: written out, nothing keeps XLA from recomputing all layers at once.
 
     Returns:
       x after the last layer, and what was collected, stacked over layers.
     """
     graphdef, params = nnx.split(layers)
     depth = jax.tree.leaves(params)[0].shape[0]
-    apart = better_apart(params) if form == "auto" else form == "apart"
+    apart = remat == "none" and better_apart(params) if form == "auto" else form == "apart"
 
     def body(carry: Array, xs: tuple[Any, Array, Any]) -> tuple[Array, Any]:
         layer_params, number, extra = xs
