@@ -1,7 +1,7 @@
 """Trains the tiny size on SLAKE under five region policies, three seeds each: what regions in training are worth.
 
     python benchmarks/region_policies.py --root DIR --out runs/policies
-    python benchmarks/region_policies.py --out runs/policies --table docs/RESULTS.md --picture docs/region_policies.svg
+    python benchmarks/region_policies_table.py --out runs/policies --document docs/RESULTS.md
 
 One run after the other, each a process of its own in OUT/POLICY_SEED, with its command in OUT/commands.txt. A run that
 has its results is left alone, and one that was interrupted goes on, so the same line may be given again.
@@ -49,7 +49,7 @@ POLICIES = {
 def main() -> int:
     """The command line. Returns the exit status of the first run that failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder of SLAKE as published; needed to train")
+    parser.add_argument("--root", required=True, help="folder of SLAKE as published")
     parser.add_argument("--out", type=Path, required=True, help="the runs' folders are made in here")
     parser.add_argument("--before", default="", help="words in front of each command")
     parser.add_argument("--only", nargs="*", help="runs by their names, e.g. third_0")

@@ -185,11 +185,13 @@ def _growth(part: Mapping[str, Any], peak: Mapping[str, Any] | None) -> list[str
         "| | seconds | GF | GF/s | of jax's peak | seconds a GF, against the first |",
         "|---|---|---|---|---|---|",
     ]
+    if peak and peak["machine"]["cores"] != part["machine"]["cores"]:
+        peak = None  # of other cores: no share of it says anything
     first: dict[str, float] = {}
     for row in part["rows"]:
         cost = row["seconds"] / row["flops"]
         rate = row["flops"] / row["seconds"]
-        share = f"{rate / peak['best']['jax']:.0%}" if peak else ""
+        share = f"{rate / peak['best']['jax']:.0%}" if peak else "–"
         relative = cost / first.setdefault(row["axis"], cost)
         lines.append(
             f"| {row['axis']} {row['value']} | {row['seconds']:.2f} ({row['least']:.2f}–{row['most']:.2f}) | "
@@ -206,7 +208,8 @@ def _conditions(measured: Mapping[str, Any]) -> list[str]:
         found = json.loads(text)
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
         given = "".join(f"; {name}={value}" for name, value in found["environment"].items())
-        where = f"{found['cores']} cores of {found['processor']}, {found['system']}"
+        count = f"{found['cores']} core{'s' if found['cores'] > 1 else ''}"
+        where = f"{count} of {found['processor']}, {found['system']}"
         lines.append(f"- {where}; Python {found['python']}; {versions}{given}")
     return lines
 
