@@ -11,7 +11,9 @@ How a cell is set up: fsdp over all devices up to 64, copies of that beyond; rem
 float32 moments. Full fine-tuning has float32 parameters and bfloat16 arithmetic; LoRA (rank 12, alpha 32, on all
 projections of the decoder) has a bfloat16 frozen base. With regions: crop and loc, one region of 16 tokens, crops of
 224 pixels. Text has 64 tokens. The largest batch is where a straight line through one and four examples a device meets
-the chip's usable memory, at most 64 a device, and is then compiled itself.
+the chip's usable memory, at most 64 a device, and is then compiled itself. TPU cells of the table (not the goals) are
+compiled with --quick, whose memory is an upper bound; and of the chips that a family has in several numbers, only the
+fewest that hold the step give the line: for more of them it is moved by what they save of parameters and optimiser.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -46,13 +49,14 @@ class Cell:
     topology: str
     batch: int
     fsdp: int = 0
+    quick: bool = False
 
     @property
     def key(self) -> str:
         """Its name in the cache."""
         fsdp = f" fsdp{self.fsdp}" if self.fsdp else ""
         parts = (self.size, "lora" if self.lora else "full", "regions" if self.regions else "plain", self.topology)
-        return " ".join(parts) + f" b{self.batch}{fsdp}"
+        return " ".join(parts) + f" b{self.batch}{fsdp}{' quick' if self.quick else ''}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
     from rllava_jax.planning.topology import parse_topology
 
     topology = parse_topology(cell.topology)
-    plan = make_plan(configuration(cell, topology.devices), topology)
+    plan = make_plan(configuration(cell, topology.devices), topology, quick=cell.quick)
     made = as_json(plan)
     memory = made["memory"]
     return {
@@ -181,11 +185,21 @@ def rows() -> Iterator[Cell]:
         for lora in (True, False):
             for regions in (True, False):
                 for topology in TOPOLOGIES:
-                    yield Cell(size, lora, regions, topology, 1)
+                    yield row_of(size, lora, regions, topology)
+
+
+def row_of(size: str, lora: bool, regions: bool, topology: str) -> Cell:
+    """A cell of the table, at one example a device."""
+    return Cell(size, lora, regions, topology, 1, quick=topology.startswith("v"))
 
 
 def largest(cache: Cache, row: Cell) -> dict[str, Any] | None:
     """The result with the largest batch that fits; else that with one example a device; None where it is not known."""
+    if guess := moved_guess(cache, row):
+        for batch in sorted({guess, guess * 7 // 8, guess * 3 // 4} - {0}, reverse=True):
+            found = cache.get(dataclasses.replace(row, batch=batch))
+            if found and found.get("fits"):
+                return {**found, "batch": batch}
     one = cache.get(row)
     if one is None or not one.get("fits"):
         return one
@@ -203,6 +217,29 @@ def largest(cache: Cache, row: Cell) -> dict[str, Any] | None:
         if found and found.get("fits"):
             return {**found, "batch": batch}
     return {**four, "batch": 4} if four["fits"] else {**one, "batch": 1}
+
+
+def moved_guess(cache: Cache, row: Cell) -> int:
+    """The largest batch by the line of fewer chips of the same family; 0 where that is not known."""
+    family, _, shape = row.topology.partition(":")
+    if not row.quick or shape == "2x4":
+        return 0
+    for fewer in TOPOLOGIES[: TOPOLOGIES.index(row.topology)]:
+        pair = [cache.known.get(dataclasses.replace(row, topology=fewer, batch=batch).key) for batch in (1, 4)]
+        one, four = pair
+        if not fewer.startswith(f"{family}:") or not one or not four or not (one.get("fits") and four.get("fits")):
+            continue
+        slope = max((four["total"] - one["total"]) / 3, 1.0)
+        share = min(devices_of(fewer), REPLICATED_BEYOND) / min(devices_of(row.topology), REPLICATED_BEYOND)
+        state = sum(one["memory"][kind] for kind in ("parameters", "optimizer", "gradients"))
+        total = one["total"] - state * (1 - share)
+        return max(min(int(1 + (one["usable"] - total) / slope), MOST_PER_DEVICE), 1)
+    return 0
+
+
+def devices_of(topology: str) -> int:
+    """Chips of a topology: 16 of v5e:4x4."""
+    return math.prod(int(side) for side in topology.partition(":")[2].split("x"))
 
 
 def goal_table(cache: Cache) -> str:
@@ -237,7 +274,7 @@ def main_table(cache: Cache) -> str:
     for size in SIZES:
         for lora in (True, False):
             for regions in (True, False):
-                cells = [_cell_text(largest(known, Cell(size, lora, regions, name, 1))) for name in TOPOLOGIES]
+                cells = [_cell_text(largest(known, row_of(size, lora, regions, name))) for name in TOPOLOGIES]
                 kind = f"{size.removeprefix('paligemma')}, {'LoRA' if lora else 'full'}{', regions' if regions else ''}"
                 lines.append(f"| {kind.removeprefix('-')} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -51,7 +51,7 @@ from rllava_jax.training.setup import set_up
 
 logger = logging.getLogger(__name__)
 
-_PLANNING = ("topology", "memory", "examples")  # options of --mode compile alone
+_PLANNING = ("topology", "memory", "examples", "quick")  # options of --mode compile alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -268,8 +268,9 @@ def _check_attention(config: Config, mesh: Mesh) -> None:
 
 def _check_planning_options(options: argparse.Namespace) -> None:
     for name in _PLANNING:
-        if getattr(options, name) is not None and options.mode != "compile":
-            raise ConfigError(f"--{name} {getattr(options, name)}: is for --mode compile")
+        value = getattr(options, name)
+        if value is not None and options.mode != "compile":
+            raise ConfigError(f"--{name}{'' if value is True else f' {value}'}: is for --mode compile")
 
 
 def _check_stage(options: argparse.Namespace) -> None:
@@ -315,6 +316,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", help="with --mode compile: e.g. v5e:4x4, v5p:2x2x2, v5e:16x16*2 (slices), h100:8")
     parser.add_argument("--memory", type=float, metavar="GIB", help="with --mode compile: would it fit in so much?")
     parser.add_argument("--examples", type=int, metavar="N", help="with --mode compile: examples of an epoch")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        default=None,
+        help="with --mode compile: for a TPU in a fifth of the time, with memory as an upper bound",
+    )
     return parser
 
 

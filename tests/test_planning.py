@@ -99,6 +99,24 @@ def test_a_given_budget_takes_the_place_of_the_chips_memory(eight_devices):
     assert make_plan(config, eight_devices, examples=80).limit == CHIPS["v5e"].usable
 
 
+def test_a_quick_plan_says_that_its_memory_is_an_upper_bound(eight_devices, monkeypatch):
+    before, seen = jax.config.jax_exec_time_optimization_effort, []
+    compile_as_ever = jax.stages.Lowered.compile
+
+    def watched(self, **options):
+        seen.append(jax.config.jax_exec_time_optimization_effort)
+        return compile_as_ever(self, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", watched)
+    quick = make_plan(CONFIG, eight_devices, vocab=640, examples=80, quick=True)
+    plain = make_plan(CONFIG, eight_devices, vocab=640, examples=80)
+    assert seen == [-1.0, before]
+    assert jax.config.jax_exec_time_optimization_effort == before
+    assert (as_json(quick)["quick"], as_json(plain)["quick"]) == (True, False)
+    assert "upper bound" in as_text(quick)
+    assert "upper bound" not in as_text(plain)
+
+
 def test_a_batch_that_the_mesh_cannot_share_is_named(eight_devices):
     config = dataclasses.replace(CONFIG, train=TrainConfig(duration="1 steps", batch_size=12))
     with pytest.raises(ConfigError, match="12 examples at a time cannot be shared by 8 parts"):
@@ -178,6 +196,12 @@ def command(tmp_path, config: str, *options: str) -> list[str]:
     [
         ("Config()", ["--mode", "compile"], "add --topology"),
         ("Config()", ["--topology", "v5e:2x2"], "--topology v5e:2x2: is for --mode compile"),
+        ("Config()", ["--quick"], "--quick: is for --mode compile"),
+        (
+            "Config()",
+            ["--mode", "compile", "--topology", "h100:8", "--quick"],
+            "--quick: is for TPUs",
+        ),
         ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--memory", "-1"], "--memory -1.0"),
         ("Config(model=ModelConfig('checkpoint'))", ["--mode", "compile", "--topology", "v5e:2x2"], "name the size"),
     ],

@@ -23,6 +23,7 @@ def compile_for(
     stage: str = "",
     memory: float | None = None,
     examples: int | None = None,
+    quick: bool | None = None,
 ) -> Plan:
     """Plans the run and writes `WORKDIR/compile/TOPOLOGY.json`. That the step does not fit is a result, not an error.
 
@@ -30,6 +31,7 @@ def compile_for(
       path, overrides: of the configuration. topology: as `topology.parse_topology` reads it.
       stage: of those that the configuration defines; its plan is written below `WORKDIR/STAGE`.
       memory: GiB to fit in, in place of the chip's own. examples: per epoch, where the data is not at hand.
+      quick: as `make_plan`.
 
     Raises:
       ConfigError: a configuration that is wrong, does not go with the topology, or a compiler that is not installed.
@@ -44,9 +46,11 @@ def compile_for(
         raise ConfigError(
             f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB"
         )
+    if quick and wanted.chip.platform != "tpu":
+        raise ConfigError(f"--quick: is for TPUs, and {topology} is none; leave it out")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
-    plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples)
+    plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=bool(quick))
     file = workdir / "compile" / f"{wanted.file_name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")

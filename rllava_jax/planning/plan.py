@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class Plan:
       refusal: XLA's own words for that, or why it was not asked.
       flops: of one example. batch: examples of a step.
       seconds: spent tracing and lowering, and compiling.
+      quick: compiled with the least effort, so that memory is an upper bound.
     """
 
     topology: Topology
@@ -91,6 +93,7 @@ class Plan:
     batch: int
     run: Run
     seconds: tuple[float, float]
+    quick: bool = False
 
     @property
     def fits(self) -> bool:
@@ -144,7 +147,13 @@ def load_config_for_planning(
 
 
 def make_plan(
-    config: Config, topology: Topology, *, vocab: int = 0, memory: float | None = None, examples: int | None = None
+    config: Config,
+    topology: Topology,
+    *,
+    vocab: int = 0,
+    memory: float | None = None,
+    examples: int | None = None,
+    quick: bool = False,
 ) -> Plan:
     """Compiles the configured training step for a topology and reads off what it needs.
 
@@ -152,6 +161,7 @@ def make_plan(
       vocab: rows of the token table; 0 takes the size's own.
       memory: GiB to fit in; None takes what the chip's runtime leaves.
       examples: per epoch; None takes the data's, where it is at hand.
+      quick: compile for a TPU with XLA's least effort, in a fifth of the time. Memory is then an upper bound.
 
     Raises:
       ConfigError: a topology, mesh or batch that do not go together, or a compiler that is not installed.
@@ -168,7 +178,7 @@ def make_plan(
 
     def plan(memory: Memory, compiled: Compiled | None, refusal: str, seconds: tuple[float, float]) -> Plan:
         shape, batch = dict(mesh.shape), config.train.batch_size
-        return Plan(topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds)
+        return Plan(topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds, quick)
 
     if not state.fits(topology.chip.usable):
         return plan(state, None, "not compiled: parameters and optimiser alone need more", (0.0, 0.0))
@@ -188,7 +198,8 @@ def make_plan(
     # without them it calls cuBLAS, whose results lie in memory as theirs do.
     options = {"xla_gpu_enable_triton_gemm": False} if topology.chip.platform != "tpu" else None
     try:
-        compiled = lowered.compile(compiler_options=options)
+        with _effort(-1.0 if quick else None):
+            compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         missing = out_of_memory(str(error))
         if missing is None:
@@ -206,6 +217,18 @@ def make_plan(
         compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
     )
     return plan(needed, _read(compiled, topology, config, flops), "", seconds)
+
+
+@contextlib.contextmanager
+def _effort(level: float | None) -> Iterator[None]:
+    """How hard XLA for TPU looks for a faster program, -1 to 1, while this is open; None is its own choice."""
+    name = "jax_exec_time_optimization_effort"
+    before = getattr(jax.config, name)
+    jax.config.update(name, before if level is None else level)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def run_length(config: Config, examples: int | None) -> Run:

@@ -25,6 +25,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "devices": plan.topology.devices,
         "mesh": plan.mesh,
         "jax": jax.__version__,
+        "quick": plan.quick,
         "memory": {kind: getattr(memory, kind) for kind in _KINDS}
         | {"total": memory.total, "limit": int(plan.limit * GIB), "compiled": compiled is not None},
         "fits": plan.fits,
@@ -93,6 +94,8 @@ def _memory(plan: Plan) -> list[str]:
     at_least = "" if plan.compiled else "at least "
     lines.append(f"  {_bytes(memory.total)}  in all, of {plan.limit:.2f} GiB")
     verdict = "fits" if plan.fits else f"does not fit, needs {at_least}{_bytes(memory.total).strip()}"
+    if plan.quick and plan.compiled:
+        verdict += "; an upper bound, compiled with the least effort: without --quick it may need less"
     return [*lines, f"  {verdict}" + (f" ({plan.refusal})" if plan.refusal else "")]
 
 
