@@ -66,7 +66,7 @@ def evaluate_run(
     """
     settings = config.evaluation
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, progress="test")
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.test, progress="test")
     asked = to_json(config)["evaluation"]
     suffix = ""
     if asked != config_of_run["evaluation"]:
@@ -112,7 +112,7 @@ def validation_figures(
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings)
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.validation)
     rows = score_rows(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
