@@ -67,6 +67,7 @@ def evaluate_run(
       The folder.
     """
     settings = config.evaluation
+    calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
     predictions = evaluate(answerer, params, task.preprocessor, examples, settings, progress="test")
     asked = to_json(config)["evaluation"]
@@ -76,7 +77,6 @@ def evaluate_run(
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
         rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
-        calibration = stored_calibration(workdir / "checkpoints" / str(step))
         if calibration is not None:
             rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
         write_results(folder, rows, predictions)

@@ -26,7 +26,7 @@ from rllava_jax.inference.calibration import Estimate, calibrated, log_odds
 
 FOLDS = 5
 # Below these the folds hold too few of either kind for the fit, and the bootstrap too few images for its intervals.
-LEAST_QUESTIONS, LEAST_IMAGES, LEAST_OF_EACH = 100, 10, 10
+LEAST_QUESTIONS, LEAST_IMAGES, LEAST_OF_EACH = 100, 20, 10
 _LARGEST = 20.0  # temperature, and one over the smallest
 
 
