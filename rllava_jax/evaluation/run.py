@@ -22,7 +22,9 @@ from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.report import write_report
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.answerer import Answerer
+from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.model.params import Params
 from rllava_jax.task import Task
 
@@ -65,6 +67,7 @@ def evaluate_run(
       The folder.
     """
     settings = config.evaluation
+    calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
     predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.test, progress="test")
     asked = to_json(config)["evaluation"]
@@ -74,6 +77,8 @@ def evaluate_run(
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
         rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+        if calibration is not None:
+            rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
         write_results(folder, rows, predictions)
         images = {example.id: example.image for example in task.test}
 

@@ -42,6 +42,8 @@ class Answerer:
     ):
         self.tokenizer = tokenizer
         self.mesh = mesh
+        self.new_tokens = new_tokens
+        self.sampling = sampling
 
         def run(params: Params, batch: Mapping[str, Any], key: Any) -> Generation:
             # In scope while the model is traced, for `axes.constrain`.
