@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rllava_jax.evaluation.report import write_report
 from rllava_jax.evaluation.results import write_results
 from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.answerer import Answerer
-from rllava_jax.inference.calibration import stored_calibration
+from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.model.params import Params
 from rllava_jax.task import Task
 
@@ -76,33 +76,56 @@ def evaluate_run(
         suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
-        rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
-        if calibration is not None:
-            rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
-        write_results(folder, rows, predictions)
-        images = {example.id: example.image for example in task.test}
-
-        def image(prediction: Prediction) -> Image.Image:
-            return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
-
-        write_report(
-            folder / "report.html",
+        facts = {"command": command, "seed": config.seed, "step": step, "questions left out": task.left_out or "none"}
+        write_evaluation(
+            folder,
+            predictions,
+            config,
+            task,
+            calibration,
             title=f"{workdir.name}, step {step}",
-            rows=rows,
-            predictions=predictions,
-            images=image,
-            run={
-                "command": command,
-                "seed": config.seed,
-                "step": step,
-                "questions left out": task.left_out or "none",
-                **provenance.describe(config, provenance.started_from(workdir)),
-            },
-            gallery=settings.gallery,
+            run=facts | provenance.describe(config, provenance.started_from(workdir)),
         )
     # Hosts that end while the first one still writes would count as lost, or wait for it in JAX's short shutdown.
     hosts.barrier("results written")
     return folder
+
+
+def write_evaluation(
+    folder: Path,
+    predictions: Sequence[Prediction],
+    config: Config,
+    task: Task,
+    calibration: Calibration | None,
+    *,
+    title: str,
+    run: Mapping[str, Any],
+) -> None:
+    """Scores predictions on the test split and writes metrics.json, predictions.jsonl and report.html.
+
+    Args:
+      calibration: of the checkpoint, if it has one; adds rows on how it held.
+      title, run: as `report.write_report`.
+    """
+    settings = config.evaluation
+    rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+    if calibration is not None:
+        rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
+    write_results(folder, rows, predictions)
+    images = {example.id: example.image for example in task.test}
+
+    def image(prediction: Prediction) -> Image.Image:
+        return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
+
+    write_report(
+        folder / "report.html",
+        title=title,
+        rows=rows,
+        predictions=predictions,
+        images=image,
+        run=run,
+        gallery=settings.gallery,
+    )
 
 
 def validation_figures(

@@ -82,6 +82,7 @@ class Predictor:
         new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         window: str | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> Predictor:
         """Reads a checkpoint.
 
@@ -90,6 +91,8 @@ class Predictor:
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
+          devices: that share each batch of `answerer`, a copy of the model on each; None is one, enough for one
+            question at a time.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
@@ -114,8 +117,7 @@ class Predictor:
                 name: jax.ShapeDtypeStruct(shape.shape, stored[name].dtype if name in stored else shape.dtype)
                 for name, shape in shapes.items()
             }
-            # One question at a time has nothing to share: one device.
-            mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
+            mesh = make_mesh(MeshConfig(), devices or jax.local_devices()[:1])
             params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
         answerer = Answerer(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
