@@ -33,7 +33,7 @@ def test_damage_grows_with_the_level(kind):
     image = scan()
     ratios = [psnr(image, corrupted(image, kind, level, "slake/1")) for level in LEVELS]
     assert all(stronger < weaker - 0.2 for weaker, stronger in itertools.pairwise(ratios)), ratios
-    assert ratios[0] < 40
+    assert ratios[0] < 45
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
