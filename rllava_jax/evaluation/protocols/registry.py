@@ -16,6 +16,13 @@ MODULES = {
     "vqa_rad": f"{_HERE}.published:VQA_RAD",
     "pathvqa": f"{_HERE}.published:PATH_VQA",
     "llava_med_legacy": f"{_HERE}.llava_med_legacy:LLAVA_MED_LEGACY",
+    "vqa_med_2019": f"{_HERE}.vqa_med_2019:VQA_MED_2019",
+    "vqa_accuracy": f"{_HERE}.vqa_accuracy:VQA_ACCURACY",
+    "multiple_choice": f"{_HERE}.multiple_choice:MULTIPLE_CHOICE",
+    "text_overlap": f"{_HERE}.text_overlap:TEXT_OVERLAP",
+    "localisation": f"{_HERE}.localisation:LOCALISATION",
+    "classification": f"{_HERE}.classification:CLASSIFICATION",
+    "findings": f"{_HERE}.findings:FINDINGS",
 }
 
 
