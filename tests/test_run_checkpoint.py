@@ -31,6 +31,7 @@ def workdir(finished_run, tmp_path_factory):
 def results(workdir, tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "controls"
     arguments = ["--checkpoint", str(workdir), "--out", str(out), "--conditions", ",".join(CONDITIONS)]
+    arguments += ["--sampled-runs", "3", "--temperature", "2"]
     assert run_checkpoint.main(arguments) == 0
     return out
 
@@ -57,6 +58,18 @@ def test_every_condition_has_rows_and_the_controls_differences(results):
     assert "shuffled" in (results / "report.html").read_text() or "noise" in (results / "report.html").read_text()
 
 
+def test_sampled_runs_answer_every_question_so_often(results):
+    lines = [json.loads(line) for line in (results / "sampled.jsonl").read_text().splitlines()]
+    asked = [(p.id, p.region) for p in read_predictions(results / "predictions.jsonl")]
+    assert sorted((line["id"], line["region"], line["run"]) for line in lines) == sorted(
+        (*one, run) for one in asked for run in range(3)
+    )
+    answers = {}
+    for line in lines:
+        answers.setdefault((line["id"], line["region"]), set()).add(line["answer"])
+    assert any(len(given) > 1 for given in answers.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -68,6 +81,9 @@ def test_every_condition_has_rows_and_the_controls_differences(results):
         (["--protocol", "llava_med_legacy"], "--protocol llava_med_legacy"),
         (["--max-examples", "-1"], "evaluation.max_examples"),
         (["--step", "99"], "99"),
+        (["--sampled-runs", "0"], "--sampled-runs 0"),
+        (["--sampled-runs", "2", "--temperature", "0"], "--temperature 0: is greedy"),
+        (["--temperature", "1"], "--temperature 1.0: is of --sampled-runs"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, message):

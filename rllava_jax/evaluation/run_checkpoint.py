@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import shlex
 import sys
@@ -20,18 +21,21 @@ from pathlib import Path
 import jax
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
-from data_pipelines.records import DataError
+from data_pipelines.records import DataError, VQAExample
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
+from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
 from rllava_jax.config_validation import validate
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.run import write_evaluation
+from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration
+from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.paths import absolute, path_of
-from rllava_jax.task import load_task
+from rllava_jax.task import Task, load_task
 
 LEVELS = (1, 3, 5)  # of the corruptions that --controls asks
 ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS))
@@ -40,7 +44,12 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this mode, beside --checkpoint, --data, --root, --split, --protocol and --out."""
+    """The options of this mode alone: beside --data, --root, --split, --languages, --families, --protocol, --out."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
+    )
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
@@ -54,8 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"ask under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels {', '.join(map(str, LEVELS))}",
     )
-    parser.add_argument("--families", metavar="F,F", help="question families (default: the run's)")
-    parser.add_argument("--languages", metavar="L,L", help="of the questions (default: the run's; of other data, en)")
     parser.add_argument(
         "--max-examples", type=int, metavar="N", help="at most N questions of each family, drawn by id (default: all)"
     )
@@ -63,9 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N", help="questions at a time, over all devices (default: the run's)"
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens (default: the run's)")
+    parser.add_argument(
+        "--sampled-runs",
+        type=int,
+        metavar="N",
+        help="also answer N times at random, for scores of consistency; written to sampled.jsonl",
+    )
+    parser.add_argument("--temperature", type=float, metavar="T", help="of --sampled-runs, above 0 (default: 0.7)")
 
 
-def run(options: argparse.Namespace, *, command: str) -> int:
+def run(options: argparse.Namespace, *, command: str = "") -> int:
     """Does what the options say. Returns the exit status, 0.
 
     Args:
@@ -74,6 +88,10 @@ def run(options: argparse.Namespace, *, command: str) -> int:
     Raises:
       ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
     """
+    for name in ("checkpoint", "out"):
+        if not getattr(options, name):
+            raise ConfigError(f"--{name}: is missing; give a folder")
+    sampling = _sampling(options)
     out = path_of(options.out)
     if (out / "predictions.jsonl").exists():
         raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
@@ -118,7 +136,49 @@ def run(options: argparse.Namespace, *, command: str) -> int:
         run=facts | provenance.describe(config),
     )
     logger.info("report: %s", out / "report.html")
+    if sampling is not None:
+        _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
     return 0
+
+
+def _sampling(options: argparse.Namespace) -> Sampling | None:
+    if options.sampled_runs is None:
+        if options.temperature is not None:
+            raise ConfigError(f"--temperature {options.temperature}: is of --sampled-runs, which is not given")
+        return None
+    if options.sampled_runs < 1:
+        raise ConfigError(f"--sampled-runs {options.sampled_runs}: write 1 or more")
+    sampling = Sampling(0.7 if options.temperature is None else options.temperature)
+    if sampling.temperature == 0:
+        raise ConfigError("--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7")
+    return sampling
+
+
+def _write_sampled(
+    path: Path,
+    predictor: Predictor,
+    task: Task,
+    examples: Sequence[VQAExample],
+    config: Config,
+    sampling: Sampling,
+    *,
+    runs: int,
+) -> None:
+    greedy = predictor.answerer
+    answerer = SampledAnswerer(
+        greedy.graphdef,
+        greedy.tokenizer,
+        greedy.mesh,
+        new_tokens=greedy.new_tokens,
+        sampling=sampling,
+        seed=config.seed,
+    )
+    answered = sampled_runs(
+        answerer, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
+    )
+    lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in run_lines(answered))
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    logger.info("answers of %d sampled runs: %s", runs, path)
 
 
 def open_checkpoint(path: Path, step: str | None) -> tuple[Path, Config, Tokenizer]:
@@ -199,15 +259,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
-    )
     parser.add_argument("--data", metavar="NAME", help="source of the questions (default: the run's)")
     parser.add_argument("--root", metavar="DIR", help="folder of its published or prepared files (default: the run's)")
     parser.add_argument("--split", metavar="NAME", help="of the questions (default: the run's test split)")
+    parser.add_argument("--families", metavar="A,B", help="question families (default: the run's)")
+    parser.add_argument("--languages", metavar="A,B", help="of the questions (default: the run's; of other data, en)")
     parser.add_argument("--protocol", default="strict", help="strict, the only one here (default)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the results' folder; must not hold results yet")
     add_arguments(parser)

@@ -40,6 +40,7 @@ class Answerer:
     def __init__(
         self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling = GREEDY
     ):
+        self.graphdef = graphdef
         self.tokenizer = tokenizer
         self.mesh = mesh
         self.new_tokens = new_tokens
