@@ -8,14 +8,15 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.batch_shapes import batch_shapes, length_for
 from data_pipelines.controls import ShuffledImages
 from data_pipelines.policy import Shown, regions_under
 from data_pipelines.preprocess import Arrays, Preprocessor
 from data_pipelines.records import DataError, VQAExample
-from data_pipelines.text_lengths import batch_lengths, length_for
 from rllava_jax.config import WrongKind
 
 _TEXT = ("text", "mask_ar", "mask_loss", "mask_input")
+_SLOTS = ("regions", "region_valid", "region_pixels", "region_crop_coverage", "region_align_coverage")
 
 
 class _Asked(NamedTuple):
@@ -39,15 +40,15 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[tuple[Arrays, list[tuple[VQAExample, Shown]]]]:
-    """The examples under one condition, in batches of few static shapes (`text_lengths.py`).
+    """The examples under one condition, in batches of few static shapes (`batch_shapes.py`).
 
     The last batch is filled up with its last example. Hosts share each batch as in training; all yield equally many.
 
     Args:
       images: of the whole split, for the condition "shuffled"; None takes those of `examples`.
-      alike: prompts of like length together, and among them answers of like length, so that a batch holds little
-        padding and its rows are finished at about the same time; else in order. The data set's answer decides a
-        question's neighbours in the batch and nothing else.
+      alike: questions that show a region together, and those that show none; among them prompts of like length, and
+        answers of like length, so that a batch holds little padding and its rows are finished at about the same time.
+        Else in order. The data set's answer decides a question's neighbours in the batch and nothing else.
 
     Yields:
       The batch, with `example_valid` bool[B], false on the filling; and each valid row's example and what it was shown.
@@ -71,22 +72,35 @@ def evaluation_batches(
     asked = [asked_with(example) for example in examples]
     if alike:
         encode = preprocessor.tokenizer.encode
-        asked.sort(key=lambda one: (length_for(one.tokens, longest), len(encode(one.example.answer))))
-    lengths = batch_lengths([one.tokens for one in asked], batch_size, longest)
+        asked.sort(
+            key=lambda one: (
+                bool(one.shown.regions),
+                length_for(one.tokens, longest),
+                len(encode(one.example.answer)),
+            )
+        )
+    shapes = batch_shapes(
+        [one.tokens for one in asked],
+        [len(one.shown.regions) for one in asked],
+        batch_size,
+        longest=longest,
+        slots=preprocessor.regions.max_regions,
+    )
 
     def prepare(position: int) -> tuple[Arrays, _Asked, bool]:
         one = asked[min(position, len(asked) - 1)]
         arrays = preprocessor.evaluation(one.pictured, one.shown, condition=condition)
         return arrays, one, position < len(asked)
 
-    mine = range(process_index, len(lengths) * batch_size, process_count)
+    mine = range(process_index, len(shapes) * batch_size, process_count)
     rows = batch_size // process_count
     threads = preprocessor.data.threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
     prepared = iter(grain.MapDataset.source(mine).map(prepare).to_iter_dataset(options))
-    for length in lengths:
+    for shape in shapes:
         batch = [next(prepared) for _ in range(rows)]
         arrays = {name: np.stack([row[0][name] for row in batch]) for name in batch[0][0]}
-        arrays |= {name: arrays[name][:, :length] for name in _TEXT}
+        arrays |= {name: arrays[name][:, : shape.length] for name in _TEXT}
+        arrays |= {name: arrays[name][:, : shape.slots] for name in _SLOTS if name in arrays}
         arrays["example_valid"] = np.array([valid for *_, valid in batch])
         yield arrays, [(one.example, one.shown) for _, one, valid in batch if valid]

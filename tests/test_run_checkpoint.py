@@ -1,15 +1,14 @@
-"""Evaluation from a checkpoint folder alone, under controls; and that it compiles once for each text length."""
+"""Evaluation from a checkpoint folder alone, under controls; and that it compiles once for each shape."""
 
 import dataclasses
 import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.policy import NOTHING
+from data_pipelines.policy import NOTHING, regions_under
 from data_pipelines.sources import load_examples
 from rllava_jax.evaluation import run_checkpoint
 from rllava_jax.evaluation.predictions import read_predictions
@@ -128,39 +127,41 @@ def asked(workdir):
     return predictor, mixed
 
 
-def test_sorted_batches_give_the_answers_of_unsorted_ones_in_the_original_order(asked):
+@pytest.mark.parametrize("condition", ["right", "none"])
+def test_sorted_and_cut_batches_give_the_answers_of_whole_ones_in_the_original_order(asked, condition):
     predictor, examples = asked
-    settings = dataclasses.replace(predictor.config.evaluation, conditions=("right",), batch_size=2)
-    found = evaluate(predictor.answerer, predictor.params, predictor.preprocessor, examples, settings)
+    preprocessor = predictor.preprocessor
+    settings = dataclasses.replace(predictor.config.evaluation, conditions=(condition,), batch_size=2)
+    found = evaluate(predictor.answerer, predictor.params, preprocessor, examples, settings)
     assert [prediction.id for prediction in found] == [example.id for example in examples]
-    one_by_one = [
-        predictor.answerer.answer(predictor.params, whole_text(batch, predictor))[0]
-        for batch, _ in evaluation_batches(examples, predictor.preprocessor, "right", (), 1)
-    ]
-    for prediction, alone in zip(found, one_by_one, strict=True):
+    for prediction, example in zip(found, examples, strict=True):
+        # The text padded to its full length, every region slot there, and alone.
+        arrays = preprocessor.evaluation(example, regions_under(example, condition, ()))
+        assert arrays["text"].shape == (preprocessor.data.text_length,)
+        batch = {name: array[None] for name, array in arrays.items()}
+        alone = predictor.answerer.answer(predictor.params, batch)[0]
         assert prediction.prediction == alone.text
         assert prediction.log_prob == pytest.approx(alone.log_prob, abs=1e-3)
 
 
-def whole_text(batch, predictor):
-    """The batch as it was before its text was cut: padded to the full length."""
-    length = predictor.preprocessor.data.text_length
-    padded = {
-        name: np.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=int(name == "mask_ar"))
-        for name, array in batch.items()
-        if name in ("text", "mask_ar", "mask_loss", "mask_input")
-    }
-    return {name: array for name, array in (batch | padded).items() if name != "example_valid"}
+def test_batches_of_an_evaluation_are_cut_to_few_shapes(asked):
+    predictor, examples = asked
+    for condition, slots in (("right", {1}), ("none", {0})):
+        batches = evaluation_batches(examples, predictor.preprocessor, condition, (), 2, alike=True)
+        shapes = {(batch["regions"].shape[1], batch["text"].shape[1]) for batch, _ in batches}
+        assert {shape[0] for shape in shapes} <= {0, *slots}
+        assert slots <= {shape[0] for shape in shapes}
+        assert len(shapes) > 1
 
 
-def test_each_text_length_is_compiled_once_whatever_the_conditions(asked):
+def test_each_shape_is_compiled_once_whatever_the_conditions(asked):
     predictor, examples = asked
     answerer = predictor.answerer
     settings = dataclasses.replace(predictor.config.evaluation, conditions=CONDITIONS, batch_size=2)
     answerer._run.clear_cache()
     evaluate(answerer, predictor.params, predictor.preprocessor, examples, settings)
     programs = answerer._run._cache_size()
-    assert 1 < programs <= 3
+    assert 1 < programs <= 6
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
