@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"ask under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels {', '.join(map(str, LEVELS))}",
     )
     parser.add_argument(
-        "--max-examples", type=int, metavar="N", help="at most N questions of each family, drawn by id (default: all)"
+        "--max-examples",
+        type=int,
+        metavar="N",
+        help="at most N questions of each family, drawn by id; 0: all (default: the run's)",
     )
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="questions at a time, over all devices (default: the run's)"
