@@ -14,6 +14,7 @@ evaluate   decoded images, questions and boxes to answers: preprocessing too
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="evaluation_speed") as made:
         folder = Path(made) / "exported"
         command = [sys.executable, "-m", "rllava_jax.convert", "export", str(options.checkpoint), str(folder)]
-        subprocess.run(command + (["--step", options.step] if options.step else []), check=True)
+        subprocess.run(command + (["--step", options.step] if options.step else []), check=True, stdout=sys.stderr)
         workers = {name: _Worker(name, folder, arguments) for name in SYSTEMS}
         print(json.dumps(_measure(workers, options, arguments), indent=1))
         for worker in workers.values():
@@ -176,8 +177,6 @@ def _ours(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, Any
     predictor = Predictor.load(checkpoint, new_tokens=options.new_tokens)
     arrays = [{name: array for name, array in batch.items() if name != "example_valid"} for batch, _ in batches]
     examples = [example for _, rows in batches for example, _ in rows]
-    import dataclasses
-
     settings = dataclasses.replace(config.evaluation, conditions=("right",), batch_size=options.batch)
 
     def generate() -> list[str]:
