@@ -60,25 +60,14 @@ def evaluation_batches(
         raise DataError(
             f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
         )
-    if condition == "shuffled":
-        images = images or ShuffledImages(examples)
-
-    def asked_with(example: VQAExample) -> _Asked:
-        pictured = images.under(example) if images is not None and condition == "shuffled" else example
-        shown = regions_under(pictured, condition, wrong_kinds)
-        return _Asked(example, pictured, shown, preprocessor.prompt_tokens(pictured, shown))
-
-    longest = preprocessor.data.text_length
-    asked = [asked_with(example) for example in examples]
+    asked = _asked(examples, preprocessor, condition, wrong_kinds, images)
+    longest, encode = preprocessor.data.text_length, preprocessor.tokenizer.encode
     if alike:
-        encode = preprocessor.tokenizer.encode
-        asked.sort(
-            key=lambda one: (
-                bool(one.shown.regions),
-                length_for(one.tokens, longest),
-                len(encode(one.example.answer)),
-            )
-        )
+
+        def likeness(one: _Asked) -> tuple[bool, int, int]:
+            return bool(one.shown.regions), length_for(one.tokens, longest), len(encode(one.example.answer))
+
+        asked.sort(key=likeness)
     shapes = batch_shapes(
         [one.tokens for one in asked],
         [len(one.shown.regions) for one in asked],
@@ -104,3 +93,20 @@ def evaluation_batches(
         arrays |= {name: arrays[name][:, : shape.slots] for name in _SLOTS if name in arrays}
         arrays["example_valid"] = np.array([valid for *_, valid in batch])
         yield arrays, [(one.example, one.shown) for _, one, valid in batch if valid]
+
+
+def _asked(
+    examples: Sequence[VQAExample],
+    preprocessor: Preprocessor,
+    condition: str,
+    wrong_kinds: Sequence[WrongKind],
+    images: ShuffledImages | None,
+) -> list[_Asked]:
+    if condition == "shuffled" and images is None:
+        images = ShuffledImages(examples)
+    asked = []
+    for example in examples:
+        pictured = images.under(example) if images is not None and condition == "shuffled" else example
+        shown = regions_under(pictured, condition, wrong_kinds)
+        asked.append(_Asked(example, pictured, shown, preprocessor.prompt_tokens(pictured, shown)))
+    return asked
