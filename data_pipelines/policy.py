@@ -24,7 +24,7 @@ import numpy as np
 from data_pipelines.boxes import area, clip, iou
 from data_pipelines.records import Box, Region, VQAExample
 from data_pipelines.seeding import rng_for
-from rllava_jax.config import Condition, PolicyConfig, WrongKind
+from rllava_jax.config import PolicyConfig, WrongKind
 
 WRONG_IOU = 0.2
 MIRRORED_IOU = 0.5
@@ -59,12 +59,13 @@ def choose_regions(example: VQAExample, policy: PolicyConfig, rng: np.random.Gen
     return wrong_regions(example, policy.wrong_kinds, rng)
 
 
-def regions_under(example: VQAExample, condition: Condition, wrong_kinds: Sequence[WrongKind]) -> Shown:
+def regions_under(example: VQAExample, condition: str, wrong_kinds: Sequence[WrongKind]) -> Shown:
     """What an example is shown in evaluation under a condition; the same for the same example in every run.
 
-    "blank" shows the right region; that the picture is blanked is not decided here.
+    "wrong" shows a wrong region, "none" and "question_only" show none, all others the right one; what becomes of the
+    picture is not decided here (`controls.py`).
     """
-    if condition == "none" or example.family == "localise" or not example.regions:
+    if condition in ("none", "question_only") or example.family == "localise" or not example.regions:
         return NOTHING
     if condition == "wrong":
         return wrong_regions(example, wrong_kinds, rng_for("wrong region", example.id))

@@ -14,10 +14,12 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
 from data_pipelines import boxes, pixels
+from data_pipelines.controls import changed_picture, picture_kind
+from data_pipelines.corruptions import MID_GREY
 from data_pipelines.images import ImageCache
 from data_pipelines.overlay import Outline, draw_outlines
 from data_pipelines.policy import Shown, choose_regions
-from data_pipelines.prompt import encode_conversation, format_prefix
+from data_pipelines.prompt import count_tokens, encode_conversation, format_prefix
 from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
@@ -27,7 +29,7 @@ Arrays = dict[str, np.ndarray]
 _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _SAME_TONE = np.arange(256, dtype=np.uint8)
 # Every grey level becomes mid-grey: the control of a model that may not read its image.
-_BLANK = np.full(256, 127, np.uint8)
+_BLANK = np.full(256, MID_GREY, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,32 @@ class Preprocessor:
         tone = _random_tone(augment.brightness, augment.contrast, rng)
         return self._arrays(example, original, marked, view, tone, answered=True, rng=rng)
 
-    def evaluation(self, example: VQAExample, shown: Shown, *, blank: bool = False) -> Arrays:
+    def evaluation(self, example: VQAExample, shown: Shown, *, condition: str = "right") -> Arrays:
         """Arrays to answer from: the prompt alone, the whole image, nothing random.
 
         Of a conversation the earlier turns, with their answers, are part of the prompt.
 
         Args:
           shown: the regions to show, whatever the example's own.
-          blank: image and crops are mid-grey (127) everywhere; the regions are still given.
+          condition: what becomes of the picture, see `conditions.py`: image and crops are mid-grey (127) everywhere
+            under "blank", noise under "noise", worse under "corrupted:…". The regions are those of `shown` all the
+            same, and the image is the example's own ("shuffled" comes with another from `ShuffledImages`).
 
         Raises:
-          DataError, ImageError: as `training`.
+          DataError, ImageError: as `training`; DataError too for a condition that is none.
         """
-        original = self.cache.image(example.image, example.id)
+        tone = _BLANK if picture_kind(condition) == "blank" else _SAME_TONE
+        own = self.cache.image(example.image, example.id)
+        changed = changed_picture(own, condition, example.id)
+        original = own if changed is None else changed
+        resized = None if changed is None else pixels.resize(changed, self.image_size)
         marked = [self._marked(region, original, example, region.box) for region in shown.regions]
-        return self._arrays(
-            example, original, marked, _WHOLE, _BLANK if blank else _SAME_TONE, answered=False, rng=None
-        )
+        return self._arrays(example, original, marked, _WHOLE, tone, answered=False, rng=None, resized=resized)
+
+    def prompt_tokens(self, example: VQAExample, shown: Shown) -> int:
+        """Tokens of the text that `evaluation` writes, before padding. Raises DataError."""
+        turns = self.turns(example, [region.box for region in shown.regions])
+        return count_tokens(self.tokenizer, turns, answered=False)
 
     def turns(self, example: VQAExample, shown_boxes: Sequence[Box]) -> list[tuple[str, str]]:
         """Prefix and answer of each turn; most examples have one. Raises DataError.
@@ -147,6 +158,7 @@ class Preprocessor:
         *,
         answered: bool,
         rng: np.random.Generator | None,
+        resized: UInt8[np.ndarray, "S S 3"] | None = None,
     ) -> Arrays:
         slots = self.regions.max_regions
         if len(marked) > slots:
@@ -157,7 +169,9 @@ class Preprocessor:
             )
         height, width = original.shape[:2]
         window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
-        if view == _WHOLE:
+        if resized is not None:
+            image = resized
+        elif view == _WHOLE:
             image = self.cache.resized(example.image, example.id, self.image_size)
         else:
             image = pixels.resample(original, window, self.image_size)

@@ -362,14 +362,15 @@ class EvaluationConfig:
     """What is asked after training (test split), and during it (validation split, at most `during_examples`).
 
     Attributes:
-      conditions: right, none, wrong region, and blank image (with the region shown).
+      conditions: right, none, wrong region, and blank image (with the region shown); or controls: noise, shuffled,
+        question_only, and corrupted:KIND:LEVEL (`data_pipelines/conditions.py`).
       families: question families that are evaluated.
       max_examples: at most so many examples per family; 0 asks them all.
       bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.
       gallery: example images shown in the report.
     """
 
-    conditions: tuple[Condition, ...] = ("right", "none", "wrong", "blank")
+    conditions: tuple[str, ...] = ("right", "none", "wrong", "blank")
     families: tuple[str, ...] = ("vqa", "identify", "localise", "verify", "choose")
     wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
     batch_size: int = 64

@@ -92,6 +92,13 @@ def load(
     return curriculum
 
 
+def overridden(config: Config, overrides: Sequence[str], *, where: str) -> Config:
+    """A stored configuration with overrides as of `load_config`, checked; error lines begin with `where`."""
+    changed = _overridden(to_json(config), overrides, {}, where)
+    _validate(changed, f"{' '.join([where, *overrides])}: ")
+    return changed
+
+
 def _overridden(
     values: dict[str, Any], overrides: Sequence[str], placeholders: Mapping[str, str], where: str
 ) -> Config:

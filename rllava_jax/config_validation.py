@@ -10,6 +10,8 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
+from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
+from data_pipelines.controls import ASKED
 from data_pipelines.records import FAMILIES, DataError, Task
 from data_pipelines.sources import registry
 from data_pipelines.windows import window_of
@@ -331,7 +333,7 @@ def _validate_best_metric(config: Config) -> None:
     _require(len(parts) == 3 and all(parts), field, value, 'write "subset/region/metric"')
     subset, region, _ = parts
     conditions = config.evaluation.conditions
-    asked = region.split(":")[0] in conditions
+    asked = region in conditions or (region.startswith("wrong:") and "wrong" in conditions)
     _require(asked, field, value, f"evaluation.conditions asks only for {', '.join(conditions)}")
     if subset.startswith("family="):
         families = config.evaluation.families
@@ -342,6 +344,11 @@ def _validate_best_metric(config: Config) -> None:
 def _validate_evaluation(config: Config) -> None:
     evaluation = config.evaluation
     _distinct("evaluation.conditions", evaluation.conditions)
+    for condition in evaluation.conditions:
+        near = difflib.get_close_matches(condition, ASKED, n=1)
+        known = f"{', '.join((*MAIN, *CONTROLS))}, and corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
+        remedy = f"did you mean {near[0]!r}? There are {known}" if near else f"there are {known}"
+        _require(condition in ASKED, "evaluation.conditions", condition, remedy)
     _distinct("evaluation.families", evaluation.families)
     _known_families("evaluation.families", evaluation.families)
     _distinct("evaluation.wrong_kinds", evaluation.wrong_kinds, may_be_empty="wrong" not in evaluation.conditions)

@@ -3,6 +3,9 @@
     python -m rllava_jax.predict --checkpoint runs/slake_tiny --image scan.jpg --box 120,88,64,70 \\
         --question "what is the marked structure?"
 
+Confidence is the probability of the whole answer; of a checkpoint that was calibrated (`python -m
+rllava_jax.calibrate`), the chance that it is right.
+
 Research use, not a medical device.
 """
 
@@ -20,8 +23,9 @@ from data_pipelines.scan_parts import split_part
 from data_pipelines.windows import PRESETS, window_of
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
+from rllava_jax.inference.calibration import COMMAND, Stop
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.predictor import Predictor
+from rllava_jax.inference.predictor import Predicted, Predictor
 from rllava_jax.paths import local_path, path_of
 
 
@@ -47,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sampling=sampling,
             window=options.window,
         )
+        stop = _stop(predictor, options)
         regions = _regions(predictor, options.image, options.box)
         answer = predictor.answer(
             options.image, options.question, regions, task=options.task, language=options.language, seed=options.seed
@@ -54,12 +59,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        print(json.dumps({"answer": answer.text, "confidence": answer.confidence, "finished": answer.finished}))
-    else:
-        print(answer.text + ("" if answer.finished else " … (cut; raise --max-new-tokens)"))
-        print(f"confidence {answer.confidence:.3f}")
+    withheld = stop is not None and not stop.gives(answer.log_prob)
+    (_print_json if options.json else _print_text)(predictor, answer, stop, options, withheld=withheld)
     return 0
+
+
+def _stop(predictor: Predictor, options: argparse.Namespace) -> Stop | None:
+    """Where to stop answering for --risk, before any question is asked."""
+    if options.risk is None:
+        if options.show_withheld:
+            raise ConfigError("--show-withheld: goes with --risk, without which nothing is withheld")
+        return None
+    calibration = predictor.calibration
+    if calibration is None:
+        raise ConfigError(
+            f"--risk {options.risk:g}: {predictor.checkpoint} has no calibration; fit one on validation questions: "
+            f"{COMMAND} {predictor.checkpoint}"
+        )
+    if reason := predictor.uncalibrated(options.task):
+        raise ConfigError(f"--risk {options.risk:g}: the calibration does not hold here, since {reason}")
+    return calibration.stop_for(options.risk)
+
+
+def _print_json(
+    predictor: Predictor, answer: Predicted, stop: Stop | None, options: argparse.Namespace, *, withheld: bool
+) -> None:
+    said = {
+        "answer": None if withheld and not options.show_withheld else answer.text,
+        "confidence": answer.confidence,
+        "raw_confidence": answer.raw_confidence,
+        "calibrated": answer.is_calibrated,
+        "finished": answer.finished,
+    }
+    if stop is not None and predictor.calibration is not None:
+        said |= {"withheld": withheld, "risk": options.risk, "coverage": predictor.calibration.coverage(stop)}
+    print(json.dumps(said))
+
+
+def _print_text(
+    predictor: Predictor, answer: Predicted, stop: Stop | None, options: argparse.Namespace, *, withheld: bool
+) -> None:
+    promise = ""
+    if stop is not None and predictor.calibration is not None:
+        coverage = predictor.calibration.coverage(stop)
+        promise = (
+            f"at a risk of at most {100 * options.risk:g} % this model answers {100 * coverage:.0f} % "
+            "of validation questions"
+        )
+    cut = "" if answer.finished else " … (cut; raise --max-new-tokens)"
+    if withheld:
+        print(f"not sure (confidence {answer.confidence:.2f}; {promise})")
+        if options.show_withheld:
+            print(f"withheld: {answer.text}{cut}")
+        return
+    print(answer.text + cut)
+    calibrated = f" (calibrated; raw {answer.raw_confidence:.3f})" if answer.is_calibrated else ""
+    print(f"confidence {answer.confidence:.3f}{calibrated}")
+    if promise:
+        print(promise)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -130,6 +187,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling, with a temperature above 0")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens (default: the run's)")
+    parser.add_argument(
+        "--risk",
+        type=float,
+        metavar="R",
+        help='withhold the answer ("not sure") unless at most this share, e.g. 0.1, of answers as sure is wrong, by '
+        "the checkpoint's calibration; see docs/CONFIDENCE.md",
+    )
+    parser.add_argument("--show-withheld", action="store_true", help="with --risk: print a withheld answer, marked")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

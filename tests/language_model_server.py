@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Call:
-    """One request as the server got it. `tries` counts this caption and kind, from 1."""
+    """One request as the server got it. `tries` counts this caption (a judge's prompt is its own) and kind, from 1."""
 
     caption: str
     kind: str
@@ -105,10 +105,12 @@ class LanguageModel:
     def _record(self, body: dict[str, Any], headers: dict[str, str], path: str) -> Call:
         assert path == "/v1/chat/completions"
         system, user = (message["content"] for message in body["messages"])
-        caption = re.search(r"^Text under the \w+: (.*)$", user, re.MULTILINE).group(1)
+        found = re.search(r"^Text under the \w+: (.*)$", user, re.MULTILINE)
+        caption = found.group(1) if found else user
         kind = next(
             kind
             for kind, mark in (
+                ("judge", "mark answers"),
                 ("closed", "yes-or-no"),
                 ("choice", "multiple-choice"),
                 ("conversation", "conversation"),

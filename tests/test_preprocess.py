@@ -100,7 +100,7 @@ def test_shapes_and_dtypes_are_the_same_with_and_without_regions_in_training_and
         build(ALL).training(example(), rng()),
         build(ALL, shown=0.0).training(example(), rng()),
         build(ALL).evaluation(example(), RIGHT),
-        build(ALL).evaluation(example(), NONE, blank=True),
+        build(ALL).evaluation(example(), NONE, condition="blank"),
     ]
     for arrays in cases:
         assert {name: (str(a.dtype), a.shape) for name, a in arrays.items()} == expected
@@ -153,7 +153,7 @@ def test_crop_comes_from_the_original_pixels(build):
 
 
 def test_blank_hides_image_and_crops_and_keeps_the_region(build):
-    arrays = build(("crop", "align")).evaluation(example(), RIGHT, blank=True)
+    arrays = build(("crop", "align")).evaluation(example(), RIGHT, condition="blank")
     assert (arrays["image"] == 127).all()
     assert (arrays["region_pixels"][0] == 127).all()
     assert arrays["regions"][0] == pytest.approx(BOX)
@@ -161,8 +161,8 @@ def test_blank_hides_image_and_crops_and_keeps_the_region(build):
 
 
 def test_blank_arrays_do_not_depend_on_the_picture(build):
-    one = build(ALL).evaluation(example(), RIGHT, blank=True)
-    other = build(ALL).evaluation(example(image=png(255 - picture())), RIGHT, blank=True)
+    one = build(ALL).evaluation(example(), RIGHT, condition="blank")
+    other = build(ALL).evaluation(example(image=png(255 - picture())), RIGHT, condition="blank")
     for name, array in one.items():
         assert (array == other[name]).all(), name
 

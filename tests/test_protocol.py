@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import Region, VQAExample
+from data_pipelines.records import DataError, Region, VQAExample
 from data_pipelines.tokenizer import train_tokenizer
 from rllava_jax.config import DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
@@ -75,6 +75,34 @@ def test_a_question_that_shows_no_region_is_decoded_once(preprocessor):
     predictions = evaluate(answerer, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
     assert len(predictions) == 16
     assert answerer.asked == 8  # once on the scan, once on the blank image
+
+
+def test_blank_and_question_only_share_what_shows_no_region(preprocessor):
+    answerer = EchoAnswerer()
+    examples = [example("a"), example("b", "vqa", (), (LEFT,))]
+    config = EvaluationConfig(batch_size=1, conditions=("blank", "question_only"))
+    told = {(p.id, p.region): p.prediction for p in evaluate(answerer, "params", preprocessor, examples, config)}
+    assert told["a", "blank"] == "blank [0.1, 0.1, 0.4, 0.4]"
+    assert told["a", "question_only"] == told["b", "question_only"] == told["b", "blank"] == "blank nothing"
+    assert answerer.asked == 3
+
+
+def test_noise_and_shuffled_images_are_asked_for_themselves(preprocessor):
+    answerer = EchoAnswerer()
+    examples = [example(name, "vqa", (), (LEFT,)) for name in "abc"]
+    config = EvaluationConfig(batch_size=1, conditions=("right", "none", "noise", "shuffled", "corrupted:blur:1"))
+    assert len(evaluate(answerer, "params", preprocessor, examples, config)) == 15
+    assert answerer.asked == 3 * 4
+
+
+def test_shuffled_takes_images_of_the_whole_split(preprocessor):
+    split = [example("a"), example("b")]
+    config = EvaluationConfig(batch_size=1, conditions=("shuffled",))
+    (asked,) = evaluate(EchoAnswerer(), "params", preprocessor, split[:1], config, split=split)
+    assert asked.prediction == "seen [0.1, 0.1, 0.4, 0.4]"
+    assert asked.image_id == "image of a"  # intervals are clustered by the question's own image
+    with pytest.raises(DataError, match="needs another image"):
+        evaluate(EchoAnswerer(), "params", preprocessor, split[:1], config)
 
 
 def test_what_was_shown_is_told_with_the_answer(preprocessor):

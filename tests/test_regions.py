@@ -79,6 +79,14 @@ def test_absent_regions_give_plain_logits(encoders):
 
 
 @pytest.mark.parametrize("encoders", ENCODERS)
+def test_a_batch_without_region_slots_is_one_whose_slots_are_empty(encoders):
+    model, golden = model_with(encoders)
+    empty = regions([False, False])
+    without = {name: array[:, :0] for name, array in empty.items()}
+    assert_close(logits_of(model, golden, without), logits_of(model, golden, empty), ROUNDING)
+
+
+@pytest.mark.parametrize("encoders", ENCODERS)
 def test_absent_regions_leave_every_place_in_the_sequence_to_the_text(encoders):
     """Text positions are those of plain PaliGemma: RoPE would otherwise tell a gap."""
     model, golden = model_with(encoders)

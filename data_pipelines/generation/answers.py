@@ -17,17 +17,15 @@ from data_pipelines.records import DataError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Request:
-    """One question to the language model, about one caption.
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One prompt to a language model.
 
     Attributes:
       template, template_sha256: of the file that the prompt was made from.
       system, user: the prompt as it is sent.
     """
 
-    caption_id: str
-    kind: Kind
     model: str
     seed: int
     temperature: float
@@ -40,13 +38,21 @@ class Request:
 
     @property
     def key(self) -> str:
-        """SHA-256 of all of it. Whatever changes, also a caption's text, makes another request."""
+        """SHA-256 of all of it. Whatever changes, also a word of the prompt, makes another request."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @property
     def prompt_sha256(self) -> str:
         """Of the system's message, a line break and the user's."""
         return hashlib.sha256(f"{self.system}\n{self.user}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ChatRequest):
+    """A prompt for questions of one kind about one caption."""
+
+    caption_id: str
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Answer:
 
 
 class AnswerStore:
-    """The file `answers.jsonl`: request, prompt and answer, appended one by one. One process at a time holds it.
+    """A file of answers: request, prompt and answer, appended one by one. One process at a time holds it.
 
     Only the places of the answers are kept in memory, not the answers.
     """
@@ -80,7 +86,7 @@ class AnswerStore:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise DataError(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+            raise DataError(f"{path}: another run is writing it; wait for its end, or choose another place") from None
         try:
             self._places = self._read_places()
         except BaseException:
@@ -101,7 +107,7 @@ class AnswerStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, request: Request, answer: Answer) -> None:
+    def add(self, request: ChatRequest, answer: Answer) -> None:
         """Appends an answer; on return it survives the end of the process."""
         key = request.key
         row = {"key": key, **asdict(request), "prompt_sha256": request.prompt_sha256, **asdict(answer)}
@@ -137,6 +143,4 @@ class AnswerStore:
                 raise TypeError
             return str(row["key"])
         except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{self.path}: line {number} is damaged; remove that line, and its caption is asked again"
-            ) from None
+            raise DataError(f"{self.path}: line {number} is damaged; remove that line, and it is asked again") from None

@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_pipelines.generation.answers import Answer, Request
+from data_pipelines.generation.answers import Answer, ChatRequest
 from data_pipelines.records import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Shorter keys are the words that local servers are given for want of one ("ollama", "EMPTY"), which an answer may hold.
 _LEAST_SECRET = 8
 _LONGEST_MESSAGE = 300
+
+_Request = TypeVar("_Request", bound=ChatRequest)
 
 
 class EndpointError(DataError):
@@ -39,6 +41,8 @@ class Endpoint:
       requests_per_minute: tries included; evenly spaced. None for no limit.
       concurrency: requests under way at once.
       stop_after_failures: so many requests that failed in a row end the run.
+      options: what the command line's options begin with, for messages: "--" for --endpoint and --model.
+      extra: of this package, which installs the client.
     """
 
     url: str
@@ -49,6 +53,8 @@ class Endpoint:
     requests_per_minute: float | None
     concurrency: int
     stop_after_failures: int
+    options: str = "--"
+    extra: str = "data"
 
 
 @dataclass
@@ -60,12 +66,12 @@ class Traffic:
 
 
 async def ask(
-    requests: Iterator[Request],
+    requests: Iterator[_Request],
     endpoint: Endpoint,
     traffic: Traffic,
     *,
-    answered: Callable[[Request, Answer], None],
-    failed: Callable[[Request, str], None],
+    answered: Callable[[_Request, Answer], None],
+    failed: Callable[[_Request, str], None],
 ) -> None:
     """Sends every request and calls `answered` or, when its tries are used up, `failed` with the reason.
 
@@ -110,7 +116,9 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
     try:
         import openai
     except ImportError:
-        raise DataError("the package openai is not installed; install it with pip install 'rllava-jax[data]'") from None
+        raise DataError(
+            f"the package openai is not installed; install it with pip install 'rllava-jax[{endpoint.extra}]'"
+        ) from None
     turnstile = _Turnstile(endpoint.requests_per_minute)
 
     # The client's retries pass through these too, so the rate is one of tries.
@@ -131,7 +139,7 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
     )
 
 
-async def _ask_one(client: openai.AsyncOpenAI, request: Request, endpoint: Endpoint) -> Answer:
+async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: Endpoint) -> Answer:
     import openai
 
     options: dict[str, Any] = {"response_format": {"type": "json_object"}} if request.json_mode else {}
@@ -148,13 +156,13 @@ async def _ask_one(client: openai.AsyncOpenAI, request: Request, endpoint: Endpo
         remedy = (
             f"set the environment variable {endpoint.api_key_variable} to a valid API key"
             if endpoint.api_key_variable
-            else "put an API key into an environment variable and name that with --api-key-env"
+            else f"put an API key into an environment variable and name that with {endpoint.options}api-key-env"
         )
         raise EndpointError(f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}") from None
     except openai.NotFoundError as error:
         raise EndpointError(
             f"{endpoint.url}: has no such address or no model {request.model!r} ({_message(error, endpoint)}); check "
-            "--endpoint, which usually ends in /v1, and --model"
+            f"{endpoint.options}endpoint, which usually ends in /v1, and {endpoint.options}model"
         ) from None
     except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _Failure(_message(error, endpoint)) from None

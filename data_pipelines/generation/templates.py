@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -66,11 +66,28 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Temp
 
 
 def _template(kind: Kind, name: str, text: str, where: str) -> Template:
+    allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
+    system, user = two_parts(text, where, allowed=allowed, needed=("caption",))
+    return Template(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+
+
+def two_parts(
+    text: str, where: str, *, allowed: Collection[str], needed: Sequence[str]
+) -> tuple[string.Template, string.Template]:
+    """The parts [system] and [user] of a template's text.
+
+    Args:
+      where: names the file in messages.
+      allowed: the placeholders that may stand in it.
+      needed: those that must stand in [user].
+
+    Raises:
+      DataError: it has not the two parts, lacks a placeholder, or names another.
+    """
     parts = _PARTS.match(text)
     if parts is None:
         raise DataError(f"{where}: has not the two parts; begin it with a line [system], then a line [user]")
     system, user = (string.Template(parts[part].strip()) for part in ("system", "user"))
-    allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
     for part in (system, user):
         if not part.is_valid():
             raise DataError(f"{where}: has a dollar sign that begins no placeholder; write it $$")
@@ -78,9 +95,10 @@ def _template(kind: Kind, name: str, text: str, where: str) -> Template:
             if placeholder not in allowed:
                 names = ", ".join(f"${known}" for known in sorted(allowed))
                 raise DataError(f"{where}: no placeholder ${placeholder}; choose among {names}, or write $$ for $")
-    if "caption" not in user.get_identifiers():
-        raise DataError(f"{where}: the part [user] lacks $caption; put it where the caption should stand")
-    return Template(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+    for name in needed:
+        if name not in user.get_identifiers():
+            raise DataError(f"{where}: the part [user] lacks ${name}; put it where the {name} should stand")
+    return system, user
 
 
 def render(template: Template, caption: Caption, *, count: int, language: str, seed: int) -> tuple[str, str]:

@@ -71,7 +71,14 @@ class Pair(NamedTuple):
     needs_region: bool
 
 
-PAIRS = (Pair("right", "none", True), Pair("none", "wrong", True), Pair("right", "blank", False))
+PAIRS = (
+    Pair("right", "none", True),
+    Pair("none", "wrong", True),
+    Pair("right", "blank", False),
+    Pair("right", "noise", False),
+    Pair("right", "shuffled", False),
+    Pair("none", "question_only", False),
+)
 
 
 class _Estimator(NamedTuple):

@@ -1,9 +1,11 @@
-"""Asks a model every question under every condition: right region, none, wrong, and a blank image."""
+"""Asks a model every question under every condition: right region, none, wrong, a blank image, and controls."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -11,12 +13,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from data_pipelines.controls import ShuffledImages, picture_kind
 from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import Shown, regions_under
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.seeding import rng_for
-from rllava_jax.config import Condition, EvaluationConfig
+from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.model.params import Params
@@ -50,33 +53,38 @@ def evaluate(
     examples: Sequence[VQAExample],
     config: EvaluationConfig,
     *,
+    split: Sequence[VQAExample] | None = None,
     progress: str = "",
 ) -> list[Prediction]:
     """Answers each example once under each of `config.conditions`, greedily.
 
-    A question that shows no region is the same under right, none and wrong; it is decoded once.
+    A question that shows no region is the same under right, none and wrong, and under blank and question_only; it is
+    decoded once.
 
     Args:
+      split: all examples of the split, of whose images "shuffled" takes another; None is `examples`.
       progress: label of the progress bar; "" shows none.
 
     Returns:
       Predictions of all hosts, condition by condition, in the order of the examples.
     """
     predictions: list[Prediction] = []
-    unmarked: dict[str, Prediction] = {}
+    unmarked: dict[str, dict[str, Prediction]] = defaultdict(dict)  # by the picture shown, and the question
+    images = ShuffledImages(examples if split is None else split) if "shuffled" in config.conditions else None
+
+    def ask(asked: Sequence[VQAExample], condition: str) -> list[Prediction]:
+        return _gather(_ask(answerer, params, preprocessor, asked, condition, config, images, progress=progress))
+
     for condition in config.conditions:
+        known = unmarked[picture_kind(condition)]
         asked = [
             example
             for example in examples
-            if condition == "blank"
-            or example.id not in unmarked
-            or regions_under(example, condition, config.wrong_kinds).regions
+            if example.id not in known or regions_under(example, condition, config.wrong_kinds).regions
         ]
-        new = _gather(_ask(answerer, params, preprocessor, asked, condition, config, progress=progress))
-        by_id = {prediction.id: prediction for prediction in new}
-        if condition != "blank":
-            unmarked |= {name: prediction for name, prediction in by_id.items() if not prediction.boxes}
-        predictions += [by_id.get(example.id) or _under(unmarked[example.id], condition) for example in examples]
+        by_id = {prediction.id: prediction for prediction in ask(asked, condition)}
+        known |= {name: prediction for name, prediction in by_id.items() if not prediction.boxes}
+        predictions += [by_id.get(example.id) or _under(known[example.id], condition) for example in examples]
     return predictions
 
 
@@ -85,8 +93,9 @@ def _ask(
     params: Params,
     preprocessor: Preprocessor,
     examples: Sequence[VQAExample],
-    condition: Condition,
+    condition: str,
     config: EvaluationConfig,
+    images: ShuffledImages | None,
     *,
     progress: str,
 ) -> list[Prediction]:
@@ -99,25 +108,40 @@ def _ask(
         condition,
         config.wrong_kinds,
         config.batch_size,
+        images=images,
+        alike=True,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    predictions = []
-    with tqdm(
-        total=len(examples), desc=f"{progress} {condition}", unit="example", disable=None if progress else True
-    ) as bar:
+    predictions: list[Prediction] = []
+
+    def read(answers: Future[list[Answer]], asked: list[tuple[VQAExample, Shown]]) -> None:
+        predictions.extend(
+            _prediction(example, shown, condition, answer)
+            for (example, shown), answer in zip(asked, answers.result()[: len(asked)], strict=True)
+        )
+        bar.update(len(asked) * jax.process_count())
+
+    # One thread waits for the devices while this one stacks the next batch.
+    with (
+        ThreadPoolExecutor(1) as devices,
+        tqdm(
+            total=len(examples), desc=f"{progress} {condition}", unit=" examples", disable=None if progress else True
+        ) as bar,
+    ):
+        pending: tuple[Future[list[Answer]], list[tuple[VQAExample, Shown]]] | None = None
         for batch, asked in batches:
             batch.pop("example_valid")
-            answers = answerer.answer(params, batch)
-            predictions += [
-                _prediction(example, shown, condition, answer)
-                for (example, shown), answer in zip(asked, answers[: len(asked)], strict=True)
-            ]
-            bar.update(len(asked) * jax.process_count())
+            following = (devices.submit(answerer.answer, params, batch), asked)
+            if pending:
+                read(*pending)
+            pending = following
+        if pending:
+            read(*pending)
     return predictions
 
 
-def _prediction(example: VQAExample, shown: Shown, condition: Condition, answer: Answer) -> Prediction:
+def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answer) -> Prediction:
     return Prediction(
         id=example.id,
         dataset=example.dataset,
@@ -142,7 +166,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: Condition, answer:
     )
 
 
-def _under(prediction: Prediction, condition: Condition) -> Prediction:
+def _under(prediction: Prediction, condition: str) -> Prediction:
     return from_json(to_json(prediction) | {"region": condition})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.report import write_report
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.answerer import Answerer
+from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.model.params import Params
 from rllava_jax.task import Task
 
@@ -65,39 +67,65 @@ def evaluate_run(
       The folder.
     """
     settings = config.evaluation
+    calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, progress="test")
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.test, progress="test")
     asked = to_json(config)["evaluation"]
     suffix = ""
     if asked != config_of_run["evaluation"]:
         suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
-        rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
-        write_results(folder, rows, predictions)
-        images = {example.id: example.image for example in task.test}
-
-        def image(prediction: Prediction) -> Image.Image:
-            return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
-
-        write_report(
-            folder / "report.html",
+        facts = {"command": command, "seed": config.seed, "step": step, "questions left out": task.left_out or "none"}
+        write_evaluation(
+            folder,
+            predictions,
+            config,
+            task,
+            calibration,
             title=f"{workdir.name}, step {step}",
-            rows=rows,
-            predictions=predictions,
-            images=image,
-            run={
-                "command": command,
-                "seed": config.seed,
-                "step": step,
-                "questions left out": task.left_out or "none",
-                **provenance.describe(config, provenance.started_from(workdir)),
-            },
-            gallery=settings.gallery,
+            run=facts | provenance.describe(config, provenance.started_from(workdir)),
         )
     # Hosts that end while the first one still writes would count as lost, or wait for it in JAX's short shutdown.
     hosts.barrier("results written")
     return folder
+
+
+def write_evaluation(
+    folder: Path,
+    predictions: Sequence[Prediction],
+    config: Config,
+    task: Task,
+    calibration: Calibration | None,
+    *,
+    title: str,
+    run: Mapping[str, Any],
+) -> None:
+    """Scores predictions on the test split and writes metrics.json, predictions.jsonl and report.html.
+
+    Args:
+      calibration: of the checkpoint, if it has one; adds rows on how it held.
+      title, run: as `report.write_report`.
+    """
+    settings = config.evaluation
+    rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+    if calibration is not None:
+        rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
+    write_results(folder, rows, predictions)
+    images = {example.id: example.image for example in task.test}
+
+    def image(prediction: Prediction) -> Image.Image:
+        return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
+
+    write_report(
+        folder / "report.html",
+        title=title,
+        rows=rows,
+        predictions=predictions,
+        images=image,
+        run=run,
+        gallery=settings.gallery,
+    )
 
 
 def validation_figures(
@@ -112,7 +140,7 @@ def validation_figures(
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings)
+    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.validation)
     rows = score_rows(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)

@@ -40,8 +40,11 @@ class Answerer:
     def __init__(
         self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling = GREEDY
     ):
+        self.graphdef = graphdef
         self.tokenizer = tokenizer
         self.mesh = mesh
+        self.new_tokens = new_tokens
+        self.sampling = sampling
 
         def run(params: Params, batch: Mapping[str, Any], key: Any) -> Generation:
             # In scope while the model is traced, for `axes.constrain`.

@@ -165,15 +165,21 @@ def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | 
     return jax.random.categorical(key, logits, axis=-1)
 
 
-class _Loop(NamedTuple):
-    """One turn: logits of the next token [B, V], tokens so far [B, N], their log-probability and who is done [B]."""
+class _Answered(NamedTuple):
+    """What has been chosen: the last token [B], all so far [B, N], their log-probability and who is done [B]."""
 
-    step: Array
-    logits: Array
-    state: DecodeState
+    token: Array
     tokens: Array
     log_prob: Array
     done: Array
+
+
+class _Loop(NamedTuple):
+    """One turn; `answered` holds the tokens before `step`, of which `state` lacks the last."""
+
+    step: Array
+    state: DecodeState
+    answered: _Answered
 
 
 def generate(
@@ -207,32 +213,30 @@ def generate(
     if layers is not None:
         state = state._replace(cache=tuple(KVCache(*pair) for pair in zip(*state.cache, strict=True)))
 
-    def body(loop: _Loop) -> _Loop:
-        step_key = None if key is None else jax.random.fold_in(key, loop.step)
-        of_tokens = loop.logits[:, :vocab]
+    def taken(step: Array, logits: Array, before: _Answered) -> _Answered:
+        step_key = None if key is None else jax.random.fold_in(key, step)
+        of_tokens = logits[:, :vocab]
         chosen = choose(of_tokens, sampling, step_key)
         gained = jnp.take_along_axis(jax.nn.log_softmax(of_tokens), chosen[:, None], axis=-1)[:, 0]
-        token = jnp.where(loop.done, pad, chosen).astype(jnp.int32)
-        logits, state = extend(model, loop.state, token, first_slot + loop.step, layers)
-        return _Loop(
-            loop.step + 1,
-            logits,
-            state,
-            loop.tokens.at[:, loop.step].set(token),
-            loop.log_prob + jnp.where(loop.done, 0.0, gained),
-            loop.done | (chosen == eos),
+        token = jnp.where(before.done, pad, chosen).astype(jnp.int32)
+        return _Answered(
+            token,
+            before.tokens.at[:, step].set(token),
+            before.log_prob + jnp.where(before.done, 0.0, gained),
+            before.done | (chosen == eos),
         )
 
-    end = jax.lax.while_loop(
-        lambda loop: (loop.step < new_tokens) & ~loop.done.all(),
-        body,
-        _Loop(
-            jnp.zeros((), jnp.int32),
-            logits,
-            state,
-            jnp.full((batch, new_tokens), pad, jnp.int32),
-            jnp.zeros((batch,), jnp.float32),
-            jnp.zeros((batch,), bool),
-        ),
+    def body(loop: _Loop) -> _Loop:
+        logits, state = extend(model, loop.state, loop.answered.token, first_slot + loop.step - 1, layers)
+        return _Loop(loop.step + 1, state, taken(loop.step, logits, loop.answered))
+
+    nothing = _Answered(
+        jnp.full((batch,), pad, jnp.int32),
+        jnp.full((batch, new_tokens), pad, jnp.int32),
+        jnp.zeros((batch,), jnp.float32),
+        jnp.zeros((batch,), bool),
     )
+    # The last token of the longest answer is chosen and not fed: of an answer of one word that is half the steps.
+    first = _Loop(jnp.ones((), jnp.int32), state, taken(jnp.zeros((), jnp.int32), logits, nothing))
+    end = jax.lax.while_loop(lambda loop: (loop.step < new_tokens) & ~loop.answered.done.all(), body, first).answered
     return Generation(end.tokens, end.log_prob, end.done)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
@@ -14,21 +18,60 @@ from data_pipelines.records import DataError, Region, Task, VQAExample
 from data_pipelines.windows import window_of
 from rllava_jax import provenance
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
-from rllava_jax.config import MeshConfig
-from rllava_jax.inference.answerer import Answer, Answerer
+from rllava_jax.config import Config, MeshConfig
+from rllava_jax.inference.answerer import Answerer
+from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
 from rllava_jax.sharding import make_mesh, sharded_shapes
 from rllava_jax.task import make_preprocessor
 
 
-class Predictor:
-    """Answers one question at a time, with the very preprocessing of the training run."""
+class Predicted(NamedTuple):
+    """An answer, and how sure the model is of it.
 
-    def __init__(self, preprocessor: Preprocessor, answerer: Answerer, params: Params):
-        self._preprocessor = preprocessor
-        self._answerer = answerer
-        self._params = params
+    Attributes:
+      text: up to eos.
+      confidence: calibrated where the checkpoint has a calibration that holds for this question, else raw_confidence.
+      raw_confidence: probability of the whole answer, eos included.
+      log_prob: its natural logarithm.
+      finished: false where the answer was cut for length.
+      is_calibrated: whether confidence is.
+    """
+
+    text: str
+    confidence: float
+    raw_confidence: float
+    log_prob: float
+    finished: bool
+    is_calibrated: bool
+
+
+class Predictor:
+    """Answers one question at a time, with the very preprocessing of the training run.
+
+    Attributes:
+      preprocessor, answerer, params: what `evaluation.protocol.evaluate` asks many questions with.
+      checkpoint: the checkpoints/STEP folder that was read.
+      config: of the run.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Preprocessor,
+        answerer: Answerer,
+        params: Params,
+        *,
+        checkpoint: Path,
+        config: Config,
+        files: Mapping[str, bytes],
+    ):
+        self.preprocessor = preprocessor
+        self.answerer = answerer
+        self.params = params
+        self.checkpoint = checkpoint
+        self.config = config
+        self._files = files
 
     @classmethod
     def load(
@@ -39,6 +82,7 @@ class Predictor:
         new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         window: str | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> Predictor:
         """Reads a checkpoint.
 
@@ -47,6 +91,8 @@ class Predictor:
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
+          devices: that share each batch of `answerer`, a copy of the model on each; None is one, enough for one
+            question at a time.
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
@@ -71,13 +117,34 @@ class Predictor:
                 name: jax.ShapeDtypeStruct(shape.shape, stored[name].dtype if name in stored else shape.dtype)
                 for name, shape in shapes.items()
             }
-            # One question at a time has nothing to share: one device.
-            mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
+            mesh = make_mesh(MeshConfig(), devices or jax.local_devices()[:1])
             params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
         answerer = Answerer(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
-        return cls(preprocessor, answerer, params)
+        return cls(preprocessor, answerer, params, checkpoint=folder / str(number), config=config, files=files)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What was fitted for this checkpoint, or None.
+
+        Raises:
+          CheckpointError: its file is damaged.
+        """
+        return calibration_of(self._files, checkpoint=self.checkpoint)
+
+    def uncalibrated(self, task: Task = "answer") -> str:
+        """Why the calibration says nothing of this predictor's answers, in words; "" where it holds."""
+        calibration = self.calibration
+        if calibration is None:
+            return "the checkpoint has no calibration"
+        if self.answerer.sampling != GREEDY:
+            return "it was measured on greedy answers"
+        if self.answerer.new_tokens != calibration.max_new_tokens:
+            return f"it was measured on answers of at most {calibration.max_new_tokens} tokens"
+        if task == "detect" and "localise" not in calibration.families:
+            return f"it was measured on {', '.join(calibration.families)}, without localise"
+        return ""
 
     def image_size(self, image: str | bytes) -> tuple[int, int]:
         """Width and height of an image in pixels.
@@ -85,7 +152,7 @@ class Predictor:
         Raises:
           ImageError: it is missing or unreadable.
         """
-        height, width, _ = self._preprocessor.cache.image(image, "image").shape
+        height, width, _ = self.preprocessor.cache.image(image, "image").shape
         return width, height
 
     def answer(
@@ -97,17 +164,23 @@ class Predictor:
         task: Task = "answer",
         language: str = "en",
         seed: int = 0,
-    ) -> Answer:
+    ) -> Predicted:
         """Answers a question about an image, looking at the marked regions.
 
         Raises:
           ImageError: the image is missing or unreadable.
           DataError: an empty or over-long question, or more regions than the model has slots.
+          CheckpointError: the calibration is damaged.
         """
-        if regions and not self._preprocessor.regions.encoders:
+        if regions and not self.preprocessor.regions.encoders:
             raise DataError("regions: this model was trained without a region encoder; leave the boxes out")
         example = VQAExample("question", "", "", image, "image", question, "", task=task, language=language)
         shown = Shown(tuple(regions), "right" if regions else "none")
-        arrays = self._preprocessor.evaluation(example, shown)
+        arrays = self.preprocessor.evaluation(example, shown)
         batch = {name: value[None] for name, value in arrays.items()}
-        return self._answerer.answer(self._params, batch, seed=seed)[0]
+        answer = self.answerer.answer(self.params, batch, seed=seed)[0]
+        raw = math.exp(min(answer.log_prob, 0.0))  # rounding may lift it above 1
+        confidence, held = raw, not self.uncalibrated(task)
+        if self.calibration is not None and held:
+            confidence = float(self.calibration.confidence(np.array([answer.log_prob]))[0])
+        return Predicted(answer.text, confidence, raw, answer.log_prob, answer.finished, held)

@@ -113,7 +113,8 @@ class PaliGemma(nnx.Module):
         features, collected = self.img.encode(inputs.image.astype(self.compute_dtype), hook=vision_hook)
         batch, patches, _ = features.shape
         parts, valid = [self.img.head(features)], [jnp.ones((batch, patches), bool)]
-        if self.encoders:
+        # A batch that shows no region may come without slots: no crop is encoded, no place in the sequence is masked.
+        if self.encoders and inputs.given("regions").shape[1]:
             tokens = self._region_tokens(inputs, features)
             parts.append(self.img.head(tokens.reshape(batch, -1, tokens.shape[-1])))
             valid.append(jnp.repeat(inputs.given("region_valid"), tokens.shape[2], axis=1))

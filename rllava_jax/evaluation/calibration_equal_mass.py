@@ -1,0 +1,64 @@
+"""Calibration where confidences crowd: ECE by equal mass, area under the risk-coverage curve, confident errors.
+
+A model that is nearly always sure fills one bin of equal width and leaves the rest to a few questions, whose noise then
+makes the ECE; bins of equal mass each hold as many (Nixon et al., 2019, "Measuring calibration in deep learning").
+
+As in `calibration.py` the statistics take weights [S, N] and return [S]. Questions of equal confidence count as one
+group, so that neither depends on the order of the rows, and a weight of two equals the question twice.
+Axes: S resamples, N questions, U distinct confidences.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import digamma
+
+BINS = 10
+CONFIDENT = 0.9
+
+
+def ece_equal_mass(
+    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """ECE over ten bins that each hold a tenth of the questions, in order of confidence.
+
+    A group of equal confidence in which a bin ends is divided between both bins, its right answers in proportion; so is
+    a question where ten does not divide N. Resampling adds noise to every bin: a bootstrap interval lies somewhat high.
+    """
+    mass, gap = _by_confidence(weights, np.ones_like(confidence), confidence - correct, order=confidence)
+    masses, gaps = (np.pad(np.cumsum(x, axis=1), ((0, 0), (1, 0))) for x in (mass, gap))  # [S, U + 1], from 0
+    ends = np.linspace(0, 1, BINS + 1)
+    cut = np.stack([np.interp(ends * m[-1], m, g) for m, g in zip(masses, gaps, strict=True)])
+    return np.abs(np.diff(cut, axis=1)).sum(axis=1) / masses[:, -1]
+
+
+def aurc(
+    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """Area under the risk-coverage curve: the error rate among the k most confident answers, averaged over k = 1 … N.
+
+    Geifman, Uziel & El-Yaniv (2019), "Bias-reduced uncertainty estimation for deep neural classifiers". Equal
+    confidences give the mean over all their orders: a group of m answers of which e are wrong, after a answers of
+    which E are, adds the sum of (E + j e / m) / (a + j) over j = 1 … m.
+    """
+    mass, wrong = _by_confidence(weights, np.ones_like(confidence), 1 - correct, order=-confidence)
+    before, errors = np.cumsum(mass, axis=1) - mass, np.cumsum(wrong, axis=1) - wrong  # a and E
+    rate = np.divide(wrong, mass, out=np.zeros_like(wrong), where=mass > 0)
+    # sum of 1 / (a + j) is a difference of harmonic numbers, H(x) = digamma(x + 1) + const.
+    harmonic = digamma(before + mass + 1) - digamma(before + 1)
+    return (wrong + (errors - before * rate) * harmonic).sum(axis=1) / mass.sum(axis=1)
+
+
+def confident_error(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """1 for a wrong answer of confidence 0.9 or more; the mean is the share of confident errors among all questions."""
+    return ((confidence >= CONFIDENT) & (correct == 0)).astype(float)
+
+
+def _by_confidence(
+    weights: Float[np.ndarray, "S N"], *values: Float[np.ndarray, " N"], order: Float[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, "S U"], ...]:
+    """Weighted sums of the values over each group of equal `order`, in ascending order of it."""
+    rank = np.argsort(order, kind="stable")
+    _, starts = np.unique(order[rank], return_index=True)
+    return tuple(np.add.reduceat((weights * value)[:, rank], starts, axis=1) for value in values)

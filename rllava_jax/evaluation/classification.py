@@ -1,0 +1,68 @@
+"""AUC, F1 and accuracy of classification, per class and as their mean over classes (macro).
+
+The statistics take weights [S, N] and return [S], or [S, C] per class, so that the bootstrap runs through them; see
+`intervals`. Undefined is NaN: an AUC without a positive or without a negative. Axes: S resamples, N items, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from rllava_jax.evaluation.calibration import auroc
+
+
+def binary_auc(
+    weights: Float[np.ndarray, "S N"], score: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """Probability that a positive item scores above a negative one, ties counted half (Hanley & McNeil, 1982)."""
+    return auroc(weights, score, positive.astype(float))
+
+
+def binary_f1(
+    weights: Float[np.ndarray, "S N"], called: Bool[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
+) -> Float[np.ndarray, " S"]:
+    """2 TP / (2 TP + FP + FN); 0 where nothing is positive or called so, as scikit-learn has it by default."""
+    hits = weights @ (called & positive)
+    total = weights @ called + weights @ positive
+    return np.divide(2 * hits, total, out=np.zeros(len(weights)), where=total > 0)
+
+
+def class_f1(
+    weights: Float[np.ndarray, "S N"], predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
+) -> Float[np.ndarray, "S C"]:
+    """F1 of each class against the rest.
+
+    Args:
+      predicted: class numbers; -1 is an answer that names no class, and counts against the wanted one.
+    """
+    return np.stack([binary_f1(weights, predicted == c, wanted == c) for c in range(classes)], axis=1)
+
+
+def class_auc(
+    weights: Float[np.ndarray, "S N"], scores: Float[np.ndarray, "N C"], wanted: Int[np.ndarray, " N"]
+) -> Float[np.ndarray, "S C"]:
+    """AUC of each class against the rest, by the score that each item has for it; NaN where undefined."""
+    return np.stack([binary_auc(weights, scores[:, c], wanted == c) for c in range(scores.shape[1])], axis=1)
+
+
+def class_accuracy(
+    weights: Float[np.ndarray, "S N"], predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
+) -> Float[np.ndarray, "S C"]:
+    """Share of each class's items that are called so (its recall); NaN for a class without items.
+
+    Its macro mean is the balanced accuracy.
+    """
+    found = np.full((len(weights), classes), np.nan)
+    for c in range(classes):
+        mine = weights @ (wanted == c)
+        np.divide(weights @ ((wanted == c) & (predicted == c)), mine, out=found[:, c], where=mine > 0)
+    return found
+
+
+def macro(values: Float[np.ndarray, "S C"]) -> Float[np.ndarray, " S"]:
+    """Mean over the classes in which the statistic is defined; NaN where it is in none."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=1)
+    total = np.where(defined, values, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)

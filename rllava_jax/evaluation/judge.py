@@ -1,0 +1,305 @@
+"""A language model as judge of answers, behind an OpenAI-compatible endpoint.
+
+Its verdicts are cached on disk with the prompts that led to them, so that a second run asks nothing. What has no
+verdict (the reply has none, or the request failed) is left out of the judge's denominator, counted, and said; it is
+never taken for right or wrong. How far the judge agrees with exact match is part of its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_pipelines.generation.answers import Answer, AnswerStore, ChatRequest
+from data_pipelines.generation.client import Endpoint, Traffic, ask
+from data_pipelines.generation.templates import two_parts
+from data_pipelines.records import DataError
+from rllava_jax.evaluation.answers import exact_match, normalise_answer
+from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores
+
+METRIC = "judge"
+TEMPLATE = "medical_answer.txt"
+MALFORMED = "the reply has no verdict"
+NOT_ASKED = "not in the cache, and no endpoint to ask"
+FAILED = "the request failed"
+
+_PLACEHOLDERS = ("question", "reference", "prediction")
+_VERDICT = re.compile(r"(?:verdict\s*:\s*)?(correct|incorrect)", re.IGNORECASE)
+_MARKUP = str.maketrans("", "", "*_`\"'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeRequest(ChatRequest):
+    """One answer to judge; `key` covers model, template, question, reference and prediction."""
+
+    question: str
+    reference: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class JudgeTemplate:
+    """A prompt to be filled in. Attributes: name, sha256: of its file and of the file's text."""
+
+    name: str
+    sha256: str
+    system: string.Template
+    user: string.Template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Whom to ask and how.
+
+    Attributes:
+      endpoint: None asks nobody: only cached verdicts count.
+      cache: a JSON Lines file, made where it does not exist.
+      max_tokens: of a reply, its reasons included.
+    """
+
+    model: str
+    template: JudgeTemplate
+    endpoint: Endpoint | None
+    cache: Path
+    seed: int = 0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judge made of the answers.
+
+    Attributes:
+      correct: of each item that has a verdict; see `item_key`. An item without an answer is incorrect, unasked.
+      not_judged: how many items have none, by reason.
+      from_cache, asked: verdicts and replies of before and of now. Equal prompts are asked once.
+      failures: of single requests, the reasons; the same command tries them again.
+    """
+
+    correct: Mapping[tuple[str, ...], bool]
+    not_judged: Mapping[str, int]
+    from_cache: int
+    asked: int
+    failures: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Judge and exact match on the judged items: the two by two table.
+
+    Attributes:
+      both_correct, judge_alone, exact_alone, neither: items that both, one, or none of them count as right.
+    """
+
+    both_correct: int
+    judge_alone: int
+    exact_alone: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """Judged items."""
+        return self.both_correct + self.judge_alone + self.exact_alone + self.neither
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share on which they agree; None without items."""
+        return (self.both_correct + self.neither) / self.n if self.n else None
+
+    @property
+    def kappa(self) -> float | None:
+        """Cohen's kappa (1960), agreement beyond chance; None without items, or where chance would always agree."""
+        if not self.n:
+            return None
+        judge = self.both_correct + self.judge_alone
+        exact = self.both_correct + self.exact_alone
+        by_chance = judge * exact + (self.n - judge) * (self.n - exact)
+        agreed = (self.both_correct + self.neither) * self.n
+        return (agreed - by_chance) / (self.n**2 - by_chance) if by_chance < self.n**2 else None
+
+
+def load_template(path: str | None = None) -> JudgeTemplate:
+    """A template from a file, or the package's own.
+
+    Raises:
+      DataError: it cannot be read, has not the parts [system] and [user], or lacks $reference or $prediction.
+    """
+    file = Path(path) if path else resources.files("rllava_jax.evaluation") / "judge_templates" / TEMPLATE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise DataError(
+            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it"
+        ) from None
+    system, user = two_parts(text, str(file), allowed=_PLACEHOLDERS, needed=("reference", "prediction"))
+    return JudgeTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+
+
+def verdict_of(reply: Answer) -> bool | None:
+    """Whether a reply says correct; None where its last line is no verdict, or where it was cut for length."""
+    lines = [line for line in reply.text.splitlines() if line.strip()]
+    if not lines or reply.finish_reason == "length":
+        return None
+    found = _VERDICT.fullmatch(lines[-1].translate(_MARKUP).strip())
+    return found[1].lower() == "correct" if found else None
+
+
+def item_key(item: Item) -> tuple[str, ...]:
+    """What names an item among others."""
+    return item.dataset, item.split, item.id, item.region
+
+
+def request_of(judge: Judge, item: Item) -> JudgeRequest:
+    """The prompt about an item's (first) answer. Texts are put in as JSON strings, so that none can pose as another."""
+    texts = {
+        "question": item.question,
+        "reference": " | ".join(dict.fromkeys((item.answer, *item.accepted))),
+        "prediction": item.prediction,
+    }
+    quoted = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
+    return JudgeRequest(
+        model=judge.model,
+        seed=judge.seed,
+        temperature=0.0,
+        max_tokens=judge.max_tokens,
+        json_mode=False,
+        template=judge.template.name,
+        template_sha256=judge.template.sha256,
+        system=judge.template.system.substitute(quoted),
+        user=judge.template.user.substitute(quoted),
+        **texts,
+    )
+
+
+def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -> Verdicts:
+    """Judges every item that has an answer, asking only for what the cache lacks.
+
+    Raises:
+      EndpointError: the endpoint cannot be reached or refuses; every verdict so far is in the cache.
+      DataError: the cache is damaged or held by another process, or the package openai is not installed.
+    """
+    requests = {item_key(item): request_of(judge, item) for item in items if normalise_answer(item.prediction)}
+    failures: dict[str, str] = {}
+    with _open(judge.cache) as store:
+        missing = {request.key: request for request in requests.values() if request.key not in store}
+        if judge.endpoint is not None and missing:
+            _ask(judge.endpoint, missing, store, failures, progress=progress)
+        correct: dict[tuple[str, ...], bool] = {}
+        not_judged: Counter[str] = Counter()
+        for item in items:
+            request = requests.get(item_key(item))
+            if request is None:
+                correct[item_key(item)] = False
+            elif request.key not in store:
+                not_judged[FAILED if request.key in failures else NOT_ASKED] += 1
+            elif (verdict := verdict_of(store.get(request.key))) is None:
+                not_judged[MALFORMED] += 1
+            else:
+                correct[item_key(item)] = verdict
+        asked = sum(key in store for key in missing)
+        needed = {request.key for request in requests.values()}
+    return Verdicts(correct, not_judged, len(needed) - len(missing), asked, tuple(failures.values()))
+
+
+def _open(cache: Path) -> AnswerStore:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return AnswerStore(str(cache))
+    except OSError as error:
+        raise DataError(f"{cache}: cannot be opened ({error.strerror}); name a file that can be written") from None
+
+
+def _ask(
+    endpoint: Endpoint,
+    missing: Mapping[str, JudgeRequest],
+    store: AnswerStore,
+    failures: dict[str, str],
+    *,
+    progress: bool,
+) -> None:
+    with tqdm(total=len(missing), desc="judging", unit="answer", disable=None if progress else True) as bar:
+
+        def answered(request: JudgeRequest, answer: Answer) -> None:
+            store.add(request, answer)
+            bar.update()
+
+        def failed(request: JudgeRequest, reason: str) -> None:
+            failures[request.key] = reason
+            bar.set_postfix(failed=len(failures))
+
+        asyncio.run(ask(iter(missing.values()), endpoint, Traffic(), answered=answered, failed=failed))
+
+
+def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
+    """The protocol with a further metric, `judge`, in every subset; n counts the judged answers alone."""
+
+    def score(items: Sequence[Item]) -> list[Scores]:
+        found = []
+        for item, scores in zip(items, protocol.score(items), strict=True):
+            verdict = verdicts.correct.get(item_key(item))
+            found.append(scores if verdict is None else {**scores, METRIC: float(verdict)})
+        return found
+
+    metrics = {subset: (*names, METRIC) for subset, names in protocol.metrics.items()}
+    return dataclasses.replace(protocol, score=score, metrics=metrics)
+
+
+def agreement(items: Iterable[Item], verdicts: Verdicts) -> Agreement:
+    """The judge's verdicts against normalised equality with any of the references."""
+    table: Counter[tuple[bool, bool]] = Counter()
+    for item in items:
+        verdict = verdicts.correct.get(item_key(item))
+        if verdict is not None:
+            exact = any(exact_match(answer, item.prediction) for answer in (item.answer, *item.accepted))
+            table[verdict, exact] += 1
+    return Agreement(table[True, True], table[True, False], table[False, True], table[False, False])
+
+
+def summary(judge: Judge, items: Sequence[Item], verdicts: Verdicts) -> dict[str, Any]:
+    """All that a reported judge's score needs beside it, as plain JSON."""
+    found = agreement(items, verdicts)
+    return {
+        "model": judge.model,
+        "template": judge.template.name,
+        "template_sha256": judge.template.sha256,
+        "temperature": 0.0,
+        "seed": judge.seed,
+        "answers": len(items),
+        "judged": found.n,
+        "not_judged": dict(sorted(verdicts.not_judged.items())),
+        "asked_now": verdicts.asked,
+        "from_cache": verdicts.from_cache,
+        "agreement_with_exact_match": {
+            **dataclasses.asdict(found),
+            "accuracy": found.accuracy,
+            "kappa": found.kappa,
+        },
+    }
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """The summary in a few lines for the terminal."""
+    not_judged = "; ".join(f"{count} not: {reason}" for reason, count in summary["not_judged"].items())
+    table = summary["agreement_with_exact_match"]
+    lines = [
+        f"judge {summary['model']}: {summary['judged']} of {summary['answers']} answers judged"
+        + (f" ({not_judged})" if not_judged else ""),
+        f"judge and exact match: both right {table['both_correct']}, judge alone {table['judge_alone']}, "
+        f"exact match alone {table['exact_alone']}, neither {table['neither']}",
+    ]
+    if table["accuracy"] is not None:
+        kappa = "undefined" if table["kappa"] is None else f"{table['kappa']:.2f}"
+        lines.append(f"they agree on {100 * table['accuracy']:.1f} %, Cohen's kappa {kappa}")
+    return "\n".join(lines)

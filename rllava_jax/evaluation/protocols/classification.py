@@ -1,0 +1,89 @@
+"""Classification: an answer names one of several classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.records import DataError
+from rllava_jax.evaluation import classification as statistics
+from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.intervals import Statistic
+from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+
+
+def class_names(items: Sequence[Item]) -> list[str]:
+    """The classes: every reference, normalised, in alphabetical order."""
+    return sorted({normalise_answer(item.answer) for item in items})
+
+
+def _class_subsets(item: Item) -> tuple[str, ...]:
+    return ("all", f"class={normalise_answer(item.answer)}")
+
+
+def _right(item: Item) -> Scores:
+    return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
+
+
+def _numbers(items: Sequence[Item]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    names = class_names(items)
+    number = {name: place for place, name in enumerate(names)}
+    predicted = np.array([number.get(normalise_answer(item.prediction), -1) for item in items])
+    return names, predicted, np.array([number[normalise_answer(item.answer)] for item in items])
+
+
+def _f1_macro(items: Sequence[Item]) -> Statistic:
+    names, predicted, wanted = _numbers(items)
+    return lambda weights: statistics.macro(statistics.class_f1(weights, predicted, wanted, len(names)))
+
+
+def _balanced_accuracy(items: Sequence[Item]) -> Statistic:
+    names, predicted, wanted = _numbers(items)
+    return lambda weights: statistics.macro(statistics.class_accuracy(weights, predicted, wanted, len(names)))
+
+
+def _auc_macro(items: Sequence[Item]) -> Statistic:
+    """NaN where the file has no `scores`; where it has them for some items only, or not for every class: DataError."""
+    names, _, wanted = _numbers(items)
+    with_scores = [item for item in items if "scores" in item.fields]
+    if not with_scores:
+        return lambda weights: np.full(len(weights), np.nan)
+    if len(with_scores) < len(items):
+        lacking = next(item for item in items if "scores" not in item.fields)
+        raise DataError(
+            f"prediction {lacking.id!r}: lacks scores, which others have; give every prediction its scores, or none"
+        )
+    scores = np.array([_class_scores(item, names) for item in items])
+    return lambda weights: statistics.macro(statistics.class_auc(weights, scores, wanted))
+
+
+def _class_scores(item: Item, names: Sequence[str]) -> list[float]:
+    given = item.fields["scores"]
+    if not isinstance(given, Mapping):
+        raise DataError(f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number")
+    by_name = {normalise_answer(name): value for name, value in given.items()}
+    for name in names:
+        value = by_name.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class")
+    return [float(by_name[name]) for name in names]
+
+
+CLASSIFICATION = Protocol(
+    name="classification",
+    about="One class of several: accuracy, macro F1, balanced accuracy, and macro AUC of each class against the rest "
+    "where predictions carry scores, an object of class and number. The classes are the references; the rows "
+    "class=NAME are each class's recall.",
+    source="this project; F1 and balanced accuracy as scikit-learn defines them, AUC by Hanley & McNeil, Radiology "
+    "1982",
+    faults=(
+        "An answer that is no class counts as wrong, and against the F1 of the reference's class alone.",
+        "A class that no reference names does not exist: its false alarms cost nothing but the right answer.",
+    ),
+    score=each(_right),
+    metrics={"": ("accuracy",), "all": ("accuracy", "f1_macro", "balanced_accuracy", "auc_macro")},
+    subsets=_class_subsets,
+    corpus={"f1_macro": _f1_macro, "balanced_accuracy": _balanced_accuracy, "auc_macro": _auc_macro},
+)

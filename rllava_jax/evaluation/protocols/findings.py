@@ -1,0 +1,94 @@
+"""Findings: yes or no for each, on every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from data_pipelines.records import DataError
+from rllava_jax.evaluation import classification as statistics
+from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.intervals import Statistic
+from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+
+
+def probability_of_yes(item: Item) -> float | None:
+    """`probability_yes` of the line, else its confidence (of an answer no its complement); None where it has neither.
+
+    Raises:
+      DataError: `probability_yes` is no number from 0 to 1.
+    """
+    given = item.fields.get("probability_yes")
+    if given is not None:
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+            raise DataError(f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1")
+        return float(given)
+    called = normalise_answer(item.prediction)
+    if item.confidence is None or called not in ("yes", "no"):
+        return None
+    return item.confidence if called == "yes" else 1 - item.confidence
+
+
+def _score(item: Item) -> Scores:
+    return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
+
+
+def _is_finding(item: Item) -> bool:
+    return bool(item.content_type) and normalise_answer(item.answer) in ("yes", "no")
+
+
+def _finding_subsets(item: Item) -> tuple[str, ...]:
+    return ("all", f"content_type={item.content_type}")
+
+
+def _per_finding(compute: Callable[[Sequence[Item], np.ndarray], np.ndarray], items: Sequence[Item]) -> Statistic:
+    """The mean over findings of a statistic of each one's items; of a single finding, the statistic itself."""
+    of_finding = [item.content_type for item in items]
+    places = [np.flatnonzero([name == finding for name in of_finding]) for finding in sorted(set(of_finding))]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        columns = [compute([items[p] for p in at], weights[:, at]) for at in places]
+        return statistics.macro(np.stack(columns, axis=1))
+
+    return statistic
+
+
+def _f1_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
+    called = np.array([normalise_answer(item.prediction) == "yes" for item in items])
+    return statistics.binary_f1(weights, called, _positive(items))
+
+
+def _auc_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
+    scores = [probability_of_yes(item) for item in items]
+    if all(score is None for score in scores):
+        return np.full(len(weights), np.nan)
+    # An answer that is neither yes nor no tells nothing: half.
+    return statistics.binary_auc(weights, np.array([0.5 if s is None else s for s in scores]), _positive(items))
+
+
+def _positive(items: Sequence[Item]) -> np.ndarray:
+    return np.array([normalise_answer(item.answer) == "yes" for item in items])
+
+
+FINDINGS = Protocol(
+    name="findings",
+    about="Yes or no for each finding (content_type), as zero-shot recognition on chest radiographs is scored: AUC, F1 "
+    "of the answer yes and accuracy of each finding, and under all the means of AUC and F1 over findings.",
+    source="this project; the measures of LLaVA-RadZ and of CheXpert's and ChestX-ray14's papers. AUC by Hanley & "
+    "McNeil, Radiology 1982",
+    faults=(
+        "F1 is that of the answers as given. Papers often choose a threshold for each finding on the very test set, "
+        "which lifts it.",
+        "AUC takes probability_yes, or else the confidence of the whole answer (for no, its complement), which shares "
+        "its probability with other wordings; an answer that is neither counts as one half.",
+        "A finding without a positive, or without a negative, has no AUC and is not in the mean.",
+        "Accuracy under all is over questions and not over findings.",
+    ),
+    score=each(_score),
+    metrics={"": ("auc", "f1", "accuracy")},
+    counts=_is_finding,
+    subsets=_finding_subsets,
+    corpus={"auc": partial(_per_finding, _auc_of_finding), "f1": partial(_per_finding, _f1_of_finding)},
+)

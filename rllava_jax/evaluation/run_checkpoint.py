@@ -1,0 +1,277 @@
+"""Asks a stored model the questions of a data set, with its controls if wanted, and scores its answers.
+
+    python -m rllava_jax.evaluation.run_checkpoint --checkpoint runs/slake_tiny --data slake --root DIR --controls \\
+        --out runs/slake_tiny_controls
+
+Configuration, tokenizer and preprocessing come with the checkpoint; the batch is shared by all devices of this machine.
+Writes metrics.json, predictions.jsonl and report.html, scored by the strict rules. Research use, not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
+from data_pipelines.records import DataError, VQAExample
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax import provenance
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
+from rllava_jax.config_validation import validate
+from rllava_jax.evaluation.protocol import choose_examples, evaluate
+from rllava_jax.evaluation.run import write_evaluation
+from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
+from rllava_jax.inference.calibration import stored_calibration
+from rllava_jax.inference.decode import Sampling
+from rllava_jax.inference.predictor import Predictor
+from rllava_jax.paths import absolute, path_of
+from rllava_jax.task import Task, load_task
+
+LEVELS = (1, 3, 5)  # of the corruptions that --controls asks
+ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS))
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this mode alone: beside --data, --root, --split, --languages, --families, --protocol, --out."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
+    )
+    parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--conditions",
+        metavar="C,C",
+        help=f"of {', '.join((*MAIN, *CONTROLS))} and corrupted:KIND:LEVEL, KIND of {', '.join(CORRUPTIONS)}, LEVEL "
+        "1 to 5 (default: the run's)",
+    )
+    asked.add_argument(
+        "--controls",
+        action="store_true",
+        help=f"ask under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels {', '.join(map(str, LEVELS))}",
+    )
+    parser.add_argument(
+        "--max-examples",
+        type=int,
+        metavar="N",
+        help="at most N questions of each family, drawn by id; 0: all (default: the run's)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="questions at a time, over all devices (default: the run's)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens (default: the run's)")
+    parser.add_argument(
+        "--sampled-runs",
+        type=int,
+        metavar="N",
+        help="also answer N times at random, for scores of consistency; written to sampled.jsonl",
+    )
+    parser.add_argument("--temperature", type=float, metavar="T", help="of --sampled-runs, above 0 (default: 0.7)")
+
+
+def run(options: argparse.Namespace, *, command: str = "") -> int:
+    """Does what the options say. Returns the exit status, 0.
+
+    Args:
+      command: what the user wrote, for the report.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
+    """
+    for name in ("checkpoint", "out"):
+        if not getattr(options, name):
+            raise ConfigError(f"--{name}: is missing; give a folder")
+    sampling = _sampling(options)
+    out = path_of(options.out)
+    if (out / "predictions.jsonl").exists():
+        raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
+    if options.protocol != "strict":
+        raise ConfigError(
+            f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
+            "that is written under another one"
+        )
+    checkpoint, own, tokenizer = open_checkpoint(path_of(options.checkpoint), options.step)
+    config = asked_config(own, options, devices=len(jax.devices()))
+    validate(config)
+    # Everything that can be wrong with the data is told before weights are read.
+    task = load_task(config, tokenizer=tokenizer, training=False)
+    calibration = stored_calibration(checkpoint)
+    settings = config.evaluation
+    predictor = Predictor.load(checkpoint, new_tokens=settings.max_new_tokens, devices=jax.devices())
+    examples = choose_examples(task.test, settings.families, most=settings.max_examples)
+    predictions = evaluate(
+        predictor.answerer,
+        predictor.params,
+        task.preprocessor,
+        examples,
+        settings,
+        split=task.test,
+        progress=config.data.test_split,
+    )
+    name, step = _name(checkpoint), int(checkpoint.name)
+    facts = {
+        "command": command,
+        "seed": config.seed,
+        "step": step,
+        "checkpoint": str(checkpoint),
+        "questions left out": task.left_out or "none",
+    }
+    write_evaluation(
+        out,
+        predictions,
+        config,
+        task,
+        calibration,
+        title=f"{name}, step {step}, on {config.data.source} {config.data.test_split}",
+        run=facts | provenance.describe(config),
+    )
+    logger.info("report: %s", out / "report.html")
+    if sampling is not None:
+        _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
+    return 0
+
+
+def _sampling(options: argparse.Namespace) -> Sampling | None:
+    if options.sampled_runs is None:
+        if options.temperature is not None:
+            raise ConfigError(f"--temperature {options.temperature}: is of --sampled-runs, which is not given")
+        return None
+    if options.sampled_runs < 1:
+        raise ConfigError(f"--sampled-runs {options.sampled_runs}: write 1 or more")
+    sampling = Sampling(0.7 if options.temperature is None else options.temperature)
+    if sampling.temperature == 0:
+        raise ConfigError("--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7")
+    return sampling
+
+
+def _write_sampled(
+    path: Path,
+    predictor: Predictor,
+    task: Task,
+    examples: Sequence[VQAExample],
+    config: Config,
+    sampling: Sampling,
+    *,
+    runs: int,
+) -> None:
+    greedy = predictor.answerer
+    answerer = SampledAnswerer(
+        greedy.graphdef,
+        greedy.tokenizer,
+        greedy.mesh,
+        new_tokens=greedy.new_tokens,
+        sampling=sampling,
+        seed=config.seed,
+    )
+    answered = sampled_runs(
+        answerer, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
+    )
+    lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in run_lines(answered))
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    logger.info("answers of %d sampled runs: %s", runs, path)
+
+
+def open_checkpoint(path: Path, step: str | None) -> tuple[Path, Config, Tokenizer]:
+    """The checkpoints/STEP folder, and the configuration and tokenizer in it. Raises CheckpointError."""
+    folder, which = find_checkpoint(absolute(path), step)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        number = checkpoints.resolve(which)
+        files, where = checkpoints.assets(number), str(folder / str(number))
+    config = provenance.config_from_assets(files, where=where)
+    return folder / str(number), config, provenance.tokenizer_from_assets(files, where=where)
+
+
+def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -> Config:
+    """The run's configuration, with the data and the questions that the options name."""
+    data = _data(config.data, options)
+    evaluation = _evaluation(config.evaluation, options)
+    batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
+    if batch < 1 or batch % devices:
+        raise ConfigError(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
+    return dataclasses.replace(config, data=data, evaluation=dataclasses.replace(evaluation, batch_size=batch))
+
+
+def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:
+    source = options.data or data.source
+    same = source == data.source
+    languages = _names(options.languages) or (data.languages if same else ("en",))
+    return dataclasses.replace(
+        data,
+        source=source,
+        root=options.root or (data.root if same else ""),
+        languages=languages,
+        test_split=options.split or data.test_split,
+        # Nothing is trained here, and other sources' folders may not be at hand.
+        mix={},
+        mix_temperature=0.0,
+    )
+
+
+def _evaluation(settings: EvaluationConfig, options: argparse.Namespace) -> EvaluationConfig:
+    conditions = ALL_CONTROLS if options.controls else _names(options.conditions) or settings.conditions
+    return dataclasses.replace(
+        settings,
+        conditions=conditions,
+        families=_names(options.families) or settings.families,
+        max_examples=settings.max_examples if options.max_examples is None else options.max_examples,
+        max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
+    )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
+def _name(checkpoint: Path) -> str:
+    folder = checkpoint.parent
+    return (folder.parent if folder.name == "checkpoints" else folder).name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
+    for noisy in ("jax", "orbax", "matplotlib", "grain"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return run(options, command=shlex.join(["python", "-m", "rllava_jax.evaluation.run_checkpoint", *arguments]))
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.evaluation.run_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", metavar="NAME", help="source of the questions (default: the run's)")
+    parser.add_argument("--root", metavar="DIR", help="folder of its published or prepared files (default: the run's)")
+    parser.add_argument("--split", metavar="NAME", help="of the questions (default: the run's test split)")
+    parser.add_argument("--families", metavar="A,B", help="question families (default: the run's)")
+    parser.add_argument("--languages", metavar="A,B", help="of the questions (default: the run's; of other data, en)")
+    parser.add_argument("--protocol", default="strict", help="strict, the only one here (default)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the results' folder; must not hold results yet")
+    add_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Several answers to each question, drawn at random from the model: what scores of consistency are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines.preprocess import Preprocessor
+from data_pipelines.records import VQAExample
+from data_pipelines.seeding import rng_for
+from data_pipelines.tokenizer import Tokenizer
+from rllava_jax.config import ConfigError, EvaluationConfig
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.protocol import evaluate
+from rllava_jax.inference.answerer import Answer, Answerer
+from rllava_jax.inference.decode import Sampling
+from rllava_jax.model.params import Params
+
+
+class SampledAnswerer(Answerer):
+    """An answerer that draws anew for every batch; compiled once for all runs.
+
+    The draw depends on seed, run and the batch's place in it: the same questions in the same order and batch size have
+    the same answers.
+    """
+
+    def __init__(
+        self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling, seed: int
+    ):
+        """Raises ConfigError for a temperature of 0, at which all runs would be the same."""
+        if sampling.temperature == 0:
+            raise ConfigError("--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7")
+        super().__init__(graphdef, tokenizer, mesh, new_tokens=new_tokens, sampling=sampling)
+        self._seed = seed
+        self.begin(0)
+
+    def begin(self, run: int) -> None:
+        """Begins a run, from its first batch."""
+        self._run_number, self._batches = run, 0
+
+    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Answer]:
+        """As `Answerer.answer`; `seed` is not read."""
+        drawn = rng_for(self._seed, "sampled run", self._run_number, self._batches).integers(2**31)
+        self._batches += 1
+        return super().answer(params, batch, seed=int(drawn))
+
+
+def sampled_runs(
+    answerer: SampledAnswerer,
+    params: Params,
+    preprocessor: Preprocessor,
+    examples: Sequence[VQAExample],
+    config: EvaluationConfig,
+    *,
+    runs: int = 5,
+    progress: str = "",
+) -> list[list[Prediction]]:
+    """Answers every example under every condition `runs` times.
+
+    Args:
+      progress: label of the progress bars; "" shows none.
+
+    Returns:
+      The predictions of each run, of all hosts, in the order of `protocol.evaluate`. Their confidence is that of the
+      drawn answer, without temperature.
+
+    Raises:
+      ConfigError: `runs` is below 1.
+    """
+    if runs < 1:
+        raise ConfigError(f"--sampled-runs {runs}: write 1 or more")
+    found = []
+    for run in range(runs):
+        answerer.begin(run)
+        label = f"{progress} run {run + 1}/{runs}" if progress else ""
+        found.append(evaluate(answerer, params, preprocessor, examples, config, progress=label))
+    return found
+
+
+def run_lines(runs: Sequence[Sequence[Prediction]]) -> Iterator[dict[str, Any]]:
+    """The answers as lines of a predictions file, question by question, each with the number of its `run`, from 0."""
+    for answers in zip(*runs, strict=True):
+        for run, prediction in enumerate(answers):
+            yield {
+                "id": prediction.id,
+                "region": prediction.region,
+                "run": run,
+                "answer": prediction.prediction,
+                "confidence": prediction.confidence,
+            }

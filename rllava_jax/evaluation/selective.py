@@ -1,0 +1,83 @@
+"""Rows of a calibrated model's evaluation: does the confidence hold, and the promised risk, on questions it never saw?
+
+subset   all, family=identify, …
+region   every condition that was asked. The promise is that of the condition it was measured under; the rows of a wrong
+         region show what becomes of it
+metric   coverage@risk=0.10        share of the questions that are answered at the threshold fixed on validation
+         risk@risk=0.10            share of wrong ones among those answered (n of them), to be at most 0.10
+         brier_calibrated, ece_calibrated, ece_equal_mass_calibrated
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.conditions import ALL
+from data_pipelines.records import FAMILIES
+from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.intervals import mean_interval
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.temperature import quality
+from rllava_jax.inference.calibration import Calibration, Estimate
+
+
+def selective_rows(
+    predictions: Sequence[Prediction], calibration: Calibration, *, bootstrap: int, seed: int
+) -> list[Row]:
+    """Coverage and risk at each target risk, and calibrated figures, with 95 % intervals by image.
+
+    A risk that validation could not promise answers nothing: coverage 0, and no row for the risk.
+
+    Args:
+      bootstrap: resamples behind each interval; 0 leaves the intervals out.
+    """
+    groups: dict[tuple[str, str, str], list[Prediction]] = defaultdict(list)
+    for p in predictions:
+        groups[p.dataset, p.split, p.region].append(p)
+    found: list[Row] = []
+    for dataset, split in dict.fromkeys(key[:2] for key in groups):
+        for subset in ("all", *(f"family={family}" for family in FAMILIES)):
+            for region in ALL:
+                held = [p for p in groups.get((dataset, split, region), ()) if subset in ("all", f"family={p.family}")]
+                for metric, (value, low, high), n in _cells(held, calibration, bootstrap, seed) if held else ():
+                    found.append(
+                        Row(
+                            dataset=dataset, split=split, subset=subset, region=region, metric=metric,
+                            value=value, n=n, ci_low=low, ci_high=high,
+                        )
+                    )  # fmt: skip
+    return found
+
+
+def log_prob_and_correctness(
+    predictions: Sequence[Prediction],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Log-probability and 0/1 correctness of each prediction."""
+    log_prob = np.array([p.log_prob for p in predictions], dtype=float)
+    return log_prob, np.array([score(p)["accuracy"] for p in predictions], dtype=float)
+
+
+def _cells(
+    held: Sequence[Prediction], calibration: Calibration, bootstrap: int, seed: int
+) -> Iterator[tuple[str, Estimate, int]]:
+    log_prob, correct = log_prob_and_correctness(held)
+    images = np.array([p.image_id for p in held])
+
+    def mean(values: Float[np.ndarray, " N"], of: Sequence[str]) -> Estimate:
+        interval = mean_interval(values, of, resamples=bootstrap, seed=seed)
+        return Estimate(float(values.mean()), *(interval or (None, None)))
+
+    for risk in calibration.target_risks:
+        stop = calibration.stop_at(risk)
+        given = np.array([stop is not None and stop.gives(value) for value in log_prob])
+        yield f"coverage@risk={risk:.2f}", mean(given.astype(float), images.tolist()), len(held)
+        if given.any():
+            yield f"risk@risk={risk:.2f}", mean(1 - correct[given], images[given].tolist()), int(given.sum())
+    figures = quality(calibration.confidence(log_prob), correct, images.tolist(), resamples=bootstrap, seed=seed)
+    for name in ("brier", "ece", "ece_equal_mass"):
+        yield f"{name}_calibrated", figures[name], len(held)

@@ -1,0 +1,144 @@
+"""Fits what turns the probability of an answer into the chance that it is right.
+
+Temperature scaling (Guo et al., 2017, "On calibration of modern neural networks") with a bias, on the log-odds of the
+whole answer: sigmoid(logit(p) / T + b), by the likelihood of right and wrong on validation questions. It grows with p,
+so that greedy answers, their order and AUROC stay what they were. docs/CONFIDENCE.md tells why this form.
+
+Axes: S resamples, N questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+from data_pipelines.records import DataError
+from data_pipelines.seeding import rng_for
+from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
+from rllava_jax.evaluation.calibration_equal_mass import ece_equal_mass
+from rllava_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_interval
+from rllava_jax.inference.calibration import Estimate, calibrated, log_odds
+
+FOLDS = 5
+# Below these the folds hold too few of either kind for the fit, and the bootstrap too few images for its intervals.
+LEAST_QUESTIONS, LEAST_IMAGES, LEAST_OF_EACH = 100, 20, 10
+_LARGEST = 20.0  # temperature, and one over the smallest
+
+
+class Fit(NamedTuple):
+    """Parameters of sigmoid(logit(p) / temperature + bias)."""
+
+    temperature: float
+    bias: float
+
+
+def check_enough(correct: Float[np.ndarray, " N"], images: Sequence[str], *, where: str) -> None:
+    """Raises DataError where a fit would be noise: few questions, images, right or wrong answers."""
+    right, n, pictures = int(correct.sum()), len(correct), len(set(images))
+    if n < LEAST_QUESTIONS or pictures < LEAST_IMAGES:
+        raise DataError(
+            f"{where}: {n} questions on {pictures} images are too few to calibrate on; "
+            f"ask at least {LEAST_QUESTIONS} on {LEAST_IMAGES}"
+        )
+    if min(right, n - right) < LEAST_OF_EACH:
+        raise DataError(
+            f"{where}: {right} of {n} answers are right; a calibration needs at least {LEAST_OF_EACH} right and "
+            f"{LEAST_OF_EACH} wrong ones, so ask more questions"
+        )
+
+
+def fit(
+    log_prob: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"] | None = None
+) -> Fit:
+    """The likeliest temperature and bias; the loss is convex in 1 / temperature and bias."""
+    x, y = log_odds(log_prob), np.asarray(correct, dtype=float)
+    share = np.ones_like(x) / len(x) if weights is None else weights / weights.sum()
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        z = parameters[0] * x + parameters[1]
+        slope = share * (1 / (1 + np.exp(-z)) - y)
+        return float(share @ (np.logaddexp(0, z) - y * z)), np.array([slope @ x, slope.sum()])
+
+    bounds = [(1 / _LARGEST, _LARGEST), (None, None)]
+    best = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds)
+    return Fit(1 / float(best.x[0]), float(best.x[1]))
+
+
+def fit_with_intervals(
+    log_prob: Float[np.ndarray, " N"],
+    correct: Float[np.ndarray, " N"],
+    images: Sequence[str],
+    *,
+    resamples: int,
+    seed: int,
+    where: str,
+) -> tuple[Estimate, Estimate]:
+    """Temperature and bias with 95 % intervals by image.
+
+    Raises:
+      DataError: confidence does not grow with the chance of being right; the line begins with `where`.
+    """
+    best = fit(log_prob, correct)
+    if best.temperature > 0.99 * _LARGEST:
+        value = float(auroc(ones(len(correct)), log_prob, correct)[0])
+        raise DataError(
+            f"{where}: confidence does not tell right answers from wrong ones (AUROC {value:.2f}); there is nothing to "
+            "calibrate, train longer"
+        )
+
+    def one(weights: Float[np.ndarray, "S N"], place: int) -> Float[np.ndarray, " S"]:
+        return np.array([fit(log_prob, correct, row)[place] for row in weights])
+
+    intervals = (
+        bootstrap_interval(partial(one, place=place), images, resamples=resamples, seed=seed) for place in range(2)
+    )
+    temperature, bias = (
+        Estimate(value, *(interval or (None, None))) for value, interval in zip(best, intervals, strict=True)
+    )
+    return temperature, bias
+
+
+def held_out_confidence(
+    log_prob: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"], images: Sequence[str], *, seed: int
+) -> Float[np.ndarray, " N"]:
+    """Calibrated confidence of each question by a fit to the other images: five folds, each image in one."""
+    names = sorted(set(images))
+    place = dict(zip(names, rng_for("folds", str(seed)).permutation(len(names)) % FOLDS, strict=True))
+    fold = np.array([place[image] for image in images])
+    found = np.empty(len(log_prob))
+    for number in range(FOLDS):
+        held = fold == number
+        found[held] = calibrated(log_prob[held], *fit(log_prob[~held], correct[~held]))
+    return found
+
+
+def quality(
+    confidence: Float[np.ndarray, " N"],
+    correct: Float[np.ndarray, " N"],
+    images: Sequence[str],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Estimate]:
+    """nll, brier, ece and ece_equal_mass of a confidence, with 95 % intervals by image."""
+    likely = np.clip(np.where(correct == 1, confidence, 1 - confidence), 1e-12, 1)
+    found = {}
+    for name, values, most in (
+        ("nll", -np.log(likely), np.inf),
+        ("brier", brier_score(confidence, correct), 1.0),
+    ):
+        mean = mean_interval(values, images, resamples=resamples, seed=seed, bounds=(0.0, most))
+        found[name] = Estimate(float(values.mean()), *(mean or (None, None)))
+    statistics: dict[str, Statistic] = {
+        "ece": partial(expected_calibration_error, confidence=confidence, correct=correct),
+        "ece_equal_mass": partial(ece_equal_mass, confidence=confidence, correct=correct),
+    }
+    for name, statistic in statistics.items():
+        interval = bootstrap_interval(statistic, images, resamples=resamples, seed=seed)
+        found[name] = Estimate(float(statistic(ones(len(correct)))[0]), *(interval or (None, None)))
+    return found
