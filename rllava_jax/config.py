@@ -15,6 +15,7 @@ AttentionKind = Literal["xla", "pallas", "cudnn"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Condition = Literal["right", "none", "wrong", "blank"]
+Detected = Literal["detected"]
 LoraTarget = Literal[
     "q", "k", "v", "o", "gate", "up", "down",
     "vision.q", "vision.k", "vision.v", "vision.o", "vision.fc1", "vision.fc2", "head",
@@ -361,14 +362,18 @@ class EvaluationConfig:
     """What is asked after training (test split), and during it (validation split, at most `during_examples`).
 
     Attributes:
-      conditions: right, none, wrong region, and blank image (with the region shown).
+      conditions: right, none, wrong region, and blank image (with the region shown); detected asks ordinary questions a
+        second time, with the box that the model itself finds of the structure they name (`detect {structure}`).
+      structures: names that "detected" looks for in a question, e.g. ("liver", "left kidney"); empty takes the labels
+        of the boxes among the questions asked.
       families: question families that are evaluated.
       max_examples: at most so many examples per family; 0 asks them all.
       bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.
       gallery: example images shown in the report.
     """
 
-    conditions: tuple[Condition, ...] = ("right", "none", "wrong", "blank")
+    conditions: tuple[Condition | Detected, ...] = ("right", "none", "wrong", "blank")
+    structures: tuple[str, ...] = ()
     families: tuple[str, ...] = ("vqa", "identify", "localise", "verify", "choose")
     wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
     batch_size: int = 64

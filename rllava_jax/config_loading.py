@@ -165,6 +165,7 @@ _ADDED: dict[str, Any] = {
         "compilation_cache": "workdir",
     },
     "mesh": {"tensor": 1, "slices": 0},
+    "evaluation": {"structures": []},
 }
 
 

@@ -11,12 +11,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from data_pipelines.conditions import DETECTED
 from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import Shown, regions_under
 from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.seeding import rng_for
 from rllava_jax.config import Condition, EvaluationConfig
+from rllava_jax.evaluation.detected_regions import answer_with_detected
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.model.params import Params
@@ -52,7 +54,7 @@ def evaluate(
     *,
     progress: str = "",
 ) -> list[Prediction]:
-    """Answers each example once under each of `config.conditions`, greedily.
+    """Answers each example once under each of `config.conditions`, greedily; under "detected" the ordinary ones alone.
 
     A question that shows no region is the same under right, none and wrong; it is decoded once.
 
@@ -64,7 +66,17 @@ def evaluate(
     """
     predictions: list[Prediction] = []
     unmarked: dict[str, Prediction] = {}
+
+    def ask(asked: Sequence[VQAExample], condition: Condition) -> list[Prediction]:
+        return _gather(_ask(answerer, params, preprocessor, asked, condition, config, progress=progress))
+
     for condition in config.conditions:
+        if condition == DETECTED:
+            most = preprocessor.regions.max_regions
+            predictions += answer_with_detected(
+                examples, ask, structures=config.structures, max_regions=most, unmarked=unmarked
+            )
+            continue
         asked = [
             example
             for example in examples
@@ -72,8 +84,7 @@ def evaluate(
             or example.id not in unmarked
             or regions_under(example, condition, config.wrong_kinds).regions
         ]
-        new = _gather(_ask(answerer, params, preprocessor, asked, condition, config, progress=progress))
-        by_id = {prediction.id: prediction for prediction in new}
+        by_id = {prediction.id: prediction for prediction in ask(asked, condition)}
         if condition != "blank":
             unmarked |= {name: prediction for name, prediction in by_id.items() if not prediction.boxes}
         predictions += [by_id.get(example.id) or _under(unmarked[example.id], condition) for example in examples]

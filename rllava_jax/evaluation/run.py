@@ -16,6 +16,8 @@ from data_pipelines.images import decode
 from rllava_jax import hosts, provenance
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import to_json
+from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_report import region_sources
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction
@@ -74,6 +76,7 @@ def evaluate_run(
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
         rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+        rows += detected_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
         write_results(folder, rows, predictions)
         images = {example.id: example.image for example in task.test}
 
@@ -91,6 +94,7 @@ def evaluate_run(
                 "seed": config.seed,
                 "step": step,
                 "questions left out": task.left_out or "none",
+                "regions come from": region_sources(predictions),
                 **provenance.describe(config, provenance.started_from(workdir)),
             },
             gallery=settings.gallery,
