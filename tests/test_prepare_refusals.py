@@ -28,7 +28,7 @@ def rows(tmp_path):
 def test_permission_to_miss_something_is_none_to_prepare_nothing(rows, images, tmp_path, capsys):
     assert main([*rows(*images), "--allow-missing"]) == 2
     error = capsys.readouterr().err
-    assert "jsonl train: nothing is left to prepare" in error
+    assert "jsonl: nothing is left to prepare (train: " in error
     assert images[0] in error
     assert str(tmp_path / "source") not in error.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -195,14 +195,12 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
 
 
 def _require_content(source: Source, splits: Splits, root: str) -> None:
-    """Raises: DataError: a split has nothing, which no permission to miss something can mean."""
-    for name, split in splits.items():
-        if not split.examples and not split.images:
-            reasons = relative("; ".join(counts.listed(split.left_out)), root)
-            raise DataError(
-                f"{source.card.name} {name}: nothing is left to prepare ({reasons or 'it is empty'}); restore the "
-                "files, or leave the split out with --splits"
-            )
+    """Raises: DataError: no split has anything, which no permission to miss something can mean."""
+    if any(split.examples or split.images for split in splits.values()):
+        return
+    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.listed(split.left_out)]
+    reasons = relative("; ".join(missed), root) or "all splits are empty"
+    raise DataError(f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files")
 
 
 def _notes(shards: Sequence[ImageShard]) -> list[Note]:

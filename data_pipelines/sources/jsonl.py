@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import logging
 import math
 import os
 from collections.abc import Collection, Iterator
@@ -28,10 +27,9 @@ from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.annotation_files import inner_path, parse_json, require_folder, text_field
 from data_pipelines.cards import DataCard, Source
 from data_pipelines.images import size_of
+from data_pipelines.left_out import LeftOut
 from data_pipelines.records import AnswerType, DataError, ImageError, MaskFile, Region, Task, Turn, VQAExample
 from data_pipelines.scan_parts import split_part
-
-logger = logging.getLogger(__name__)
 
 CARD = DataCard(
     name="jsonl",
@@ -73,7 +71,7 @@ def load(root: str, split: str) -> SourceSplit:
     """
     examples: list[VQAExample] = []
     images: dict[str, AnnotatedImage] = {}
-    missing: dict[str, None] = {}
+    left_out = LeftOut()
     found: dict[str, None] = {}
     sizes = _Sizes()
     for name, row, where in _rows(root):
@@ -83,7 +81,7 @@ def load(root: str, split: str) -> SourceSplit:
         file = inner_path(text_field(row, "image", where), where, "image")
         path = os.path.join(root, file)
         if not os.path.isfile(split_part(path)[0]):
-            missing[file] = None
+            left_out.add("image not in the folder", file)
             continue
         image_id = text_field(row, "image_id", where) if "image_id" in row else file
         regions = _regions(row, root, path, sizes, where)
@@ -94,11 +92,7 @@ def load(root: str, split: str) -> SourceSplit:
             raise DataError(f"{where}: field {unasked[0]!r} belongs to a question; write 'question' and 'answer' too")
     if split not in found:
         raise DataError(f"jsonl: no row under {root} is of split {split!r}; choose one of {', '.join(found)}")
-    if missing:
-        logger.warning(
-            "jsonl %s: left out the rows of %d images not under %s: %s", split, len(missing), root, list(missing)
-        )
-    return SourceSplit(examples, list(images.values()), {"image not in the folder": list(missing)})
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"jsonl {split}"))
 
 
 SOURCE = Source(CARD, load, splits)
