@@ -41,3 +41,27 @@ class SourceSplit:
     examples: list[VQAExample]
     images: list[AnnotatedImage]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def caption_of(
+    image: AnnotatedImage, caption: str, *, kind: str = "", content_type: str = "", labels: Sequence[str] = ()
+) -> VQAExample:
+    """An image's caption as an example: asked nothing, answered by the caption.
+
+    Args:
+      kind: stands in the id, of data sets that also ask questions.
+    """
+    return VQAExample(
+        id="/".join(part for part in (image.dataset, kind, image.image_id) if part),
+        dataset=image.dataset,
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        question="",
+        answer=caption,
+        family="caption",
+        task="caption",
+        content_type=content_type,
+        modality=image.modality,
+        labels=tuple(labels),
+    )

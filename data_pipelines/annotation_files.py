@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 from data_pipelines.records import AnswerType, DataError
+
+# A float holds no more, and Python's own limit lies far beyond.
+_DIGITS = 300
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def require_folder(root: str, setting: str) -> None:
@@ -36,17 +41,65 @@ def read_objects(path: str) -> list[dict[str, Any]]:
     return entries
 
 
-def read_json(path: str) -> Any:
-    """Raises: DataError: the file is missing or is not JSON in UTF-8."""
+def read_json(path: str, *, remedy: str = "copy it from the published data set", unique_keys: bool = False) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Args:
+      remedy: of a file that is missing or cannot be read.
+      unique_keys: as `parse_json`.
+
+    Raises:
+      DataError: the file is missing, or is not JSON in UTF-8.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+        raise DataError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not valid JSON ({error}); copy the file again") from None
+    return parse_json(text, path, remedy="copy the file again", unique_keys=unique_keys)
+
+
+def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False) -> Any:
+    """JSON that later stages can compute with and write: no endless nesting, no half characters, no number too long.
+
+    Args:
+      where: names the file, and the line if it is one, in messages.
+      unique_keys: an object that has a key twice, of which `json` keeps the last, is an error. Published files are
+        taken as they are.
+
+    Raises:
+      DataError: it is no such JSON.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > _DIGITS:
+            raise DataError(f"{where}: has a number of {len(digits)} digits; correct it")
+        return int(digits)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+            raise DataError(f"{where}: field {twice!r} stands twice in one object; leave one of them")
+        return entry
+
+    try:
+        content = json.loads(text, parse_int=whole, object_pairs_hook=once if unique_keys else None)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise DataError(f"{where}: not valid JSON (nested too deeply); {remedy}") from None
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); {remedy}") from None
+    return content
 
 
 def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: bool = False) -> str:

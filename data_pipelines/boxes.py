@@ -114,6 +114,15 @@ def box_to_loc_tokens(box: Box) -> str:
     return "".join(f"<loc{round(v * _LOC_BINS):04d}>" for v in box)
 
 
+def first_box(text: str) -> Box | None:
+    """The first box that a model wrote, where it is complete and has an area; else None.
+
+    The first and not the best: a model must not gain by writing many.
+    """
+    found = boxes_from_text(text)
+    return found[0] if found and area(found[0]) > 0 else None
+
+
 def boxes_from_text(text: str) -> list[Box]:
     """Every run of four loc tokens in `text` as a box, in the order written.
 

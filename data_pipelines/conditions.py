@@ -4,6 +4,7 @@ right, none, wrong, blank   the four of every evaluation; `policy.regions_under`
 noise                       an image of noise with the right region
 shuffled                    another question's image with the right region
 question_only               a blank image and no region
+detected                    the box that the model itself finds of the structure that the question names
 corrupted:KIND:LEVEL        the image made worse, with the right region; LEVEL 1 to 5
 trust:VARIANT               the right box, none, or a box made wrong by degrees: the region trust benchmark
 
@@ -12,12 +13,13 @@ A name stands in `Prediction.region` and in the `region` of a result's rows. The
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 from rllava_jax.config import Condition
 
 MAIN: tuple[str, ...] = get_args(Condition)
 CONTROLS = ("noise", "shuffled", "question_only")
+DETECTED: Literal["detected"] = "detected"
 CORRUPTIONS = ("noise", "blur", "contrast", "jpeg", "occlusion")
 LEVELS = (1, 2, 3, 4, 5)
 CORRUPTED = tuple(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS)
@@ -36,4 +38,4 @@ TRUST = (
     "trust:two",
     "trust:contradicted",
 )
-ALL = (*MAIN, *CONTROLS, *CORRUPTED, *TRUST)
+ALL = (*MAIN, *CONTROLS, DETECTED, *CORRUPTED, *TRUST)

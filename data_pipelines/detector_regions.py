@@ -32,6 +32,7 @@ from data_pipelines.records import DataError, ImageError, Region
 logger = logging.getLogger(__name__)
 
 _NAMED = 10
+_REMEDY = "name the file that the detector wrote"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
             continue
         image_id = owners[name]
         if image_id is None:
-            raise DataError(f"{detection.where}: {detection.image!r} fits several images; name them by their ids")
+            raise DataError(f"{detection.where}: its name fits several images; name them by their ids")
         named.add(image_id)
         if detection.score < min_score:
             below += 1
@@ -111,13 +112,13 @@ def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
     Raises:
       DataError: a file is missing or malformed; the message names the entry.
     """
-    content = read_json(path)
+    content = read_json(path, remedy=_REMEDY, unique_keys=True)
     if isinstance(content, dict) and "annotations" not in content:
         return list(_by_image(content, path))
     if isinstance(content, dict):
         results, names, names_path = content["annotations"], content, path
     elif names_path:
-        results, names = content, read_json(names_path)
+        results, names = content, read_json(names_path, remedy=_REMEDY, unique_keys=True)
     else:
         raise DataError(
             f"{path}: COCO results give categories by number; name the COCO file that has their names, or write one "
@@ -131,11 +132,13 @@ def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
 
 
 def _by_image(content: Mapping[str, Any], path: str) -> Iterator[Detection]:
-    for image, boxes in content.items():
+    for place, (image, boxes) in enumerate(content.items()):
+        # Folders may be named by patients, as MIMIC-CXR's are.
+        shown = f"image {place}" if "/" in image or "\\" in image else repr(image)
         if not isinstance(boxes, list):
-            raise DataError(f"{path}: {image!r} has {type(boxes).__name__}; expected a list of boxes")
+            raise DataError(f"{path}: {shown} has {type(boxes).__name__}; expected a list of boxes")
         for number, entry in enumerate(boxes):
-            where = f"{path}: {image!r}, box {number}"
+            where = f"{path}: {shown}, box {number}"
             yield _detection(entry, where, image=image, label=None, box="box")
 
 

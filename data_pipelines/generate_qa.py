@@ -31,6 +31,7 @@ from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filter, Filters, read_pathologies
 from data_pipelines.generation.languages import check_language
 from data_pipelines.generation.options import check_numbers, parser
+from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
 from data_pipelines.generation.summary import as_text, summarise
@@ -80,9 +81,11 @@ def _run(options: argparse.Namespace) -> int:
     duplicates = (
         None if "duplicate" in filters.skipped else Duplicates(options.duplicate_scope, options.duplicate_threshold)
     )
-    captions = read_captions(options.captions)[: options.limit]
+    captions, prepared = _captions(options)
     used, left_out = _usable(captions, filters)
     folder = _folder(options.out)
+    if prepared is not None:
+        used = with_files(used, prepared, folder)
     plan = _Plan(options, templates)
     work = _Work()
     with AnswerStore(str(folder / ANSWERS)) as store:
@@ -101,6 +104,19 @@ def _run(options: argparse.Namespace) -> int:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
     _report(options, folder, plan, len(captions), left_out, work, tally)
     return 1 if work.failures else 0
+
+
+def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCaptions | None]:
+    """What --captions names, and the prepared data set that they are of, whose images are no files yet."""
+    if not Path(options.captions).is_dir():
+        if options.caption_splits:
+            raise DataError(f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out")
+        return read_captions(options.captions)[: options.limit], None
+    splits = [name.strip() for name in (options.caption_splits or "").split(",") if name.strip()]
+    if Path(options.out).resolve() == Path(options.captions).resolve():
+        raise DataError(f"--out {options.out}: is the prepared data set itself; choose another folder")
+    read = read_prepared(options.captions, splits)
+    return read.captions[: options.limit], read
 
 
 @dataclass(frozen=True)

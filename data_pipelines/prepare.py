@@ -68,6 +68,8 @@ def _prepare(options: argparse.Namespace) -> None:
         raise DataError("--out: name the folder to write")
     if source.card.layout and not (options.source and os.path.isdir(options.source)):
         raise DataError(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
+    if options.source and not source.card.layout:
+        raise DataError(f"--source {options.source}: {options.name} is drawn and reads nothing; leave it out")
     if options.workers < 1:
         raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
     if not options.detections and (options.min_score or options.detection_names):

@@ -91,6 +91,17 @@ def named_regions(text: str, regions: Sequence[Region]) -> tuple[Region, ...]:
     return tuple(region for region in regions if region.label in named)
 
 
+def structures_to_detect(question: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Which of the named structures an ordinary question is about, in lower case, as `detect` is trained with them.
+
+    None for questions of presence and number. Training shows no box with these (see the top of the file), and a model
+    that learnt to detect from boxed structures alone finds one in every image.
+    """
+    if _PRESENCE.search(question.lower()) or _COUNT.search(question.lower()):
+        return ()
+    return tuple(sorted({name.lower() for name in _named_labels(question, names)}))
+
+
 def gives_answer_away(question: str, regions: Sequence[Region], vocabulary: Iterable[str]) -> bool:
     """Whether showing a box with this question would tell its answer (see the top of the file).
 

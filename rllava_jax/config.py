@@ -363,7 +363,10 @@ class EvaluationConfig:
 
     Attributes:
       conditions: right, none, wrong region, and blank image (with the region shown); or controls: noise, shuffled,
-        question_only, and corrupted:KIND:LEVEL (`data_pipelines/conditions.py`).
+        question_only, and corrupted:KIND:LEVEL (`data_pipelines/conditions.py`); detected asks ordinary questions a
+        second time, with the box that the model itself finds of the structure they name (`detect {structure}`).
+      structures: names that "detected" looks for in a question, e.g. ("liver", "left kidney"); empty takes the labels
+        of the boxes among the questions asked.
       families: question families that are evaluated.
       max_examples: at most so many examples per family; 0 asks them all.
       bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.
@@ -371,6 +374,7 @@ class EvaluationConfig:
     """
 
     conditions: tuple[str, ...] = ("right", "none", "wrong", "blank")
+    structures: tuple[str, ...] = ()
     families: tuple[str, ...] = ("vqa", "identify", "localise", "verify", "choose")
     wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
     batch_size: int = 64

@@ -70,6 +70,12 @@ def load(
         config = _overridden(to_json(defined, where=str(path)), overrides, placeholders or {}, str(path))
         _validate(config, f"{' '.join([str(path), *overrides])}: ")
         return config
+    for override in overrides:
+        if override.partition("=")[0] == _STAGE_PREFIX.removesuffix("."):
+            names = ", ".join(defined.stages)
+            raise ConfigError(
+                f"{override}: set a field of one stage, {_STAGE_PREFIX}NAME.SECTION.FIELD=VALUE ({names})"
+            )
     stages = _section_to_json(defined, Curriculum, "", str(path))["stages"]
     for_one = [override for override in overrides if override.startswith(_STAGE_PREFIX)]
     for_all = [override for override in overrides if override not in for_one]
@@ -172,6 +178,7 @@ _ADDED: dict[str, Any] = {
         "compilation_cache": "workdir",
     },
     "mesh": {"tensor": 1, "slices": 0},
+    "evaluation": {"structures": []},
 }
 
 

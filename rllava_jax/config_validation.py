@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
+from data_pipelines.conditions import CONTROLS, CORRUPTIONS, DETECTED, MAIN
 from data_pipelines.controls import ASKED
 from data_pipelines.records import FAMILIES, DataError, Task
 from data_pipelines.sources import registry
@@ -343,12 +343,24 @@ def _validate_best_metric(config: Config) -> None:
 
 def _validate_evaluation(config: Config) -> None:
     evaluation = config.evaluation
-    _distinct("evaluation.conditions", evaluation.conditions)
-    for condition in evaluation.conditions:
-        near = difflib.get_close_matches(condition, ASKED, n=1)
-        known = f"{', '.join((*MAIN, *CONTROLS))}, and corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
+    conditions = evaluation.conditions
+    _distinct("evaluation.conditions", conditions)
+    names = (*ASKED, DETECTED)
+    for condition in conditions:
+        near = difflib.get_close_matches(condition, names, n=1)
+        known = (
+            f"{', '.join((*MAIN, *CONTROLS, DETECTED))}, and corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
+        )
         remedy = f"did you mean {near[0]!r}? There are {known}" if near else f"there are {known}"
-        _require(condition in ASKED, "evaluation.conditions", condition, remedy)
+        _require(condition in names, "evaluation.conditions", condition, remedy)
+    detects = DETECTED in conditions
+    remedy = "add none, with which the detected box is compared"
+    _require(not detects or "none" in conditions, "evaluation.conditions", conditions, remedy)
+    _distinct("evaluation.structures", evaluation.structures, may_be_empty=True)
+    for name in evaluation.structures:
+        _require(bool(name.strip()), "evaluation.structures", name, "write the name of a structure, or leave it out")
+    remedy = 'they are what the condition "detected" looks for; add it to evaluation.conditions, or leave them out'
+    _require(detects or not evaluation.structures, "evaluation.structures", evaluation.structures, remedy)
     _distinct("evaluation.families", evaluation.families)
     _known_families("evaluation.families", evaluation.families)
     _distinct("evaluation.wrong_kinds", evaluation.wrong_kinds, may_be_empty="wrong" not in evaluation.conditions)

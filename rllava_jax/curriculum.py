@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import Config, ConfigError, Curriculum, InitConfig
+from rllava_jax.paths import path_of
 
 _RECORD = "curriculum.json"
 _RESERVED = ("previous", "init")
@@ -49,10 +50,9 @@ def stage_configs(curriculum: Curriculum, workdir: Path) -> dict[str, Config]:
     have been moved with the stages in it.
     """
     configs: dict[str, Config] = {}
-    for name, stage in curriculum.stages.items():
-        config, start = stage.config, stage.starts_from
-        if start == "previous":
-            start = list(configs)[-1] if configs else "init"
+    for name, start in _starts(curriculum).items():
+        stage = curriculum.stages[name]
+        config = stage.config
         if start != "init":
             # The tokenizer comes with the parameters.
             data = dataclasses.replace(config.data, tokenizer="")
@@ -63,11 +63,71 @@ def stage_configs(curriculum: Curriculum, workdir: Path) -> dict[str, Config]:
 
 
 def _recorded_start(folder: Path, start: str) -> str:
+    recorded = _recorded_checkpoint(folder) or ""
+    return recorded if re.split(r"[/\\]", recorded)[-1] == start else ""
+
+
+def _recorded_checkpoint(folder: Path) -> str | None:
+    """What the run in a folder began with, "" for random parameters; None where none has begun."""
     try:
-        recorded: str = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]["init"]["checkpoint"]
-        return recorded if re.split(r"[/\\]", recorded)[-1] == start else ""
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(content["config"]["init"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):  # `provenance.check_workdir` says what is wrong with one
-        return ""
+        return None
+
+
+def _starts(curriculum: Curriculum) -> dict[str, str]:
+    """Each stage's name → the stage that it starts from, or "init"."""
+    starts: dict[str, str] = {}
+    for name, stage in curriculum.stages.items():
+        previous = list(starts)[-1] if starts else "init"
+        starts[name] = previous if stage.starts_from == "previous" else stage.starts_from
+    return starts
+
+
+def check_starts(curriculum: Curriculum, workdir: Path) -> None:
+    """Checks that every stage which has begun began with the stage that the configuration starts it from.
+
+    Before any trains: a stage put in before one that is there already would be trained for nothing.
+
+    Raises:
+      ConfigError: one began with another.
+    """
+    for name, start in _starts(curriculum).items():
+        recorded = _recorded_checkpoint(workdir / name)
+        began = re.split(r"[/\\]", recorded)[-1] if recorded else "init"
+        if recorded is not None and start != "init" and began != start:
+            raise ConfigError(
+                f"{workdir / name / 'config.json'}: stage {name} began with {began}, and the configuration starts it "
+                f"from {start}; write the stages as they were, or choose another --workdir"
+            )
+
+
+def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
+    """Corrects where a stage begins that was stopped before its first checkpoint and moved with the whole folder.
+
+    With a checkpoint a stage goes on from that, whatever became of the place it recorded.
+
+    Returns:
+      The stages whose config.json was written anew.
+    """
+    moved = []
+    for name, start in _starts(curriculum).items():
+        recorded, here = _recorded_start(workdir / name, start), workdir / start
+        saved = workdir / name / "checkpoints"
+        if not recorded or path_of(recorded).exists() or any(path.name.isdigit() for path in _within(saved)):
+            continue
+        if (here / "config.json").exists():
+            path = workdir / name / "config.json"
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts["config"]["init"]["checkpoint"] = str(here)
+            write_atomically(path, json.dumps(facts, indent=2) + "\n")
+            moved.append(name)
+    return moved
+
+
+def _within(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def check_workdir_of_stages(workdir: Path) -> None:

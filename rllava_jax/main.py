@@ -20,7 +20,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -33,7 +33,14 @@ from rllava_jax.compilation_cache import keep_compiled
 from rllava_jax.config import Config, ConfigError, Curriculum
 from rllava_jax.config_loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.config_validation import validate_patches
-from rllava_jax.curriculum import check_workdir_of_stages, finished_stages, record_finished, stage_configs
+from rllava_jax.curriculum import (
+    check_starts,
+    check_workdir_of_stages,
+    finished_stages,
+    follow_move,
+    record_finished,
+    stage_configs,
+)
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.interruption import Interrupted, Interruption
@@ -44,7 +51,7 @@ from rllava_jax.paths import path_of
 from rllava_jax.planning.command import compile_for
 from rllava_jax.sharding import check_batches, make_mesh, sharded_shapes
 from rllava_jax.starting_point import resolve
-from rllava_jax.task import load_task
+from rllava_jax.task import check_examples, load_task, same_examples
 from rllava_jax.training.bad_steps import BadStep
 from rllava_jax.training.loop import train
 from rllava_jax.training.setup import set_up
@@ -133,14 +140,24 @@ def _exit_code(job: Callable[[Interruption], None]) -> int:
 def run_stages(curriculum: Curriculum, workdir: Path, interruption: Interruption, *, command: str) -> None:
     """Trains the stages that are not done yet, in order, and evaluates the last and those that say so."""
     check_workdir_of_stages(workdir)
+    check_starts(curriculum, workdir)
+    _follow_move(curriculum, workdir)
     configs = stage_configs(curriculum, workdir)
     names, done = list(configs), finished_stages(workdir)
     keep_compiled(configs[names[0]], workdir)  # JAX has one folder for it in a process
+    # Whatever is wrong with a later stage is said before the first one trains.
+    for name in names:
+        if name in done:
+            _check_finished(configs[name], workdir / name)
+    _check_later_data({name: config for name, config in configs.items() if name not in done})
     for number, (name, config) in enumerate(configs.items()):
         said = f"stage {number + 1} of {len(names)}, {name}"
+        evaluates = curriculum.stages[name].evaluate or name == names[-1]
         if name in done:
-            _check_finished(config, workdir / name)
             logger.info("%s: done, step %d", said, done[name])
+            if evaluates and not (workdir / name / "eval" / str(done[name]) / "metrics.json").exists():
+                last = str(done[name])
+                run(config, workdir / name, interruption, mode="evaluate", which=last, command=command)
             continue
         logger.info("%s", said)
         step = run(
@@ -150,12 +167,31 @@ def run_stages(curriculum: Curriculum, workdir: Path, interruption: Interruption
             mode="train",
             which=None,
             command=command,
-            evaluates=curriculum.stages[name].evaluate or name == names[-1],
+            evaluates=evaluates,
             later=[configs[after] for after in names[number + 1 :] if curriculum.stages[after].starts_from != "init"],
         )
         if jax.process_index() == 0:
             record_finished(workdir, name, step)
         hosts.barrier("stage finished")
+
+
+def _follow_move(curriculum: Curriculum, workdir: Path) -> None:
+    if jax.process_index() == 0:
+        for name in follow_move(curriculum, workdir):
+            logger.info("%s: had not got to a checkpoint; begins anew where the stages are now", workdir / name)
+    hosts.barrier("stages found")
+
+
+def _check_later_data(pending: Mapping[str, Config]) -> None:
+    """Loads the examples of the stages that come after the next one, where they are others than a stage's before."""
+    known: list[Config] = []
+    for name, config in pending.items():
+        if known and not any(same_examples(config, other) for other in known):
+            try:
+                check_examples(config)
+            except (ConfigError, DataError) as error:
+                raise type(error)(f"stages.{name}: {error}") from None
+        known.append(config)
 
 
 def _check_finished(config: Config, folder: Path) -> None:
@@ -171,6 +207,9 @@ def _check_finished(config: Config, folder: Path) -> None:
 def _stage_to_evaluate(curriculum: Curriculum, workdir: Path, name: str | None) -> tuple[Config, Path]:
     configs = stage_configs(curriculum, workdir)
     name = name or list(configs)[-1]
+    if not (workdir / name / "config.json").exists():
+        begun = ", ".join(other for other in configs if (workdir / other / "config.json").exists()) or "none yet"
+        raise ConfigError(f"{workdir / name}: stage {name} is not trained; train it first (trained here: {begun})")
     return configs[name], workdir / name
 
 

@@ -3,6 +3,11 @@
     python -m rllava_jax.predict --checkpoint runs/slake_tiny --image scan.jpg --box 120,88,64,70 \\
         --question "what is the marked structure?"
 
+With --detect the model marks the region itself: asked for the structure first, it answers with the box it wrote.
+
+    python -m rllava_jax.predict --checkpoint runs/slake_tiny --image scan.jpg --detect liver \\
+        --question "is the liver healthy?"
+
 Confidence is the probability of the whole answer; of a checkpoint that was calibrated (`python -m
 rllava_jax.calibrate`), the chance that it is right.
 
@@ -16,9 +21,11 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any, get_args
 
-from data_pipelines.boxes import box_from_pixels
-from data_pipelines.records import DataError, Region
+from data_pipelines.boxes import box_from_pixels, box_to_pixels
+from data_pipelines.conditions import DETECTED
+from data_pipelines.records import Box, DataError, Region, Task
 from data_pipelines.scan_parts import split_part
 from data_pipelines.windows import PRESETS, window_of
 from rllava_jax.checkpoint import CheckpointError
@@ -35,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        if not options.question.strip():
-            raise DataError("--question: is empty; write a question")
+        _check_task(options)
         if options.max_new_tokens is not None and options.max_new_tokens < 1:
             raise DataError(f"--max-new-tokens {options.max_new_tokens}: is not a length; write 1 or more")
         if not local_path(split_part(options.image)[0], what="--image").is_file():
@@ -52,15 +58,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             window=options.window,
         )
         stop = _stop(predictor, options)
+        detections = {name: predictor.detect(options.image, name, seed=options.seed) for name in options.detect}
         regions = _regions(predictor, options.image, options.box)
+        regions += [Region(box) for box in detections.values() if box is not None]
         answer = predictor.answer(
-            options.image, options.question, regions, task=options.task, language=options.language, seed=options.seed
+            options.image,
+            options.question or "",
+            regions,
+            task=options.task,
+            language=options.language,
+            seed=options.seed,
         )
+        width, height = predictor.image_size(options.image) if detections else (0, 0)
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     withheld = stop is not None and not stop.gives(answer.log_prob)
-    (_print_json if options.json else _print_text)(predictor, answer, stop, options, withheld=withheld)
+    found = [_as_json(name, box, width, height) for name, box in detections.items()]
+    show = _print_json if options.json else _print_text
+    show(predictor, answer, stop, options, found, withheld=withheld)
     return 0
 
 
@@ -82,23 +98,40 @@ def _stop(predictor: Predictor, options: argparse.Namespace) -> Stop | None:
 
 
 def _print_json(
-    predictor: Predictor, answer: Predicted, stop: Stop | None, options: argparse.Namespace, *, withheld: bool
+    predictor: Predictor,
+    answer: Predicted,
+    stop: Stop | None,
+    options: argparse.Namespace,
+    found: Sequence[dict[str, Any]],
+    *,
+    withheld: bool,
 ) -> None:
-    said = {
+    said: dict[str, Any] = {
         "answer": None if withheld and not options.show_withheld else answer.text,
         "confidence": answer.confidence,
         "raw_confidence": answer.raw_confidence,
         "calibrated": answer.is_calibrated,
         "finished": answer.finished,
     }
+    if found:
+        said["regions"] = found
     if stop is not None and predictor.calibration is not None:
         said |= {"withheld": withheld, "risk": options.risk, "coverage": predictor.calibration.coverage(stop)}
     print(json.dumps(said))
 
 
 def _print_text(
-    predictor: Predictor, answer: Predicted, stop: Stop | None, options: argparse.Namespace, *, withheld: bool
+    predictor: Predictor,
+    answer: Predicted,
+    stop: Stop | None,
+    options: argparse.Namespace,
+    found: Sequence[dict[str, Any]],
+    *,
+    withheld: bool,
 ) -> None:
+    for region in found:
+        where = ",".join(f"{number:g}" for number in region["box"] or ())
+        print(f"detected {region['structure']}: {where or 'no box in the answer; asked without it'}")
     promise = ""
     if stop is not None and predictor.calibration is not None:
         coverage = predictor.calibration.coverage(stop)
@@ -117,6 +150,31 @@ def _print_text(
     print(f"confidence {answer.confidence:.3f}{calibrated}")
     if promise:
         print(promise)
+
+
+def _as_json(structure: str, box: Box | None, width: int, height: int) -> dict[str, Any]:
+    """A region that the model was asked to detect; its box, if it wrote one, as `--box` takes it."""
+    pixels = None if box is None else [round(number, 1) for number in box_to_pixels(box, width=width, height=height)]
+    return {"structure": structure, "box": pixels, "provenance": DETECTED}
+
+
+def _check_task(options: argparse.Namespace) -> None:
+    """Checks that what is asked fits the task, before the checkpoint is read."""
+    captions = options.task == "caption"
+    if captions and options.question is not None:
+        raise DataError("--question: a caption answers none; leave it out, or --task caption")
+    if not captions and options.question is None:
+        raise DataError("--question: is missing; write a question")
+    if not captions and not options.question.strip():
+        raise DataError("--question: is empty; write a question")
+    if options.detect and (options.task != "answer" or options.box):
+        other = "--box" if options.box else f"--task {options.task}"
+        raise DataError(f"--detect {options.detect[0]}: marks the region of a question itself; leave {other} out")
+    for name in options.detect:
+        if not name.strip():
+            raise DataError("--detect: is empty; name a structure, e.g. liver")
+    if len({name.lower() for name in options.detect}) < len(options.detect):
+        raise DataError(f"--detect {', '.join(options.detect)}: names a structure twice; name each once")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -179,9 +237,23 @@ def _parser() -> argparse.ArgumentParser:
         help="a region, in pixels of the image from its top left corner; repeat for several",
     )
     parser.add_argument(
-        "--question", required=True, help='a question, or with --task detect the thing to find ("liver")'
+        "--detect",
+        action="append",
+        default=[],
+        metavar="STRUCTURE",
+        help="ask the model where this is, and answer the question with the box that it writes, in place of --box; "
+        "repeat for several. A model trained on the family localise can. What has no box is said and not shown",
     )
-    parser.add_argument("--task", choices=("answer", "detect"), default="answer", help="default: answer")
+    parser.add_argument(
+        "--question",
+        help='a question, or with --task detect the thing to find ("liver"); --task caption takes none',
+    )
+    parser.add_argument(
+        "--task",
+        choices=get_args(Task),
+        default="answer",
+        help="answer the question (default), detect what it names, or caption the image",
+    )
     parser.add_argument("--language", default="en", help="of the question (default: en)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling, with a temperature above 0")

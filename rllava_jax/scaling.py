@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data_pipelines.records import DataError
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
-from rllava_jax.paths import path_of
+from rllava_jax.paths import path_of, require_bucket
 from rllava_jax.scaling_fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
 from rllava_jax.scaling_plot import picture
 from rllava_jax.scaling_points import Point, Template, other_differences, points_of, read_runs, templates_of
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     factors = tuple(factor for factor in FACTORS if factor != options.without)
     try:
         _check(options)
+        for name in (*options.runs, *options.metrics, options.out):
+            require_bucket(path_of(name))
         runs = read_runs(
             [path_of(run) for run in options.runs], [path_of(file) for file in options.metrics],
             size=options.size, data=options.data,

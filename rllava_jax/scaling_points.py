@@ -22,6 +22,7 @@ from rllava_jax.config_loading import differences, from_json, to_json, upgraded
 from rllava_jax.duration import Duration
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.model.params import abstract, trainable_names
+from rllava_jax.paths import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +99,12 @@ def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, dat
     chosen += [(_run_of(file), file) for file in files]
     seen: set[Path] = set()
     for folder, _ in chosen:
-        if folder.resolve() in seen:
+        place = folder if is_remote(folder) else folder.resolve()
+        if place in seen:
             raise DataError(
                 f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files"
             )
-        seen.add(folder.resolve())
+        seen.add(place)
     runs = [_read_run(folder, file, size=size, data=data) for folder, file in chosen]
     for name in other_differences(runs):
         logger.warning("the runs also differ in %s: the law takes no account of it", name)

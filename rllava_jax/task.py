@@ -110,6 +110,33 @@ def load_task(
     return Task(train, validation, test, preprocessor, left_out, tuple(parts) if data.mix else ())
 
 
+def check_examples(config: Config) -> None:
+    """Loads the examples of every split of a run to come, so that what is amiss with them is known early.
+
+    Their images and the lengths of their texts are looked at when it begins.
+
+    Raises:
+      ConfigError, DataError: as `load_task`.
+    """
+    data, most, families = config.data, config.regions.max_regions, config.evaluation.families
+    _training_parts(config)
+    asked = {
+        split: [e for e in load_examples(data, split, seed=config.seed, max_regions=most) if e.family in families]
+        for split in {data.test_split, data.validation_split} - {""}
+    }
+    _require_questions(config, asked.get(data.test_split, []), asked.get(data.validation_split, []), training=True)
+
+
+def same_examples(one: Config, other: Config) -> bool:
+    """Whether two runs load the same examples."""
+
+    def decisive(config: Config) -> tuple[object, ...]:
+        never = config.train.evaluate_every == "never"
+        return config.data, config.seed, config.regions.max_regions, config.evaluation.families, never
+
+    return decisive(one) == decisive(other)
+
+
 def training_examples(config: Config) -> list[VQAExample]:
     """All examples that a run is trained on, unchecked. Raises DataError."""
     return mixed(_training_parts(config))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,6 +119,57 @@ def finished_run(command_line: CommandLine, tmp_path_factory: pytest.TempPathFac
     status, _, err = command_line.run(command_line.main(workdir))
     assert status == 0, err
     return workdir
+
+
+# Two short stages of that job, the second on a mix.
+STAGES = """
+from dataclasses import replace
+
+base = replace(
+    config,
+    train=replace(config.train, duration="6 steps", evaluate_every="never"),
+    evaluation=replace(config.evaluation, conditions=("right",), max_examples=4),
+)
+mix = {
+    "asked": MixPart(families={"vqa": 1.0}, policy=PolicyConfig(shown=0.0)),
+    "marked": MixPart(families={"identify": 1.0}, anneal=((0.5, 0.0), (1.0, 1.0))),
+}
+config = Curriculum({
+    "align": Stage(replace(base, optimizer=OptimizerConfig(learning_rate=2e-3, trainable=("img/head/.*", "roi/.*")))),
+    "task": Stage(replace(base, data=replace(base.data, mix=mix), train=replace(base.train, duration="9 steps"))),
+})
+"""
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """The command line, with a configuration of two stages."""
+    folder = tmp_path_factory.mktemp("stages")
+    file = folder / "two_stages.py"
+    file.write_text(TINY_RUN.replace("COMPILED", repr(str(folder / "compiled"))) + STAGES)
+    return CommandLine(file)
+
+
+@pytest.fixture(scope="session")
+def finished_stages(stages: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of the two stages, never interrupted. Copy it before changing anything in it."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    status, _, err = stages.run(stages.main(workdir))
+    assert status == 0, err
+    return workdir
+
+
+@pytest.fixture
+def said(stages: CommandLine, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs the two stages' main in this process and returns its status and what it said last."""
+    from rllava_jax import main as entry
+
+    def run(workdir: Path, *arguments: str) -> tuple[int, str]:
+        command = stages.main(workdir, *arguments)
+        status = entry.main(command[command.index("rllava_jax.main") + 1 :])
+        return status, capsys.readouterr().err.splitlines()[-1]
+
+    return run
 
 
 def _published(root: Path, file: str) -> str:

@@ -96,7 +96,7 @@ def test_crowds_are_left_out_counted_and_named(small_root, caplog):
     with caplog.at_level(logging.WARNING):
         (image,) = coco.load(small_root([annotation(), annotation(901, iscrowd=1)]), "val").images
     assert len(image.regions) == 1
-    assert "left out 1 crowds: 901" in caplog.text
+    assert "coco val: left out 1 (crowd): 901" in caplog.text
 
 
 def test_missing_images_are_left_out_and_named(small_root, caplog):

@@ -120,7 +120,7 @@ def test_a_file_name_that_several_images_share_is_refused_where_it_is_used(tmp_p
     both = SourceSplit([], images)
     found = attach_detections(both, written({"xmlab1/source.jpg": [NODULE], "xmlab2": [NODULE]}), min_score=0)
     assert [image.regions for image in found.images] == [(NODULE_REGION,)] * 2
-    with pytest.raises(DataError, match=r"'source\.jpg', box 0: 'source\.jpg' fits several images"):
+    with pytest.raises(DataError, match=r"'source\.jpg', box 0: its name fits several images"):
         attach_detections(both, written({"source.jpg": [NODULE]}), min_score=0)
 
 
@@ -184,3 +184,24 @@ def test_impossible_scores_and_missing_files_are_errors(split, written, tmp_path
         attach_detections(split, path, min_score=1.5)
     with pytest.raises(DataError, match=r"nothing\.json: no such file"):
         attach_detections(split, str(tmp_path / "nothing.json"), min_score=0)
+
+
+def test_a_name_that_is_a_path_is_in_no_message(split, written, tmp_path):
+    """Folders of MIMIC-CXR are named by patients."""
+    path = "p10/p10000032/s50414267/a.jpg"
+    for content in ({path: "x"}, {path: [NODULE | {"score": 90}]}):
+        with pytest.raises(DataError, match="image 0") as caught:
+            attach_detections(split, written(content), min_score=0)
+        assert "p10" not in str(caught.value).removeprefix(str(tmp_path))
+
+
+def test_an_image_that_stands_twice_in_the_file_is_an_error(split, written, tmp_path):
+    path = tmp_path / "twice.json"
+    path.write_text('{"synpic1": [], "synpic1": []}')
+    with pytest.raises(DataError, match="field 'synpic1' stands twice"):
+        attach_detections(split, str(path), min_score=0)
+
+
+def test_a_missing_file_is_the_detectors_and_no_data_sets(split, tmp_path):
+    with pytest.raises(DataError, match=r"no such file; name the file that the detector wrote"):
+        attach_detections(split, str(tmp_path / "none.json"), min_score=0)

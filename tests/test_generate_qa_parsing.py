@@ -153,9 +153,9 @@ def test_a_record_has_fields_of_a_vqa_example_and_its_provenance():
     [
         ('{"id": "1", "image": "a.png"}', "line 2: field 'caption' is None"),
         ('{"id": "0", "image": "a.png", "caption": "x"}', "line 2: field 'id' is '0', which line 1 has too"),
-        ('{"id": "1", "image": "a.png", "capt', "line 2 is not JSON"),
+        ('{"id": "1", "image": "a.png", "capt', "line 2: not valid JSON"),
         ("[]", "line 2 is list"),
-        ('{"id": "1", "image": "a.png", "caption": "\\ud800"}', "line 2 escapes half a character"),
+        ('{"id": "1", "image": "a.png", "caption": "\\ud800"}', "line 2: escapes half a character"),
         ('{"id": "1", "image": "a.png", "caption": "x", "split": 1.5, "context": []}', "field 'context'"),
     ],
 )

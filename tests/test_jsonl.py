@@ -32,6 +32,8 @@ def small_root(tmp_path):
         mask = np.zeros((50, 100), np.uint8)
         mask[10:30, 10:50] = 70
         Image.fromarray(mask).save(tmp_path / "mask.png")
+        Image.new("L", (10, 5)).save(tmp_path / "small.png")
+        Image.new("RGB", (100, 50)).save(tmp_path / "colour.png")
         lines = [line if isinstance(line, str) else json.dumps(line) for line in rows or (row(),)]
         (tmp_path / name).write_text("\n".join(lines) + "\n\n", "utf-8")
         return str(tmp_path)
@@ -153,6 +155,15 @@ def test_a_corrupt_image_keeps_its_questions_for_the_decoder_to_report(small_roo
         (row(regions=[box(1, 1, 9, 9, mask="gone.png")]), r"gone\.png: no such file"),
         (row(regions=[box(1, 1, 9, 9, mask="mask.png", mask_level=300)]), "field 'mask_level' is 300"),
         (row(regions=[box(1, 1, 9, 9, mask_level=3)]), "write 'mask' too"),
+        ('{"id": ' + "1" * 400 + "}", "a number of 400 digits"),
+        (row(regions=[box(1, 1, 10**399, 9)]), "a number of 400 digits"),
+        ('{"id": "\\ud83d"}', "escapes half a character"),
+        ('{"id": ' * 100_000, "nested too deeply"),
+        ('{"id": "1", "image": "a.png", "id": "2"}', "field 'id' stands twice in one object"),
+        (row(task="detect", question="mass", answer="mass"), "of task 'detect' it is four tokens"),
+        (row(task="detect", question="mass", answer="<loc0001><loc0002><loc0003> mass"), "four tokens"),
+        (row(regions=[box(1, 1, 9, 9, mask="small.png")]), r"has 10 x 5 pixels, its image 100 x 50"),
+        (row(regions=[box(1, 1, 9, 9, mask="colour.png", mask_level=3)]), "of mode RGB, which has no grey level 3"),
     ],
 )
 def test_a_row_that_is_not_understood_is_named_by_file_and_line(small_root, line, complaint):
@@ -173,3 +184,19 @@ def test_a_folder_without_rows_or_split_says_so(small_root, tmp_path):
         jsonl.splits(str(tmp_path))
     with pytest.raises(DataError, match=r"no row under .* is of split 'dev'; choose one of train"):
         jsonl.load(small_root(), "dev")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(small_root):
+    root = small_root("\ufeff" + json.dumps(row()))
+    assert [example.id for example in jsonl.load(root, "train").examples] == ["jsonl/1"]
+
+
+def test_what_is_to_be_detected_is_answered_with_a_box(small_root):
+    answer = "<loc0010><loc0020><loc0500><loc0600> mass"
+    (example,) = jsonl.load(small_root(row(task="detect", question="mass", answer=answer)), "train").examples
+    assert (example.task, example.answer) == ("detect", answer)
+
+
+def test_a_colour_mask_without_a_level_is_what_is_not_black(small_root):
+    root = small_root(row(regions=[box(1, 1, 9, 9, mask="colour.png")]))
+    assert jsonl.load(root, "train").examples[0].regions[0].mask is not None

@@ -108,7 +108,7 @@ def test_missing_and_repeated_images_are_left_out_and_placeholder_locations_no_l
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        ('{"Type": "CT"', "not JSON lines"),
+        ('{"Type": "CT"', "not valid JSON"),
         ("[1]", "line 1 is list, not an object"),
         (json.dumps(entry(Description=None)), "line 1: field 'Description' is NoneType"),
         (json.dumps(entry(image="")), "line 1: field 'image' is empty"),

@@ -14,6 +14,7 @@ from data_pipelines.sources import load_examples
 from rllava_jax import predict
 from rllava_jax.config_loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.inference.answerer import Answer
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predictor
 
@@ -116,6 +117,69 @@ def test_a_run_its_checkpoints_or_one_step_can_be_named(workdir, predictor, imag
 def test_the_best_checkpoint_can_be_named(workdir, predictor, image):
     question = "is there a spleen?"
     assert Predictor.load(workdir, step="best").answer(str(image), question) == predictor.answer(str(image), question)
+
+
+class Finder:
+    """Stands in for a model that was trained to detect: it finds the liver, and answers with what it is shown."""
+
+    def answer(self, params, batch, *, seed=0):
+        prompt = self.tokenizer.decode(batch["text"][0][batch["mask_input"][0].astype(bool)].tolist())
+        if "detect" in prompt:
+            return [Answer("<loc0000><loc0256><loc0512><loc1023> liver" if "liver" in prompt else "spleen", -0.5, True)]
+        box = batch["regions"][0, 0].round(2).tolist()
+        return [Answer(f"marked {box}" if batch["region_valid"][0].any() else f"nothing marked: {prompt}", -0.5, True)]
+
+
+@pytest.fixture
+def finding(monkeypatch, predictor):
+    stand_in = Finder()
+    stand_in.tokenizer = predictor._answerer.tokenizer
+    found = Predictor(predictor._preprocessor, stand_in, predictor._params)
+    monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_, **__: found))
+
+
+def test_a_detected_box_is_printed_in_pixels_and_answered_with(finding, image, capsys):
+    asked = ["--checkpoint", "run", "--image", str(image), "--question", "is it healthy?"]
+    assert predict.main([*asked, "--detect", "Liver"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # x 256/1023, y 0, to the right edge and the middle of 96 pixels
+    assert lines[0] == "detected Liver: 24,0,72,48"
+    assert lines[1] == "marked [0.0, 0.25, 0.5, 1.0]"
+    assert predict.main([*asked, "--detect", "Liver", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["regions"] == [{"structure": "Liver", "box": [24.0, 0.0, 72.0, 48.0], "provenance": "detected"}]
+
+
+def test_a_structure_without_a_box_is_said_and_not_shown(finding, image, capsys):
+    asked = ["--checkpoint", "run", "--image", str(image), "--question", "is it healthy?", "--detect", "spleen"]
+    assert predict.main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "detected spleen: no box in the answer; asked without it"
+    assert lines[1].startswith("nothing marked")
+    assert predict.main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["regions"][0]["box"] is None
+
+
+def test_a_caption_is_asked_without_a_question(finding, image, capsys):
+    assert predict.main(["--checkpoint", "run", "--image", str(image), "--task", "caption", "--language", "de"]) == 0
+    assert "caption de" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--task", "caption", "--question", "what?"], "--question: a caption answers none"),
+        ([], "--question: is missing"),
+        (["--question", "what?", "--detect", "liver", "--box=1,1,9,9"], "leave --box out"),
+        (["--question", "liver", "--detect", "liver", "--task", "detect"], "leave --task detect out"),
+        (["--question", "what?", "--detect", " "], "--detect: is empty"),
+        (["--question", "what?", "--detect", "liver", "--detect", "liver"], "names a structure twice"),
+        (["--question", "what?", "--detect", "liver", "--detect", "Liver"], "names a structure twice"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(finding, image, capsys, arguments, expected):
+    assert predict.main(["--checkpoint", "run", "--image", str(image), *arguments]) == 2
+    assert expected in capsys.readouterr().err
 
 
 @pytest.fixture

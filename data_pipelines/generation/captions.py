@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.annotation_files import text_field
+from data_pipelines.annotation_files import parse_json, text_field
 from data_pipelines.records import DataError
 
 
@@ -65,23 +64,17 @@ def json_lines(path: str) -> list[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                entry = json.loads(line)
+                where = f"{path}: line {number}"
+                entry = parse_json(line, where, remedy="write one object a line", unique_keys=True)
                 if not isinstance(entry, dict):
                     raise DataError(
                         f"{path}: line {number} is {type(entry).__name__}, not an object; write one object a line"
                     )
-                json.dumps(entry, ensure_ascii=False).encode()
                 objects.append((number, entry))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a JSON Lines file") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-    except UnicodeEncodeError:
-        raise DataError(
-            f"{path}: line {number} escapes half a character (\\ud800 to \\udfff alone); write the character itself"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {number} is not JSON ({error}); write one object a line") from None
     return objects
 
 

@@ -33,8 +33,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--captions",
         required=True,
-        metavar="FILE",
-        help="JSON Lines with id, image and caption, and where known image_id, context, modality, split",
+        metavar="FILE|DIR",
+        help="JSON Lines with id, image and caption, and where known image_id, context, modality, split; or the folder "
+        "of a prepared data set with captions, whose images are then written to images/ below --out",
+    )
+    parser.add_argument(
+        "--caption-splits", metavar="SPLIT,…", help="of a prepared data set (default: every split that it has)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of questions.jsonl and all that led to it")
     parser.add_argument(

@@ -103,6 +103,7 @@ def prepare(
     _check_neighbours(out, aside)
     loaded = _load(source, root, splits)
     _check_counts(source, loaded, root, allow_missing=allow_missing)
+    _require_content(source, loaded, root)
     if detections is not None:
         loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
     shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
@@ -115,6 +116,7 @@ def prepare(
     kept = {name: _readable(split, shards, notes) for name, split in loaded.items()}
     if any(note.unreadable for note in notes):
         _check_counts(source, kept, root, allow_missing=allow_missing)
+    _require_content(source, kept, root)
     _write_records(source, kept, shards, notes, aside)
     _write_checksums(shards, notes, root, aside)
     scans = sum(note.scans for note in notes)
@@ -190,6 +192,15 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         raise DataError(f"{' | '.join(problems)}; {_REMEDY}")
     for problem in problems:
         logger.warning("%s; going on without them, as --allow-missing says", problem)
+
+
+def _require_content(source: Source, splits: Splits, root: str) -> None:
+    """Raises: DataError: no split has anything, which no permission to miss something can mean."""
+    if any(split.examples or split.images for split in splits.values()):
+        return
+    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.listed(split.left_out)]
+    reasons = relative("; ".join(missed), root) or "all splits are empty"
+    raise DataError(f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files")
 
 
 def _notes(shards: Sequence[ImageShard]) -> list[Note]:

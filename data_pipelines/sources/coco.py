@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import glob
 import io
-import logging
 import math
 import os
 import re
@@ -24,10 +23,9 @@ from data_pipelines.annotation_files import inner_path, read_json, require_folde
 from data_pipelines.boxes import box_from_pixels
 from data_pipelines.cards import DataCard, Source
 from data_pipelines.images import size_of
+from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, ImageError, MaskFile, Region
 from data_pipelines.scan_parts import split_part
-
-logger = logging.getLogger(__name__)
 
 CARD = DataCard(
     name="coco",
@@ -45,6 +43,7 @@ CARD = DataCard(
     ),
 )
 
+_CROWD = "crowd"
 _INSTANCES = re.compile(r"instances_(\w+)\.json")
 
 
@@ -73,11 +72,9 @@ def load(root: str, split: str) -> SourceSplit:
         entry.get("id"): text_field(entry, "name", where) for entry, where in _entries(content, "categories", path)
     }
     regions: dict[Any, list[Region]] = {}
-    crowds: list[str] = []
-    sizes = {
-        entry.get("id"): (_size(entry, "width", where), _size(entry, "height", where))
-        for entry, where in _entries(content, "images", path)
-    }
+    left_out = LeftOut()
+    listed = _entries(content, "images", path)
+    sizes = {entry.get("id"): (_size(entry, "width", where), _size(entry, "height", where)) for entry, where in listed}
     for entry, where in _entries(content, "annotations", path):
         owner, category = entry.get("image_id"), entry.get("category_id")
         known = isinstance(owner, int | str) and isinstance(category, int | str)
@@ -86,31 +83,33 @@ def load(root: str, split: str) -> SourceSplit:
                 f"{where}: names image {owner!r} and category {entry.get('category_id')!r}, not both listed"
             )
         if entry.get("iscrowd"):
-            crowds.append(str(entry.get("id")))
+            left_out.add(_CROWD, str(entry.get("id")))
             continue
         regions.setdefault(owner, []).append(_region(entry, names[category], *sizes[owner], where))
-    images, missing = _images(content, path, root, split, regions)
-    for what, left_out in (("images not in the folder", missing), ("crowds", crowds)):
-        if left_out:
-            logger.warning("coco %s: left out %d %s: %s", split, len(left_out), what, ", ".join(left_out))
+    images = _images(listed, root, split, regions, left_out)
+    reported = left_out.reported(f"coco {split}")
     # Crowds are left out by design, images are missing.
-    return SourceSplit([], images, {"image not in the folder": missing})
+    return SourceSplit([], images, {why: lost for why, lost in reported.items() if why != _CROWD})
 
 
 SOURCE = Source(CARD, load, splits)
 
 
 def _images(
-    content: Any, path: str, root: str, split: str, regions: dict[Any, list[Region]]
-) -> tuple[list[AnnotatedImage], list[str]]:
-    """The images that are in the folder, and the names of the others."""
+    listed: list[tuple[dict[str, Any], str]],
+    root: str,
+    split: str,
+    regions: dict[Any, list[Region]],
+    left_out: LeftOut,
+) -> list[AnnotatedImage]:
+    """The images that are in the folder; the others go to `left_out`."""
     candidates = [os.path.join(root, *parts) for parts in ((split,), ("images", split), ("images",))]
     folder = next((place for place in candidates if os.path.isdir(place)), None)
     if folder is None:
         raise DataError(f"coco: no folder of images; make {' or '.join(candidates)}")
-    images, missing = [], []
+    images = []
     seen: set[str] = set()
-    for entry, where in _entries(content, "images", path):
+    for entry, where in listed:
         name = inner_path(text_field(entry, "file_name", where), where, "file_name")
         if name in seen:
             raise DataError(f"{where}: file_name {name!r} is another image's as well; list each file once")
@@ -121,8 +120,8 @@ def _images(
                 _check_size(entry, file, where)
             images.append(AnnotatedImage("coco", split, file, name, tuple(regions.get(entry.get("id"), ()))))
         else:
-            missing.append(name)
-    return images, missing
+            left_out.add("image not in the folder", name)
+    return images
 
 
 def _check_size(entry: dict[str, Any], file: str, where: str) -> None:

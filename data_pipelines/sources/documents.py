@@ -7,18 +7,16 @@ and bring its box with them; without it they can only be guessed among three to 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import AnswerType, DataError, Region, VQAExample
-from data_pipelines.seeding import rng_for
 from data_pipelines.sources.document_drawing import Page, draw_page
+from data_pipelines.sources.drawn import draw_split, png, yes_or_no
 from rllava_jax.config import DocumentsConfig
 
 MODALITY = "Document"
@@ -62,26 +60,22 @@ def load(config: DocumentsConfig, split: str) -> SourceSplit:
     Raises:
       DataError: no such split, or pages under 160 pixels wide, on which nothing can be read.
     """
-    counts = {"train": config.train_images, "validate": config.validate_images, "test": config.test_images}
-    if split not in counts:
-        raise DataError(f"documents: no split {split!r}; choose one of {', '.join(counts)}")
     if config.page_width < 160:
         raise DataError(f"data.documents.page_width is {config.page_width}; words need at least 160 pixels")
-    examples, images = [], []
-    for index in range(counts[split]):
-        rng = rng_for("documents", config.seed, split, index)
+
+    def draw(rng: np.random.Generator, image_id: str) -> tuple[AnnotatedImage, list[VQAExample]]:
         page = draw_page(rng, config.page_width)
         image = AnnotatedImage(
             dataset="documents",
             split=split,
-            image=_png(page.pixels),
-            image_id=f"{split}-{index:05d}",
+            image=png(page.pixels),
+            image_id=image_id,
             regions=tuple(Region(box, label) for label, box in page.boxes.items()),
             modality=MODALITY,
         )
-        images.append(image)
-        examples += [_example(image, question) for question in _questions(page, rng)]
-    return SourceSplit(examples, images)
+        return image, [_example(image, question) for question in _questions(page, rng)]
+
+    return draw_split("documents", config, split, draw)
 
 
 SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
@@ -114,7 +108,7 @@ def _questions(page: Page, rng: np.random.Generator) -> Iterator[_Question]:
     )
     yield _Question("circled", "Which part is circled?", _title(page.circled), "open", "Mark")
     yield _Question("count", "How many clauses does the page have?", str(len(clauses)), "open", "Quantity")
-    yield _Question("signed", "Has the page been signed?", _yes("Signature" in page.boxes), "closed", "Presence")
+    yield _Question("signed", "Has the page been signed?", yes_or_no("Signature" in page.boxes), "closed", "Presence")
     if page.stamp:
         yield _Question("stamp", "What does the stamp say?", page.stamp.capitalize(), "open", "Text")
     for part in ("Table", "Signature"):
@@ -127,13 +121,3 @@ def _questions(page: Page, rng: np.random.Generator) -> Iterator[_Question]:
 
 def _title(label: str) -> str:
     return label.removesuffix(" Clause")
-
-
-def _yes(fact: bool) -> str:
-    return "Yes" if fact else "No"
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return file.getvalue()

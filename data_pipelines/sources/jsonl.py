@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import difflib
 import glob
-import json
-import logging
 import math
 import os
 from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
+from PIL import Image
+
 from data_pipelines import boxes
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import inner_path, require_folder, text_field
+from data_pipelines.annotation_files import inner_path, parse_json, require_folder, text_field
 from data_pipelines.cards import DataCard, Source
 from data_pipelines.images import size_of
+from data_pipelines.left_out import LeftOut
 from data_pipelines.records import AnswerType, DataError, ImageError, MaskFile, Region, Task, Turn, VQAExample
 from data_pipelines.scan_parts import split_part
-
-logger = logging.getLogger(__name__)
 
 CARD = DataCard(
     name="jsonl",
@@ -72,7 +71,7 @@ def load(root: str, split: str) -> SourceSplit:
     """
     examples: list[VQAExample] = []
     images: dict[str, AnnotatedImage] = {}
-    missing: dict[str, None] = {}
+    left_out = LeftOut()
     found: dict[str, None] = {}
     sizes = _Sizes()
     for name, row, where in _rows(root):
@@ -82,7 +81,7 @@ def load(root: str, split: str) -> SourceSplit:
         file = inner_path(text_field(row, "image", where), where, "image")
         path = os.path.join(root, file)
         if not os.path.isfile(split_part(path)[0]):
-            missing[file] = None
+            left_out.add("image not in the folder", file)
             continue
         image_id = text_field(row, "image_id", where) if "image_id" in row else file
         regions = _regions(row, root, path, sizes, where)
@@ -93,11 +92,7 @@ def load(root: str, split: str) -> SourceSplit:
             raise DataError(f"{where}: field {unasked[0]!r} belongs to a question; write 'question' and 'answer' too")
     if split not in found:
         raise DataError(f"jsonl: no row under {root} is of split {split!r}; choose one of {', '.join(found)}")
-    if missing:
-        logger.warning(
-            "jsonl %s: left out the rows of %d images not under %s: %s", split, len(missing), root, list(missing)
-        )
-    return SourceSplit(examples, list(images.values()), {"image not in the folder": list(missing)})
+    return SourceSplit(examples, list(images.values()), left_out.reported(f"jsonl {split}"))
 
 
 SOURCE = Source(CARD, load, splits)
@@ -112,7 +107,7 @@ def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         row = _object(line, f"{path}:{number}")
@@ -123,10 +118,7 @@ def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); write one object a line") from None
+    row = parse_json(line, where, remedy="write one object a line", unique_keys=True)
     if not isinstance(row, dict):
         raise DataError(f"{where}: is {type(row).__name__}; write one object a line")
     _check_fields(row, _FIELDS, where)
@@ -167,6 +159,12 @@ def _example(
     row: dict[str, Any], split: str, path: str, image_id: str, regions: tuple[Region, ...], where: str
 ) -> VQAExample:
     task: Task = _one_of(row, "task", get_args(Task), "answer", where)
+    answer = text_field(row, "answer", where)
+    if task == "detect" and boxes.first_box(answer) is None:
+        raise DataError(
+            f"{where}: field 'answer' is {answer!r}; of task 'detect' it is four tokens <loc0000> to <loc1023> for y0, "
+            "x0, y1, x1, and the name"
+        )
     answer_type: AnswerType = _one_of(row, "answer_type", get_args(AnswerType), "open", where)
     return VQAExample(
         id=f"jsonl/{text_field(row, 'id', where)}",
@@ -175,7 +173,7 @@ def _example(
         image=path,
         image_id=image_id,
         question=_optional(row, "question", where) if task == "caption" else text_field(row, "question", where),
-        answer=text_field(row, "answer", where),
+        answer=answer,
         task=task,
         answer_type=answer_type,
         content_type=_optional(row, "content_type", where),
@@ -262,6 +260,7 @@ def _region(entry: dict[str, Any], root: str, size: tuple[int, int], where: str)
         file = os.path.join(root, inner_path(text_field(entry, "mask", where), where, "mask"))
         if not os.path.isfile(file):
             raise DataError(f"{where}: mask {file}: no such file; restore it, or leave the field out")
+        _check_mask(file, level, size, where)
         mask = MaskFile(file, level)
     elif "mask_level" in entry:
         raise DataError(f"{where}: field 'mask_level' is of a mask; write 'mask' too")
@@ -273,6 +272,23 @@ def _region(entry: dict[str, Any], root: str, size: tuple[int, int], where: str)
     else:
         raise DataError(f"{where}: has neither 'box' nor 'polygon'; write [x, y, w, h] in pixels")
     return Region(box, _optional(entry, "label", where), polygon, mask)
+
+
+def _check_mask(file: str, level: int | None, size: tuple[int, int], where: str) -> None:
+    """A mask has a pixel for each of its image, and grey levels where one of them is meant."""
+    try:
+        with Image.open(file) as opened:
+            found, mode = opened.size, opened.mode
+    except Exception:
+        return  # Storing or decoding it is where it is reported, counted and perhaps skipped.
+    if found != size:
+        raise DataError(
+            f"{where}: mask {file} has {found[0]} x {found[1]} pixels, its image {size[0]} x {size[1]}; make them equal"
+        )
+    if level is not None and mode not in ("L", "1"):
+        raise DataError(
+            f"{where}: mask {file} is of mode {mode}, which has no grey level {level}; save it in 8 bit grey"
+        )
 
 
 def _numbers(values: Any, count: int, field: str, where: str) -> list[float]:

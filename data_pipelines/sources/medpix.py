@@ -6,14 +6,13 @@ descriptions_*.jsonl`. The case's history, examination and diagnosis, and the pa
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import require_folder, text_field
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit, caption_of
+from data_pipelines.annotation_files import parse_json, require_folder, text_field
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.left_out import LeftOut
 from data_pipelines.records import DataError, VQAExample
@@ -96,22 +95,8 @@ def load(root: str, split: str) -> SourceSplit:
             body_part=_text(entry, "Location Category"),
         )
         images[name] = image
-        examples.append(
-            VQAExample(
-                id=f"medpix/{name}",
-                dataset="medpix",
-                split=split,
-                image=path,
-                image_id=name,
-                question="",
-                answer=caption,
-                family="caption",
-                task="caption",
-                content_type=_text(description, "Plane"),
-                modality=image.modality,
-                labels=_labels(entry, description),
-            )
-        )
+        plane = _text(description, "Plane")
+        examples.append(caption_of(image, caption, content_type=plane, labels=_labels(entry, description)))
     return SourceSplit(examples, list(images.values()), left_out.reported(f"medpix {split}"))
 
 
@@ -152,7 +137,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 where = f"{path}: line {number}"
-                entry = json.loads(line)
+                entry = parse_json(line, where, remedy="copy the file again")
                 if not isinstance(entry, dict):
                     raise DataError(f"{where} is {type(entry).__name__}, not an object; is it the published file?")
                 yield where, entry
@@ -160,7 +145,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path}: no such file; copy it from the published data set") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not JSON lines in UTF-8 ({error}); copy the file again") from None
 
 

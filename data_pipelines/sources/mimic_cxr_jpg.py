@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit, caption_of
 from data_pipelines.annotation_files import require_folder
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.csv_files import read_rows
@@ -189,20 +189,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def _caption(image: AnnotatedImage, caption: str, view: str, present: tuple[str, ...]) -> VQAExample:
-    return VQAExample(
-        id=f"mimic_cxr_jpg/caption/{image.image_id}",
-        dataset="mimic_cxr_jpg",
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        question="",
-        answer=caption,
-        family="caption",
-        task="caption",
-        content_type=view,
-        modality="X-Ray",
-        labels=present,
-    )
+    return caption_of(image, caption, kind="caption", content_type=view, labels=present)
 
 
 def _questions(image: AnnotatedImage, found: dict[str, bool], present: tuple[str, ...]) -> Iterator[VQAExample]:

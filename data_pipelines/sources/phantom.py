@@ -6,16 +6,14 @@ only be guessed among the five to nine that an image shows.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.records import AnswerType, DataError, Region, VQAExample
-from data_pipelines.seeding import rng_for
+from data_pipelines.sources.drawn import draw_split, png, yes_or_no
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
 from rllava_jax.config import PhantomConfig
 
@@ -56,40 +54,37 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
     Raises:
       DataError: no such split, or an image size under 64 pixels, at which small structures vanish.
     """
-    counts = {"train": config.train_images, "validate": config.validate_images, "test": config.test_images}
-    if split not in counts:
-        raise DataError(f"phantom: no split {split!r}; choose one of {', '.join(counts)}")
     if config.image_size < 64:
         raise DataError(f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels")
-    examples, images = [], []
-    for index in range(counts[split]):
-        rng = rng_for("phantom", config.seed, split, index)
+
+    def draw(rng: np.random.Generator, image_id: str) -> tuple[AnnotatedImage, list[VQAExample]]:
         drawn = draw_slice(rng, config.image_size)
         image = AnnotatedImage(
             dataset="phantom",
             split=split,
-            image=_png(drawn.pixels),
-            image_id=f"{split}-{index:05d}",
+            image=png(drawn.pixels),
+            image_id=image_id,
             regions=tuple(Region(box, label) for label, box in drawn.boxes.items()),
             modality="CT",
             body_part="Abdomen",
         )
-        images.append(image)
-        for name, question, answer, answer_type, content_type in _questions(drawn, rng):
-            example = VQAExample(
-                id=f"phantom/vqa/{image.image_id}/{name}",
+        return image, [
+            VQAExample(
+                id=f"phantom/vqa/{image_id}/{name}",
                 dataset="phantom",
                 split=split,
                 image=image.image,
-                image_id=image.image_id,
+                image_id=image_id,
                 question=question,
                 answer=answer,
                 answer_type=answer_type,
                 content_type=content_type,
                 modality="CT",
             )
-            examples.append(example)
-    return SourceSplit(examples, images)
+            for name, question, answer, answer_type, content_type in _questions(drawn, rng)
+        ]
+
+    return draw_split("phantom", config, split, draw)
 
 
 SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
@@ -98,10 +93,10 @@ SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
 def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str]]:
     """(name, question, answer, answer type, content type) of everything that is asked about a slice."""
     seen = drawn.boxes
-    yield "contrast", "Was a contrast agent given?", _yes(drawn.contrast), "closed", "Modality"
+    yield "contrast", "Was a contrast agent given?", yes_or_no(drawn.contrast), "closed", "Modality"
     label = _presence_label(drawn, rng)
     question = f"Is there a {label.lower()} in the image?"
-    yield "presence", question, _yes(label in seen), "closed", _ASKED_FOR[label]
+    yield "presence", question, yes_or_no(label in seen), "closed", _ASKED_FOR[label]
     kidneys = sum(kidney in seen for kidney in ("Left Kidney", "Right Kidney"))
     yield "count", "How many kidneys are there in the image?", str(kidneys), "open", "Quantity"
     organs = [organ for organ in _ORGANS if organ in seen]
@@ -115,7 +110,7 @@ def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, st
             yield f"side/{organ}", f"On which side of the image is the {organ.lower()}?", side, "open", "Position"
     for kidney in ("Left Kidney", "Right Kidney"):
         if kidney in seen:
-            answer = _yes(kidney in drawn.enlarged)
+            answer = yes_or_no(kidney in drawn.enlarged)
             yield f"enlarged/{kidney}", f"Is the {kidney.lower()} enlarged?", answer, "closed", "Size"
     if drawn.cyst_in and kidneys == 2:
         yield "cyst", "Which kidney has a cyst?", drawn.cyst_in, "open", "Position"
@@ -123,7 +118,7 @@ def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, st
         answer = "Bright" if drawn.lesion_bright else "Dark"
         yield "lesion", "Is the liver lesion bright or dark?", answer, "closed", "Color"
     if "Gallbladder" in seen:
-        yield "gallbladder", "Is the gallbladder healthy?", _yes(not drawn.stones), "closed", "Abnormality"
+        yield "gallbladder", "Is the gallbladder healthy?", yes_or_no(not drawn.stones), "closed", "Abnormality"
 
 
 def _presence_label(drawn: Slice, rng: np.random.Generator) -> str:
@@ -132,13 +127,3 @@ def _presence_label(drawn: Slice, rng: np.random.Generator) -> str:
     absent = [label for label in _ASKED_FOR if label not in drawn.boxes]
     pool = there if (rng.random() < 0.5 and there) or not absent else absent
     return pool[rng.integers(len(pool))]
-
-
-def _yes(fact: bool) -> str:
-    return "Yes" if fact else "No"
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return file.getvalue()

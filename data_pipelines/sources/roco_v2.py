@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
+from data_pipelines.annotated_image import AnnotatedImage, SourceSplit, caption_of
 from data_pipelines.annotation_files import require_folder
 from data_pipelines.cards import Count, DataCard, Source
 from data_pipelines.csv_files import read_rows
@@ -89,22 +89,10 @@ def load(root: str, split: str) -> SourceSplit:
                 left_out.add("concept not in cui_mapping.csv", concept)
         modalities = [_MODALITIES[concept] for concept in manual.get(name, ()) if concept in _MODALITIES]
         modality = modalities[0] if len(modalities) == 1 else ""
-        images.append(AnnotatedImage("roco_v2", split, path, name, regions=(), modality=modality))
-        examples.append(
-            VQAExample(
-                id=f"roco_v2/{name}",
-                dataset="roco_v2",
-                split=split,
-                image=path,
-                image_id=name,
-                question="",
-                answer=caption,
-                family="caption",
-                task="caption",
-                modality=modality,
-                labels=tuple(names[concept] for concept in concepts if concept in names),
-            )
-        )
+        image = AnnotatedImage("roco_v2", split, path, name, regions=(), modality=modality)
+        images.append(image)
+        labels = [names[concept] for concept in concepts if concept in names]
+        examples.append(caption_of(image, caption, labels=labels))
     return SourceSplit(examples, images, left_out.reported(f"roco_v2 {split}"))
 
 

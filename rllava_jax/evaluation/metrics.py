@@ -12,10 +12,12 @@ subset   all                         every question, all families
 region   right, none, wrong, blank   the condition; another of `data_pipelines/conditions.py` where it was asked
          wrong:shifted, …            those of the wrong condition that were shown this kind
          right-none, …               the difference on the same questions, question by question
+         right-detected, …           against the box that the model found itself
 metric   accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
          exact_match, recall, f1     open questions
          accuracy@0.5, iou           localise
          confidence, ece, brier, auroc
+         box_found, box_iou          see `detected_regions.detected_rows`
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from jaxtyping import Float
 
-from data_pipelines.conditions import ALL, MAIN
+from data_pipelines.conditions import ALL, DETECTED, MAIN
 from data_pipelines.records import FAMILIES, DataError
 from rllava_jax.evaluation.answers import normalise_answer, score
 from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
@@ -79,6 +81,7 @@ PAIRS = (
     Pair("right", "shuffled", False),
     Pair("none", "question_only", False),
 )
+DETECTED_PAIRS = (Pair("right", DETECTED, True), Pair(DETECTED, "none", True))
 
 
 class _Estimator(NamedTuple):
@@ -163,7 +166,7 @@ def _subset_cells(subset: str, members: list[Scored], estimator: _Estimator) -> 
             by_kind[s.prediction.shown_kind].append(s)
     for kind in sorted(by_kind):
         yield from _score_cells(subset, kind, by_kind[kind], estimator)
-    for pair in PAIRS:
+    for pair in (*PAIRS, *DETECTED_PAIRS):
         yield from _difference_cells(subset, pair, by_region[pair.first], by_region[pair.second], estimator)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from data_pipelines.conditions import DETECTED
 from data_pipelines.controls import ShuffledImages, picture_kind
 from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import Shown, regions_under
@@ -20,6 +21,7 @@ from data_pipelines.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.seeding import rng_for
 from rllava_jax.config import EvaluationConfig
+from rllava_jax.evaluation.detected_regions import answer_with_detected
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.model.params import Params
@@ -56,7 +58,7 @@ def evaluate(
     split: Sequence[VQAExample] | None = None,
     progress: str = "",
 ) -> list[Prediction]:
-    """Answers each example once under each of `config.conditions`, greedily.
+    """Answers each example once under each of `config.conditions`, greedily; under "detected" the ordinary ones alone.
 
     A question that shows no region is the same under right, none and wrong, and under blank and question_only; it is
     decoded once.
@@ -76,6 +78,12 @@ def evaluate(
         return _gather(_ask(answerer, params, preprocessor, asked, condition, config, images, progress=progress))
 
     for condition in config.conditions:
+        if condition == DETECTED:
+            most = preprocessor.regions.max_regions
+            predictions += answer_with_detected(
+                examples, ask, structures=config.structures, max_regions=most, unmarked=unmarked["own"]
+            )
+            continue
         known = unmarked[picture_kind(condition)]
         asked = [
             example

@@ -11,6 +11,7 @@ from string import Template
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.calibration import reliability, risk_coverage
+from rllava_jax.evaluation.detected_report import detected_chapter
 from rllava_jax.evaluation.gallery import Case, ImageOf, cases_of, chapter_html, choose_chapters
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, Scored, confidence_and_correctness, metrics_of
 from rllava_jax.evaluation.plots import reliability_plot, risk_coverage_plot
@@ -58,7 +59,13 @@ def write_report(
         held = [p for p in predictions if (p.dataset, p.split) == (dataset, split)]
         if len(groups) > 1:
             body.append(f"<h2>{escape(dataset)}, {escape(split)} split</h2>")
-        body += [_headline(index), _ordinary(index), _wrong_kinds(index), _calibration(index, held)]
+        body += [
+            _headline(index),
+            _ordinary(index),
+            _wrong_kinds(index),
+            detected_chapter(index, held),
+            _calibration(index, held),
+        ]
     body += [_gallery(cases_of(predictions), images, gallery), _run(run)]
     page = Template(_resource("report.html")).substitute(
         title=escape(title), style=_resource("report.css"), scope=escape(_scope(predictions)), body="\n".join(body)

@@ -16,6 +16,8 @@ from data_pipelines.images import decode
 from rllava_jax import hosts, provenance
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import to_json
+from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_report import region_sources
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction
@@ -109,6 +111,7 @@ def write_evaluation(
     """
     settings = config.evaluation
     rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+    rows += detected_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     if calibration is not None:
         rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
     write_results(folder, rows, predictions)
@@ -123,7 +126,7 @@ def write_evaluation(
         rows=rows,
         predictions=predictions,
         images=image,
-        run=run,
+        run={**run, "regions come from": region_sources(predictions)},
         gallery=settings.gallery,
     )
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from data_pipelines.boxes import first_box
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, Region, Task, VQAExample
+from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.windows import window_of
 from rllava_jax import provenance
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
@@ -155,6 +156,13 @@ class Predictor:
         height, width, _ = self.preprocessor.cache.image(image, "image").shape
         return width, height
 
+    def detect(self, image: str | bytes, structure: str, *, seed: int = 0) -> Box | None:
+        """Where the model finds a structure, by its own task `detect`; None where its answer has no box.
+
+        The name is asked in lower case, as in training. Raises as `answer`.
+        """
+        return first_box(self.answer(image, structure.lower(), task="detect", seed=seed).text)
+
     def answer(
         self,
         image: str | bytes,
@@ -165,7 +173,7 @@ class Predictor:
         language: str = "en",
         seed: int = 0,
     ) -> Predicted:
-        """Answers a question about an image, looking at the marked regions.
+        """Answers a question about an image, looking at the marked regions; for task "caption" the question is "".
 
         Raises:
           ImageError: the image is missing or unreadable.

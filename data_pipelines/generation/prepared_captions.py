@@ -1,0 +1,99 @@
+"""Captions of a prepared data set (`data_pipelines.prepare`), and its images as files beside the questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipelines.generation.captions import Caption
+from data_pipelines.prepared import layout, stored_images
+from data_pipelines.records import DataError, StoredImage
+from data_pipelines.sources.prepared import load
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class PreparedCaptions:
+    """Attributes:
+    captions: of the splits in their order; `image` is "" until `with_files` has written it.
+    images: caption id → its image.
+    name: of the set: a hash of its record, which has the checksums of what it was made of.
+    """
+
+    captions: list[Caption]
+    images: dict[str, StoredImage]
+    name: str
+
+
+def read_prepared(root: str, splits: Sequence[str] = ()) -> PreparedCaptions:
+    """The captions of a prepared data set: its questions of task `caption`.
+
+    Args:
+      splits: of the set; none are all of them.
+
+    Raises:
+      DataError: no prepared data set, no such split, or no captions in it.
+    """
+    record = layout.read_record(root)
+    described = record["splits"]
+    captions: list[Caption] = []
+    images: dict[str, StoredImage] = {}
+    for split in splits or described:
+        languages = list(described.get(split, {}).get("languages", ()))
+        for example in load(root, split, languages=languages).examples:
+            if example.task != "caption":
+                continue
+            captions.append(
+                Caption(example.id, "", example.image_id, example.answer, modality=example.modality, split=split)
+            )
+            assert isinstance(example.image, StoredImage)  # as of every prepared set
+            images[example.id] = example.image
+    if not captions:
+        there = ", ".join(splits or described)
+        raise DataError(f"{root}: holds no captions in {there}; name a prepared data set that has some, e.g. roco_v2's")
+    name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
+    return PreparedCaptions(captions, images, name)
+
+
+def with_files(captions: Sequence[Caption], source: PreparedCaptions, folder: Path) -> list[Caption]:
+    """The captions with their images written below `folder`, as `images/SET-NUMBER.png` or `.jpg`; those there stay.
+
+    The number is the image's place in the prepared set, so that captions share images and further starts find them.
+
+    Raises:
+      DataError: an image cannot be read, or the folder cannot be written.
+    """
+    try:
+        (folder / IMAGES).mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder / IMAGES}: cannot be made ({error.strerror}); name another --out") from None
+    names: dict[StoredImage, str] = {}
+    for caption in tqdm(captions, desc="images", unit="image", disable=None, leave=False):
+        image = source.images[caption.id]
+        if image not in names:
+            names[image] = _written(image, source.name, folder)
+    return [replace(caption, image=names[source.images[caption.id]]) for caption in captions]
+
+
+def _written(image: StoredImage, name: str, folder: Path) -> str:
+    stem = f"{name}-{image.position:08d}"
+    for ending in (".png", ".jpg"):
+        if (folder / IMAGES / (stem + ending)).exists():
+            return f"{IMAGES}/{stem}{ending}"
+    content = stored_images.read(image)
+    ending = ".png" if content.startswith(b"\x89PNG") else ".jpg"
+    file = f"{IMAGES}/{stem}{ending}"
+    partial = folder / f"{file}.{os.getpid()}"
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, folder / file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
