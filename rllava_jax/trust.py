@@ -20,6 +20,7 @@ from pathlib import Path
 from data_pipelines.images import size_of
 from data_pipelines.records import DataError
 from data_pipelines.windows import AUTO, window_of
+from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation.predictions import read_predictions
@@ -29,7 +30,15 @@ from rllava_jax.evaluation.trust.images import examples_of, images_of
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
-from rllava_jax.evaluation.trust.results import METRICS_FILE, curve_of, markdown_table, read_rows, write_rows
+from rllava_jax.evaluation.trust.plots import trust_curve_plot
+from rllava_jax.evaluation.trust.results import (
+    METRICS_FILE,
+    curve_of,
+    markdown_table,
+    read_rows,
+    without_box,
+    write_rows,
+)
 from rllava_jax.paths import local_path, path_of
 
 BOXES_FILE = "boxes.jsonl"
@@ -127,11 +136,10 @@ def _table(options: argparse.Namespace) -> None:
     runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
-        from rllava_jax.evaluation.trust.plots import standalone, trust_curve_plot
-
         curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}
-        path = local_path(options.picture, what="--picture")
-        path.write_text(standalone(trust_curve_plot(curves)), encoding="utf-8")
+        without = {name: without_box(rows, subset=options.subset) for name, rows in runs.items()}
+        drawn = trust_curve_plot(curves, {name: value for name, value in without.items() if value is not None})
+        write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 
 def _positive(options: argparse.Namespace, name: str) -> None:

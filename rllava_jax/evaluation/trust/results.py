@@ -56,6 +56,13 @@ def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, B
     return points
 
 
+def without_box(rows: Sequence[Row], *, subset: str = "all") -> float | None:
+    """Accuracy when no box is shown; None where that was not asked."""
+    region = f"{PREFIX}none"
+    wanted = (subset, region, "accuracy")
+    return next((row["value"] for row in rows if (row["subset"], row["region"], row["metric"]) == wanted), None)
+
+
 def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") -> str:
     """Runs across; down the score and its parts, accuracy by variant, and how often the wrong hint costs an answer.
 
