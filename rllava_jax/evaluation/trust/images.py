@@ -11,6 +11,7 @@ from PIL import Image
 from data_pipelines.images import decode, size_of
 from data_pipelines.records import DataError, ImageSource, VQAExample
 from data_pipelines.sources import load_examples
+from data_pipelines.sources.registry import DRAWN
 from rllava_jax.config import DataConfig
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 
@@ -24,6 +25,8 @@ def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any])
     Raises:
       DataError: the data set is unknown, or its files are missing or malformed.
     """
+    if not root and source not in DRAWN:
+        raise DataError(f"--root: is empty; name the folder of {source}")
     data = DataConfig(
         source=source, root=root, test_split=split, languages=tuple(settings["languages"]), window=settings["window"]
     )

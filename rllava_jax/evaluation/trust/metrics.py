@@ -4,11 +4,11 @@ subset   all, and family=vqa, identify, verify, choose
 region   trust:VARIANT                 as in `data_pipelines/conditions.py`
          trust:right-VARIANT           the difference on the same questions; trust:none-VARIANT likewise
          trust:iou=0.2-0.4             every variant of one box together, by its actual IoU (trust:iou=0: none)
-         trust:summary                 `summary.py`
+         trust                         the summary, `summary.py`
 metric   accuracy                      normalised equality, as strict as everywhere
          iou                           mean of what was shown with the right box
-         lost_of_right, lost_of_none   share of wrong answers among the questions answered right with the right box,
-                                       and without one
+         lost                          share of wrong answers among the questions answered right with the right box
+         lost_from_none                the same among those answered right without a box
          followed                      share that answers what the wrong hint implies, among the questions where the
                                        annotations tell what that is and it is not the right answer
          followed_anyway               share of the same that answers so without the hint: without a box, and for
@@ -17,7 +17,7 @@ metric   accuracy                      normalised equality, as strict as everywh
          confident_errors              answers that are wrong and of confidence 0.9 or more, among all
          unavailable, not_asked        questions that cannot have the variant, and that need more boxes than the model
                                        takes; n is that of all
-         trust_score, use, resistance  of trust:summary
+         trust_score, use, resistance  of region trust
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.trust.joined import Answered, Answers
 from rllava_jax.evaluation.trust.summary import FIGURES, asked_both, trust_figures, wrong_box
 
-SUMMARY = f"{PREFIX}summary"
+SUMMARY = "trust"
 IOU_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ONE_BOX = tuple(name for name in VARIANTS if name not in ("none", "two", "contradicted"))
 _Cell = tuple[str, str, float, int, Interval | None]
@@ -126,11 +126,11 @@ def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator:
 def _hint_cells(answers: Answers, name: str, found: Answered, estimator: _Estimator) -> Iterator[_Cell]:
     """How often a right answer is lost, and how often a wrong hint is followed."""
     if name not in ("right", "none"):
-        for reference in ("right", "none"):
+        for reference, metric in (("right", "lost"), ("none", "lost_from_none")):
             had = answers.dense(reference)[found.index] == 1
             if had.any():
                 images = answers.images(found.index[had])
-                yield PREFIX + name, f"lost_of_{reference}", *estimator.mean(1 - found.correct[had], images)
+                yield PREFIX + name, metric, *estimator.mean(1 - found.correct[had], images)
     if found.implied.any():
         told = found.index[found.implied]
         images = answers.images(told)

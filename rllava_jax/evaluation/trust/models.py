@@ -21,6 +21,7 @@ from rllava_jax.evaluation.trust.asking import Asked, Reply, Run, ask_all, askab
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 from rllava_jax.evaluation.trust.images import example_of, sources_of
 from rllava_jax.inference.predictor import Predictor
+from rllava_jax.paths import absolute
 
 PixelBox = tuple[float, float, float, float]
 AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]
@@ -105,7 +106,9 @@ def measure_checkpoint(
         for answers in predictor.answers(examples(asked), batch_size=batch_size, text_length=length):
             yield [Reply(answer.text, answer.confidence, answer.log_prob) for answer in answers]
 
-    run = Run({"checkpoint": str(folder), "step": number}, boxes.sha256, predictor.most_regions, most_questions)
+    run = Run(
+        {"checkpoint": str(absolute(folder)), "step": number}, boxes.sha256, predictor.most_regions, most_questions
+    )
     return ask_all(boxes, ask, run, out)
 
 

@@ -16,7 +16,7 @@ from rllava_jax.evaluation.trust.summary import FIGURES
 
 METRICS_FILE = "metrics.json"
 _CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
-_FIGURES = (("lost", "lost_of_right"), ("followed", "followed"), ("sure and wrong", "confident_errors"))
+_FIGURES = (("lost", "lost"), ("followed", "followed"), ("sure and wrong", "confident_errors"))
 
 
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
