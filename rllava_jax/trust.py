@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     answers = local_path(options.answers, what="--answers")
-    folder = answers if answers.is_dir() else answers.parent
+    folder = answers.parent if answers.name == ANSWERS_FILE else answers
     if not (folder / ANSWERS_FILE).is_file():
         raise DataError(f"{folder / ANSWERS_FILE}: no such file; ask a model with: python -m rllava_jax.trust run")
     boxes = local_path(options.boxes, what="--boxes") if options.boxes else folder / BOXES_FILE
