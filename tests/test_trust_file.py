@@ -164,7 +164,7 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
     boxes, out, root = tmp_path / "boxes" / "toy.jsonl", tmp_path / "run", tmp_path / "data"
     root.mkdir()
     rows = [
-        {"id": f"r{i}{label}", "image": f"{i}.png", "regions": [{"box": box, "label": label}]}
+        {"image": f"{i}.png", "regions": [{"box": box, "label": label}]}
         for i in range(3)
         for label, box in (("Liver", [5, 20, 20, 20]), ("Spleen", [40, 20, 15, 10]))
     ]
