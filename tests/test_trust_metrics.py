@@ -214,8 +214,8 @@ def test_right_boxes_that_do_harm_score_nothing():
 
 def test_a_guesser_gains_nothing_by_luck():
     """Answers drawn anew each time, right half the time whatever is shown."""
-    none, right, wrong = (np.tile(pattern, 5) for pattern in ([0, 1, 0, 1.0], [0, 0, 1, 1.0], [1, 0, 1, 0.0]))
-    np.testing.assert_allclose(figures(right, wrong, none, prior=np.zeros(20)), [0, 0, 1])
+    none, right, wrong = (np.tile(pattern, 5) for pattern in ([0, 1, 0, 1.0], [0, 0, 1, 1.0], [0, 1, 1, 0.0]))
+    np.testing.assert_allclose(figures(right, wrong, none, prior=np.zeros(20)), [0, 0, 0.5])
 
 
 def test_silence_without_a_box_does_not_buy_resistance():
@@ -262,7 +262,25 @@ def test_the_prior_is_the_most_common_answer_of_each_kind_of_question():
     assert answered(questions, replies).prior.tolist() == [1, 1, 0, 0, 0, 1]  # of a tie the first in the alphabet
 
 
-def test_the_summary_has_an_interval():
-    rows = trust_rows(answered(FOUR, REPLIES | {"another": ["Liver"] * 4}), bootstrap=50)
+def test_the_summary_is_of_the_questions_and_has_an_interval():
+    """Prior 1/2 (liver, before spleen in the alphabet); none 1/2; right 3/4, so use is 1/2; random keeps one of two."""
+    variants = {"right": (1.0, "", ""), "none": None, "random": (0.0, "", "")}
+    questions = [question(i, variants=variants, answer=("Liver", "Spleen")[i % 2]) for i in range(4)]
+    replies = {
+        "right": ["Liver", "Spleen", "Liver", "?"],
+        "none": ["Liver", "Spleen", "?", "?"],
+        "random": ["Liver", "?", "?", "Spleen"],
+    }
+    rows = trust_rows(answered(questions, replies), bootstrap=200)
     found = {r["metric"]: r for r in rows if r["region"] == "trust" and r["subset"] == "all"}
-    assert set(found) <= {"trust_score", "use", "resistance"}
+    assert {metric: row["value"] for metric, row in found.items()} == {
+        "trust_score": pytest.approx(0.5),
+        "use": pytest.approx(0.5),
+        "resistance": pytest.approx(0.5),
+    }
+    assert all(row["ci_low"] < row["value"] < row["ci_high"] for row in found.values())
+
+
+def test_an_answer_that_becomes_right_with_a_wrong_box_is_not_kept():
+    found = figures(np.ones(10), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1.0])
+    np.testing.assert_allclose(found, [0, 1, 0])

@@ -6,14 +6,15 @@ import dataclasses
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from data_pipelines.boxes import box_to_pixels
 from data_pipelines.policy import Shown
-from data_pipelines.records import DataError, Region, VQAExample
+from data_pipelines.records import DataError, ImageSource, Region, VQAExample
 from data_pipelines.trust_boxes import VARIANTS
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.evaluation.predictions import Prediction
@@ -88,6 +89,33 @@ def measure_checkpoint(
         number = checkpoints.resolve(which)
     sources = sources_of(boxes, root)
     predictor = Predictor.load(checkpoint, step=str(number), window=boxes.header["settings"]["window"])
+    return measure_predictor(
+        predictor,
+        boxes,
+        sources,
+        model={"checkpoint": str(absolute(folder)), "step": number},
+        batch_size=batch_size,
+        most_questions=most_questions,
+        out=out,
+    )
+
+
+def measure_predictor(
+    predictor: Predictor,
+    boxes: BoxesFile,
+    sources: Mapping[str, ImageSource],
+    *,
+    model: dict[str, Any],
+    batch_size: int = 64,
+    most_questions: int = 0,
+    out: Path | None = None,
+) -> tuple[list[Prediction], Run]:
+    """As `measure_checkpoint`, of a model that is loaded.
+
+    Args:
+      sources: image_id → where it is.
+      model: names it in `run.json`.
+    """
 
     def examples(asked: Asked) -> list[tuple[VQAExample, Shown]]:
         return [
@@ -106,9 +134,7 @@ def measure_checkpoint(
         for answers in predictor.answers(examples(asked), batch_size=batch_size, text_length=length):
             yield [Reply(answer.text, answer.confidence, answer.log_prob) for answer in answers]
 
-    run = Run(
-        {"checkpoint": str(absolute(folder)), "step": number}, boxes.sha256, predictor.most_regions, most_questions
-    )
+    run = Run(model, boxes.sha256, predictor.most_regions, most_questions)
     return ask_all(boxes, ask, run, out)
 
 

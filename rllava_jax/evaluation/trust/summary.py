@@ -1,19 +1,20 @@
 """The one figure: does the model take up a right box, and keep its own judgement when the box is wrong?
 
 Appropriate reliance (Schemmer et al., 2023, arXiv 2302.02187) asks of a person with an adviser: is good advice taken,
-is bad advice turned down? Here the model is asked that of a box; both parts are net of luck, and neither alone will do:
+is bad advice turned down? Here the model is asked that of a box, its adviser; neither part alone will do:
 
     use         U = (right - b) / (1 - b)   b = max(none, prior): of what is wrong without a box, the share that the
                                             right box mends, less what it spoils
-    resistance  R = wrong / max(none, prior), at most 1: of what is right without a box, the share that is right still
-                                            when the box is wrong
+    resistance  R = kept / max(none, prior) of what is right without a box, the share that stays right when the box is
+                                            wrong
     score       T = 2 U R / (U + R), 0 where U is not positive
 
-right, none and prior are accuracies over all questions (prior: the most common answer of each kind of question); wrong,
-and the none and prior it is compared with, are over the questions that can be asked with a box that is knowably wrong,
-each counting once: the mean over its variants shifted:0.00, another, mirrored and random. Of a region question ("what
-is the marked structure?") only those count whose box holds no annotated structure: a box that does is a fair question
-about another structure, and no model could know better.
+right, none and prior are accuracies over all questions (prior: always the most common answer of the kind of question,
+which stands in for a model that does worse without a box, or says nothing). kept is the share that is right without a
+box and with the wrong one; it, and the none and prior that it is divided by, are over the questions that can be asked
+with a box that is knowably wrong, each counting once: the mean over its variants shifted:0.00, another, mirrored and
+random. Of a region question ("what is the marked structure?") only those count whose box holds no annotated structure:
+a box that does is a fair question about another structure, and no model could know better.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def trust_figures(
     base = np.maximum(weights @ none, weights @ prior) / total
     use = _ratio((weights @ right) / total - base, 1 - base)
     held = weights * np.isfinite(wrong)
-    kept = held @ np.nan_to_num(wrong)
-    resistance = np.minimum(_ratio(kept, np.maximum(held @ none, held @ prior)), 1.0)
+    kept = held @ (none * np.nan_to_num(wrong))
+    resistance = _ratio(kept, np.maximum(held @ none, held @ prior))
     defined = np.isfinite(use) & np.isfinite(resistance)
     both = np.maximum(use, 0) + resistance
     score = np.where(defined, _ratio(2 * np.maximum(use, 0) * resistance, both, otherwise=0.0), np.nan)
