@@ -53,13 +53,14 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
     answerer = Answerer(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
     predictor = Predictor(exported.preprocessor, answerer, exported.params)
-    ours, run = measure_predictor(predictor, asked, sources, model={}, batch_size=3)
+    ours, run = measure_predictor(predictor, asked, sources, model={}, batch_size=3, most_questions=1)
     theirs, _ = measure(
         example.answers_of(exported.folder, NEW_TOKENS),
         asked,
         lambda question: Image.open(io.BytesIO(sources[question.image_id])).convert("RGB"),
         name="exported",
         most_regions=2,
+        most_questions=1,
     )
     assert run.most_regions == 2
     assert [(p.id, p.region, p.prediction) for p in theirs] == [(p.id, p.region, p.prediction) for p in ours]
@@ -67,4 +68,4 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
     shares = [a.confidence / b.confidence for a, b in zip(theirs, ours, strict=True)]
     np.testing.assert_allclose(shares, 1, rtol=2e-3)
     assert {p.region for p in ours} >= {"trust:two", "trust:contradicted", "trust:tiny"}
-    assert len({p.log_prob for p in ours if p.id == "q0"}) > 10  # the box matters to this model
+    assert len({p.log_prob for p in ours}) > 10  # the box matters to this model
