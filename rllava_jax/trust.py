@@ -85,6 +85,8 @@ def _make_boxes(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     for name in ("batch_size", "max_regions"):
         _positive(options, name)
+    if options.questions < 0:
+        raise DataError(f"--questions {options.questions}: write a number of questions, or 0 for all")
     if options.adapter and options.step:
         raise DataError("--step: is of a checkpoint; leave it out with --adapter")
     path = local_path(options.boxes, what="--boxes")
@@ -118,6 +120,8 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_folder(folder: Path, boxes: Path, out: Path, options: argparse.Namespace) -> None:
+    if options.bootstrap < 0:
+        raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
     answers = join(boxes_file.read(boxes), read_predictions(folder / ANSWERS_FILE), read_run(folder))
     rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
     write_rows(out, rows)
@@ -134,6 +138,9 @@ def _table(options: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
+    subsets = sorted({row["subset"] for rows in runs.values() for row in rows})
+    if options.subset not in subsets:
+        raise DataError(f"--subset {options.subset}: there is none; choose one of {', '.join(subsets)}")
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
         curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}

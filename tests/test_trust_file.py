@@ -182,6 +182,8 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert trust.main(["table", str(out), "--picture", str(tmp_path / "curve.svg")]) == 0
     table = capsys.readouterr().out
+    assert trust.main(["table", str(out), "--subset", "family=chose"]) == 2
+    assert "choose one of all, family=identify" in capsys.readouterr().err
     assert "**trust score**" in table
     assert "| contradicted |" in table
     assert (tmp_path / "curve.svg").read_text().startswith("<?xml")

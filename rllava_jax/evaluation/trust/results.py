@@ -36,10 +36,11 @@ def read_rows(folder: Path) -> list[Row]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
     try:
-        rows = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        complete = all(row.keys() >= Row.__required_keys__ for row in rows)
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); score the answers again") from None
-    if not any(row["region"] == SUMMARY or row["region"].startswith(PREFIX) for row in rows):
+    if not complete or not any(row["region"] == SUMMARY or row["region"].startswith(PREFIX) for row in rows):
         raise DataError(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
     return rows
 
