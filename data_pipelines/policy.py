@@ -115,7 +115,8 @@ def _scale(box: Box, rng: np.random.Generator) -> Box:
     return _box(middle - half / factor, middle + half / factor)
 
 
-def _another(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
+def another_structure(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
+    """Annotated regions of other labels, as many as the right ones; none where there are too few that lie apart."""
     right_labels = {region.label for region in example.regions}
     others = [
         region
@@ -128,15 +129,16 @@ def _another(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...
     return tuple(others[i] for i in drawn)
 
 
-def _mirrored(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
+def mirrored(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
+    """The right regions reflected left to right; none where one of them still lies on a right one."""
     return _moved(example, lambda box: (box[0], 1 - box[3], box[2], 1 - box[1]), np.nextafter(MIRRORED_IOU, 0))
 
 
 def _random(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
-    return tuple(Region(_random_elsewhere(region.box, example, rng)) for region in example.regions)
+    return tuple(Region(random_elsewhere(region.box, example, rng)) for region in example.regions)
 
 
-def _random_elsewhere(right: Box, example: VQAExample, rng: np.random.Generator) -> Box:
+def random_elsewhere(right: Box, example: VQAExample, rng: np.random.Generator) -> Box:
     """The first draw that overlaps no right box much, else the one that overlaps least."""
     drawn: list[tuple[float, Box]] = []
     for draw in range(_DRAWS):
@@ -175,7 +177,7 @@ def _box(low: np.ndarray, high: np.ndarray) -> Box:
 _WAYS: dict[WrongKind, Callable[[VQAExample, np.random.Generator], tuple[Region, ...]]] = {
     "shifted": _shifted,
     "scaled": _scaled,
-    "another": _another,
-    "mirrored": _mirrored,
+    "another": another_structure,
+    "mirrored": mirrored,
     "random": _random,
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,13 @@ import numpy as np
 from data_pipelines.boxes import first_box
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
+from data_pipelines.prompt import count_tokens
 from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.windows import window_of
 from rllava_jax import provenance
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, MeshConfig
-from rllava_jax.inference.answerer import Answerer
+from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
@@ -192,3 +194,51 @@ class Predictor:
         if self.calibration is not None and held:
             confidence = float(self.calibration.confidence(np.array([answer.log_prob]))[0])
         return Predicted(answer.text, confidence, raw, answer.log_prob, answer.finished, held)
+
+    @property
+    def most_regions(self) -> int:
+        """Regions that can be shown at once; 0 for a model without a region encoder."""
+        regions = self.preprocessor.regions
+        return regions.max_regions if regions.encoders else 0
+
+    def prompt_length(self, asked: Sequence[tuple[VQAExample, Shown]]) -> int:
+        """Tokens of the longest prompt, and no fewer than `data.text_length`: a length for `answers`."""
+        prepare = self.preprocessor
+        lengths = (
+            count_tokens(prepare.tokenizer, prepare.turns(example, [r.box for r in shown.regions]), answered=False)
+            for example, shown in asked
+        )
+        return max(prepare.data.text_length, *lengths)
+
+    def answers(
+        self, asked: Sequence[tuple[VQAExample, Shown]], *, batch_size: int, text_length: int
+    ) -> Iterator[list[Answer]]:
+        """Answers many questions, in order, in batches of one shape; the last one is filled up with its last question.
+
+        Args:
+          text_length: T of the prompts, from `prompt_length`. Padding is invisible to the model, so that an answer does
+            not depend on it; the same T for several calls compiles one program.
+
+        Yields:
+          The answers of each batch.
+
+        Raises:
+          ImageError, DataError: as `answer`.
+        """
+        data = dataclasses.replace(self.preprocessor.data, text_length=text_length)
+        preprocessor = dataclasses.replace(self.preprocessor, data=data)
+        # Decoded images stay in memory from one call to the next.
+        object.__setattr__(preprocessor, "cache", self.preprocessor.cache)
+        with ThreadPoolExecutor(max(1, data.threads)) as threads:
+            starts = range(0, len(asked), batch_size)
+            prepared = (
+                threads.map(lambda pair: preprocessor.evaluation(*pair), asked[i : i + batch_size]) for i in starts
+            )
+            following = next(prepared, None)
+            while following is not None:
+                rows = list(following)
+                following = next(prepared, None)  # the threads go on with it while the device decodes
+                count = len(rows)
+                rows += rows[-1:] * (batch_size - count)
+                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+                yield self.answerer.answer(self.params, batch)[:count]

@@ -1,0 +1,237 @@
+"""The published file of perturbed boxes: JSON Lines, a header and then one question a line (docs/TRUST.md).
+
+It holds no images, and all that is needed to ask another model the same: words, boxes, right answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.boxes import box_to_pixels
+from data_pipelines.records import AnswerType, Box, DataError, VQAExample
+from data_pipelines.trust_boxes import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
+from rllava_jax.atomic_files import write_atomically
+
+FORMAT = "rllava-trust-boxes"
+VERSION = 1
+_REMEDY = "make it anew with: python -m rllava_jax.trust boxes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question of the benchmark, with every variant of its region; the fields are those of `VQAExample`.
+
+    Attributes:
+      image_size: width and height of the original image in pixels.
+      right_boxes: as annotated, (y0, x0, y1, x1) normalised to the image.
+      variants: in the order of `trust_boxes.VARIANTS`.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    image_id: str
+    image_size: tuple[int, int]
+    family: str
+    question: str
+    answer: str
+    answer_type: AnswerType
+    language: str = "en"
+    content_type: str = ""
+    modality: str = ""
+    provenance: str = ""
+    choices: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+    right_boxes: tuple[Box, ...] = ()
+    right_labels: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoxesFile:
+    """Attributes:
+    header: its first line.
+    questions: the others.
+    """
+
+    header: dict[str, Any]
+    questions: tuple[Question, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the questions' lines, as the header has it: names the boxes in every result."""
+        return str(self.header["sha256"])
+
+
+def make(
+    examples: Iterable[VQAExample],
+    size_of: Callable[[VQAExample], tuple[int, int]],
+    *,
+    source: str,
+    split: str,
+    settings: dict[str, Any],
+) -> BoxesFile:
+    """The boxes of every question that the benchmark asks.
+
+    Args:
+      examples: of one split, all of it: false names are drawn from its labels.
+      size_of: width and height of an example's image in pixels.
+      source: of the data set, as on the command line.
+      settings: what else the questions depend on; stands in the header, and is read when a model is asked.
+
+    Raises:
+      DataError: no example has a right region.
+    """
+    everything = list(examples)
+    asked = [example for example in everything if is_asked(example)]
+    if not asked:
+        raise DataError(f"{source} {split}: no question has a right box; the benchmark needs a data set with boxes")
+    labels = labels_of(everything)
+    questions = tuple(_question(example, size_of(example), variants(example, labels)) for example in asked)
+    lines = [_line(question) for question in questions]
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": source,
+        "split": split,
+        "settings": settings,
+        "seed_rule": SEED_RULE,
+        "boxes": "boxes: y0,x0,y1,x1 normalised to the image; pixels: x,y,w,h of the original image",
+        "questions": len(questions),
+        "images": len({question.image_id for question in questions}),
+        "families": dict(Counter(question.family for question in questions)),
+        "variants": {name: _available(questions, name) for name in VARIANTS},
+        "conversations_left_out": sum(bool(e.regions) and bool(e.turns) for e in everything),
+        "sha256": _sha256(lines),
+    }
+    return BoxesFile(header, questions)
+
+
+def write(path: Path, boxes: BoxesFile) -> None:
+    """Writes the file, whole or not at all."""
+    lines = [json.dumps(boxes.header, ensure_ascii=False), *(_line(question) for question in boxes.questions)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def read(path: Path) -> BoxesFile:
+    """Reads a file and checks that it is what was written.
+
+    Raises:
+      DataError: missing, of another format or version, or changed since it was written.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {_REMEDY}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        header = json.loads(lines[0])
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise ValueError("no header")
+    except (ValueError, IndexError):
+        raise DataError(
+            f"{path}: is no file of perturbed boxes (its first line is no {FORMAT} header); {_REMEDY}"
+        ) from None
+    if header.get("version") != VERSION:
+        raise DataError(f"{path}: version is {header.get('version')!r}, this program reads {VERSION}; {_REMEDY}")
+    if len(lines) - 1 != header.get("questions"):
+        raise DataError(f"{path}: has {len(lines) - 1} questions, its header says {header.get('questions')}; {_REMEDY}")
+    if _sha256(lines[1:]) != header.get("sha256"):
+        raise DataError(f"{path}: its content was changed after it was written (sha256 differs); {_REMEDY}")
+    try:
+        return BoxesFile(header, tuple(_from_json(json.loads(line)) for line in lines[1:]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a question cannot be read ({error}); {_REMEDY}") from None
+
+
+def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> Question:
+    return Question(
+        id=example.id,
+        dataset=example.dataset,
+        split=example.split,
+        image_id=example.image_id,
+        image_size=size,
+        family=example.family,
+        question=example.question,
+        answer=example.answer,
+        answer_type=example.answer_type,
+        language=example.language,
+        content_type=example.content_type,
+        modality=example.modality,
+        provenance=example.provenance,
+        choices=example.choices,
+        accepted=example.accepted,
+        right_boxes=found[VARIANTS.index("right")].boxes,
+        right_labels=tuple(region.label for region in example.regions),
+        variants=tuple(found),
+    )
+
+
+def _available(questions: Sequence[Question], name: str) -> dict[str, Any]:
+    """How many questions have the variant, and how many lack it for which reason."""
+    held = [next(v for v in question.variants if v.name == name) for question in questions]
+    reasons = Counter(v.unavailable for v in held if v.unavailable)
+    return {"available": sum(not v.unavailable for v in held), "unavailable": dict(reasons)}
+
+
+def _line(question: Question) -> str:
+    fields = dataclasses.asdict(question)
+    width, height = question.image_size
+    fields["variants"] = [_variant_to_json(variant, question, width, height) for variant in question.variants]
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False)
+
+
+def _variant_to_json(variant: Variant, question: Question, width: int, height: int) -> dict[str, Any]:
+    if variant.unavailable:
+        return {"name": variant.name, "unavailable": variant.unavailable}
+    fields: dict[str, Any] = {
+        "name": variant.name,
+        "boxes": variant.boxes,
+        "pixels": [[round(v, 3) for v in box_to_pixels(box, width=width, height=height)] for box in variant.boxes],
+        "ious": variant.ious,
+        "labels": variant.labels,
+        "implied": variant.implied,
+    }
+    if variant.clipped:
+        fields["clipped"] = True
+    if variant.question != question.question:
+        fields["question"] = variant.question
+    return fields
+
+
+def _from_json(fields: dict[str, Any]) -> Question:
+    names = {field.name for field in dataclasses.fields(Question)}
+    if fields.keys() - names:
+        raise ValueError(f"unknown fields {sorted(fields.keys() - names)}")
+    read = dict(fields)
+    for name in ("image_size", "choices", "accepted", "right_labels"):
+        read[name] = tuple(fields[name])
+    read["right_boxes"] = tuple(tuple(box) for box in fields["right_boxes"])
+    read["variants"] = tuple(_variant_from_json(variant, fields["question"]) for variant in fields["variants"])
+    if tuple(variant.name for variant in read["variants"]) != VARIANTS:
+        raise ValueError(f"{fields['id']}: its variants are not {', '.join(VARIANTS)}")
+    return Question(**read)
+
+
+def _variant_from_json(fields: dict[str, Any], question: str) -> Variant:
+    if "unavailable" in fields:
+        return Variant(fields["name"], unavailable=fields["unavailable"])
+    return Variant(
+        name=fields["name"],
+        question=fields.get("question", question),
+        boxes=tuple(tuple(box) for box in fields["boxes"]),
+        labels=tuple(fields["labels"]),
+        ious=tuple(fields["ious"]),
+        implied=fields["implied"],
+        clipped=fields.get("clipped", False),
+    )
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()

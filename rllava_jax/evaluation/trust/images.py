@@ -1,0 +1,76 @@
+"""The images of a boxes file, found again in its data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from PIL import Image
+
+from data_pipelines.images import decode, size_of
+from data_pipelines.records import DataError, ImageSource, VQAExample
+from data_pipelines.sources import load_examples
+from data_pipelines.sources.registry import DRAWN
+from rllava_jax.config import DataConfig
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+
+
+def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any]) -> list[VQAExample]:
+    """Every example of a split, region questions included.
+
+    Args:
+      settings: languages, window, seed and max_regions, as in a boxes file's header.
+
+    Raises:
+      DataError: the data set is unknown, or its files are missing or malformed.
+    """
+    if not root and source not in DRAWN:
+        raise DataError(f"--root: is empty; name the folder of {source}")
+    data = DataConfig(
+        source=source, root=root, test_split=split, languages=tuple(settings["languages"]), window=settings["window"]
+    )
+    return load_examples(data, split, seed=settings["seed"], max_regions=settings["max_regions"])
+
+
+def sources_of(boxes: BoxesFile, root: str) -> dict[str, ImageSource]:
+    """Where each image of the file is, by image_id.
+
+    Raises:
+      DataError: the data under `root` lacks an image, or has one of another size.
+    """
+    header = boxes.header
+    found = {e.image_id: e for e in examples_of(header["source"], root, header["split"], header["settings"])}
+    sizes = {question.image_id: question.image_size for question in boxes.questions}
+    for image_id, size in sizes.items():
+        if image_id not in found:
+            raise DataError(
+                f"{root}: has no image {image_id!r}, which the boxes file asks about; give the same data set"
+            )
+        there = size_of(found[image_id].image, image_id)
+        if there != tuple(size):
+            raise DataError(
+                f"{root}: image {image_id!r} has {there[0]} x {there[1]} pixels, the boxes were made for "
+                f"{size[0]} x {size[1]}; give the same data set"
+            )
+    return {image_id: found[image_id].image for image_id in sizes}
+
+
+def images_of(boxes: BoxesFile, root: str) -> Callable[[Question], Image.Image]:
+    """A function that decodes the image of a question. Raises as `sources_of`."""
+    sources, window = sources_of(boxes, root), boxes.header["settings"]["window"]
+    last: dict[str, Image.Image] = {}  # questions about one image follow one another
+
+    def image(question: Question) -> Image.Image:
+        if question.image_id not in last:
+            last.clear()
+            last[question.image_id] = Image.fromarray(decode(sources[question.image_id], question.image_id, window))
+        return last[question.image_id]
+
+    return image
+
+
+def example_of(question: Question, image: ImageSource) -> VQAExample:
+    """The question as the preprocessing reads it; its regions come from a variant."""
+    shared = {f.name for f in dataclasses.fields(VQAExample)} & {f.name for f in dataclasses.fields(Question)}
+    return VQAExample(image=image, **{name: getattr(question, name) for name in shared})

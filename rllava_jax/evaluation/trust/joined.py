@@ -1,0 +1,144 @@
+"""The answers of a run beside the boxes they were asked with, as arrays: what every figure is computed from.
+
+Axes: N questions of one variant, Q questions of the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from data_pipelines.records import DataError
+from data_pipelines.trust_boxes import PREFIX, VARIANTS, Variant
+from rllava_jax.evaluation.answers import exact_match, normalise_answer, score
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.trust.asking import Run, askable, chosen
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """The questions answered under one variant.
+
+    Attributes:
+      index: of each in `Answers.questions`.
+      implied: whether the annotations tell what one would answer who takes the wrong hint for the truth.
+      followed: whether that was answered; false where not implied.
+      iou: of what was shown with the right box; NaN where nothing was shown.
+      named: whether a structure is annotated where the boxes are.
+    """
+
+    index: Int[np.ndarray, " N"]
+    correct: Float[np.ndarray, " N"]
+    confidence: Float[np.ndarray, " N"]
+    implied: Bool[np.ndarray, " N"]
+    followed: Bool[np.ndarray, " N"]
+    iou: Float[np.ndarray, " N"]
+    named: Bool[np.ndarray, " N"]
+
+    def among(self, members: Bool[np.ndarray, " Q"]) -> Answered:
+        """Those of some questions."""
+        keep = members[self.index]
+        return Answered(**{name: value[keep] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Attributes:
+    by_variant: those that were asked of any question, in the order of `VARIANTS`.
+    texts: variant → id → normalised answer.
+    prior: [Q], 1 where the most common right answer of the question's kind is its own (see `_prior`).
+    unavailable, not_asked: questions that lack a variant, and that have it with more boxes than the model takes.
+    has_confidence: False leaves every figure of confidence out.
+    """
+
+    questions: tuple[Question, ...]
+    by_variant: dict[str, Answered]
+    texts: dict[str, dict[str, str]]
+    prior: Float[np.ndarray, " Q"]
+    unavailable: dict[str, int]
+    not_asked: dict[str, int]
+    has_confidence: bool
+
+    def images(self, index: Int[np.ndarray, " N"]) -> list[str]:
+        """The image of each question."""
+        return [self.questions[i].image_id for i in index]
+
+    def dense(self, variant: str) -> Float[np.ndarray, " Q"]:
+        """Correctness by question, NaN where the variant was not asked."""
+        found = np.full(len(self.questions), np.nan)
+        if variant in self.by_variant:
+            held = self.by_variant[variant]
+            found[held.index] = held.correct
+        return found
+
+
+def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answers:
+    """Joins answers and boxes by id.
+
+    Raises:
+      DataError: the answers are of other boxes, to a question twice, to unknown ones, or some are missing.
+    """
+    if run.boxes_sha256 != boxes.sha256:
+        raise DataError(f"the answers belong to the boxes {run.boxes_sha256[:12]}…, the file is {boxes.sha256[:12]}…; "
+                        "give the file that was asked")  # fmt: skip
+    questions = chosen(boxes, run.most_questions)
+    by_key = _by_key(predictions)
+    known = {(q.id, PREFIX + v.name) for q in questions for v in q.variants if not v.unavailable}
+    unknown = sorted(by_key.keys() - known)
+    if unknown:
+        raise DataError(f"answers.jsonl: {len(unknown)} answers are to no question of the boxes file, the first to "
+                        f"{unknown[0][0]!r} under {unknown[0][1]!r}")  # fmt: skip
+    place = {question.id: i for i, question in enumerate(questions)}
+    by_variant, texts, unavailable, not_asked = {}, {}, {}, {}
+    for number, name in enumerate(VARIANTS):
+        pairs = askable(questions, name, run.most_regions)
+        missing = [q.id for q, _ in pairs if (q.id, PREFIX + name) not in by_key]
+        if missing:
+            raise DataError(f"answers.jsonl: {len(missing)} of {len(pairs)} questions under {PREFIX + name} have no "
+                            f"answer, the first {missing[0]!r}; finish the run")  # fmt: skip
+        unavailable[name] = sum(bool(q.variants[number].unavailable) for q in questions)
+        not_asked[name] = len(questions) - unavailable[name] - len(pairs)
+        if pairs:
+            held = [by_key[q.id, PREFIX + name] for q, _ in pairs]
+            by_variant[name] = _answered([place[q.id] for q, _ in pairs], [v for _, v in pairs], held)
+            texts[name] = {p.id: normalise_answer(p.prediction) for p in held}
+    return Answers(
+        tuple(questions), by_variant, texts, _prior(questions), unavailable, not_asked, run.has_confidence is not False
+    )
+
+
+def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str], Prediction]:
+    found: dict[tuple[str, str], Prediction] = {}
+    for p in predictions:
+        if (p.id, p.region) in found:
+            raise DataError(f"answers.jsonl: {p.id!r} is answered twice under {p.region!r}")
+        found[p.id, p.region] = p
+    return found
+
+
+def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[Prediction]) -> Answered:
+    implied = np.array([bool(v.implied) for v in variants])
+    return Answered(
+        index=np.array(index, dtype=int),
+        correct=np.array([score(p)["accuracy"] for p in held]),
+        confidence=np.array([p.confidence for p in held]),
+        implied=implied,
+        followed=implied
+        & np.array([exact_match(v.implied, p.prediction) for v, p in zip(variants, held, strict=True)]),
+        iou=np.array([np.nan if v.iou is None else v.iou for v in variants]),
+        named=np.array([any(v.labels) for v in variants]),
+    )
+
+
+def _prior(questions: Sequence[Question]) -> Float[np.ndarray, " Q"]:
+    """1 where a question's answer is the most common one of its family and answer type: what a guess is worth."""
+    kinds: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for q in questions:
+        kinds[q.family, q.answer_type][normalise_answer(q.answer)] += 1
+    likeliest = {kind: min(counts, key=lambda a: (-counts[a], a)) for kind, counts in kinds.items()}
+    return np.array([float(normalise_answer(q.answer) == likeliest[q.family, q.answer_type]) for q in questions])

@@ -1,0 +1,173 @@
+"""The two kinds of model that can be asked: a checkpoint of this project, and any function."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data_pipelines.boxes import box_to_pixels
+from data_pipelines.policy import Shown
+from data_pipelines.records import DataError, ImageSource, Region, VQAExample
+from data_pipelines.trust_boxes import VARIANTS
+from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.trust.asking import Asked, Reply, Run, ask_all, askable, chosen
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+from rllava_jax.evaluation.trust.images import example_of, sources_of
+from rllava_jax.inference.predictor import Predictor
+from rllava_jax.paths import absolute
+
+PixelBox = tuple[float, float, float, float]
+AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]
+
+
+def measure(
+    answer: AnswerFunction,
+    boxes: BoxesFile,
+    images: Callable[[Question], Image.Image],
+    *,
+    name: str,
+    most_regions: int = 2,
+    most_questions: int = 0,
+    out: Path | None = None,
+) -> tuple[list[Prediction], Run]:
+    """Asks any function the benchmark's questions.
+
+    Args:
+      answer: maps an RGB image, a question and the shown boxes (x, y, w, h in pixels of the image; perhaps none) to
+        the answer and its confidence, 0..1, or None if it has none.
+      images: of a question, e.g. `images.images_of(boxes, root)`.
+      name: of the model, for `run.json`.
+      most_regions: boxes that the function takes at once; variants that need more are not asked, and counted.
+      most_questions: of each family; 0 is all.
+      out: folder that keeps the answers, variant by variant; a second call goes on where the first one stopped.
+
+    Raises:
+      DataError: an answer is no text or a confidence no probability; `out` holds the answers of another run.
+    """
+
+    def ask(asked: Asked) -> Iterator[list[Reply]]:
+        for question, variant in asked:
+            width, height = question.image_size
+            pixels = [box_to_pixels(box, width=width, height=height) for box in variant.boxes]
+            yield [_checked(answer(images(question), variant.question, pixels), question, variant.name)]
+
+    run = Run({"function": name}, boxes.sha256, most_regions, most_questions)
+    return ask_all(boxes, ask, run, out)
+
+
+def measure_checkpoint(
+    checkpoint: Path,
+    boxes: BoxesFile,
+    root: str,
+    *,
+    step: str | None = None,
+    batch_size: int = 64,
+    most_questions: int = 0,
+    out: Path | None = None,
+) -> tuple[list[Prediction], Run]:
+    """Asks a checkpoint, greedily, in batches of one shape, so that one program is compiled.
+
+    Boxes are shown as plain boxes also to a model that was trained with outlines, since wrong ones have none.
+
+    Args:
+      root: folder of the data set that the boxes were made of.
+
+    Raises:
+      CheckpointError: no checkpoint is there, or it cannot be read.
+      DataError: the data under `root` are not those of the boxes; `out` holds the answers of another run.
+    """
+    folder, which = find_checkpoint(checkpoint, step)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        number = checkpoints.resolve(which)
+    sources = sources_of(boxes, root)
+    predictor = Predictor.load(checkpoint, step=str(number), window=boxes.header["settings"]["window"])
+    return measure_predictor(
+        predictor,
+        boxes,
+        sources,
+        model={"checkpoint": str(absolute(folder)), "step": number},
+        batch_size=batch_size,
+        most_questions=most_questions,
+        out=out,
+    )
+
+
+def measure_predictor(
+    predictor: Predictor,
+    boxes: BoxesFile,
+    sources: Mapping[str, ImageSource],
+    *,
+    model: dict[str, Any],
+    batch_size: int = 64,
+    most_questions: int = 0,
+    out: Path | None = None,
+) -> tuple[list[Prediction], Run]:
+    """As `measure_checkpoint`, of a model that is loaded.
+
+    Args:
+      sources: image_id → where it is.
+      model: names it in `run.json`.
+    """
+
+    def examples(asked: Asked) -> list[tuple[VQAExample, Shown]]:
+        return [
+            (
+                dataclasses.replace(example_of(question, sources[question.image_id]), question=variant.question),
+                Shown(tuple(Region(box) for box in variant.boxes), variant.name),
+            )
+            for question, variant in asked
+        ]
+
+    questions = chosen(boxes, most_questions)
+    everything = [pair for name in VARIANTS for pair in askable(questions, name, predictor.most_regions)]
+    length = predictor.prompt_length(examples(everything))
+
+    def ask(asked: Asked) -> Iterator[list[Reply]]:
+        for answers in predictor.answers(examples(asked), batch_size=batch_size, text_length=length):
+            yield [Reply(answer.text, answer.confidence, answer.log_prob) for answer in answers]
+
+    run = Run(model, boxes.sha256, predictor.most_regions, most_questions)
+    return ask_all(boxes, ask, run, out)
+
+
+def function_named(name: str) -> AnswerFunction:
+    """The function of `module:function`; modules in the current folder are found, too.
+
+    Raises:
+      DataError: there is no such module or function.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise DataError(f"--adapter {name}: is not module:function; name a Python function")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"--adapter {name}: cannot be imported ({error}); name a Python function") from None
+    if not callable(found):
+        raise DataError(f"--adapter {name}: is no function; name one of (image, question, boxes)")
+    function: AnswerFunction = found
+    return function
+
+
+def _checked(reply: object, question: Question, variant: str) -> Reply:
+    where = f"{question.id}, {variant}"
+    if not isinstance(reply, tuple) or len(reply) != 2:
+        raise DataError(f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)")
+    text, confidence = reply
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the answer is {text!r:.80}; return a text")
+    if confidence is None:
+        return Reply(text, None)
+    if not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
+        raise DataError(f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None")
+    return Reply(text, float(confidence), math.log(confidence) if confidence else None)

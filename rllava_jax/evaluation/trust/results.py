@@ -1,0 +1,101 @@
+"""The results of a run in its folder, and several runs' side by side in one Markdown table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_pipelines.records import DataError
+from data_pipelines.trust_boxes import PREFIX, VARIANTS
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.plots import Bar
+from rllava_jax.evaluation.trust.metrics import SUMMARY
+from rllava_jax.evaluation.trust.summary import FIGURES
+
+METRICS_FILE = "metrics.json"
+_CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
+_FIGURES = (("lost", "lost"), ("followed", "followed"), ("sure and wrong", "confident_errors"))
+
+
+def write_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes `metrics.json`: a list, one row a line; whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
+    write_atomically(folder / METRICS_FILE, f"[\n{lines}\n]\n")
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a scored run.
+
+    Raises:
+      DataError: the folder holds none.
+    """
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        complete = all(row.keys() >= Row.__required_keys__ for row in rows)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); score the answers again") from None
+    if not complete or not any(row["region"] == SUMMARY or row["region"].startswith(PREFIX) for row in rows):
+        raise DataError(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
+    return rows
+
+
+def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Bar]]:
+    """The trust curve: (IoU, accuracy) of the shifted boxes and the right one, by rising IoU."""
+    found = {row["region"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
+    points = []
+    for name in _CURVE:
+        row = found.get(PREFIX + name)
+        if row is not None:
+            iou = 1.0 if name == "right" else float(name.partition(":")[2])
+            points.append((iou, Bar(row["value"], row["ci_low"], row["ci_high"])))
+    return points
+
+
+def without_box(rows: Sequence[Row], *, subset: str = "all") -> float | None:
+    """Accuracy when no box is shown; None where that was not asked."""
+    region = f"{PREFIX}none"
+    wanted = (subset, region, "accuracy")
+    return next((row["value"] for row in rows if (row["subset"], row["region"], row["metric"]) == wanted), None)
+
+
+def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") -> str:
+    """Runs across; down the score and its parts, accuracy by variant, and how often the wrong hint costs an answer.
+
+    In percent, with 95 % intervals.
+    """
+    found = {
+        name: {(row["region"], row["metric"]): row for row in rows if row["subset"] == subset}
+        for name, rows in runs.items()
+    }
+    lines = [f"| {subset} | n | {' | '.join(runs)} |", f"|:--|--:|{'--:|' * len(runs)}"]
+
+    def add(label: str, region: str, metric: str) -> None:
+        held = [cells.get((region, metric)) for cells in found.values()]
+        counts = {row["n"] for row in held if row is not None}
+        if counts:
+            n = str(counts.pop()) if len(counts) == 1 else "–"
+            lines.append(f"| {label} | {n} | {' | '.join(_cell(row) for row in held)} |")
+
+    for metric in FIGURES:
+        add(f"**{metric.replace('_', ' ')}**" if metric == FIGURES[0] else metric, SUMMARY, metric)
+    for name in VARIANTS:
+        add(name, PREFIX + name, "accuracy")
+    for title, metric in _FIGURES:
+        for name in VARIANTS:
+            add(f"{title}: {name}", PREFIX + name, metric)
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    text = f"{100 * row['value']:.1f}"
+    if row["ci_low"] is not None and row["ci_high"] is not None:
+        text += f" ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
+    return text

@@ -1,0 +1,233 @@
+"""The region trust benchmark: what a model answers when a marked region is right, missing, or wrong by degrees.
+
+    python -m rllava_jax.trust boxes --data slake --root DIR --split test --out slake_test.jsonl
+    python -m rllava_jax.trust run --checkpoint runs/slake_tiny --boxes slake_test.jsonl --root DIR --out trust/tiny
+    python -m rllava_jax.trust score --answers trust/tiny
+    python -m rllava_jax.trust table trust/tiny trust/other --picture curve.svg
+
+docs/TRUST.md defines the variants, the files and the figures. Research use, not a medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.images import size_of
+from data_pipelines.records import DataError
+from data_pipelines.windows import AUTO, window_of
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import ConfigError
+from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.evaluation.trust import boxes_file
+from rllava_jax.evaluation.trust.asking import ANSWERS_FILE, read_run
+from rllava_jax.evaluation.trust.images import examples_of, images_of
+from rllava_jax.evaluation.trust.joined import join
+from rllava_jax.evaluation.trust.metrics import trust_rows
+from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
+from rllava_jax.evaluation.trust.plots import trust_curve_plot
+from rllava_jax.evaluation.trust.results import (
+    METRICS_FILE,
+    curve_of,
+    markdown_table,
+    read_rows,
+    without_box,
+    write_rows,
+)
+from rllava_jax.paths import local_path, path_of
+
+BOXES_FILE = "boxes.jsonl"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        options.command(options)
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make_boxes(options: argparse.Namespace) -> None:
+    window_of(options.window, "--window")
+    _positive(options, "max_regions")
+    out = local_path(options.out, what="--out")
+    if out.is_dir():
+        raise DataError(f"--out {out}: is a folder; name a file")
+    settings = {
+        "languages": options.languages,
+        "window": options.window,
+        "seed": options.seed,
+        "max_regions": options.max_regions,
+    }
+    examples = examples_of(options.data, options.root, options.split, settings)
+    made = boxes_file.make(
+        examples, lambda example: size_of(example.image, example.id), source=options.data, split=options.split,
+        settings=settings,
+    )  # fmt: skip
+    boxes_file.write(out, made)
+    header = made.header
+    print(f"{out}: {header['questions']} questions about {header['images']} images, sha256 {made.sha256}")
+    for name, counts in header["variants"].items():
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in counts["unavailable"].items())
+        print(f"  {name:<13} {counts['available']:>6}" + (f"   not possible for {reasons}" if reasons else ""))
+
+
+def _run(options: argparse.Namespace) -> None:
+    for name in ("batch_size", "max_regions"):
+        _positive(options, name)
+    if options.questions < 0:
+        raise DataError(f"--questions {options.questions}: write a number of questions, or 0 for all")
+    if options.adapter and options.step:
+        raise DataError("--step: is of a checkpoint; leave it out with --adapter")
+    path = local_path(options.boxes, what="--boxes")
+    boxes = boxes_file.read(path)
+    if options.data and options.data != boxes.header["source"]:
+        raise DataError(f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out")
+    out = local_path(options.out, what="--out")
+    if options.adapter:
+        function = function_named(options.adapter)
+        measure(
+            function, boxes, images_of(boxes, options.root), name=options.adapter, most_regions=options.max_regions,
+            most_questions=options.questions, out=out,
+        )  # fmt: skip
+    else:
+        measure_checkpoint(
+            path_of(options.checkpoint), boxes, options.root, step=options.step, batch_size=options.batch_size,
+            most_questions=options.questions, out=out,
+        )  # fmt: skip
+    if path.resolve() != (out / BOXES_FILE).resolve():
+        shutil.copyfile(path, out / BOXES_FILE)
+    _score_folder(out, out / BOXES_FILE, out, options)
+
+
+def _score(options: argparse.Namespace) -> None:
+    answers = local_path(options.answers, what="--answers")
+    folder = answers.parent if answers.name == ANSWERS_FILE else answers
+    if not (folder / ANSWERS_FILE).is_file():
+        raise DataError(f"{folder / ANSWERS_FILE}: no such file; ask a model with: python -m rllava_jax.trust run")
+    boxes = local_path(options.boxes, what="--boxes") if options.boxes else folder / BOXES_FILE
+    _score_folder(folder, boxes, local_path(options.out, what="--out") if options.out else folder, options)
+
+
+def _score_folder(folder: Path, boxes: Path, out: Path, options: argparse.Namespace) -> None:
+    if options.bootstrap < 0:
+        raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
+    answers = join(boxes_file.read(boxes), read_predictions(folder / ANSWERS_FILE), read_run(folder))
+    rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
+    write_rows(out, rows)
+    print(markdown_table({folder.name: rows}))
+    for name, count in answers.not_asked.items():
+        if count:
+            print(f"not asked: {count} questions under {name}, which show more boxes than the model takes")
+    print(f"{out / METRICS_FILE}: {len(rows)} figures")
+
+
+def _table(options: argparse.Namespace) -> None:
+    folders = [local_path(name, what="DIR") for name in options.folders]
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
+    subsets = sorted({row["subset"] for rows in runs.values() for row in rows})
+    if options.subset not in subsets:
+        raise DataError(f"--subset {options.subset}: there is none; choose one of {', '.join(subsets)}")
+    print(markdown_table(runs, subset=options.subset), end="")
+    if options.picture:
+        curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}
+        without = {name: without_box(rows, subset=options.subset) for name, rows in runs.items()}
+        drawn = trust_curve_plot(curves, {name: value for name, value in without.items() if value is not None})
+        write_atomically(local_path(options.picture, what="--picture"), drawn)
+
+
+def _positive(options: argparse.Namespace, name: str) -> None:
+    value = getattr(options, name)
+    if value < 1:
+        raise DataError(f"--{name.replace('_', '-')} {value}: write 1 or more")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.trust",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="boxes|run|score|table")
+
+    boxes = commands.add_parser("boxes", help="write the file of perturbed boxes", allow_abbrev=False)
+    boxes.set_defaults(command=_make_boxes)
+    boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
+    boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
+    boxes.add_argument("--split", default="test", help="default: test")
+    boxes.add_argument("--languages", nargs="+", default=["en"], metavar="L", help="of the questions (default: en)")
+    boxes.add_argument("--window", default=AUTO, help="of DICOM and NIfTI images, as in predict (default: auto)")
+    boxes.add_argument("--seed", type=int, default=0, help="of the wording of the region questions (default: 0)")
+    boxes.add_argument(
+        "--max-regions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="questions with more right boxes are left out (default: 1, which every model can be shown)",
+    )
+    boxes.add_argument("--out", required=True, metavar="FILE")
+
+    run = commands.add_parser("run", help="ask a model, and score its answers", allow_abbrev=False)
+    run.set_defaults(command=_run)
+    asked = run.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--checkpoint", metavar="DIR", help="a run's workdir, an imported model, or checkpoints/STEP")
+    asked.add_argument(
+        "--adapter",
+        metavar="MODULE:FUNCTION",
+        help="any function (image, question, boxes) to (answer, confidence or None); see docs/TRUST.md",
+    )
+    run.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
+    run.add_argument("--boxes", required=True, metavar="FILE", help="from `boxes`, or as published")
+    run.add_argument("--data", metavar="NAME", help="checked against the boxes file, which names it")
+    run.add_argument("--root", default="", metavar="DIR", help="folder of the data set: the boxes file has no images")
+    run.add_argument("--out", required=True, metavar="DIR", help="takes the answers; an interrupted run goes on there")
+    run.add_argument("--batch-size", type=int, default=64, help="of a checkpoint (default: 64)")
+    run.add_argument(
+        "--max-regions",
+        type=int,
+        default=2,
+        metavar="N",
+        help="boxes that the function of --adapter takes (default: 2)",
+    )
+    run.add_argument(
+        "--questions", type=int, default=0, metavar="N", help="ask at most N of each family (default: all)"
+    )
+
+    score = commands.add_parser("score", help="score answers again", allow_abbrev=False)
+    score.set_defaults(command=_score)
+    score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
+    score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
+    score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
+    for command in (run, score):
+        command.add_argument(
+            "--bootstrap",
+            type=int,
+            default=1000,
+            metavar="N",
+            help="resamples by image; 0: no intervals (default: 1000)",
+        )
+
+    table = commands.add_parser("table", help="several models in one Markdown table", allow_abbrev=False)
+    table.set_defaults(command=_table)
+    table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
+    table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
+    table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
