@@ -13,7 +13,8 @@ region   right, none, wrong, blank   the condition; another of `data_pipelines/c
          wrong:shifted, …            those of the wrong condition that were shown this kind
          right-none, …               the difference on the same questions, question by question
 metric   accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
-         exact_match, recall, f1     open questions
+         exact_match, recall,
+         precision, f1               open questions
          accuracy@0.5, iou           localise
          confidence, ece, brier, auroc
 """
@@ -36,7 +37,10 @@ from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_inter
 from rllava_jax.evaluation.predictions import Prediction
 
 CONDITIONS = MAIN  # those of every evaluation
-_METRICS = {"answer_type=open": ("exact_match", "recall", "f1"), "family=localise": ("accuracy@0.5", "iou")}
+_METRICS = {
+    "answer_type=open": ("exact_match", "recall", "precision", "f1"),
+    "family=localise": ("accuracy@0.5", "iou"),
+}
 
 
 class Row(TypedDict):

@@ -139,6 +139,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: Condition, answer:
         right_boxes=tuple(region.box for region in example.regions),
         choices=example.choices,
         provenance=example.provenance,
+        accepted=example.accepted,
     )
 
 
