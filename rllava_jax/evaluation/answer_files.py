@@ -1,7 +1,8 @@
 """Reading anyone's predictions: whatever a line holds, it is counted and never stops the reading.
 
-A line is an object with `id` and `answer`, or with `id` and `prediction`, which a run's own predictions.jsonl has (there
-`answer` is the reference). `confidence` and `region`, the condition under which the question was asked, are optional.
+A line is an object with `id` and `answer`, or with `id` and `prediction`, which a run's own predictions.jsonl has
+(there `answer` is the reference). `confidence` and `region`, the condition under which the question was asked, are
+optional.
 """
 
 from __future__ import annotations
@@ -147,11 +148,18 @@ def _text(value: object, name: str, findings: Findings) -> str | None:
         if not value.strip():
             findings.add(EMPTY, repr(name))
         return _encodable(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if is_number(value):
         findings.add(NUMBERS, repr(name))
         return str(value)
     findings.add(NO_TEXT, repr(name))
     return None
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number; true and false are none."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _encodable(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.sources import load_examples
 from rllava_jax.config import DataConfig, RegionConfig
+from rllava_jax.evaluation.answer_files import is_number
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocols.protocol import Item
@@ -69,7 +69,7 @@ def from_file(path: Path) -> list[Item]:
 
 
 def from_predictions(predictions: Iterable[Prediction]) -> list[Item]:
-    """The questions that a run's own predictions.jsonl asked, each once for every condition under which it was asked."""
+    """The questions that a run's own predictions.jsonl asked: one for every condition under which it was asked."""
     return [
         Item(
             id=p.id, dataset=p.dataset, split=p.split, image_id=p.image_id, question=p.question, answer=p.answer,
@@ -135,7 +135,6 @@ def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
 
 def _text(fields: dict[str, Any], field: str, where: str) -> str:
     value = fields.get(field)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not (isinstance(value, str) or number):
+    if not (isinstance(value, str) or is_number(value)):
         raise DataError(f"{where}: {field} is {value!r}; write text")
     return str(value)
