@@ -148,7 +148,7 @@ def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing
 
 def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, lacking: int) -> None:
     """Whether a published split is whole, or lacks no more than was allowed."""
-    if protocol.expected is None or abs(protocol.expected - found) <= allowed:
+    if protocol.expected is None or 0 <= protocol.expected - found <= allowed:
         return
     if found > protocol.expected:
         remedy = "is it another version?"
@@ -189,8 +189,8 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scores.json", _lines(rows))
-    scored = (json.dumps(_scored_line(s), ensure_ascii=False, allow_nan=False) for s in ours.scored)
-    write_atomically(folder / "scored.jsonl", "".join(f"{line}\n" for line in scored))
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    write_atomically(folder / "scored.jsonl", "".join(f"{encode(_scored_line(s))}\n" for s in ours.scored))
     if options.against:
         write_atomically(folder / "comparison.json", _lines(comparison))
     about = {
