@@ -51,6 +51,7 @@ def from_file(path: Path) -> list[Item]:
       DataError: no file, a malformed line, or two questions of one id.
     """
     found: dict[str, Item] = {}
+    dataset = path.stem
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         try:
@@ -59,7 +60,7 @@ def from_file(path: Path) -> list[Item]:
             raise DataError(f"{where}: is not JSON ({error}); write one object a line") from None
         if not isinstance(fields, dict):
             raise DataError(f"{where}: is {type(fields).__name__}; write one object a line, with id and answer")
-        item = _of_fields(fields, where, dataset=path.stem)
+        item = _of_fields(fields, where, dataset=dataset)
         if item.id in found:
             raise DataError(f"{where}: a second question has the id {item.id!r}; ids must be unique")
         found[item.id] = item
