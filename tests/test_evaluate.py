@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.sources import path_vqa, slake, vqa_rad
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.metrics import rows as rows_of_a_run
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
+from rllava_jax.evaluation.protocols.registry import protocol
 from rllava_jax.evaluation.results import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -171,7 +173,8 @@ def own_prediction(number: int, region: str) -> Prediction:
         id=f"q{number}", dataset="slake", split="test", image_id=f"i{number % 5}", question="?",
         answer="yes" if closed else "left lung", prediction=["yes", "no", "lung", "left lung"][number * 7 % 4],
         confidence=(number % 10) / 10, log_prob=-1.0, family="vqa", region=region,
-        modality="CT" if number % 3 else "MRI", answer_type="closed" if closed else "open", right_boxes=((0, 0, 1, 1),) if number % 4 == 0 else (),
+        modality="CT" if number % 3 else "MRI", answer_type="closed" if closed else "open",
+        right_boxes=((0, 0, 1, 1),) if number % 4 == 0 else (),
         accepted=("lung",) if number % 5 == 0 else (),
     )  # fmt: skip
 
@@ -230,6 +233,31 @@ def test_published_inflation_is_reproduced_on_vqa_rad(vqa_rad_root, tmp_path, an
     scores = Scores(tmp_path / "out")
     assert scores["answer_type=closed/accuracy"] == (strict, 272)
     assert scores["answer_type=open/exact_match"] == (strict, 179)
+
+
+def test_the_english_test_questions_of_slake_are_those_that_its_protocol_expects(slake_root, tmp_path):
+    entries = json.loads((Path(slake_root) / "test.json").read_text(encoding="utf-8"))
+    root = tmp_path / "slake"
+    (root / "imgs").mkdir(parents=True)
+    (root / "test.json").symlink_to(Path(slake_root) / "test.json")
+    for name in {entry["img_name"].split("/")[0] for entry in entries}:
+        folder = Path(slake_root) / "imgs" / name
+        # Copies often lack images, which scoring does not look at.
+        (root / "imgs" / name).symlink_to(folder if (folder / "source.jpg").is_file() else folder.with_name("xmlab1"))
+    asked = [{"id": f"slake/en/{e['qid']}", "answer": e["answer"]} for e in entries if e["q_lang"] == "en"]
+    command = ["--predictions", str(write(tmp_path / "a.jsonl", asked)), "--root", str(root), "--bootstrap", "0"]
+    assert main([*command, "--protocol", "slake", "--out", str(tmp_path / "out")]) == 0
+    scores = Scores(tmp_path / "out")
+    assert scores["all/accuracy"] == (1, 1061)
+    assert scores["answer_type=closed/accuracy"] == (1, 416)
+    assert scores["answer_type=yes_no/accuracy"] == (1, 416 - 61)
+    assert scores["answer_type=open/exact_match"] == (1, 645)
+
+
+def test_the_card_of_slake_counts_both_languages():
+    assert protocol("slake").expected + 1033 == slake.CARD.splits["test"].examples
+    assert protocol("vqa_rad").expected == vqa_rad.CARD.splits["test"].examples == 451
+    assert protocol("pathvqa").expected == path_vqa.CARD.splits["test"].examples == 6761
 
 
 def test_450_of_451_are_refused_unless_allowed(vqa_rad_root, tmp_path, capsys):
