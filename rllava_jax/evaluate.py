@@ -88,7 +88,10 @@ def _score(options: argparse.Namespace) -> int:
         theirs = _scoring(options.against, asked, protocol, options.allow_missing)
         comparison = _compare(ours, theirs, protocol, options)
     if options.out:
-        _write(path_of(options.out), options, protocol, ours, rows, comparison)
+        try:
+            _write(path_of(options.out), options, protocol, ours, rows, comparison)
+        except OSError as error:
+            raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
     return 0
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.sources import path_vqa, slake, vqa_rad
+from data_pipelines.sources import load_examples, path_vqa, slake, vqa_rad
+from rllava_jax.config import DataConfig
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.metrics import rows as rows_of_a_run
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
@@ -192,6 +193,52 @@ def test_a_runs_own_file_scores_as_the_run_did(tmp_path):
     differences = [r for r in expected if "-" in r["region"]]  # a comparison's part
     scores = Scores(tmp_path / "out")
     assert sorted(scores.rows, key=key) == sorted((r for r in expected if r not in differences), key=key)
+
+
+def test_a_question_that_a_runs_own_file_has_twice_counts_once(tmp_path):
+    predictions = [own_prediction(0, "right"), own_prediction(0, "right"), own_prediction(1, "right")]
+    write_results(tmp_path / "run", [], predictions)
+    command = ["--predictions", str(tmp_path / "run" / "predictions.jsonl"), "--bootstrap", "0"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    scores = Scores(tmp_path / "out")
+    assert scores["all/accuracy"][1] == 2
+    assert scores.found("predictions given again") == 1
+
+
+def test_two_runs_are_compared_under_the_conditions_that_both_have(tmp_path):
+    for name, regions in (("first", ("right", "none")), ("second", ("right",))):
+        write_results(tmp_path / name, [], [own_prediction(n, region) for region in regions for n in range(8)])
+    command = ["--predictions", str(tmp_path / "first" / "predictions.jsonl"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--against", str(tmp_path / "second" / "predictions.jsonl"), "--bootstrap", "0"]) == 0
+    rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert {(row["region"], row["difference"]) for row in rows} == {("right", 0)}
+
+
+def test_a_condition_of_the_trust_benchmark_expects_questions_with_a_region_alone(tmp_path):
+    questions = [{**QUESTIONS[0], "has_region": True}, QUESTIONS[1]]
+    rows = [{"id": "a", "region": "trust:tiny", "answer": "yes"}]
+    scores = evaluate(tmp_path, rows, questions=questions)
+    assert scores["all/accuracy"] == (1, 1)
+    assert scores.about["found"] == {}
+
+
+def test_families_that_are_rebuilt_from_boxes_can_be_scored(tmp_path):
+    examples = load_examples(DataConfig(source="phantom"), "test", seed=0, max_regions=1)
+    families = ("vqa", "identify", "localise")
+    answers = [{"id": e.id, "answer": e.answer} for e in examples if e.family in families]
+    command = ["--predictions", str(write(tmp_path / "a.jsonl", answers)), "--data", "phantom", "--bootstrap", "0"]
+    assert main([*command, "--families", ",".join(families), "--out", str(tmp_path / "out")]) == 0
+    scores = Scores(tmp_path / "out")
+    assert scores["all/accuracy"] == (1, len(answers))
+    assert scores["family=localise/iou"][0] == 1
+    assert scores.about["found"] == {}
+
+
+def test_out_must_be_a_folder(tmp_path, capsys):
+    command = ["--predictions", str(write(tmp_path / "a.jsonl", ANSWERS)), "--bootstrap", "0"]
+    command += ["--references", str(write(tmp_path / "q.jsonl", QUESTIONS)), "--out", str(tmp_path / "a.jsonl")]
+    assert main(command) == 2
+    assert "a.jsonl: cannot be written" in capsys.readouterr().err
 
 
 def test_a_prediction_without_accepted_answers_is_read_from_an_older_file():

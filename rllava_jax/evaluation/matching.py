@@ -20,8 +20,9 @@ _TRUST = "trust:"
 def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, findings: Findings) -> list[Item]:
     """The questions that the protocol scores, with what was answered.
 
-    Every question is expected under every condition that the file names, or under the one that the reference names
-    (those of a run's own predictions.jsonl do). Conditions `trust:…` are asked of questions with a region alone.
+    Every question is expected under every condition that the file names; where the references name conditions, as
+    those of a run's own predictions.jsonl do, under those that both name. `trust:…` is asked of questions with a region
+    alone.
 
     A question without an answer, or with several that differ, keeps its place with no predictions. Under a protocol of
     several runs, the lines of a question are its runs.
@@ -61,7 +62,11 @@ def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, find
 
 def _under_conditions(references: Sequence[Item], regions: Sequence[str]) -> Iterable[Item]:
     if any(item.region for item in references):
-        yield from references
+        asked = [item for item in references if item.region in regions]
+        if not asked:
+            named = ", ".join(dict.fromkeys(item.region for item in references))
+            raise DataError(f"predictions: were asked under none of the conditions of the references ({named})")
+        yield from asked
         return
     for region in regions:
         for item in references:
@@ -83,7 +88,7 @@ def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findin
         return item
     if len(texts) < runs:
         findings.add(f"questions with fewer than {runs} runs", name)
-    if texts == [None]:
+    if all(text is None for text in texts):
         return item
     return dataclasses.replace(
         item,

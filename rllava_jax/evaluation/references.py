@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.prepared import layout
 from data_pipelines.records import FAMILIES, DataError, VQAExample
-from data_pipelines.sources import load_examples
+from data_pipelines.sources import load_examples, registry
 from rllava_jax.config import DataConfig, RegionConfig
 from rllava_jax.evaluation.answer_files import is_number
 from rllava_jax.evaluation.answers import normalise_answer
@@ -31,7 +32,11 @@ def from_data(
     Raises:
       DataError: files missing or malformed, or no question left.
     """
-    data = DataConfig(source=name, root=root, languages=tuple(languages))
+    if name != "prepared":
+        registry.source(name, setting="--data")
+    # Scoring shows no picture, so whichever window the pictures were made with is the right one.
+    window = layout.read_record(root).get("window") if name == "prepared" else None
+    data = DataConfig(source=name, root=root, languages=tuple(languages), window=window or "auto")
     examples = load_examples(data, split, seed=seed, max_regions=RegionConfig().max_regions)
     asked = [e for e in examples if e.family in families and (not e.language or e.language in languages)]
     if not asked:
@@ -71,14 +76,15 @@ def from_file(path: Path) -> list[Item]:
 
 def from_predictions(predictions: Iterable[Prediction]) -> list[Item]:
     """The questions that a run's own predictions.jsonl asked: one for every condition under which it was asked."""
-    return [
-        Item(
+    found = {}
+    for p in predictions:
+        item = Item(
             id=p.id, dataset=p.dataset, split=p.split, image_id=p.image_id, question=p.question, answer=p.answer,
             answer_type=p.answer_type, family=p.family, content_type=p.content_type, modality=p.modality,
             choices=p.choices, accepted=p.accepted, has_region=bool(p.right_boxes), region=p.region,
-        )
-        for p in predictions
-    ]  # fmt: skip
+        )  # fmt: skip
+        found.setdefault((p.id, p.region), item)
+    return list(found.values())
 
 
 def _of_example(e: VQAExample) -> Item:
