@@ -17,7 +17,6 @@ from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocols.protocol import Item
 
 _TEXTS = ("dataset", "split", "question", "content_type", "modality", "language", "image_id")
-_LISTS = ("choices", "accepted")
 
 
 def from_data(
@@ -76,7 +75,7 @@ def from_file(path: Path) -> list[Item]:
 
 def from_predictions(predictions: Iterable[Prediction]) -> list[Item]:
     """The questions that a run's own predictions.jsonl asked: one for every condition under which it was asked."""
-    found = {}
+    found: dict[tuple[str, str], Item] = {}
     for p in predictions:
         item = Item(
             id=p.id, dataset=p.dataset, split=p.split, image_id=p.image_id, question=p.question, answer=p.answer,
@@ -123,12 +122,6 @@ def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
     family = fields.get("family", "vqa")
     if family not in FAMILIES:
         raise DataError(f"{where}: family is {family!r}; write one of {', '.join(FAMILIES)}, or leave it out")
-    lists = {}
-    for field in _LISTS:
-        values = fields.get(field) or []
-        if not isinstance(values, list):
-            raise DataError(f"{where}: {field} is {values!r}; write a list of texts")
-        lists[field] = tuple(_text({field: value}, field, where) for value in values)
     return Item(
         id=name,
         **{"dataset": dataset, "split": "", "question": "", "image_id": name, **texts},  # type: ignore[arg-type]
@@ -136,8 +129,16 @@ def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
         answer_type="closed" if answer_type == "closed" or (not answer_type and closed) else "open",
         family=family,
         has_region=bool(fields.get("has_region", False)),
-        **lists,
+        choices=_texts(fields, "choices", where),
+        accepted=_texts(fields, "accepted", where),
     )
+
+
+def _texts(fields: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
+    values = fields.get(field) or []
+    if not isinstance(values, list):
+        raise DataError(f"{where}: {field} is {values!r}; write a list of texts")
+    return tuple(_text({field: value}, field, where) for value in values)
 
 
 def _text(fields: dict[str, Any], field: str, where: str) -> str:
