@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rllava_jax.evaluation import intervals
 from rllava_jax.evaluation.intervals import Interval, bootstrap_interval, mean_interval, weighted_mean
 
 
@@ -82,3 +83,26 @@ def test_a_statistic_undefined_in_most_resamples_has_no_interval():
         return np.full(len(weights), np.nan)
 
     assert bootstrap_interval(undefined, own_image(5), resamples=100, seed=0) is None
+
+
+def test_draws_made_in_parts_are_those_made_at_once(monkeypatch):
+    values = np.random.default_rng(0).random(500)
+    images = [f"i{n % 70}" for n in range(500)]
+    kept = mean_interval(values, images, resamples=300, seed=1)
+    monkeypatch.setattr(intervals, "_KEPT", 0)
+    assert mean_interval(values, images, resamples=300, seed=1) == kept
+
+
+def test_a_mean_summed_by_image_is_the_mean_of_the_questions_drawn():
+    values = np.random.default_rng(0).random(60)
+    images = [f"i{n % 7}" for n in range(60)]
+    summed = mean_interval(values, images, resamples=400, seed=2)
+    drawn = bootstrap_interval(lambda w: weighted_mean(w, values), images, resamples=400, seed=2)
+    assert summed == pytest.approx(drawn, rel=1e-12)
+
+
+def test_images_may_be_numbered_in_the_order_of_their_names():
+    values = np.random.default_rng(0).random(40)
+    names = [f"i{n % 8}" for n in range(40)]
+    numbers = np.array([n % 8 for n in range(40)])
+    assert mean_interval(values, numbers, resamples=100, seed=0) == mean_interval(values, names, resamples=100, seed=0)

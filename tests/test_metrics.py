@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.boxes import box_to_loc_tokens
 from data_pipelines.records import DataError
-from rllava_jax.evaluation.answers import exact_match, normalise_answer, score, token_f1, token_recall
+from rllava_jax.evaluation.answers import exact_match, normalise_answer, score, token_f1, token_precision, token_recall
 from rllava_jax.evaluation.metrics import Row, rows
 from rllava_jax.evaluation.predictions import Prediction, from_json, read_predictions, to_json
 from rllava_jax.evaluation.results import markdown_table, write_results
@@ -100,6 +100,7 @@ def test_repeated_words_are_credited_as_often_as_both_have_them():
 
 def test_recall_and_f1_of_a_partly_right_answer():
     assert token_recall("left lower lobe", "the left lobe of lung") == pytest.approx(2 / 3)
+    assert token_precision("left lower lobe", "the left lobe of lung") == pytest.approx(2 / 4)
     assert token_f1("left lower lobe", "the left lobe of lung") == pytest.approx(2 * 2 / (3 + 4))
 
 
@@ -107,6 +108,20 @@ def test_empty_answers_are_scored_and_do_not_crash():
     assert token_recall("", "") == token_f1("", "") == 1
     assert token_recall("", "liver") == token_f1("", "liver") == 0
     assert token_recall("liver", "") == token_f1("liver", "") == 0
+
+
+def test_precision_counts_repeated_words_and_empty_answers_as_recall_does():
+    assert token_precision("lung heart", "lung lung lung liver") == 1 / 4
+    assert token_precision("", "") == 1
+    assert token_precision("liver", "") == token_precision("", "liver") == 0
+
+
+def test_an_accepted_answer_is_as_good_as_the_answer():
+    assert score(predicted("yes", "indeed", accepted=("true", "Indeed."))) == {"accuracy": 1}
+    # F1 of "left lung": with "left lower lobe" 2/5, with "lung of the left side" 4/7; recall 1/3 and 2/5.
+    best = score(predicted("left lower lobe", "left lung", answer_type="open", accepted=("lung of the left side",)))
+    expected = {"accuracy": 0, "exact_match": 0, "recall": 2 / 5, "precision": 1, "f1": 4 / 7}
+    assert best == pytest.approx(expected)
 
 
 def test_chinese_answers_are_compared_by_character():

@@ -14,7 +14,8 @@ region   right, none, wrong, blank   the condition; another of `data_pipelines/c
          right-none, …               the difference on the same questions, question by question
          right-detected, …           against the box that the model found itself
 metric   accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
-         exact_match, recall, f1     open questions
+         exact_match, recall,
+         precision, f1               open questions
          accuracy@0.5, iou           localise
          confidence, ece, brier, auroc
          box_found, box_iou          see `detected_regions.detected_rows`
@@ -34,11 +35,14 @@ from data_pipelines.conditions import ALL, DETECTED, MAIN
 from data_pipelines.records import FAMILIES, DataError
 from rllava_jax.evaluation.answers import normalise_answer, score
 from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
-from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_interval, mean_interval
+from rllava_jax.evaluation.intervals import Clusters, Interval, Statistic, bootstrap_interval, mean_interval
 from rllava_jax.evaluation.predictions import Prediction
 
 CONDITIONS = MAIN  # those of every evaluation
-_METRICS = {"answer_type=open": ("exact_match", "recall", "f1"), "family=localise": ("accuracy@0.5", "iou")}
+_METRICS = {
+    "answer_type=open": ("exact_match", "recall", "precision", "f1"),
+    "family=localise": ("accuracy@0.5", "iou"),
+}
 
 
 class Row(TypedDict):
@@ -181,18 +185,30 @@ def _score_cells(subset: str, region: str, held: list[Scored], estimator: _Estim
 def _calibration_cells(region: str, held: list[Scored], estimator: _Estimator) -> Iterator[_Cell]:
     images = [s.prediction.image_id for s in held]
     confidence, correct = confidence_and_correctness(held)
+    figures = confidence_figures(confidence, correct, images, resamples=estimator.resamples, seed=estimator.seed)
+    for metric, value, interval in figures:
+        yield region, metric, value, len(held), interval
+
+
+def confidence_figures(
+    confidence: Float[np.ndarray, " N"],
+    correct: Float[np.ndarray, " N"],
+    images: Clusters,
+    *,
+    resamples: int,
+    seed: int,
+) -> Iterator[tuple[str, float, Interval | None]]:
+    """(metric, value, interval) of what the confidence of N answers is worth."""
     for metric, values in (("confidence", confidence), ("brier", brier_score(confidence, correct))):
-        interval = mean_interval(values, images, resamples=estimator.resamples, seed=estimator.seed)
-        yield region, metric, float(values.mean()), len(held), interval
+        yield metric, float(values.mean()), mean_interval(values, images, resamples=resamples, seed=seed)
     statistics: dict[str, Statistic] = {
         "ece": partial(expected_calibration_error, confidence=confidence, correct=correct),
         "auroc": partial(auroc, confidence=confidence, correct=correct),
     }
     for metric, statistic in statistics.items():
-        value = float(statistic(ones(len(held)))[0])
+        value = float(statistic(ones(len(confidence)))[0])
         if np.isfinite(value):  # no AUROC where all answers, or none, are right
-            interval = bootstrap_interval(statistic, images, resamples=estimator.resamples, seed=estimator.seed)
-            yield region, metric, value, len(held), interval
+            yield metric, value, bootstrap_interval(statistic, images, resamples=resamples, seed=seed)
 
 
 def _difference_cells(

@@ -33,6 +33,7 @@ class Prediction:
       boxes: the shown boxes, (y0, x0, y1, x1) normalised to the image.
       box_labels: what truly lies in each of them, "" where unknown.
       right_boxes: the regions the question is about; empty for a question without one.
+      accepted: further answers that the data set counts as right.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Prediction:
     right_boxes: tuple[Box, ...] = ()
     choices: tuple[str, ...] = ()
     provenance: str = ""
+    accepted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A value outside these would silently leave a denominator (VQA-RAD has "CLOSED " and answers that are numbers).
@@ -94,7 +96,7 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
         raise DataError(f"prediction {name_of!r}: unknown fields {unknown}, missing fields {missing}")
     for name in _BOX_FIELDS:
         given[name] = tuple(tuple(float(v) for v in box) for box in given.get(name, ()))
-    for name in ("box_labels", "choices"):
+    for name in ("box_labels", "choices", "accepted"):
         given[name] = tuple(given.get(name, ()))
     return Prediction(**given)
 

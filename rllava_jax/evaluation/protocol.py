@@ -171,6 +171,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answe
         right_boxes=tuple(region.box for region in example.regions),
         choices=example.choices,
         provenance=example.provenance,
+        accepted=example.accepted,
     )
 
 

@@ -33,6 +33,7 @@ _METRIC_NAMES = {
     "iou": "mean IoU",
     "exact_match": "exact match",
     "recall": "token recall",
+    "precision": "token precision",
     "f1": "token F1",
     "confidence": "mean confidence",
     "ece": "calibration error (ECE)",

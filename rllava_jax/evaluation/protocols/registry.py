@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import textwrap
 
 from data_pipelines.records import DataError
 from rllava_jax.evaluation.protocols.protocol import Protocol
@@ -39,3 +40,18 @@ def protocol(name: str) -> Protocol:
     module, _, exported = MODULES[name].partition(":")
     found: Protocol = getattr(importlib.import_module(module), exported)
     return found
+
+
+def description() -> str:
+    """Every protocol with its source and known faults, for people."""
+    texts = []
+    for name in MODULES:
+        found = protocol(name)
+        lines = [
+            name,
+            f"  {found.about}",
+            f"  source: {found.source}",
+            *(f"  fault: {fault}" for fault in found.faults),
+        ]
+        texts.append("\n".join(textwrap.fill(line, 100, subsequent_indent="    ") for line in lines) + "\n")
+    return "\n".join(texts)

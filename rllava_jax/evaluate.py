@@ -1,0 +1,313 @@
+"""Scores anyone's predictions by a named protocol, with 95 % intervals by image.
+
+    python -m rllava_jax.evaluate --predictions answers.jsonl --data vqa_rad --root data/vqa_rad
+    python -m rllava_jax.evaluate --predictions answers.jsonl --protocol vqa_rad --root data/vqa_rad --out scores
+    python -m rllava_jax.evaluate --predictions answers.jsonl --references questions.jsonl --against others.jsonl
+    python -m rllava_jax.evaluate --predictions runs/demo/eval/400/predictions.jsonl
+
+A line of predictions is {"id": "vqa_rad/12", "answer": "yes"}; docs/EVALUATION.md has the formats, the protocols, and
+what becomes of a bad line. The last form reads questions and references from a run's own file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.records import FAMILIES, DataError
+from data_pipelines.sources.registry import DRAWN, MODULES
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.config import ConfigError
+from rllava_jax.evaluation import paired, references
+from rllava_jax.evaluation.answer_files import Findings, read_answers
+from rllava_jax.evaluation.matching import MISSING, match
+from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.evaluation.protocols import registry
+from rllava_jax.evaluation.protocols.protocol import Item, Protocol
+from rllava_jax.evaluation.results import markdown_table
+from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
+from rllava_jax.paths import path_of
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """A file of predictions, scored."""
+
+    scored: list[Scored]
+    findings: Findings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    try:
+        if options.list:
+            print(registry.description(), end="")
+            return 0
+        with _without_collector():
+            return _score(options)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Scoring makes many objects and no cycles; looking for them would take a quarter of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _score(options: argparse.Namespace) -> int:
+    if not options.predictions:
+        raise DataError("--predictions: is missing; give a JSONL file of id and answer")
+    for name in ("bootstrap", "seed", "allow_missing"):
+        if getattr(options, name) < 0:
+            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
+    protocol = registry.protocol(options.protocol)
+    asked = _references(options, protocol)
+    _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
+    ours = _scoring(options.predictions, asked, protocol, options.allow_missing)
+    rows = score_rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
+    print(f"{protocol.name}: {options.predictions}")
+    print(markdown_table(_named_regions(rows), regions=_regions(rows)), end="")
+    comparison: list[paired.ComparisonRow] = []
+    if options.against:
+        theirs = _scoring(options.against, asked, protocol, options.allow_missing)
+        comparison = _compare(ours, theirs, protocol, options)
+    if options.out:
+        try:
+            _write(path_of(options.out), options, protocol, ours, rows, comparison)
+        except OSError as error:
+            raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
+    return 0
+
+
+def _references(options: argparse.Namespace, protocol: Protocol) -> list[Item]:
+    """The questions that are scored against, from where the options and the protocol say."""
+    if protocol.dataset:
+        return _published(options, protocol)
+    if options.references:
+        if options.data or options.root:
+            raise DataError("--references: and --data say twice what to score against; give one of them")
+        return references.from_file(path_of(options.references))
+    if not options.data:
+        if options.root:
+            raise DataError("--root: without --data; name the data set, e.g. --data vqa_rad")
+        return _of_own_file(options.predictions)
+    if not options.root and options.data not in DRAWN:
+        raise DataError(f"--data {options.data}: needs --root, the folder of its files")
+    return references.from_data(
+        options.data, options.root, options.split or "test",
+        languages=_words(options.languages or "en"), families=_families(options.families), seed=options.seed,
+    )  # fmt: skip
+
+
+def _published(options: argparse.Namespace, protocol: Protocol) -> list[Item]:
+    fixed = {"split": protocol.split, "languages": ",".join(protocol.languages), "families": "vqa"}
+    for name, value in fixed.items():
+        if getattr(options, name) not in (None, value):
+            raise DataError(
+                f"--{name} {getattr(options, name)}: --protocol {protocol.name} is {value}; leave it out, or use strict"
+            )
+    own = protocol.dataset
+    if options.references or options.data not in (None, own, f"{own}_hf", "prepared"):
+        raise DataError(
+            f"--protocol {protocol.name}: is of {own}'s published test split; give --root and, for another copy, "
+            f"--data {own}_hf or prepared, or score other questions with --protocol strict"
+        )
+    if not options.root:
+        raise DataError(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files")
+    found = references.from_data(
+        options.data or own, options.root, protocol.split, languages=protocol.languages, families=("vqa",), seed=0
+    )
+    if others := sorted({item.dataset for item in found} - {own, f"{own}_hf"}):
+        raise DataError(f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}")
+    return found
+
+
+def _of_own_file(name: str) -> list[Item]:
+    try:
+        return references.from_predictions(read_predictions(name))
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
+    except DataError as error:
+        raise DataError(
+            f"{error} (without --data or --references the file is to be a run's own predictions.jsonl; say what to "
+            "score against)"
+        ) from None
+
+
+def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing: int) -> _Scoring:
+    """Reads and scores a file, and prints what was odd about it."""
+    file = read_answers(path_of(name), lists=protocol.runs > 1)
+    items = match(asked, file, protocol, file.findings)
+    for line in file.findings.lines():
+        print(f"note: {name}: {line}", file=sys.stderr)
+    if MISSING in file.findings:
+        for region in file.regions:
+            held = [item for item in items if item.region == region]
+            lacking = sum((item.id, item.region) not in file.answers for item in held)
+            _check_complete(protocol, len(held) - lacking, allow_missing, what=f"{name} answers", lacking=lacking)
+    return _Scoring(score_items(items, protocol), file.findings)
+
+
+def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, lacking: int) -> None:
+    """Whether a published split is whole, or lacks no more than was allowed."""
+    if protocol.expected is None or 0 <= protocol.expected - found <= allowed:
+        return
+    if found > protocol.expected:
+        remedy = "is it another version?"
+    else:
+        number = protocol.expected - found
+        counted = "they count as wrong" if lacking else "they are not scored"
+        remedy = f"complete it, or say --allow-missing {number} ({counted})"
+    raise DataError(f"{what} {found:,} of the {protocol.expected:,} questions of --protocol {protocol.name}; {remedy}")
+
+
+def _compare(
+    ours: _Scoring, theirs: _Scoring, protocol: Protocol, options: argparse.Namespace
+) -> list[paired.ComparisonRow]:
+    first, second = ([_paired(s, protocol) for s in side.scored] for side in (ours, theirs))
+    only_first, only_second = paired.unmatched(first, second)
+    for name, only in ((options.predictions, only_first), (options.against, only_second)):
+        if only:
+            print(f"note: {len(only):,} questions are asked under these conditions in {name} alone", file=sys.stderr)
+    rows = paired.comparison_rows(first, second, protocol.metrics_of, resamples=options.bootstrap, seed=options.seed)
+    print(f"\nfirst {options.predictions}, second {options.against}")
+    print(paired.markdown(rows), end="")
+    return rows
+
+
+def _paired(s: Scored, protocol: Protocol) -> paired.Scored:
+    item = s.item
+    question = (item.dataset, item.split, item.id, item.region)
+    return paired.Scored(question, item.image_id, protocol.subsets(item), s.scores)
+
+
+def _write(
+    folder: Path,
+    options: argparse.Namespace,
+    protocol: Protocol,
+    ours: _Scoring,
+    rows: Sequence[Any],
+    comparison: Sequence[Any],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "scores.json", _lines(rows))
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    write_atomically(folder / "scored.jsonl", "".join(f"{encode(_scored_line(s))}\n" for s in ours.scored))
+    if options.against:
+        write_atomically(folder / "comparison.json", _lines(comparison))
+    about = {
+        "protocol": protocol.name,
+        "source": protocol.source,
+        "faults": protocol.faults,
+        "predictions": str(options.predictions),
+        "against": options.against,
+        "references": options.references or options.data or protocol.dataset or "those of the predictions' file",
+        "questions": len(ours.scored),
+        "bootstrap": options.bootstrap,
+        "seed": options.seed,
+        "found": {what: found.count for what, found in ours.findings.items()},
+    }
+    write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+
+
+def _lines(rows: Sequence[Any]) -> str:
+    one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
+    return f"[\n{one_per_line}\n]\n"
+
+
+def _scored_line(s: Scored) -> dict[str, Any]:
+    item = s.item
+    return {
+        "id": item.id,
+        "region": item.region,
+        "image_id": item.image_id,
+        "question": item.question,
+        "answer": item.answer,
+        "accepted": item.accepted,
+        "answer_type": item.answer_type,
+        "family": item.family,
+        "predictions": item.predictions,
+        "scores": s.scores,
+    }
+
+
+def _named_regions(rows: Sequence[Any]) -> list[Any]:
+    return [{**row, "region": row["region"] or "score"} for row in rows]
+
+
+def _regions(rows: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(row["region"] or "score" for row in rows))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _families(text: str | None) -> tuple[str, ...]:
+    families = _words(text or "vqa")
+    for family in families:
+        if family not in FAMILIES:
+            raise DataError(f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}")
+    return families
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
+    parser.add_argument(
+        "--protocol", default="strict", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
+    parser.add_argument(
+        "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(MODULES)} (with --root)"
+    )
+    parser.add_argument("--root", metavar="DIR", default="", help="folder of the data set's files")
+    parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")
+    parser.add_argument("--languages", metavar="A,B", help="of the questions of --data (default: en)")
+    parser.add_argument(
+        "--families",
+        metavar="A,B",
+        help=f"questions of --data: {', '.join(FAMILIES)}; all but vqa are rebuilt from boxes (default: vqa)",
+    )
+    parser.add_argument(
+        "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
+    )
+    parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json"
+    )
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000; 0: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling, and of rebuilt questions (default: 0)")
+    parser.add_argument(
+        "--allow-missing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="questions of a published split that the copy or the predictions may lack (default: 0)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

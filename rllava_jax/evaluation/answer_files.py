@@ -1,0 +1,176 @@
+"""Reading anyone's predictions: whatever a line holds, it is counted and never stops the reading.
+
+A line is an object with `id` and `answer`, or with `id` and `prediction`, which a run's own predictions.jsonl has
+(there `answer` is the reference). `confidence` and `region`, the condition under which the question was asked, are
+optional.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines.records import DataError
+
+_NAMED = 5  # of each kind of bad line
+
+
+class Answer(NamedTuple):
+    """One answer of a file; `text` is None where its line has none in words."""
+
+    text: str | None
+    confidence: float | None
+    fields: Mapping[str, Any]
+
+
+@dataclass
+class Found:
+    """How often something was found that the reader ought to know, and where: the first few."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Counts one more."""
+        self.count += 1
+        if self.count <= _NAMED:
+            self.examples.append(name)
+
+
+class Findings(dict[str, Found]):
+    """What was found, in words, e.g. "lines that are not a JSON object with an id"."""
+
+    def add(self, what: str, name: str) -> None:
+        """Counts one case of it."""
+        self.setdefault(what, Found()).add(name)
+
+    def lines(self) -> list[str]:
+        """For people: one line each."""
+        return [f"{found.count:,} {what}: {_listed(found)}" for what, found in self.items()]
+
+
+def _listed(found: Found) -> str:
+    more = found.count - len(found.examples)
+    return ", ".join(found.examples) + (f" and {more:,} more" if more else "")
+
+
+UNREADABLE = "lines that are not a JSON object with an id (what they answered counts as missing)"
+NO_TEXT = "answers that are no text (null, true, a list, an object or not there; counted as wrong)"
+NUMBERS = "answers that are numbers (read as text)"
+EMPTY = "empty answers (right only where the reference is empty)"
+NO_CONFIDENCE = "confidences that are no number from 0 to 1 (not used)"
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """The answers of a file by question and condition, in the file's order.
+
+    Attributes:
+      answers: (id, region) → what its lines say; region is "" where they name no condition.
+      findings: what was odd.
+    """
+
+    answers: Mapping[tuple[str, str], Sequence[Answer]]
+    findings: Findings
+
+    @property
+    def regions(self) -> list[str]:
+        """The conditions that the file names, in its order; [""] where it names none."""
+        return list(dict.fromkeys(region for _, region in self.answers))
+
+
+def read_answers(path: Path, *, lists: bool) -> AnswerFile:
+    """Reads a JSONL of predictions.
+
+    Args:
+      lists: an answer may be a list of texts, the runs of a model that samples.
+
+    Raises:
+      DataError: no such file, a JSON list instead of lines, or not one line with an id.
+    """
+    findings = Findings()
+    answers: dict[tuple[str, str], list[Answer]] = {}
+    for number, line in _objects(path, findings):
+        key = _key(line)
+        if key is None:
+            findings.add(UNREADABLE, f"line {number}")
+            continue
+        answers.setdefault(key, []).extend(_answers(line, key[0], findings, lists=lists))
+    if not answers:
+        bad = findings.get(UNREADABLE, Found()).count
+        raise DataError(f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer")
+    return AnswerFile(answers, findings)
+
+
+def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    if raw.lstrip()[:1] == b"[":
+        raise DataError(f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)")
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line.decode())
+        except (ValueError, RecursionError):  # JSONDecodeError, UnicodeDecodeError, a number of too many digits
+            fields = None
+        if isinstance(fields, dict):
+            yield number, fields
+        else:
+            findings.add(UNREADABLE, f"line {number}")
+
+
+def _key(fields: Mapping[str, Any]) -> tuple[str, str] | None:
+    name, region = fields.get("id"), fields.get("region")
+    if isinstance(name, int) and not isinstance(name, bool):
+        name = str(name)
+    if not isinstance(name, str) or not name or not (region is None or isinstance(region, str)):
+        return None
+    return _encodable(name), _encodable(region or "")
+
+
+def _answers(fields: Mapping[str, Any], name: str, findings: Findings, *, lists: bool) -> list[Answer]:
+    given = fields["prediction"] if "prediction" in fields else fields.get("answer")
+    confidence = _confidence(fields.get("confidence"), name, findings)
+    runs = given if lists and isinstance(given, list) and given else [given]
+    return [Answer(_text(run, name, findings), confidence, fields) for run in runs]
+
+
+def _text(value: object, name: str, findings: Findings) -> str | None:
+    if isinstance(value, str):
+        if not value.strip():
+            findings.add(EMPTY, repr(name))
+        return _encodable(value)
+    if is_number(value):
+        findings.add(NUMBERS, repr(name))
+        return str(value)
+    findings.add(NO_TEXT, repr(name))
+    return None
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number; true and false are none."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, which JSON may escape and UTF-8 cannot hold, as a question mark."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _confidence(value: object, name: str, findings: Findings) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    findings.add(NO_CONFIDENCE, repr(name))
+    return None

@@ -1,0 +1,107 @@
+"""References and answers brought together: every question of the references stays, whatever the file says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from data_pipelines.records import DataError
+from rllava_jax.evaluation.answer_files import Answer, AnswerFile, Findings
+from rllava_jax.evaluation.protocols.protocol import Item, Protocol
+
+MISSING = "questions without a prediction (counted as wrong)"
+UNKNOWN = "predictions whose id the references do not have (not scored)"
+REPEATED = "predictions given again with the same answer (counted once)"
+CONFLICTING = "questions answered several times in different words (counted as wrong)"
+NOT_OF_PROTOCOL = "questions that the protocol does not score"
+_TRUST = "trust:"
+
+
+def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, findings: Findings) -> list[Item]:
+    """The questions that the protocol scores, with what was answered.
+
+    Every question is expected under every condition that the file names; where the references name conditions, as
+    those of a run's own predictions.jsonl do, under those that both name. `trust:…` is asked of questions with a region
+    alone.
+
+    A question without an answer, or with several that differ, keeps its place with no predictions. Under a protocol of
+    several runs, the lines of a question are its runs.
+
+    Args:
+      findings: takes what was odd, beside what reading the file found.
+
+    Returns:
+      Condition by condition, in the order of the references.
+
+    Raises:
+      DataError: the references have none of the file's ids, or the protocol scores none of the questions.
+    """
+    counted = [item for item in references if protocol.counts(item)]
+    for item in references if len(counted) < len(references) else ():
+        if not protocol.counts(item):
+            findings.add(NOT_OF_PROTOCOL, repr(item.id))
+    if not counted:
+        raise DataError(f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list")
+    known = {item.id for item in references}
+    unknown = [key for key in file.answers if key[0] not in known]
+    if len(unknown) == len(file.answers):
+        raise DataError(
+            f"no prediction has an id of the references: predictions have {_some(key[0] for key in unknown)}; "
+            f"the references have {_some(item.id for item in references)}"
+        )
+    for name, region in unknown:
+        findings.add(UNKNOWN, _named(name, region))
+    items = []
+    for item in _under_conditions(counted, file.regions):
+        answers = file.answers.get((item.id, item.region), ())
+        if not answers:
+            findings.add(MISSING, _named(item.id, item.region))
+        items.append(_answered(item, answers, protocol.runs, findings) if answers else item)
+    return items
+
+
+def _under_conditions(references: Sequence[Item], regions: Sequence[str]) -> Iterable[Item]:
+    if any(item.region for item in references):
+        asked = [item for item in references if item.region in regions]
+        if not asked:
+            named = ", ".join(dict.fromkeys(item.region for item in references))
+            raise DataError(f"predictions: were asked under none of the conditions of the references ({named})")
+        yield from asked
+        return
+    for region in regions:
+        for item in references:
+            if item.has_region or not region.startswith(_TRUST):
+                yield dataclasses.replace(item, region=region) if region else item
+
+
+def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findings) -> Item:
+    name = _named(item.id, item.region)
+    texts = [answer.text for answer in answers]
+    if runs == 1 and len(texts) > 1:
+        if len(set(texts)) > 1:
+            findings.add(CONFLICTING, name)
+            return item
+        findings.add(REPEATED, name)
+        texts = texts[:1]
+    if len(texts) > runs:
+        findings.add(f"questions with more than {runs} runs (counted as wrong)", name)
+        return item
+    if len(texts) < runs:
+        findings.add(f"questions with fewer than {runs} runs", name)
+    if all(text is None for text in texts):
+        return item
+    return dataclasses.replace(
+        item,
+        predictions=tuple(text or "" for text in texts),
+        confidence=answers[0].confidence,
+        fields=answers[0].fields,
+    )
+
+
+def _named(name: str, region: str) -> str:
+    return f"{name!r} ({region})" if region else repr(name)
+
+
+def _some(names: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    return ", ".join(map(repr, distinct[:3])) + (" …" if len(distinct) > 3 else "")
