@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from data_pipelines.records import DataError
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation.predictions import Prediction
@@ -129,13 +127,19 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"temperature": {"value": 0, "low": None, "high": None}}, {"stops": []}, {"stops": [1]}, {"more": 1}, {"bias": None}],
+    [
+        {"temperature": {"value": 0, "low": None, "high": None}},
+        {"stops": []},
+        {"stops": [1]},
+        {"more": 1},
+        {"bias": None},
+    ],
 )
 def test_a_damaged_calibration_is_named_with_the_command_that_mends_it(tmp_path, change):
     (tmp_path / "assets").mkdir()
     path = write_calibration(tmp_path, CALIBRATION)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(CheckpointError, match="rllava_jax.calibrate") as raised:
+    with pytest.raises(CheckpointError, match=r"rllava_jax\.calibrate") as raised:
         stored_calibration(tmp_path)
     assert str(path) in str(raised.value)
     with pytest.raises(CheckpointError):
