@@ -159,6 +159,7 @@ def test_wrong_options_are_refused(refused):
     assert "--target-risk a" in refused("--target-risk", "a")
     assert "only settings of data and evaluation" in refused("--config.train.duration=5 steps")
     assert "name one with --config.data.validation_split" in refused("--config.data.validation_split=")
+    assert "data.validation_split: is 'train'" in refused("--config.data.validation_split=train")
     assert "too few to calibrate on" in refused("--config.evaluation.max_examples=2")
 
 
