@@ -238,7 +238,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
             "--predictions"
         )
     _check_split(split, config, where=f"data.validation_split: is {split!r}")
-    predictor = Predictor.load(checkpoint)
+    predictor = Predictor.load(checkpoint, new_tokens=config.evaluation.max_new_tokens)
     loaded = load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions)
     settings = dataclasses.replace(config.evaluation, conditions=(CONDITION,))
     examples = choose_examples(loaded, settings.families, most=settings.max_examples)
