@@ -28,7 +28,7 @@ from data_pipelines.records import DataError
 from data_pipelines.sources import load_examples
 from rllava_jax import __version__, provenance
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Condition, Config, ConfigError
 from rllava_jax.config_loading import OVERRIDE_PREFIX, overridden
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
@@ -42,7 +42,7 @@ from rllava_jax.inference.predictor import Predictor
 from rllava_jax.paths import absolute, path_of
 from rllava_jax.task import training_examples
 
-CONDITION = "right"  # what a user does who marks the region that the question is about
+CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
 FAILURE_CHANCE = 0.05
 _SETTINGS = tuple(f"{OVERRIDE_PREFIX}{section}." for section in ("data", "evaluation"))
 
