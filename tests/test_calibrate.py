@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from rllava_jax import calibrate, predict
-from rllava_jax.checkpoint import Checkpoints
 from rllava_jax.evaluation.predictions import read_predictions, to_json
 from rllava_jax.inference.calibration import Stop, stored_calibration, write_calibration
 from rllava_jax.inference.decode import Sampling
@@ -46,28 +45,6 @@ def test_the_command_asks_validation_and_keeps_the_answers(calibrated, workdir):
     assert calibration.split == "validate"
     assert calibration.made_by["run"] == "run"
     assert calibration.made_by["step"] == 14
-
-
-def test_the_checkpoint_is_still_whole_and_its_calibration_goes_with_it(calibrated, tmp_path):
-    """Its checksums hold, and a later save that prunes it removes the calibration too."""
-    folder = tmp_path / "checkpoints"
-    shutil.copytree(calibrated.parent, folder)
-    with Checkpoints(folder, keep_last=1, best_metric="none") as checkpoints:
-        assert 14 in checkpoints.steps()
-        params = checkpoints.restore_params(14, checkpoints.shapes(14))
-        assert "calibration.json" in checkpoints.assets(14)
-        checkpoints.save(16, params, {"step": params["img/head/bias"]}, Position(), {"config.json": b"{}"})
-        checkpoints.wait()
-        assert 14 not in checkpoints.steps()
-    assert not (folder / "14").exists()
-    assert stored_calibration(folder / "16") is None
-
-
-class Position:
-    """A data iterator that has read nothing."""
-
-    def get_state(self):
-        return {}
 
 
 def test_the_same_questions_give_the_same_calibration(calibrated, workdir, capsys):

@@ -6,43 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from calibrations import CALIBRATION
 
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.selective import selective_rows
-from rllava_jax.inference.calibration import (
-    Calibration,
-    Estimate,
-    Stop,
-    calibration_of,
-    stored_calibration,
-    write_calibration,
-)
-
-FIGURES = {name: Estimate(0.1, None, None) for name in ("nll", "brier", "ece", "ece_equal_mass")}
-CALIBRATION = Calibration(
-    temperature=Estimate(2.0, 1.5, 2.5),
-    bias=Estimate(0.0, -0.1, 0.1),
-    stops=(
-        Stop(np.log(0.8), 2 / 3, 30, 1, 0.15, 1.0),
-        Stop(np.log(0.5), 0.5, 60, 6, 0.2, 1.2),
-        Stop(None, 0.0, 100, 40, 0.5, 1.4),
-    ),
-    target_risks=(0.1, 0.2),
-    questions=100,
-    images=50,
-    accuracy=0.6,
-    dataset="made",
-    split="validate",
-    condition="right",
-    families=("vqa",),
-    before=FIGURES,
-    after=FIGURES,
-    failure_chance=0.05,
-    max_new_tokens=6,
-    made_by={"step": 4},
-)
+from rllava_jax.inference.calibration import calibration_of, stored_calibration, write_calibration
 
 
 def predicted(name, probability, *, right, region="right", family="vqa"):
