@@ -28,7 +28,7 @@ from data_pipelines.records import DataError
 from data_pipelines.sources import load_examples
 from rllava_jax import __version__, provenance
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
-from rllava_jax.config import Config, ConfigError
+from rllava_jax.config import Condition, Config, ConfigError
 from rllava_jax.config_loading import OVERRIDE_PREFIX, overridden
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
@@ -42,7 +42,7 @@ from rllava_jax.inference.predictor import Predictor
 from rllava_jax.paths import absolute, path_of
 from rllava_jax.task import training_examples
 
-CONDITION = "right"  # what a user does who marks the region that the question is about
+CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
 FAILURE_CHANCE = 0.05
 _SETTINGS = tuple(f"{OVERRIDE_PREFIX}{section}." for section in ("data", "evaluation"))
 
@@ -148,18 +148,21 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     named = ", ".join(" ".join(pair) for pair in splits) or "none"
     if len(splits) != 1:
         raise DataError(f"{where}: holds predictions of {named}; calibrate on those of one validation split")
-    ((_, split),) = splits
-    if split in (config.data.test_split, config.data.train_split) or split.startswith(("test", "train")):
-        raise DataError(
-            f"{where}: holds predictions of {named}; a calibration is fitted on validation questions only, since its "
-            "promise would else be about questions that it was made from"
-        )
+    _check_split(splits[0][1], config, where=f"{where}: holds predictions of {named}")
     held = [p for p in predictions if p.region == CONDITION]
     if not held:
         raise DataError(f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted")
     if len({p.id for p in held}) < len(held):
         raise DataError(f"{where}: a question is answered twice under {CONDITION!r}; ids must be unique")
     return held
+
+
+def _check_split(split: str, config: Config, *, where: str) -> None:
+    if split in (config.data.test_split, config.data.train_split) or split.startswith(("test", "train")):
+        raise DataError(
+            f"{where}; a calibration is fitted on validation questions only: the model is surer of those that it was "
+            "trained on, and those that it is tested on are to say whether the calibration holds"
+        )
 
 
 def summary(calibration: Calibration) -> str:
@@ -234,7 +237,8 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
             "data.validation_split: the run has none; name one with --config.data.validation_split=NAME, or give its "
             "--predictions"
         )
-    predictor = Predictor.load(checkpoint)
+    _check_split(split, config, where=f"data.validation_split: is {split!r}")
+    predictor = Predictor.load(checkpoint, new_tokens=config.evaluation.max_new_tokens)
     loaded = load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions)
     settings = dataclasses.replace(config.evaluation, conditions=(CONDITION,))
     examples = choose_examples(loaded, settings.families, most=settings.max_examples)

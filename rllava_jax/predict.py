@@ -263,8 +263,8 @@ def _parser() -> argparse.ArgumentParser:
         "--risk",
         type=float,
         metavar="R",
-        help='withhold the answer ("not sure") unless at most this share, e.g. 0.1, of answers as sure is wrong, by '
-        "the checkpoint's calibration; see docs/CONFIDENCE.md",
+        help='withhold unsure answers ("not sure"), so that at most this share, e.g. 0.1, of those given is wrong; by '
+        "the checkpoint's calibration, see docs/CONFIDENCE.md",
     )
     parser.add_argument("--show-withheld", action="store_true", help="with --risk: print a withheld answer, marked")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calibrations import CALIBRATION
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.checksums import checksums
 from rllava_jax.config import MeshConfig
+from rllava_jax.inference.calibration import calibration_of, write_calibration
 from rllava_jax.sharding import make_mesh
 
 # Orbax leaves the other arrays' reads unawaited when one of them fails.
@@ -75,6 +77,21 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert checkpoints.resolve("5") == 5
         restored = checkpoints.restore_params(2, abstract(arrays(2, make_mesh(MeshConfig()))[0]))
     assert_same(restored, arrays(2, make_mesh(MeshConfig()))[0])
+
+
+def test_a_calibration_among_the_assets_leaves_a_checkpoint_whole_and_goes_with_it(tmp_path):
+    folder, mesh = tmp_path / "c", make_mesh(MeshConfig())
+    saved(folder, [1, 2], keep_last=1)
+    write_calibration(folder / "2", CALIBRATION)
+    params, training = (abstract(tree) for tree in arrays(2, mesh))
+    with Checkpoints(folder, keep_last=1) as checkpoints:
+        assert_same(checkpoints.restore(2, params, training, numbers())[0], arrays(2, mesh)[0])
+        assert calibration_of(checkpoints.assets(2), checkpoint=folder / "2") == CALIBRATION
+        checkpoints.save(3, *arrays(3, mesh), numbers(), ASSETS)
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
+        assert calibration_of(checkpoints.assets(3), checkpoint=folder / "3") is None
+    assert not (folder / "2").exists()
 
 
 def test_a_folder_opened_to_be_read_knows_its_own_best(tmp_path):

@@ -92,7 +92,8 @@ def test_command_line_prints_the_evaluations_answer(command_line, workdir, evalu
     status, out, err = command_line.run([sys.executable, "-m", "rllava_jax.predict", *map(str, arguments)])
     assert status == 0, err
     said = json.loads(out)
-    assert said.keys() == {"answer", "confidence", "finished"}
+    assert said.keys() == {"answer", "confidence", "raw_confidence", "calibrated", "finished"}
+    assert not said["calibrated"]
     assert said["answer"] == prediction.prediction
     assert said["confidence"] == pytest.approx(prediction.confidence, rel=1e-3)
     assert err == ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import digamma
+from scipy.special import digamma  # type: ignore[import-untyped]
 
 BINS = 10
 CONFIDENT = 0.9

@@ -31,7 +31,7 @@ def selective_rows(
 ) -> list[Row]:
     """Coverage and risk at each target risk, and calibrated figures, with 95 % intervals by image.
 
-    A risk that validation could not promise answers nothing: coverage 0, and no row for the risk.
+    A risk that validation could not promise answers nothing: coverage 0 without an interval, and no row for the risk.
 
     Args:
       bootstrap: resamples behind each interval; 0 leaves the intervals out.
@@ -74,7 +74,10 @@ def _cells(
 
     for risk in calibration.target_risks:
         stop = calibration.stop_at(risk)
-        given = np.array([stop is not None and stop.gives(value) for value in log_prob])
+        if stop is None:
+            yield f"coverage@risk={risk:.2f}", Estimate(0.0, None, None), len(held)
+            continue
+        given = np.array([stop.gives(value) for value in log_prob])
         yield f"coverage@risk={risk:.2f}", mean(given.astype(float), images.tolist()), len(held)
         if given.any():
             yield f"risk@risk={risk:.2f}", mean(1 - correct[given], images[given].tolist()), int(given.sum())

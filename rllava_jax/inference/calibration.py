@@ -73,7 +73,7 @@ class Calibration:
         question by a fit to other images.
       failure_chance: chance that the bounds of the stops do not hold (delta of Geifman & El-Yaniv).
       max_new_tokens: the longest answer that was decoded.
-      made_by: run, step, seed, command, revision and version.
+      made_by: run, step, seed, resamples, revision and version.
     """
 
     temperature: Estimate
@@ -106,20 +106,20 @@ class Calibration:
         held = [stop for stop in self.stops if stop.risk_bound <= risk]
         return max(held, key=lambda stop: stop.answered, default=None)
 
-    def stop_for(self, risk: float, *, option: str = "--risk") -> Stop:
+    def stop_for(self, risk: float) -> Stop:
         """As `stop_at`.
 
         Raises:
           ConfigError: it is no risk, or none so low can be promised; names the lowest that can.
         """
         if not 0 < risk < 1:
-            raise ConfigError(f"{option} {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1")
+            raise ConfigError(f"--risk {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1")
         stop = self.stop_at(risk)
         if stop is None:
             lowest = min(self.stops, key=lambda stop: stop.risk_bound)
             at_least = math.ceil(lowest.risk_bound * 1000) / 1000
             raise ConfigError(
-                f"{option} {risk:g}: cannot be promised from {self.questions} validation questions; the lowest that "
+                f"--risk {risk:g}: cannot be promised from {self.questions} validation questions; the lowest that "
                 f"can is {at_least:g}, at which {self.coverage(lowest):.0%} of them are answered"
             )
         return stop

@@ -18,6 +18,7 @@ from rllava_jax.atomic_files import appears_whole, check_destination, holds_only
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, LoraConfig
 from rllava_jax.config_loading import to_json
+from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.layout import TABLE, exported
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 _FOLDER_FILES = (
     "README.md",
     "adapter",
+    CALIBRATION_FILE,
     "config.json",
     CONVERSION_FILE,
     "generation_config.json",
@@ -138,6 +140,8 @@ def export_checkpoint(
         total = write_shards(new, tensors, shard_bytes=shard_bytes)
         files = folder_files(stored, config, rows=rows, dtype=str(target))
         files["README.md"] = model_card(stored, config, adapter=keep_lora, dtype=str(target), licence=licence).encode()
+        if CALIBRATION_FILE in stored.files and config.regions == stored.config.regions:  # else it is of other answers
+            files[CALIBRATION_FILE] = stored.files[CALIBRATION_FILE]
         for name, content in files.items():
             (new / name).write_bytes(content)
         if keep_lora:

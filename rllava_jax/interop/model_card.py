@@ -14,6 +14,7 @@ from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.summary import HEADLINE
+from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import Stage, is_published, lineage
 from rllava_jax.model.sizes import model_size
 
@@ -80,6 +81,7 @@ def model_card(trained: Trained, config: Config, *, adapter: bool, dtype: str, l
         _usage(config),
         _adapter(trained.config, config, stages) if adapter else "",
         _evaluation(trained, config, stages),
+        _confidence(trained, config),
         _licence(licence, stages),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -285,6 +287,20 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
         else "every question without a region; the model has no region branch."
     )
     return _table(unmarked, whose + told)
+
+
+def _confidence(trained: Trained, config: Config) -> str:
+    calibration = calibration_of(trained.files, checkpoint=trained.folder / str(trained.step))
+    if calibration is None or config.regions != trained.config.regions:
+        return ""
+    before, after = calibration.before["ece"].value, calibration.after["ece"].value
+    return (
+        "## Confidence\n\nThe chance that a greedy answer is right is sigmoid(logit(p) / T + b), p the probability of "
+        f"the whole answer, its end included, T = {calibration.temperature.value:.3f}, "
+        f"b = {calibration.bias.value:.3f}. Fitted on {calibration.questions:,} questions of {calibration.dataset}, "
+        f"split {calibration.split}: ECE {before:.3f} raw, {after:.3f} calibrated, by cross-validation. "
+        f"`{CALIBRATION_FILE}` also has thresholds by which answers can be withheld, with bounds of their error rates."
+    )
 
 
 def _table(rows: Sequence[Row], told: str) -> str:
