@@ -208,6 +208,12 @@ def test_an_unreachable_endpoint_is_named_and_what_is_cached_stays(judge):
     assert (len(offline.correct), offline.not_judged) == (1, {NOT_ASKED: 8})
 
 
+def test_an_endpoint_that_answers_none_of_a_few_requests_is_an_error_too(judge):
+    with LanguageModel(lambda call: Reply(status=500)) as server:
+        with pytest.raises(EndpointError, match=r"answered none of 2 requests, the last by: .*500"):
+            judge_items(judge(server, "--judge-retries", "0"), ITEMS[:2])
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [(401, "--judge-api-key-env"), (404, "--judge-endpoint, which usually ends in /v1, and --judge")],
