@@ -209,9 +209,9 @@ def test_an_unreachable_endpoint_is_named_and_what_is_cached_stays(judge):
 
 
 def test_an_endpoint_that_answers_none_of_a_few_requests_is_an_error_too(judge):
-    with LanguageModel(lambda call: Reply(status=500)) as server:
-        with pytest.raises(EndpointError, match=r"answered none of 2 requests, the last by: .*500"):
-            judge_items(judge(server, "--judge-retries", "0"), ITEMS[:2])
+    message = r"answered none of 2 requests, the last by: .*500"
+    with LanguageModel(lambda call: Reply(status=500)) as server, pytest.raises(EndpointError, match=message):
+        judge_items(judge(server, "--judge-retries", "0"), ITEMS[:2])
 
 
 @pytest.mark.parametrize(
