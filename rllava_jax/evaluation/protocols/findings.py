@@ -49,7 +49,7 @@ def _per_finding(compute: Callable[[Sequence[Item], np.ndarray], np.ndarray], it
     places = [np.flatnonzero([name == finding for name in of_finding]) for finding in sorted(set(of_finding))]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        columns = [compute([items[p] for p in at], weights[:, at]) for at in places]
+        columns = [compute([items[p] for p in at.tolist()], weights[:, at]) for at in places]
         return statistics.macro(np.stack(columns, axis=1))
 
     return statistic
