@@ -266,13 +266,13 @@ def test_the_order_of_the_runs_does_not_matter(named, random):
 def test_multiple_choice_by_hand(answers, credit, accuracy, agreeing, named):
     found = scores(MULTIPLE_CHOICE, "liver", *answers, choices=CHOICES)
     assert found == pytest.approx(
-        {"consistent_accuracy": credit, "accuracy": accuracy, "agreement": agreeing, "named_an_option": named}
+        {"consistent_accuracy": credit, "mean_accuracy": accuracy, "agreement": agreeing, "named_an_option": named}
     )
 
 
 def test_options_of_the_same_text_are_the_same_answer():
     found = scores(MULTIPLE_CHOICE, "liver", "A", "C", "A", "C", "liver", choices=("liver", "lung", "Liver"))
-    assert found["consistent_accuracy"] == found["accuracy"] == found["agreement"] == 1
+    assert found["consistent_accuracy"] == found["mean_accuracy"] == found["agreement"] == 1
 
 
 def test_questions_without_options_or_with_a_reference_that_is_none_do_not_count():

@@ -1,5 +1,7 @@
 """AUC, F1 and accuracy against scikit-learn's documented values, SciPy, and hand-computed cases."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -152,6 +154,21 @@ def test_without_a_probability_the_confidence_of_yes_or_no_is_taken():
 def test_a_probability_that_is_none_is_named(given_value):
     with pytest.raises(DataError, match=r"'q': probability_yes is .*, expected a number from 0 to 1"):
         probability_of_yes(item("yes", "yes", probability_yes=given_value))
+
+
+def test_what_has_no_probability_counts_as_wrong_for_the_auc():
+    right = item("yes", "yes", content_type="mass", probability_yes=0.9)
+    negative = item("no", "no", content_type="mass", probability_yes=0.1)
+    for lost in (item("yes", "", content_type="mass"), item("no", "perhaps", content_type="mass", confidence=1.0)):
+        # Of two pairs of a positive and a negative, the lost one's is out of order.
+        assert FINDINGS.corpus["auc"]([right, negative, lost])(ones(3)) == pytest.approx(0.5)
+
+
+def test_a_question_without_an_answer_is_ranked_worst_in_every_class():
+    items = [item("ct", "ct", scores={"ct": 1, "mri": 0}), item("mri", "mri", scores={"ct": 0, "mri": 1})]
+    lost = dataclasses.replace(item("ct", ""), predictions=())
+    assert CLASSIFICATION.corpus["auc_macro"](items)(ones(2)) == pytest.approx(1)
+    assert CLASSIFICATION.corpus["auc_macro"]([*items, lost])(ones(3)) == pytest.approx(0.5)
 
 
 def test_without_any_probability_findings_have_no_auc():

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.generation.answers import Answer, AnswerStore, ChatRequest
-from data_pipelines.generation.client import Endpoint, Traffic, ask
+from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
 from data_pipelines.records import DataError
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
@@ -196,6 +196,11 @@ def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -
         missing = {request.key: request for request in requests.values() if request.key not in store}
         if judge.endpoint is not None and missing:
             _ask(judge.endpoint, missing, store, failures, progress=progress)
+            if failures and not any(request.key in store for request in requests.values()):
+                raise EndpointError(
+                    f"{judge.endpoint.url}: answered none of {len(failures)} requests, the last by: "
+                    f"{list(failures.values())[-1]}; mend the endpoint and start the same command again"
+                )
         correct: dict[tuple[str, ...], bool] = {}
         not_judged: Counter[str] = Counter()
         for item in items:

@@ -45,21 +45,27 @@ def _balanced_accuracy(items: Sequence[Item]) -> Statistic:
 
 
 def _auc_macro(items: Sequence[Item]) -> Statistic:
-    """NaN where the file has no `scores`; where it has them for some items only, or not for every class: DataError."""
+    """NaN where the file has no `scores`. A question without an answer is ranked last for its class, first for others.
+
+    Raises:
+      DataError: some answers have scores and others none, or not for every class.
+    """
     names, _, wanted = _numbers(items)
-    with_scores = [item for item in items if "scores" in item.fields]
-    if not with_scores:
+    answered = [item for item in items if item.predictions]
+    lacking = [item for item in answered if "scores" not in item.fields]
+    if len(lacking) == len(answered):
         return lambda weights: np.full(len(weights), np.nan)
-    if len(with_scores) < len(items):
-        lacking = next(item for item in items if "scores" not in item.fields)
+    if lacking:
         raise DataError(
-            f"prediction {lacking.id!r}: lacks scores, which others have; give every prediction its scores, or none"
+            f"prediction {lacking[0].id!r}: lacks scores, which others have; give every prediction its scores, or none"
         )
     scores = np.array([_class_scores(item, names) for item in items])
     return lambda weights: statistics.macro(statistics.class_auc(weights, scores, wanted))
 
 
 def _class_scores(item: Item, names: Sequence[str]) -> list[float]:
+    if not item.predictions:
+        return [-math.inf if name == normalise_answer(item.answer) else math.inf for name in names]
     given = item.fields["scores"]
     if not isinstance(given, Mapping):
         raise DataError(f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number")
@@ -80,6 +86,7 @@ CLASSIFICATION = Protocol(
     "1982",
     faults=(
         "An answer that is no class counts as wrong, and against the F1 of the reference's class alone.",
+        "For AUC a question without an answer is ranked last for its own class and first for every other.",
         "A class that no reference names does not exist: its false alarms cost nothing but the right answer.",
     ),
     score=each(_right),

@@ -49,7 +49,7 @@ def _per_finding(compute: Callable[[Sequence[Item], np.ndarray], np.ndarray], it
     places = [np.flatnonzero([name == finding for name in of_finding]) for finding in sorted(set(of_finding))]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        columns = [compute([items[p] for p in at], weights[:, at]) for at in places]
+        columns = [compute([items[p] for p in at.tolist()], weights[:, at]) for at in places]
         return statistics.macro(np.stack(columns, axis=1))
 
     return statistic
@@ -64,8 +64,10 @@ def _auc_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
     scores = [probability_of_yes(item) for item in items]
     if all(score is None for score in scores):
         return np.full(len(weights), np.nan)
-    # An answer that is neither yes nor no tells nothing: half.
-    return statistics.binary_auc(weights, np.array([0.5 if s is None else s for s in scores]), _positive(items))
+    positive = _positive(items)
+    # What has no probability counts as wrong: ranked last if positive, first if not.
+    ranked = [(-np.inf if p else np.inf) if s is None else s for s, p in zip(scores, positive, strict=True)]
+    return statistics.binary_auc(weights, np.array(ranked), positive)
 
 
 def _positive(items: Sequence[Item]) -> np.ndarray:
@@ -82,7 +84,7 @@ FINDINGS = Protocol(
         "F1 is that of the answers as given. Papers often choose a threshold for each finding on the very test set, "
         "which lifts it.",
         "AUC takes probability_yes, or else the confidence of the whole answer (for no, its complement), which shares "
-        "its probability with other wordings; an answer that is neither counts as one half.",
+        "its probability with other wordings; what has neither counts as wrong: ranked last if positive, first if not.",
         "A finding without a positive, or without a negative, has no AUC and is not in the mean.",
         "Accuracy under all is over questions and not over findings.",
     ),

@@ -76,7 +76,7 @@ def _score(item: Item) -> Scores:
     named = [right if is_right else option for option, is_right in zip(named, same, strict=True)]
     return {
         "consistent_accuracy": consistency_credit(named, right),
-        "accuracy": sum(same) / RUNS,
+        "mean_accuracy": sum(same) / RUNS,
         "agreement": agreement(named),
         "named_an_option": sum(option is not None for option in named) / RUNS,
     }
@@ -101,8 +101,9 @@ def _place(letter: str) -> int:
 MULTIPLE_CHOICE = Protocol(
     name="multiple_choice",
     about="Questions with options, each answered in five sampled runs: credit where at least three runs name the right "
-    "option (consistent_accuracy), the mean accuracy of a run, how far runs agree, and how often an answer names an "
-    "option at all. Questions without options, or whose reference is none of them, are left out and counted.",
+    "option (consistent_accuracy), the mean accuracy of a run (mean_accuracy), how far runs agree, and how "
+    "often an answer names an option at all. Questions without options, or whose reference is none of them, are "
+    "left out and counted.",
     source="MedM: no credit where the answers of five sampled runs disagree in three or more. Read as: three or more "
     "runs differ from the most frequent answer",
     faults=(
@@ -114,7 +115,7 @@ MULTIPLE_CHOICE = Protocol(
         "An answer that explains itself names no option; named_an_option tells how many that were.",
     ),
     score=each(_score),
-    metrics={"": ("consistent_accuracy", "accuracy", "agreement", "named_an_option")},
+    metrics={"": ("consistent_accuracy", "mean_accuracy", "agreement", "named_an_option")},
     counts=_counts,
     runs=RUNS,
 )
