@@ -7,8 +7,8 @@ Axes: S resamples, N questions, C images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,10 @@ from jaxtyping import Float, Int
 
 LEVEL = 0.95
 _CHUNK = 128  # resamples at a time: bounds memory at 128 N floats
+_KEPT = 8_000_000  # draws of at most so many numbers, 64 MB, are kept for the next row
 
+# Image of each question: its name, or a number that stands for it in the order of the names.
+Clusters = Sequence[str] | Int[np.ndarray, " N"]
 Statistic = Callable[[Float[np.ndarray, "S N"]], Float[np.ndarray, " S"]]
 
 
@@ -32,7 +35,7 @@ def weighted_mean(weights: Float[np.ndarray, "S N"], values: Float[np.ndarray, "
     return (weights @ values) / weights.sum(axis=1)
 
 
-def bootstrap_interval(statistic: Statistic, clusters: Sequence[str], *, resamples: int, seed: int) -> Interval | None:
+def bootstrap_interval(statistic: Statistic, clusters: Clusters, *, resamples: int, seed: int) -> Interval | None:
     """Percentile interval of a statistic when images are drawn with replacement.
 
     Args:
@@ -47,19 +50,25 @@ def bootstrap_interval(statistic: Statistic, clusters: Sequence[str], *, resampl
     member, count = _cluster_index(clusters)
     if resamples == 0 or count < 2:
         return None
-    draws = _draws(count, resamples, seed)
-    values = np.concatenate([statistic(draws[i : i + _CHUNK][:, member]) for i in range(0, resamples, _CHUNK)])
-    defined = values[np.isfinite(values)]
-    if defined.size * 2 < resamples:
-        return None
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    values = [statistic(draws[:, member]) for draws in _draws(count, resamples, seed)]
+    return _percentiles(np.concatenate(values))
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, " N"], clusters: Clusters, *, resamples: int, seed: int
+) -> Float[np.ndarray, " S"]:
+    """The mean of each resample of the images.
+
+    What each image adds is summed first, so that a resample costs C operations and not N.
+    """
+    member, count = _cluster_index(clusters)
+    sums, sizes = np.bincount(member, values, minlength=count), np.bincount(member, minlength=count)
+    return np.concatenate([(draws @ sums) / (draws @ sizes) for draws in _draws(count, resamples, seed)])
 
 
 def mean_interval(
     values: Float[np.ndarray, " N"],
-    clusters: Sequence[str],
+    clusters: Clusters,
     *,
     resamples: int,
     seed: int,
@@ -73,27 +82,51 @@ def mean_interval(
     """
     if resamples == 0:
         return None
+    _, count = _cluster_index(clusters)
     if np.ptp(values) == 0:
-        _, count = _cluster_index(clusters)
         unseen = 1 - ((1 - LEVEL) / 2) ** (1 / count)
         value = float(values[0])
         return Interval(value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value))
-    mean = partial(weighted_mean, values=values)
-    interval = bootstrap_interval(mean, clusters, resamples=resamples, seed=seed)
-    return Interval(*bounds) if interval is None else interval  # one image: nothing is known about others
+    if count < 2:
+        return Interval(*bounds)  # one image: nothing is known about others
+    means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
+    return _percentiles(means)
 
 
-def _cluster_index(clusters: Sequence[str]) -> tuple[Int[np.ndarray, " N"], int]:
-    names, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    return member, len(names)
+def _percentiles(values: Float[np.ndarray, " S"]) -> Interval | None:
+    defined = values[np.isfinite(values)]
+    if defined.size * 2 < len(values):
+        return None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def _cluster_index(clusters: Clusters) -> tuple[Int[np.ndarray, " N"], int]:
+    names = clusters if isinstance(clusters, np.ndarray) else np.asarray(clusters, dtype=str)
+    found, member = np.unique(names, return_inverse=True)
+    return member, len(found)
+
+
+def _draws(count: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "S C"]]:
+    """How often each of `count` images occurs in each resample, some resamples at a time."""
+    if count * resamples <= _KEPT:
+        draws = _kept_draws(count, resamples, seed)
+        yield from (draws[i : i + _CHUNK] for i in range(0, resamples, _CHUNK))
+    else:
+        yield from _drawn(count, resamples, seed)
 
 
 @lru_cache(maxsize=4)
-def _draws(count: int, resamples: int, seed: int) -> Float[np.ndarray, "S C"]:
-    """How often each of `count` images occurs in each resample."""
-    rng = np.random.default_rng([seed, count])
-    picked = rng.integers(0, count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
-    times = np.bincount(picked.ravel(), minlength=resamples * count)
-    draws = times.reshape(resamples, count).astype(np.float64)
+def _kept_draws(count: int, resamples: int, seed: int) -> Float[np.ndarray, "S C"]:
+    draws = np.concatenate(list(_drawn(count, resamples, seed)))
     draws.flags.writeable = False  # the cache hands the same array to every caller
     return draws
+
+
+def _drawn(count: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "S C"]]:
+    rng = np.random.default_rng([seed, count])
+    for start in range(0, resamples, _CHUNK):
+        rows = min(_CHUNK, resamples - start)
+        picked = rng.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(picked.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
