@@ -1,0 +1,119 @@
+"""What a protocol is: which questions count, and what an answer to one of them scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipelines.records import AnswerType
+from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.intervals import Statistic
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """A question of the references, and what was predicted for it under one condition.
+
+    Attributes:
+      accepted: further answers that count as right.
+      has_region: the question is about a marked region.
+      region: the condition under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
+      predictions: the answers given, in the order of the runs: one, or several under a protocol whose `runs` is
+        above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
+      confidence: of the (first) answer, 0..1; None where the file has none.
+      fields: what else stands in the (first) prediction's line.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    image_id: str
+    question: str
+    answer: str
+    answer_type: AnswerType = "open"
+    family: str = "vqa"
+    content_type: str = ""
+    modality: str = ""
+    language: str = "en"
+    choices: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+    has_region: bool = False
+    region: str = ""
+    predictions: tuple[str, ...] = ()
+    confidence: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prediction(self) -> str:
+        """The first answer; "" where there is none."""
+        return self.predictions[0] if self.predictions else ""
+
+
+def each(score: Callable[[Item], Scores]) -> Callable[[Sequence[Item]], list[Scores]]:
+    """The scores of many items from the score of one."""
+    return lambda items: [score(item) for item in items]
+
+
+def every(item: Item) -> bool:
+    """Every question counts."""
+    return True
+
+
+def standard_subsets(item: Item) -> tuple[str, ...]:
+    """The subsets of `evaluation.metrics` that an item belongs to; their names are those of a run's metrics.json."""
+    names = ["all", f"family={item.family}"]
+    if item.family == "vqa":
+        if item.has_region:
+            names.append("has_region=yes")
+        names.append(f"answer_type={item.answer_type}")
+        if item.answer_type == "closed" and normalise_answer(item.answer) in ("yes", "no"):
+            names.append("answer_type=yes_no")
+        names += [f"{name}={value}" for name in ("content_type", "modality") if (value := getattr(item, name))]
+    return tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A way to score predictions.
+
+    Attributes:
+      name: on the command line, e.g. "strict".
+      about: what it measures, in a sentence.
+      source: whose rules these are: paper, or repository and file.
+      faults: what is known to be wrong with them, a sentence each; empty where nothing is.
+      score: metric → value for each item, in order. A metric that an item lacks does not have that item in its n.
+        Values are means' terms: a row is their mean, its interval the bootstrap by image.
+      metrics: metrics of the rows of a subset, its main one first; "" stands for every subset not named. Metrics of
+        `corpus` may stand here too.
+      counts: whether a question takes part; what does not is counted and named.
+      subsets: those that an item belongs to, each a group of rows; "all" among them.
+      corpus: metrics of many answers together (BLEU, AUC): from the items of a subset, a statistic of weights
+        [S, N] → [S] as in `evaluation.intervals`, so that the bootstrap runs through it.
+      runs: answers per question. Above 1, a line's `answer` may be a list, and lines that share an id are its runs.
+      dataset: where the protocol is a published test set: its name in `data_pipelines.sources.registry`,
+      split: its split,
+      languages: the languages that are asked,
+      expected: and the number of questions that a complete copy has.
+    """
+
+    name: str
+    about: str
+    source: str
+    score: Callable[[Sequence[Item]], Sequence[Scores]]
+    metrics: Mapping[str, tuple[str, ...]]
+    faults: tuple[str, ...] = ()
+    counts: Callable[[Item], bool] = every
+    subsets: Callable[[Item], Sequence[str]] = standard_subsets
+    corpus: Mapping[str, Callable[[Sequence[Item]], Statistic]] = field(default_factory=dict)
+    runs: int = 1
+    dataset: str = ""
+    split: str = "test"
+    languages: tuple[str, ...] = ("en",)
+    expected: int | None = None
+
+    def metrics_of(self, subset: str) -> tuple[str, ...]:
+        """The metrics that a subset reports, its main one first."""
+        return self.metrics.get(subset, self.metrics.get("", ()))
