@@ -61,7 +61,8 @@ def write_report(
       images: the image of a prediction, decoded or as encoded bytes; an ImageError it raises is shown in its place.
       run: what makes the result reproducible: command, seed, configuration, versions; nested mappings are unfolded.
       gallery: at most so many example questions; with each image embedded once, they bound the size of the page.
-      trust: further rows of the region trust benchmark, over the predictions under "trust:…".
+      trust: rows of the region trust benchmark (`trust.metrics.trust_rows`); the predictions may hold its answers too,
+        under "trust:…", and the gallery then shows them.
     """
     rows = [*rows, *trust]
     groups = list(dict.fromkeys((row["dataset"], row["split"]) for row in rows))
@@ -88,7 +89,7 @@ def _sections(dataset: str, index: RowIndex, held: Sequence[Prediction]) -> list
     return [
         Section("region", "Does the region help, and is it trusted too much?", _headline(index)),
         Section("published", "Beside published results", _published(dataset, index)),
-        Section("trust", "What does a wrong box do?", trust_html(index, held) + _wrong_kinds(index)),
+        Section("trust", "What does a wrong box do?", trust_html(index) + _wrong_kinds(index)),
         Section("image", "Is the image read?", controls_html(index)),
         Section("ordinary", "Ordinary questions", _ordinary(index)),
         Section("confidence", "Does the confidence mean what it says?", _calibration(index, held)),
@@ -167,8 +168,12 @@ def _finding(index: RowIndex, subset: str) -> str:
 
 
 def _points(row: Row) -> str:
-    interval = interval_text(row)
-    return f"difference {interval}, 95 % interval" if interval else "no interval"
+    """The interval of a difference, and whether it may be chance."""
+    low, high = row["ci_low"], row["ci_high"]
+    if low is None or high is None:
+        return "no interval"
+    doubt = "" if low > 0 or high < 0 else "; it may be chance"
+    return f"difference {interval_text(row)}, 95 % interval{doubt}"
 
 
 def _tiles(index: RowIndex, subset: str) -> str:

@@ -1,113 +1,118 @@
-"""The report's section on the region trust benchmark: accuracy as the shown box goes wrong by degrees."""
+"""The report's section on the region trust benchmark: accuracy as the shown box goes wrong by degrees.
+
+It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`), whose regions are "trust:VARIANT" and
+"trust:summary".
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
-import numpy as np
-
-from data_pipelines.boxes import iou
 from data_pipelines.conditions import TRUST
 from rllava_jax.evaluation.condition_names import condition_name
 from rllava_jax.evaluation.line_plots import TrustPoint, dot_plot, trust_plot
-from rllava_jax.evaluation.plots import Bar
-from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.summary import bar_of
-from rllava_jax.evaluation.tables import RowIndex, table_html, value_cell
+from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, table_html, value_cell
 
+_SUMMARY = "trust:summary"
+_FIGURES = {
+    "trust_score": ("Trust score", "of both together; docs/TRUST.md"),
+    "use": ("Use of a right box", "of what is wrong without a box, the share that it mends"),
+    "resistance": ("Resistance to a wrong box", "of what is right without a box, the share that stays right"),
+}
 # Columns of the table, where the rows have them.
 _COLUMNS = {
     "accuracy": "Accuracy",
-    "lost": "Right answers lost",
-    "followed": "Wrong box followed",
+    "lost_of_right": "Right answers lost",
+    "followed": "Wrong hint followed",
+    "followed_anyway": "Answered so anyway",
     "confidence": "Mean confidence",
-    "ece": "ECE",
-    "auroc": "AUROC of confidence",
+    "ece_equal_mass": "ECE",
+    "confident_errors": "Sure and wrong",
 }
+_FAMILIES = ("family=vqa", "family=identify", "family=verify", "family=choose")
+_TWO_HINTS = ("trust:two", "trust:contradicted")  # where one IoU does not say what was shown
 
 
-def mean_ious(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Variant → mean IoU of the shown box with the right one, over the questions that have one of each."""
-    found = defaultdict(list)
-    for p in predictions:
-        if p.region in TRUST and len(p.boxes) == 1 and p.right_boxes:
-            found[p.region].append(max(iou(p.boxes[0], right) for right in p.right_boxes))
-    return {variant: float(np.mean(values)) for variant, values in found.items()}
-
-
-def trust_points(index: RowIndex, predictions: Sequence[Prediction]) -> list[TrustPoint]:
-    """The points of the trust curve, over all questions that were asked."""
+def trust_points(index: RowIndex, subset: str = "all") -> list[TrustPoint]:
+    """The points of the trust curve; the right box ends every curve."""
     points = []
-    for variant, overlap in mean_ious(predictions).items():
-        row = index.get(("all", variant, "accuracy"))
-        if row is None or variant == "trust:contradicted":  # whose box is right
+    for variant in TRUST:
+        overlap, row = index.get((subset, variant, "iou")), index.get((subset, variant, "accuracy"))
+        if overlap is None or row is None or variant in _TWO_HINTS:
             continue
         name = variant.split(":")[1]
-        bar = bar_of(row)
-        points += [TrustPoint(name if name in ("shifted", "scaled") else "", overlap, bar)] if name != "right" else []
-        if name == "right":  # where every curve ends
-            points += [TrustPoint("shifted", overlap, bar), TrustPoint("scaled", overlap, bar)]
+        curves = {"right": ("shifted", "scaled"), "shifted": ("shifted",), "scaled": ("scaled",)}.get(name, ("",))
+        points += [TrustPoint(curve, overlap["value"], bar_of(row)) for curve in curves]
     return points
 
 
-def trust_html(index: RowIndex, predictions: Sequence[Prediction]) -> str:
-    """The trust curve, the variants beside each other, and their table; "" where the benchmark was not asked."""
+def trust_curves(runs: Mapping[str, RowIndex]) -> str:
+    """The trust curve of each run in one plot; "" where none has a point."""
+    points = {name: found for name, index in runs.items() if (found := trust_points(index))}
+    plain = {name: index.get(("all", "trust:none", "accuracy")) for name, index in runs.items()}
+    return trust_plot(points, {name: row["value"] for name, row in plain.items() if row}) if points else ""
+
+
+def trust_html(index: RowIndex) -> str:
+    """The benchmark's figures, the trust curve, every variant beside it, and their table; "" where it was not run."""
     held = [v for v in TRUST if ("all", v, "accuracy") in index]
     if not held:
         return ""
-    overlaps = mean_ious(predictions)
-    without = index.get(("all", "trust:none", "accuracy"))
-    curve = trust_plot(
-        {"this run": trust_points(index, predictions)}, {"this run": without["value"]} if without else {}
+    dots = dot_plot(
+        {condition_name(v): {"right": bar_of(index["all", v, "accuracy"])} for v in held},
+        "Dot plot of accuracy under each variant of the box, with 95 % intervals",
     )
-    variants: dict[str, dict[str, Bar]] = {
-        condition_name(v): {"right": bar_of(index["all", v, "accuracy"])} for v in held
-    }
-    dots = dot_plot(variants, "Dot plot of accuracy under each variant of the box, with 95 % intervals")
     figures = (
-        (curve, "Trust curve. A model that weighs a box against the image stays at or above the dotted line."),
+        (
+            trust_curves({"this run": index}),
+            "Trust curve. Below the dotted line, the box costs answers that the image alone would have given.",
+        ),
         (dots, "Every variant, with 95 % intervals."),
     )
+    plots = "".join(
+        f'<div class="panel"><figure>{plot}<figcaption>{escape(caption)}</figcaption></figure></div>'
+        for plot, caption in figures
+        if plot
+    )
+    families = [s for s in _FAMILIES if any((s, v, "accuracy") in index for v in held)]
     return (
-        '<p class="note">The same questions with the right box, with none, and with boxes made wrong by degrees. '
-        "Below the line of “no box”, a wrong box costs answers that the image alone would have given.</p>"
-        f"{_totals(index)}"
-        '<div class="pair">'
+        '<p class="note">The region trust benchmark: the same questions with the right box, with none, and with boxes '
+        "made wrong by degrees.</p>"
+        f'{_figures(index)}<div class="pair">{plots}</div>{_table(index, "all", held)}'
         + "".join(
-            f'<div class="panel"><figure>{plot}<figcaption>{escape(caption)}</figcaption></figure></div>'
-            for plot, caption in figures
+            f"<details><summary>{escape(s.partition('=')[2].capitalize())} questions</summary>"
+            f"{_table(index, s, [v for v in held if (s, v, 'accuracy') in index])}</details>"
+            for s in families
         )
-        + f"</div>{_table(index, held, overlaps)}"
     )
 
 
-def _totals(index: RowIndex) -> str:
-    """Figures of the benchmark as a whole: rows of the region "trust"."""
+def _figures(index: RowIndex) -> str:
     tiles = [
-        f'<div class="tile"><dt>{escape(metric.replace("_", " ").capitalize())}</dt>'
-        f'<dd class="figure">{100 * row["value"]:.1f}<small> %</small></dd>'
-        f'<dd class="range">n {row["n"]:,}</dd></div>'
-        for (subset, region, metric), row in index.items()
-        if subset == "all" and region == "trust"
+        f'<div class="tile"><dt>{escape(name)}</dt><dd class="figure">{percent(row["value"])}<small> %</small></dd>'
+        f'<dd class="range">{interval_text(row)} · n {row["n"]:,}</dd><dd class="range">{escape(meaning)}</dd></div>'
+        for metric, (name, meaning) in _FIGURES.items()
+        if (row := index.get(("all", _SUMMARY, metric)))
     ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
 
 
-def _table(index: RowIndex, variants: Sequence[str], overlaps: dict[str, float]) -> str:
-    metrics = [m for m in _COLUMNS if any(("all", v, m) in index for v in variants)]
+def _table(index: RowIndex, subset: str, variants: Sequence[str]) -> str:
+    metrics = [m for m in _COLUMNS if any((subset, v, m) in index for v in variants)]
     lines = []
     for v in variants:
-        overlap = f"{overlaps[v]:.2f}" if v in overlaps else "–"
-        cells = "".join(value_cell(index.get(("all", v, m)), own_n=False) for m in metrics)
-        n = index["all", v, "accuracy"]["n"]
-        lines.append(
-            f'<tr><th scope="row">{escape(condition_name(v))}</th><td>{overlap}</td><td>{n:,}</td>{cells}</tr>'
-        )
+        overlap = index.get((subset, v, "iou"))
+        shown = f"{overlap['value']:.2f}" if overlap and v not in _TWO_HINTS else "–"
+        cells = "".join(value_cell(index.get((subset, v, m)), own_n=False) for m in metrics)
+        n = index[subset, v, "accuracy"]["n"]
+        lines.append(f'<tr><th scope="row">{escape(condition_name(v))}</th><td>{shown}</td><td>{n:,}</td>{cells}</tr>')
     heads = ["Shown", "Mean IoU", "n", *(_COLUMNS[m] for m in metrics)]
     return table_html(
-        "All questions of the benchmark, in percent with 95 % intervals",
+        "In percent, with 95 % intervals. Lost: of the answers right with the right box. Followed: answers what the "
+        "wrong hint implies, where the annotations tell what that is. ECE: bins of equal mass. Sure and wrong: "
+        "confidence of 0.9 or more",
         [f'<th scope="col">{escape(h)}</th>' for h in heads],
         lines,
     )

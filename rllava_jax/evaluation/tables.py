@@ -47,6 +47,11 @@ def subset_name(subset: str) -> str:
     return _SUBSET_NAMES[subset][0] if subset in _SUBSET_NAMES else subset.partition("=")[2]
 
 
+def metric_name(metric: str) -> str:
+    """ "f1" is "token F1"; a name that is not known stays as it is."""
+    return _METRIC_NAMES.get(metric, metric)
+
+
 def score_table(
     caption: str,
     index: RowIndex,
@@ -125,7 +130,7 @@ def interval_text(row: Row) -> str:
     """ "79.2 to 88.6", or "" where there is no interval."""
     if row["ci_low"] is None or row["ci_high"] is None:
         return ""
-    return f"{_minus(percent(row['ci_low']))} to {_minus(percent(row['ci_high']))}"
+    return f"{minus(percent(row['ci_low']))} to {minus(percent(row['ci_high']))}"
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
@@ -174,10 +179,11 @@ def _difference_cell(row: Row | None) -> str:
         return "<td>–</td>"
     low, high = row["ci_low"], row["ci_high"]
     clear = low is not None and high is not None and (low > 0 or high < 0)
-    text = _minus(f"{100 * row['value']:+.1f}")
+    text = minus(f"{100 * row['value']:+.1f}")
     mark = ' class="clear"' if clear else ""
     return f"<td{mark}>{text}<small>{interval_text(row)}</small></td>"
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
+    """With a minus sign in place of a hyphen."""
     return number.replace("-", "−")
