@@ -14,7 +14,7 @@ def reliability_equal_mass(
     """Ten bins of a tenth of the questions each, in order of confidence (Nixon et al., 2019).
 
     Questions of equal confidence are one group, so that the order of the rows is of no matter: where a bin ends inside
-    a group, the group's right answers are divided in proportion. `n` is rounded to whole questions.
+    a group, the group's right answers are divided in proportion. `n` is rounded to whole questions, at least 1.
     """
     levels, group = np.unique(confidence, return_inverse=True)
     mass = np.bincount(group)
@@ -27,5 +27,5 @@ def reliability_equal_mass(
     sure, hits = means(mass * levels), means(np.bincount(group, weights=correct))
     low = levels[np.searchsorted(below, ends[:-1], side="right") - 1]
     high = levels[np.searchsorted(below, ends[1:]) - 1]
-    n = round(len(confidence) / BINS)
+    n = max(round(len(confidence) / BINS), 1)
     return [ReliabilityBin(float(low[b]), float(high[b]), n, float(sure[b]), float(hits[b])) for b in range(BINS)]

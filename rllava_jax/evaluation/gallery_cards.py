@@ -203,7 +203,7 @@ def _effect_html(case: Case) -> str:
     plain = case.asked("none")
     kind = condition_name(p.region).lower() if p.region.startswith("trust:") else p.shown_kind.removeprefix("wrong:")
     inside = ", ".join(filter(None, p.box_labels))
-    what = f"Wrong box ({kind}{', on ' + inside if inside else ''})"
+    what = f"Wrong box ({kind}{', on ' + inside if inside else ''}):"
     verdict = EFFECTS[effect].partition(":")[2].strip() or effect
     confidence = f" Confidence {_percent(plain)} without a box, {_percent(p)} with it." if plain else ""
     return f'<p class="effect {effect.split()[0]}"><strong>{escape(what)}</strong> {escape(verdict)}.{confidence}</p>'

@@ -114,9 +114,13 @@ def _draw_condition(
         )
 
 
-def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]]) -> str:
-    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "reliability"}):
+def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]], *, bins_of: str = "equal width") -> str:
+    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect.
+
+    Args:
+      bins_of: "equal width" or "equal mass", told to those who do not see the picture.
+    """
+    with mpl.rc_context({**STYLE, "svg.hashsalt": f"reliability, {bins_of}"}):
         figure = Figure(figsize=(4.5, 4.0), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (1, 2)))
@@ -128,7 +132,9 @@ def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]]) -> str:
             axes.scatter(x, y, s=areas, color=_colour(condition), alpha=0.75, linewidths=0, zorder=3)
         percent_square(axes, "confidence", "share answered right")
         axes.legend(frameon=False, loc="upper left", fontsize=10)
-        return svg_text(figure, "Reliability diagram: share of right answers against the model's confidence")
+        return svg_text(
+            figure, f"Reliability diagram in bins of {bins_of}: share of right answers against the model's confidence"
+        )
 
 
 def risk_coverage_plot(curves: Mapping[str, tuple[Float[ndarray, " U"], Float[ndarray, " U"]]]) -> str:

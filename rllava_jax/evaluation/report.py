@@ -254,7 +254,7 @@ def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
             "right 70 % of the time. Dot area: share of the questions.",
         ),
         (
-            reliability_plot({c: reliability_equal_mass(*pair) for c, pair in pairs.items()}),
+            reliability_plot({c: reliability_equal_mass(*pair) for c, pair in pairs.items()}, bins_of="equal mass"),
             "The same in bins of equal mass: each dot is a tenth of the questions, so that none is a few of them.",
         ),
         (
