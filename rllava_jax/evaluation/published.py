@@ -82,4 +82,4 @@ def published_table(dataset: str, index: RowIndex) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "<td>–</td>"
-    return f"<td>{percent(row['value'])}<small>{interval_text(row)} · n {row['n']:,}</small></td>"
+    return f"<td>{percent(row['value'])}<small>{interval_text(row)}</small><small>n {row['n']:,}</small></td>"

@@ -185,7 +185,7 @@ def _tiles(index: RowIndex, subset: str) -> str:
             tiles.append(
                 f'<div class="tile {c}"><dt>{escape(condition_name(c))}</dt>'
                 f'<dd class="figure">{percent(row["value"])}<small> %</small></dd>'
-                f'<dd class="range">{interval_text(row)} · n {row["n"]:,}</dd></div>'
+                f'<dd class="range">{" · ".join(filter(None, (interval_text(row), f"n {row['n']:,}")))}</dd></div>'
             )
     return f'<h3>{escape(subset_name(subset))}</h3><dl class="tiles">{"".join(tiles)}</dl>'
 

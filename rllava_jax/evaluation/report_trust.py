@@ -13,7 +13,7 @@ from data_pipelines.conditions import TRUST
 from rllava_jax.evaluation.condition_names import condition_name
 from rllava_jax.evaluation.line_plots import TrustPoint, dot_plot, trust_plot
 from rllava_jax.evaluation.summary import bar_of
-from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, table_html, value_cell
+from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, subset_name, table_html, value_cell
 
 _SUMMARY = "trust:summary"
 _FIGURES = {
@@ -82,7 +82,7 @@ def trust_html(index: RowIndex) -> str:
         "made wrong by degrees.</p>"
         f'{_figures(index)}<div class="pair">{plots}</div>{_table(index, "all", held)}'
         + "".join(
-            f"<details><summary>{escape(s.partition('=')[2].capitalize())} questions</summary>"
+            f"<details><summary>{escape(subset_name(s))}</summary>"
             f"{_table(index, s, [v for v in held if (s, v, 'accuracy') in index])}</details>"
             for s in families
         )
