@@ -182,10 +182,11 @@ def _tiles(index: RowIndex, subset: str) -> str:
     for c in CONDITIONS:
         row = index.get((subset, c, metric))
         if row is not None:
+            range_of = " · ".join(filter(None, (interval_text(row), f"n {row['n']:,}")))
             tiles.append(
                 f'<div class="tile {c}"><dt>{escape(condition_name(c))}</dt>'
                 f'<dd class="figure">{percent(row["value"])}<small> %</small></dd>'
-                f'<dd class="range">{" · ".join(filter(None, (interval_text(row), f"n {row['n']:,}")))}</dd></div>'
+                f'<dd class="range">{range_of}</dd></div>'
             )
     return f'<h3>{escape(subset_name(subset))}</h3><dl class="tiles">{"".join(tiles)}</dl>'
 
