@@ -30,6 +30,14 @@ def page(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def everything(page, tmp_path_factory):
+    """The cards of the page as it opens, with what the browser logged, and its profile."""
+    profile = tmp_path_factory.mktemp("opened") / "profile"
+    dom, log = shown(page, profile)
+    return dom, log, profile
+
+
 def with_script(page, folder, script: str):
     """The page with one script more, as a reader's click would be; its policy then names both."""
     text = page.read_text(encoding="utf-8")
@@ -40,18 +48,18 @@ def with_script(page, folder, script: str):
     return path
 
 
-def test_the_page_shows_every_card_without_an_error_or_a_request(page, tmp_path):
-    dom, log = shown(page, tmp_path / "profile")
+def test_the_page_shows_every_card_without_an_error_or_a_request(everything):
+    dom, log, profile = everything
     assert len(cards(dom)) == 22
     assert "22 of 22 examples" in dom
     assert console(log) == []
     assert not [
-        url for url in requests(tmp_path / "profile") if "google" not in url
+        url for url in requests(profile) if "google" not in url
     ]  # the browser's own, not the page's
 
 
-def test_the_worst_cases_stand_first(page, tmp_path):
-    found = cards(shown(page, tmp_path / "profile")[0])
+def test_the_worst_cases_stand_first(everything):
+    found = cards(everything[0])
     wrong = [c for c in found if c["right"] == "wrong"]
     assert found[: len(wrong)] == wrong
     assert [c["confidence"] for c in wrong] == sorted((c["confidence"] for c in wrong), reverse=True)
@@ -67,11 +75,10 @@ def test_the_worst_cases_stand_first(page, tmp_path):
         ("#q=vqa%2F4", lambda c: "vqa/4" in c["id"]),
     ],
 )
-def test_a_link_shows_just_the_matching_cards(page, tmp_path, fragment, keep):
-    everything = cards(shown(page, tmp_path / "a")[0])
-    found = cards(shown(page, tmp_path / "b", fragment=fragment)[0])
+def test_a_link_shows_just_the_matching_cards(page, everything, tmp_path, fragment, keep):
+    found = cards(shown(page, tmp_path / "profile", fragment=fragment)[0])
     assert found
-    assert {c["id"] for c in found} == {c["id"] for c in everything if keep(c)}
+    assert {c["id"] for c in found} == {c["id"] for c in cards(everything[0]) if keep(c)}
 
 
 def test_cards_can_be_sorted_by_confidence_and_by_id(page, tmp_path):
