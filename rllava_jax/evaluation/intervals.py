@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 LEVEL = 0.95
 _CHUNK = 128  # resamples at a time: bounds memory at 128 N floats
-_KEPT = 8_000_000  # draws of at most so many numbers, 64 MB, are kept for the next row
+_KEPT = 25_000_000  # draws of at most so many numbers, 100 MB, are kept for the next row
 
 # Image of each question: its name, or a number that stands for it in the order of the names.
 Clusters = Sequence[str] | Int[np.ndarray, " N"]
@@ -63,7 +63,9 @@ def bootstrap_means(
     """
     member, count = _cluster_index(clusters)
     sums, sizes = np.bincount(member, values, minlength=count), np.bincount(member, minlength=count)
-    return np.concatenate([(draws @ sums) / (draws @ sizes) for draws in _draws(count, resamples, seed)])
+    totals = np.stack([sums, sizes], axis=1)
+    means = [np.divide(*(draws @ totals).T) for draws in _draws(count, resamples, seed)]
+    return np.concatenate(means)
 
 
 def mean_interval(
@@ -110,23 +112,21 @@ def _cluster_index(clusters: Clusters) -> tuple[Int[np.ndarray, " N"], int]:
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "S C"]]:
     """How often each of `count` images occurs in each resample, some resamples at a time."""
-    if count * resamples <= _KEPT:
-        draws = _kept_draws(count, resamples, seed)
-        yield from (draws[i : i + _CHUNK] for i in range(0, resamples, _CHUNK))
-    else:
-        yield from _drawn(count, resamples, seed)
-
-
-@lru_cache(maxsize=4)
-def _kept_draws(count: int, resamples: int, seed: int) -> Float[np.ndarray, "S C"]:
-    draws = np.concatenate(list(_drawn(count, resamples, seed)))
-    draws.flags.writeable = False  # the cache hands the same array to every caller
-    return draws
-
-
-def _drawn(count: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "S C"]]:
+    kept = _kept_draws(count, resamples, seed) if count * resamples <= _KEPT else None
     rng = np.random.default_rng([seed, count])
     for start in range(0, resamples, _CHUNK):
         rows = min(_CHUNK, resamples - start)
-        picked = rng.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(picked.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        yield (_drawn(rng, count, rows) if kept is None else kept[start : start + rows]).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(count: int, resamples: int, seed: int) -> Int[np.ndarray, "S C"]:
+    return _drawn(np.random.default_rng([seed, count]), count, resamples)
+
+
+def _drawn(rng: np.random.Generator, count: int, rows: int) -> Int[np.ndarray, "S C"]:
+    """The next resamples of a generator: in one call or in several, they are the same."""
+    draws = np.empty((rows, count), np.int32)
+    for row in draws:  # one at a time: its counts stay in the processor's cache
+        row[:] = np.bincount(rng.integers(0, count, size=count), minlength=count)
+    return draws

@@ -169,3 +169,31 @@ def unmatched(first: Iterable[Scored], second: Iterable[Scored]) -> tuple[list[s
         return [f"{name} ({region})" if region else name for _, _, name, region in questions]
 
     return names(q for q in ours if q not in theirs), names(q for q in theirs if q not in ours)
+
+
+def markdown(rows: Sequence[ComparisonRow]) -> str:
+    """Subsets and metrics down, in percent; differences in points with 95 % intervals."""
+    several = len({(row["dataset"], row["split"]) for row in rows}) > 1
+    conditions = any(row["region"] for row in rows)
+    lines = [
+        "| questions | metric | n | first | second | difference | p | McNemar |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        name = f"{row['dataset']} {row['split']}, {row['subset']}" if several else row["subset"]
+        name += f" ({row['region']})" if conditions and row["region"] else ""
+        difference = f"{100 * row['difference']:+.1f}"
+        if row["ci_low"] is not None and row["ci_high"] is not None:
+            difference += f" ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
+        exact = f"{row['first_only']} : {row['second_only']}, p {_p(row['mcnemar_p'])}" if row["mcnemar_p"] else "–"
+        lines.append(
+            f"| {name} | {row['metric']} | {row['n']} | {100 * row['first']:.1f} | {100 * row['second']:.1f} "
+            f"| {difference} | {_p(row['p'])} | {exact} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
