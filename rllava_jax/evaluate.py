@@ -1,12 +1,15 @@
-"""Scores anyone's predictions by a named protocol, with 95 % intervals by image.
+"""Scores predictions by a named protocol, with 95 % intervals by image: anyone's, or a stored model's.
 
     python -m rllava_jax.evaluate --predictions answers.jsonl --data vqa_rad --root data/vqa_rad
     python -m rllava_jax.evaluate --predictions answers.jsonl --protocol vqa_rad --root data/vqa_rad --out scores
     python -m rllava_jax.evaluate --predictions answers.jsonl --references questions.jsonl --against others.jsonl
     python -m rllava_jax.evaluate --predictions runs/demo/eval/400/predictions.jsonl
+    python -m rllava_jax.evaluate --checkpoint runs/slake_tiny --controls --out runs/slake_tiny_controls
+    python -m rllava_jax.evaluate --compare runs/first runs/second --out compared
 
 A line of predictions is {"id": "vqa_rad/12", "answer": "yes"}; docs/EVALUATION.md has the formats, the protocols, and
-what becomes of a bad line. The last form reads questions and references from a run's own file.
+what becomes of a bad line. The fourth form reads questions and references from a run's own file; the fifth asks the
+model, with its controls; the last puts two runs side by side.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import contextlib
 import gc
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.records import FAMILIES, DataError
-from data_pipelines.sources.registry import DRAWN, MODULES
+from data_pipelines.sources.registry import DRAWN
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
-from rllava_jax.evaluation import paired, references
+from rllava_jax.evaluation import judge, judge_options, paired, references
 from rllava_jax.evaluation.answer_files import Findings, read_answers
+from rllava_jax.evaluation.evaluate_options import make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
@@ -34,6 +39,27 @@ from rllava_jax.evaluation.protocols.protocol import Item, Protocol
 from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
 from rllava_jax.paths import path_of
+
+# Options that only some of the modes read. --seed and --bootstrap have defaults, and are of all but --checkpoint.
+MODE_OF = {
+    "references": ("predictions",),
+    "against": ("predictions",),
+    "allow_missing": ("predictions",),
+    "judge_model": ("predictions",),
+    "data": ("predictions", "checkpoint"),
+    "root": ("predictions", "checkpoint"),
+    "split": ("predictions", "checkpoint"),
+    "languages": ("predictions", "checkpoint"),
+    "families": ("predictions", "checkpoint"),
+    "step": ("checkpoint",),
+    "conditions": ("checkpoint",),
+    "controls": ("checkpoint",),
+    "max_examples": ("checkpoint",),
+    "batch_size": ("checkpoint",),
+    "max_new_tokens": ("checkpoint",),
+    "sampled_runs": ("checkpoint",),
+    "temperature": ("checkpoint",),
+}
 
 
 @dataclass(frozen=True)
@@ -46,16 +72,51 @@ class _Scoring:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = make_parser(__doc__ or "").parse_args(arguments)
     try:
         if options.list:
             print(registry.description(), end="")
             return 0
+        _check_mode(options)
+        if options.checkpoint:
+            return _ask(options, arguments)
+        if options.compare:
+            return _compare_runs(options)
         with _without_collector():
             return _score(options)
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _check_mode(options: argparse.Namespace) -> None:
+    modes = [f"--{name}" for name in ("predictions", "checkpoint", "compare") if getattr(options, name)]
+    if len(modes) != 1:
+        said = " and ".join(modes) or "nothing to score"
+        raise DataError(f"{said}: give one of --predictions FILE, --checkpoint DIR and --compare RUN_A RUN_B")
+    for name, modes_with in MODE_OF.items():
+        value = getattr(options, name)
+        if value not in (None, False, "") and modes[0][2:] not in modes_with:
+            raise DataError(f"--{name.replace('_', '-')}: goes with --{' or --'.join(modes_with)}; leave it out")
+
+
+def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from rllava_jax.checkpoint import CheckpointError  # these bring JAX, which scoring a file does not need
+    from rllava_jax.evaluation import run_checkpoint
+
+    run_checkpoint.quiet_logging()
+    try:
+        return run_checkpoint.run(options, command=shlex.join(["python", "-m", "rllava_jax.evaluate", *arguments]))
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
+
+
+def _compare_runs(options: argparse.Namespace) -> int:
+    from rllava_jax import compare
+
+    given = [*options.compare, "--seed", str(options.seed), "--bootstrap", str(options.bootstrap)]
+    return compare.main([*given, *(["--out", options.out] if options.out else [])])
 
 
 @contextlib.contextmanager
@@ -71,25 +132,29 @@ def _without_collector() -> Iterator[None]:
 
 
 def _score(options: argparse.Namespace) -> int:
-    if not options.predictions:
-        raise DataError("--predictions: is missing; give a JSONL file of id and answer")
     for name in ("bootstrap", "seed", "allow_missing"):
         if getattr(options, name) < 0:
             raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
     protocol = registry.protocol(options.protocol)
+    marker = judge_options.from_options(options)
     asked = _references(options, protocol)
     _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
     ours = _scoring(options.predictions, asked, protocol, options.allow_missing)
+    theirs = _scoring(options.against, asked, protocol, options.allow_missing) if options.against else None
+    judged: dict[str, Any] = {}
+    if marker is not None:
+        judging = protocol
+        ours, protocol, judged = _judged(marker, ours, judging)
+        theirs = _judged(marker, theirs, judging)[0] if theirs else None
     rows = score_rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
     print(f"{protocol.name}: {options.predictions}")
     print(markdown_table(_named_regions(rows), regions=_regions(rows)), end="")
     comparison: list[paired.ComparisonRow] = []
-    if options.against:
-        theirs = _scoring(options.against, asked, protocol, options.allow_missing)
+    if theirs:
         comparison = _compare(ours, theirs, protocol, options)
     if options.out:
         try:
-            _write(path_of(options.out), options, protocol, ours, rows, comparison)
+            _write(path_of(options.out), options, protocol, ours, rows, comparison, judged)
         except OSError as error:
             raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
     return 0
@@ -164,6 +229,16 @@ def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing
     return _Scoring(score_items(items, protocol), file.findings)
 
 
+def _judged(marker: judge.Judge, scoring: _Scoring, protocol: Protocol) -> tuple[_Scoring, Protocol, dict[str, Any]]:
+    """The file with the judge's marks among its scores; prints how many it marked, and how they agree with ours."""
+    items = [s.item for s in scoring.scored]
+    verdicts = judge.judge_items(marker, items)
+    protocol = judge.with_judge(protocol, verdicts)
+    about = judge.summary(marker, items, verdicts)
+    print(judge.as_text(about), file=sys.stderr)
+    return _Scoring(score_items(items, protocol), scoring.findings), protocol, about
+
+
 def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, lacking: int) -> None:
     """Whether a published split is whole, or lacks no more than was allowed."""
     if protocol.expected is None or 0 <= protocol.expected - found <= allowed:
@@ -204,6 +279,7 @@ def _write(
     ours: _Scoring,
     rows: Sequence[Any],
     comparison: Sequence[Any],
+    judged: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scores.json", _lines(rows))
@@ -222,7 +298,7 @@ def _write(
         "bootstrap": options.bootstrap,
         "seed": options.seed,
         "found": {what: found.count for what, found in ours.findings.items()},
-    }
+    } | ({"judge": judged} if judged else {})
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -265,48 +341,6 @@ def _families(text: str | None) -> tuple[str, ...]:
         if family not in FAMILIES:
             raise DataError(f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}")
     return families
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
-    parser.add_argument(
-        "--protocol", default="strict", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)"
-    )
-    parser.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
-    parser.add_argument(
-        "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(MODULES)} (with --root)"
-    )
-    parser.add_argument("--root", metavar="DIR", default="", help="folder of the data set's files")
-    parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")
-    parser.add_argument("--languages", metavar="A,B", help="of the questions of --data (default: en)")
-    parser.add_argument(
-        "--families",
-        metavar="A,B",
-        help=f"questions of --data: {', '.join(FAMILIES)}; all but vqa are rebuilt from boxes (default: vqa)",
-    )
-    parser.add_argument(
-        "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
-    )
-    parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
-    parser.add_argument(
-        "--out", metavar="DIR", help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json"
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000; 0: none)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling, and of rebuilt questions (default: 0)")
-    parser.add_argument(
-        "--allow-missing",
-        type=int,
-        default=0,
-        metavar="N",
-        help="questions of a published split that the copy or the predictions may lack (default: 0)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -3,55 +3,27 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
+import numpy as np
 import pytest
 from PIL import Image
+from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
 from data_pipelines.boxes import box_to_loc_tokens
 from data_pipelines.records import ImageError
-from rllava_jax.evaluation.gallery import cases_of, choose_chapters
+from rllava_jax.evaluation.equal_mass_bins import reliability_equal_mass
+from rllava_jax.evaluation.gallery import cases_of, choose_chapters, worst_first
 from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.report import write_report
 
-RIGHT_BOX, WRONG_BOX = (0.1, 0.2, 0.5, 0.6), (0.5, 0.5, 0.9, 0.75)
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-def asked(number: int, *, family: str = "identify", right=True, none=False, wrong=False, **changes) -> list[Prediction]:
-    """One question under all four conditions."""
-    found = []
-    for region, correct in (("right", right), ("none", none), ("wrong", wrong), ("blank", none)):
-        boxes = {"right": (RIGHT_BOX,), "blank": (RIGHT_BOX,), "wrong": (WRONG_BOX,), "none": ()}[region]
-        kind = {"right": "right", "blank": "right", "wrong": "wrong:shifted", "none": "none"}[region]
-        fields = {
-            "id": f"slake/{family}/{number}",
-            "dataset": "slake",
-            "split": "test",
-            "image_id": f"i{number % 5}",
-            "question": "What is the marked structure?",
-            "answer": "Liver",
-            "prediction": "liver" if correct else "spleen",
-            "confidence": (10 + number % 80) / 100,
-            "log_prob": -1.0,
-            "family": family,
-            "answer_type": "open",
-            "region": region,
-            "shown_kind": kind,
-            "boxes": boxes,
-            "box_labels": ("",) * len(boxes),
-            "right_boxes": (RIGHT_BOX,),
-            "modality": "CT",
-        }
-        found.append(Prediction(**{**fields, **changes}))
-    return found
-
-
-def picture(prediction: Prediction) -> Image.Image:
-    return Image.new("L", (800, 400), 90)
 
 
 def write(path, predictions, images=picture, **changes) -> str:
@@ -139,7 +111,8 @@ def test_text_of_the_data_is_escaped(tmp_path):
     attack = "<script>alert(1)</script>"
     hostile = asked(0, question=attack, answer=attack, prediction=attack, modality=attack, content_type=attack)
     page = write(tmp_path / "report.html", hostile, title=attack, run={attack: attack})
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
+    assert "alert(1)</script>" not in page
     assert "&lt;script&gt;" in page
 
 
@@ -210,3 +183,129 @@ def test_the_chapters_keep_their_rules(several):
     for case in chapters["Misled by a wrong region"]:
         assert case.right("wrong") is False
         assert case.shown("wrong")
+
+
+def test_each_image_is_embedded_once_however_many_cards_show_it(tmp_path):
+    page = write(tmp_path / "report.html", [p for i in range(12) for p in asked(i)], gallery=12)
+    assert page.count('<article class="card"') == 12
+    assert page.count("data:image/jpeg;base64,") == 5  # i0 to i4
+
+
+def test_the_page_allows_no_request_and_no_script_but_its_own(tmp_path):
+    page = write(tmp_path / "report.html", asked(0))
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
+
+
+def test_cards_stand_worst_first():
+    cases = cases_of(
+        [
+            *asked(1, confidence=0.3),
+            *asked(2, right=False, confidence=0.4),
+            *asked(3, right=False, confidence=0.9),
+            *asked(4, none=True, confidence=0.8),  # a right answer that the wrong box cost
+            *asked(5, wrong=True, confidence=0.2),
+        ]
+    )
+    numbers = [case.first.id.rsplit("/", 1)[1] for case in sorted(cases, key=worst_first)]
+    assert numbers == ["3", "2", "4", "5", "1"]
+
+
+@pytest.mark.parametrize(
+    ("none", "wrong", "inside", "effect"),
+    [
+        (True, False, "", "lost"),
+        (True, False, "the spleen", "followed"),  # what the answer names, by the rules of exact match
+        (True, True, "spleen", "kept"),
+        (False, True, "", "mended"),
+        (False, False, "", "wrong anyway"),
+    ],
+)
+def test_what_a_wrong_box_did(none, wrong, inside, effect):
+    (case,) = cases_of(asked(0, none=none, wrong=wrong))
+    marked = dataclasses.replace(case.by_region["wrong"], box_labels=(inside,))
+    case.by_region["wrong"] = marked
+    assert case.gravest == marked
+    assert case.effect(marked) == effect
+
+
+def test_published_results_stand_only_beside_their_own_data_set(tmp_path):
+    questions = [
+        *(p for i in range(4) for p in asked(i, family="vqa")),
+        *(p for i in range(4, 8) for p in asked(i, family="vqa", answer_type="closed")),
+    ]
+    page = write(tmp_path / "report.html", questions)
+    assert "Other models, under other protocols" in page
+    assert "<td>87.1</td><td>86.8</td>" in page  # LLaVA-Med (BiomedCLIP) on SLAKE
+    assert "64.8" not in page  # on VQA-RAD
+    others = [dataclasses.replace(p, dataset="phantom") for p in questions]
+    assert "Other models" not in write(tmp_path / "other.html", others)
+
+
+def _row(region: str, metric: str, value: float) -> dict:
+    return {
+        "dataset": "slake", "split": "test", "subset": "all", "region": region, "metric": metric, "value": value,
+        "n": 40, "ci_low": None, "ci_high": None,
+    }  # fmt: skip
+
+
+def test_the_trust_benchmark_is_shown_where_it_was_run(tmp_path):
+    found = [
+        *(_row("trust:right", m, v) for m, v in (("accuracy", 0.9), ("iou", 1.0))),
+        _row("trust:none", "accuracy", 0.5),
+        *(_row("trust:shifted:0.50", m, v) for m, v in (("accuracy", 0.7), ("iou", 0.5), ("lost_of_right", 0.225))),
+        _row("trust:summary", "trust_score", 0.625),
+    ]
+    page = write(tmp_path / "report.html", asked(0), trust=found)
+    assert "Shifted to IoU 0.50" in page
+    assert '<dd class="figure">62.5' in page
+    assert "22.5" in page
+    assert "Trust curve" not in write(tmp_path / "plain.html", asked(0))
+
+
+def test_controls_and_corruptions_are_shown_where_they_were_asked(tmp_path):
+    right = [p for i in range(6) for p in asked(i) if p.region == "right"]
+    further = [
+        dataclasses.replace(p, region=region)
+        for p in right
+        for region in ("noise", "shuffled", "question_only", "corrupted:blur:1", "corrupted:blur:5")
+    ]
+    page = write(tmp_path / "report.html", right + further)
+    assert "Another question’s image" in page
+    assert "Blur, level 5" in page
+    assert "2 corruptions of the image" in page
+    assert "5 further conditions" in page
+
+
+def test_bins_of_equal_mass_hold_a_tenth_each_and_divide_ties_in_proportion():
+    confidence = np.array([0.9] * 15 + [0.2] * 5)
+    correct = np.array([1.0] * 9 + [0.0] * 6 + [1.0] + [0.0] * 4)
+    bins = reliability_equal_mass(confidence, correct)
+    assert [b.n for b in bins] == [2] * 10
+    assert [round(b.confidence, 6) for b in bins] == [0.2, 0.2, 0.55] + [0.9] * 7
+    assert [round(b.accuracy, 6) for b in bins] == [0.2, 0.2, 0.4] + [0.6] * 7  # the third: one of each group
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2.2's ratio of two #rrggbb colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_lines_have_contrast_enough_on_a_light_and_a_dark_page():
+    style = resources.files("rllava_jax.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in style.split("prefers-color-scheme")[:2])
+    assert light.keys() == dark.keys()
+    for colours in (light, dark):
+        for paper in ("paper", "page", "shade"):
+            for text in ("ink", "soft", "accent", "right", "wrong"):
+                assert _contrast(colours[text], colours[paper]) >= 4.5, (text, paper)
+        for line in ("field", "series-1", "series-2", "series-3", "series-4", "series-5"):
+            assert _contrast(colours[line], colours["paper"]) >= 3, line

@@ -10,7 +10,9 @@ import pytest
 from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import NOTHING, regions_under
 from data_pipelines.sources import load_examples
-from rllava_jax.evaluation import run_checkpoint
+from rllava_jax.evaluate import main
+from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
+from rllava_jax.evaluation.evaluate_options import make_parser
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocol import evaluate
 from rllava_jax.inference.predictor import Predictor
@@ -31,7 +33,7 @@ def results(workdir, tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "controls"
     arguments = ["--checkpoint", str(workdir), "--out", str(out), "--conditions", ",".join(CONDITIONS)]
     arguments += ["--sampled-runs", "3", "--temperature", "2"]
-    assert run_checkpoint.main(arguments) == 0
+    assert main(arguments) == 0
     return out
 
 
@@ -86,7 +88,7 @@ def test_sampled_runs_answer_every_question_so_often(results):
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, message):
-    assert run_checkpoint.main(["--checkpoint", str(workdir), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert main(["--checkpoint", str(workdir), "--out", str(tmp_path / "out"), *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert message in said
@@ -96,17 +98,17 @@ def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arg
 
 def test_earlier_results_are_not_written_over(workdir, results, capsys):
     before = (results / "predictions.jsonl").read_bytes()
-    assert run_checkpoint.main(["--checkpoint", str(workdir), "--out", str(results)]) == 2
+    assert main(["--checkpoint", str(workdir), "--out", str(results)]) == 2
     assert f"--out {results}: holds results already" in capsys.readouterr().err
     assert (results / "predictions.jsonl").read_bytes() == before
 
 
 def test_controls_are_one_flag():
-    options = run_checkpoint.parser().parse_args(["--checkpoint", "x", "--out", "y", "--controls"])
+    options = make_parser("").parse_args(["--checkpoint", "x", "--out", "y", "--controls"])
     assert options.controls
-    assert run_checkpoint.ALL_CONTROLS[:7] == ("right", "none", "wrong", "blank", "noise", "shuffled", "question_only")
-    assert run_checkpoint.ALL_CONTROLS[7:10] == ("corrupted:noise:1", "corrupted:noise:3", "corrupted:noise:5")
-    assert len(run_checkpoint.ALL_CONTROLS) == 7 + 5 * 3
+    assert ALL_CONTROLS[:7] == ("right", "none", "wrong", "blank", "noise", "shuffled", "question_only")
+    assert ALL_CONTROLS[7:10] == ("corrupted:noise:1", "corrupted:noise:3", "corrupted:noise:5")
+    assert len(ALL_CONTROLS) == 7 + 5 * 3
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def detected_chapter(index: RowIndex, predictions: Sequence[Prediction]) -> str:
         "Accuracy in percent, with 95 % intervals; differences are taken question by question</span></caption><thead>"
         f"<tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
-    return f"<h2>With the region that the model finds itself</h2><p>{escape(_finding(index, asked))}</p>{table}"
+    return f"<p>{escape(_finding(index, asked))}</p>{table}"
 
 
 def _finding(index: RowIndex, asked: Sequence[Prediction]) -> str:

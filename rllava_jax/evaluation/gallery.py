@@ -1,28 +1,30 @@
-"""The report's example questions: which ones, and the card of each."""
+"""The report's example questions: which ones are shown, in which order, and what a wrong box did to each."""
 
 from __future__ import annotations
 
-import base64
-import io
 import random
-import re
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import NamedTuple
 
 from PIL import Image
 
-from data_pipelines.boxes import boxes_from_text
-from data_pipelines.records import Box, ImageError
-from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.metrics import CONDITIONS
+from data_pipelines.conditions import ALL
+from rllava_jax.evaluation.answers import exact_match, score
 from rllava_jax.evaluation.predictions import Prediction
 
 # The image a prediction is about: decoded, or its encoded bytes.
 ImageOf = Callable[[Prediction], "Image.Image | bytes"]
 
-_THUMBNAIL = 360  # pixels on the longer side
-_LOC_RUN = re.compile(r"(?:<loc\d{4}>){4}")
+# What a wrong box did, the gravest first, and how the report says it.
+EFFECTS = {
+    "followed": "followed: the answer names what is in the wrong box",
+    "lost": "lost: right without a box, wrong with it",
+    "kept": "kept: right without a box and with it",
+    "mended": "mended: wrong without a box, right with it",
+    "wrong anyway": "wrong anyway, with it and without",
+}
+# Trust variants that show no wrong box, or a right one beside it.
+_NOT_WRONG = ("trust:right", "trust:none", "trust:two", "trust:contradicted")
 
 
 class Case(NamedTuple):
@@ -32,18 +34,62 @@ class Case(NamedTuple):
 
     @property
     def first(self) -> Prediction:
-        return next(self.by_region[c] for c in CONDITIONS if c in self.by_region)
+        """Under the condition that stands first in every table: the right region, where that was asked."""
+        return next(self.by_region[c] for c in ALL if c in self.by_region)
+
+    def asked(self, region: str) -> Prediction | None:
+        """Under a condition, or under the trust benchmark's own form of it (`trust:right`, `trust:none`)."""
+        return self.by_region.get(region) or self.by_region.get(f"trust:{region}")
 
     def right(self, region: str) -> bool | None:
         """Whether the answer was right, None when not asked."""
-        return bool(score(self.by_region[region])["accuracy"]) if region in self.by_region else None
+        p = self.asked(region)
+        return None if p is None else is_right(p)
 
     def shown(self, region: str) -> bool:
         """Whether a region was really shown; a question without one is asked plainly under every condition."""
-        return region in self.by_region and bool(self.by_region[region].boxes)
+        p = self.asked(region)
+        return p is not None and bool(p.boxes)
 
     def confidence(self, region: str) -> float:
-        return self.by_region[region].confidence if region in self.by_region else 0.0
+        p = self.asked(region)
+        return 0.0 if p is None else p.confidence
+
+    @property
+    def wrong_boxes(self) -> list[Prediction]:
+        """The predictions under a box that is wrong, in the order of `conditions.ALL`."""
+        return [p for c in ALL if (p := self.by_region.get(c)) and p.boxes and _is_wrong_box(p)]
+
+    def effect(self, p: Prediction) -> str:
+        """What the wrong box of a prediction did (a key of EFFECTS), or "" where no answer without a box is known."""
+        plain = self.right("none")
+        if _names_the_box(p):
+            return "followed"
+        if plain is None:
+            return ""
+        if plain:
+            return "kept" if is_right(p) else "lost"
+        return "mended" if is_right(p) else "wrong anyway"
+
+    @property
+    def gravest(self) -> Prediction | None:
+        """Of the wrong boxes, that which did most harm; the most confident answer of equal ones."""
+        order = [*EFFECTS, ""]
+        wrong = self.wrong_boxes
+        return min(wrong, key=lambda p: (order.index(self.effect(p)), -p.confidence)) if wrong else None
+
+
+def is_right(p: Prediction) -> bool:
+    """Whether the answer counts as right."""
+    return bool(score(p)["accuracy"])
+
+
+def _is_wrong_box(p: Prediction) -> bool:
+    return p.shown_kind.startswith("wrong:") or (p.region.startswith("trust:") and p.region not in _NOT_WRONG)
+
+
+def _names_the_box(p: Prediction) -> bool:
+    return not is_right(p) and any(label and exact_match(label, p.prediction) for label in p.box_labels)
 
 
 class Chapter(NamedTuple):
@@ -60,6 +106,20 @@ def cases_of(predictions: Iterable[Prediction]) -> list[Case]:
     for p in predictions:
         found.setdefault((p.dataset, p.split, p.id), Case({})).by_region[p.region] = p
     return list(found.values())
+
+
+def worst_first(case: Case) -> tuple[int, float, str]:
+    """Sorts the worst cases first.
+
+    First those answered wrong with everything in their favour (the image, and the right region), the most confident
+    first; then those that a wrong box misled, the most confident first; then the right ones, the least confident first.
+    """
+    if not is_right(case.first):
+        return 0, -case.first.confidence, case.first.id
+    worst = case.gravest
+    if worst is not None and case.effect(worst) in ("followed", "lost"):
+        return 1, -worst.confidence, case.first.id
+    return 2, case.first.confidence, case.first.id
 
 
 def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[Chapter]:
@@ -84,10 +144,8 @@ def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[
         ),
         (
             "Misled by a wrong region",
-            "Right without a region, wrong with the wrong one; the most confident first.",
-            most_confident(
-                "wrong", lambda c: c.shown("wrong") and c.right("wrong") is False and c.right("none") is True
-            ),
+            "Right without a region, wrong with a wrong one; the most confident first.",
+            sorted(filter(_misled, shuffled), key=lambda case: -max(p.confidence for p in case.wrong_boxes)),
         ),
         (
             "Worst: confident and wrong",
@@ -103,20 +161,25 @@ def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[
     return _share_out(plans, size)
 
 
+def _misled(case: Case) -> bool:
+    return case.right("none") is True and not all(map(is_right, case.wrong_boxes))
+
+
 def _share_out(plans: Sequence[tuple[str, str, list[Case]]], size: int) -> list[Chapter]:
     """Gives each chapter its share of `size`; what a chapter cannot fill goes to those after it."""
     taken: set[str] = set()
     chapters = []
     for number, (title, rule, candidates) in enumerate(plans):
         share = -(-(size - len(taken)) // (len(plans) - number))
-        chosen = _new_images_first([c for c in candidates if c.first.id not in taken])[:share]
+        chosen = new_images_first([c for c in candidates if c.first.id not in taken])[:share]
         taken.update(case.first.id for case in chosen)
         if chosen:
             chapters.append(Chapter(title, rule, chosen))
     return chapters
 
 
-def _new_images_first(cases: Sequence[Case]) -> list[Case]:
+def new_images_first(cases: Sequence[Case]) -> list[Case]:
+    """In the same order, but with the first case of each image before any second one."""
     seen: set[str] = set()
     fresh: list[Case] = []
     again: list[Case] = []
@@ -124,96 +187,3 @@ def _new_images_first(cases: Sequence[Case]) -> list[Case]:
         (again if case.first.image_id in seen else fresh).append(case)
         seen.add(case.first.image_id)
     return fresh + again
-
-
-def chapter_html(chapter: Chapter, image_of: ImageOf) -> str:
-    """A heading, the rule of selection, and the cards."""
-    cards = "\n".join(_card(case, image_of) for case in chapter.cases)
-    return (
-        f'<h3>{escape(chapter.title)}</h3>\n<p class="note">{escape(chapter.rule)}</p>\n'
-        f'<div class="cards">{cards}</div>'
-    )
-
-
-def _card(case: Case, image_of: ImageOf) -> str:
-    p = case.first
-    tags = " · ".join(escape(t) for t in (p.family, p.content_type, p.modality) if t)
-    choices = f'<p class="choices">Options: {escape(", ".join(p.choices))}</p>' if p.choices else ""
-    asked = f"Find: {p.question}" if p.family == "localise" else p.question
-    answers = "".join(_answer_row(c, case.by_region[c]) for c in CONDITIONS if c in case.by_region)
-    return (
-        f'<article class="card">{_figure(case, image_of)}<div class="card-text">'
-        f'<p class="tags">{tags}</p><h4>{escape(asked)}</h4>{choices}'
-        f'<p class="expected">Reference: <strong>{_answer_html(p.answer)}</strong></p>'
-        f'<table class="answers"><thead><tr><th scope="col">Region</th><th scope="col">Answer</th>'
-        f'<th scope="col">Confidence</th></tr></thead><tbody>{answers}</tbody></table>'
-        f'<p class="id">{escape(p.id)}</p></div></article>'
-    )
-
-
-def _answer_row(condition: str, p: Prediction) -> str:
-    scores = score(p)
-    mark = '<span class="yes">✓</span>' if scores["accuracy"] else '<span class="no">✗</span>'
-    verdict = "right" if scores["accuracy"] else "wrong"
-    overlap = f' <span class="iou">IoU {scores["iou"]:.2f}</span>' if "iou" in scores else ""
-    percent = round(100 * p.confidence)
-    return (
-        f'<tr><th scope="row"><i class="key {condition}"></i>{condition}{_shown_note(p)}</th>'
-        f'<td>{mark}<span class="hidden">{verdict}: </span> {_answer_html(p.prediction)}{overlap}</td>'
-        f'<td class="confidence"><span class="meter" aria-hidden="true"><i style="width:{percent}%"></i></span>'
-        f"{percent}&nbsp;%</td></tr>"
-    )
-
-
-def _shown_note(p: Prediction) -> str:
-    """What a reader would else assume wrongly: the kind of a wrong region, or that none was shown after all."""
-    if p.shown_kind.startswith("wrong:"):
-        inside = ", ".join(filter(None, p.box_labels))
-        note = p.shown_kind.removeprefix("wrong:") + (f": {inside}" if inside else "")
-    elif p.region in ("right", "wrong") and not p.boxes:
-        note = "none shown"
-    else:
-        return ""
-    return f"<small>{escape(note)}</small>"
-
-
-def _answer_html(text: str) -> str:
-    return escape(readable(text)) or "<em>empty</em>"
-
-
-def readable(text: str) -> str:
-    """An answer without its loc tokens: `<loc0001>… liver` becomes `▢ liver`; the box is drawn in the picture."""
-    return _LOC_RUN.sub("▢", text)
-
-
-def _figure(case: Case, image_of: ImageOf) -> str:
-    p = case.first
-    try:
-        picture = f'<img src="{_data_uri(image_of(p))}" alt="{escape(p.modality or "image")} {escape(p.image_id)}">'
-    except ImageError as error:  # one image lost since the run must not cost the whole report
-        return f'<figure class="picture missing">{escape(str(error))}</figure>'
-    boxes = [("right", box) for box in p.right_boxes]
-    if "wrong" in case.by_region and case.by_region["wrong"].shown_kind.startswith("wrong:"):
-        boxes += [("wrong", box) for box in case.by_region["wrong"].boxes]
-    if p.family == "localise":
-        boxes += [("right", box) for box in boxes_from_text(p.answer)[:1]]
-        boxes += [("found", box) for box in boxes_from_text(p.prediction)[:1]]
-    outlines = "".join(_outline(kind, box) for kind, box in boxes)
-    overlay = f'<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">{outlines}</svg>' if boxes else ""
-    return f'<figure class="picture"><div class="frame">{picture}{overlay}</div></figure>'
-
-
-def _outline(kind: str, box: Box) -> str:
-    y0, x0, y1, x1 = box
-    place = f'x="{x0:.4f}" y="{y0:.4f}" width="{max(x1 - x0, 0):.4f}" height="{max(y1 - y0, 0):.4f}"'
-    # The dark one beneath keeps the line visible on bright bone and on black air alike.
-    return f'<rect class="under" {place}/><rect class="{kind}" {place}/>'
-
-
-def _data_uri(image: Image.Image | bytes) -> str:
-    picture = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image))
-    picture = picture.convert("RGB")
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -19,22 +19,29 @@ from rllava_jax.evaluation.calibration import ReliabilityBin
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness and edge.
 CONDITION_COLOURS = {"right": "#009e73", "none": "#8b94a3", "wrong": "#d55e00", "blank": "none"}
 
-# Stand-ins that `_svg` turns into the page's own colours, so that one picture serves a light and a dark page.
-_INK, _RULE = "#010203", "#040506"
-_PAGE_COLOURS = {_INK: "currentColor", _RULE: "var(--rule)"}
-_STYLE: dict[Any, Any] = {
+# Stand-ins that `svg_text` turns into the page's own colours, so that one picture serves a light and a dark page. The
+# series of a line plot each have a shade of their own per page: no one colour has contrast enough on both.
+INK, RULE = "#010203", "#040506"
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
+_SERIES_ALONE = ("#0072b2", "#b26a00", "#00805d", "#c04f00", "#a8497c")  # where no page defines them
+_PAGE_COLOURS = {
+    INK: "currentColor",
+    RULE: "var(--rule)",
+    **{c: f"var(--series-{i}, {alone})" for i, (c, alone) in enumerate(zip(SERIES, _SERIES_ALONE, strict=True), 1)},
+}
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, read aloud, in the page's font
     "font.family": "sans-serif",
     "font.size": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _RULE,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": RULE,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _RULE,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": RULE,
     "figure.facecolor": "none",
     "hatch.linewidth": 0.8,
 }
@@ -52,14 +59,14 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Bar]], *, chance: Mapping[str
     """Accuracy by question group and condition, with whiskers; a dotted line at chance where it is known."""
     conditions = [c for c in CONDITION_COLOURS if any(c in bars for bars in groups.values())]
     width = 0.8 / max(len(conditions), 1)
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "bars"}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "bars"}):
         figure = Figure(figsize=(9.2, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for c, condition in enumerate(conditions):
             _draw_condition(axes, condition, groups, offset=(c - (len(conditions) - 1) / 2) * width, width=width)
         for g, name in enumerate(groups):
             if name in chance:
-                axes.hlines(100 * chance[name], g - 0.46, g + 0.46, colors=_INK, linestyles=(0, (1, 2)), linewidth=1.2)
+                axes.hlines(100 * chance[name], g - 0.46, g + 0.46, colors=INK, linestyles=(0, (1, 2)), linewidth=1.2)
         axes.set_xticks(range(len(groups)), labels=list(groups))
         axes.set_xlim(-0.6, len(groups) - 0.4)
         axes.tick_params(length=0)
@@ -71,7 +78,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Bar]], *, chance: Mapping[str
         axes.legend(
             ncols=4, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, handlelength=1.2
         )
-        return _svg(figure, "Bar chart of accuracy by question family and region condition, with 95 % intervals")
+        return svg_text(figure, "Bar chart of accuracy by question family and region condition, with 95 % intervals")
 
 
 def _draw_condition(
@@ -87,7 +94,7 @@ def _draw_condition(
         [100 * bar.value for _, bar in drawn],
         0.86 * width,
         color=CONDITION_COLOURS[condition],
-        edgecolor=_INK if hollow else CONDITION_COLOURS[condition],
+        edgecolor=INK if hollow else CONDITION_COLOURS[condition],
         linewidth=1,
         hatch="///" if hollow else None,
         label={"blank": "blank image", "none": "no region"}.get(condition, f"{condition} region"),
@@ -95,7 +102,7 @@ def _draw_condition(
     for at, (_, bar) in zip(x, drawn, strict=True):
         top = bar.value
         if bar.low is not None and bar.high is not None:
-            axes.vlines(at, 100 * bar.low, 100 * bar.high, colors=_INK, linewidth=1.3)
+            axes.vlines(at, 100 * bar.low, 100 * bar.high, colors=INK, linewidth=1.3)
             top = max(top, bar.high)
         axes.annotate(
             f"{100 * bar.value:.0f}",
@@ -107,47 +114,55 @@ def _draw_condition(
         )
 
 
-def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]]) -> str:
-    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "reliability"}):
+def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]], *, bins_of: str = "equal width") -> str:
+    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect.
+
+    Args:
+      bins_of: "equal width" or "equal mass", told to those who do not see the picture.
+    """
+    with mpl.rc_context({**STYLE, "svg.hashsalt": f"reliability, {bins_of}"}):
         figure = Figure(figsize=(4.5, 4.0), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot([0, 100], [0, 100], color=_INK, linewidth=1, linestyle=(0, (1, 2)))
+        axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (1, 2)))
         for condition, bins in curves.items():
             total = sum(b.n for b in bins)
             x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
-            axes.plot(x, y, linewidth=1.6, label=condition, **_line_style(condition))
+            axes.plot(x, y, linewidth=1.6, label=condition, **condition_style(condition))
             areas = [14 + 160 * b.n / total for b in bins]
             axes.scatter(x, y, s=areas, color=_colour(condition), alpha=0.75, linewidths=0, zorder=3)
-        _percent_square(axes, "confidence", "share answered right")
+        percent_square(axes, "confidence", "share answered right")
         axes.legend(frameon=False, loc="upper left", fontsize=10)
-        return _svg(figure, "Reliability diagram: share of right answers against the model's confidence")
+        return svg_text(
+            figure, f"Reliability diagram in bins of {bins_of}: share of right answers against the model's confidence"
+        )
 
 
 def risk_coverage_plot(curves: Mapping[str, tuple[Float[ndarray, " U"], Float[ndarray, " U"]]]) -> str:
     """Share of wrong answers when only the most confident ones are given."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "risk"}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "risk"}):
         figure = Figure(figsize=(4.5, 4.0), layout="constrained")
         axes = figure.add_subplot()
         for condition, (coverage, risk) in curves.items():
             axes.step(
-                100 * coverage, 100 * risk, where="post", linewidth=1.6, label=condition, **_line_style(condition)
+                100 * coverage, 100 * risk, where="post", linewidth=1.6, label=condition, **condition_style(condition)
             )
-        _percent_square(axes, "share of questions answered, most confident first", "share answered wrong")
+        percent_square(axes, "share of questions answered, most confident first", "share answered wrong")
         axes.legend(frameon=False, loc="upper left", fontsize=10)
-        return _svg(figure, "Risk-coverage curve: error rate against the share of questions answered")
+        return svg_text(figure, "Risk-coverage curve: error rate against the share of questions answered")
 
 
-def _line_style(condition: str) -> dict[str, Any]:
+def condition_style(condition: str) -> dict[str, Any]:
+    """Colour and dashes of a condition's line; one beyond the four is drawn in the ink."""
     return {"color": _colour(condition), "linestyle": (0, (4, 2)) if condition == "blank" else "-"}
 
 
 def _colour(condition: str) -> str:
-    colour = CONDITION_COLOURS[condition]
-    return _INK if colour == "none" else colour
+    colour = CONDITION_COLOURS.get(condition, "none")
+    return INK if colour == "none" else colour
 
 
-def _percent_square(axes: Axes, x_label: str, y_label: str) -> None:
+def percent_square(axes: Axes, x_label: str, y_label: str) -> None:
+    """Both axes from 0 to 100 %."""
     ticks = range(0, 101, 25)
     axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel=x_label, ylabel=y_label)
     axes.set_xticks(ticks, labels=[f"{t} %" for t in ticks])
@@ -157,7 +172,7 @@ def _percent_square(axes: Axes, x_label: str, y_label: str) -> None:
     axes.tick_params(length=0)
 
 
-def _svg(figure: Figure, description: str) -> str:
+def svg_text(figure: Figure, description: str) -> str:
     """Inline SVG: no prolog, no fixed size, the page's colours."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
+from data_pipelines.conditions import CONTROLS
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.calibration import reliability, risk_coverage
+from rllava_jax.evaluation.condition_names import condition_name
 from rllava_jax.evaluation.detected_report import detected_chapter
-from rllava_jax.evaluation.gallery import Case, ImageOf, cases_of, chapter_html, choose_chapters
+from rllava_jax.evaluation.equal_mass_bins import reliability_equal_mass
+from rllava_jax.evaluation.gallery import ImageOf, cases_of, choose_chapters, worst_first
+from rllava_jax.evaluation.gallery_cards import LEGEND, Album, cards_html, filters_html
+from rllava_jax.evaluation.line_plots import dot_plot
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, Scored, confidence_and_correctness, metrics_of
+from rllava_jax.evaluation.page import Section, page_html
 from rllava_jax.evaluation.plots import reliability_plot, risk_coverage_plot
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.summary import HEADLINE, headline_bars
+from rllava_jax.evaluation.published import published_table
+from rllava_jax.evaluation.report_controls import controls_html
+from rllava_jax.evaluation.report_trust import trust_html
+from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
 from rllava_jax.evaluation.tables import (
     RowIndex,
     calibration_table,
-    condition_name,
     facts_table,
     interval_text,
     percent,
@@ -29,6 +35,12 @@ from rllava_jax.evaluation.tables import (
     wrong_kind_table,
 )
 from rllava_jax.paths import path_of
+
+_BY_TYPE = {
+    "answer_type=": ("By answer type", "Closed: normalised equality over all closed questions"),
+    "content_type=": ("By content type", "Accuracy (normalised equality, open and closed together)"),
+    "modality=": ("By modality", "Accuracy (normalised equality, open and closed together)"),
+}
 
 
 def write_report(
@@ -40,6 +52,7 @@ def write_report(
     images: ImageOf,
     run: Mapping[str, object],
     gallery: int = 24,
+    trust: Sequence[Row] = (),
 ) -> None:
     """Writes the page, whole or not at all.
 
@@ -48,45 +61,57 @@ def write_report(
       rows: of `metrics.rows`, over the same predictions.
       images: the image of a prediction, decoded or as encoded bytes; an ImageError it raises is shown in its place.
       run: what makes the result reproducible: command, seed, configuration, versions; nested mappings are unfolded.
-      gallery: at most so many example questions.
+      gallery: at most so many example questions; with each image embedded once, they bound the size of the page.
+      trust: rows of the region trust benchmark (`trust.metrics.trust_rows`); the predictions may hold its answers too,
+        under "trust:…", and the gallery then shows them.
     """
+    rows = [*rows, *trust]
     groups = list(dict.fromkeys((row["dataset"], row["split"]) for row in rows))
-    body = []
-    for dataset, split in groups:
+    sections = []
+    for number, (dataset, split) in enumerate(groups):
         index = {
             (r["subset"], r["region"], r["metric"]): r for r in rows if (r["dataset"], r["split"]) == (dataset, split)
         }
         held = [p for p in predictions if (p.dataset, p.split) == (dataset, split)]
-        if len(groups) > 1:
-            body.append(f"<h2>{escape(dataset)}, {escape(split)} split</h2>")
-        body += [
-            _headline(index),
-            _ordinary(index),
-            _wrong_kinds(index),
-            detected_chapter(index, held),
-            _calibration(index, held),
+        suffix = f": {dataset}, {split} split" if len(groups) > 1 else ""
+        sections += [
+            section._replace(name=section.name + (f"-{number + 1}" if number else ""), heading=section.heading + suffix)
+            for section in _sections(dataset, index, held)
         ]
-    body += [_gallery(cases_of(predictions), images, gallery), _run(run)]
-    page = Template(_resource("report.html")).substitute(
-        title=escape(title), style=_resource("report.css"), scope=escape(_scope(predictions)), body="\n".join(body)
-    )
+    album = Album(images)
+    sections += [Section("examples", "Examples", _gallery(predictions, album, gallery))]
+    sections += [Section("run", "The run", _run(run))]
+    scope = _scope(predictions)
+    page = page_html(eyebrow="Evaluation report", title=title, scope=scope, sections=sections, after=album.html())
     write_atomically(path_of(path), page)
 
 
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _sections(dataset: str, index: RowIndex, held: Sequence[Prediction]) -> list[Section]:
+    return [
+        Section("region", "Does the region help, and is it trusted too much?", _headline(index)),
+        Section("published", "Beside published results", _published(dataset, index)),
+        Section("trust", "What does a wrong box do?", trust_html(index) + _wrong_kinds(index)),
+        Section("image", "Is the image read?", controls_html(index)),
+        Section("detected", "With the region that the model finds itself", detected_chapter(index, held)),
+        Section("ordinary", "Ordinary questions", _ordinary(index)),
+        Section("confidence", "Does the confidence mean what it says?", _calibration(index, held)),
+    ]
 
 
 def _scope(predictions: Sequence[Prediction]) -> str:
     names = dict.fromkeys(f"{p.dataset}, {p.split} split" for p in predictions)
     questions = len({(p.dataset, p.split, p.id) for p in predictions})
     images = len({(p.dataset, p.image_id) for p in predictions})
-    asked = [c for c in CONDITIONS if any(p.region == c for p in predictions)]
+    regions = {p.region for p in predictions}
+    asked = [condition_name(c).lower() for c in (*CONDITIONS, *CONTROLS) if c in regions]
+    for prefix, name in (("corrupted:", "corruptions of the image"), ("trust:", "variants of the box")):
+        if count := sum(region.startswith(prefix) for region in regions):
+            asked.append(f"{count} {name}")
     return f"{'; '.join(names)}. {questions:,} questions about {images:,} images, asked under: {', '.join(asked)}."
 
 
 def _headline(index: RowIndex) -> str:
-    subsets = [s for s in HEADLINE if any(key[0] == s for key in index)]
+    subsets = [s for s in HEADLINE if any((s, c, metrics_of(s)[0]) in index for c in CONDITIONS)]
     if not subsets:
         return ""
     table = score_table(
@@ -97,7 +122,6 @@ def _headline(index: RowIndex) -> str:
         differences=True,
     )
     return (
-        "<h2>Does the region help, and is it trusted too much?</h2>"
         f"{_finding(index, subsets[0])}{_tiles(index, subsets[0])}"
         '<div class="panel" tabindex="0" role="region" aria-label="Accuracy plot"><figure>'
         f"{headline_bars(list(index.values()), subsets)}"
@@ -107,6 +131,17 @@ def _headline(index: RowIndex) -> str:
         '<p class="note">Right: the region the question is about. None: no region. Wrong: a region that is not, of the '
         "kinds told apart below. Blank: a grey image with the right region named; a score that "
         "survives it was not read from the image. Localise is never shown a region.</p>"
+    )
+
+
+def _published(dataset: str, index: RowIndex) -> str:
+    table = published_table(dataset, index)
+    if not table:
+        return ""
+    return (
+        '<p class="note">The published numbers are of other, mostly far larger models, fine-tuned and scored under '
+        "other protocols: no difference between the lines below is a measured one. Evaluators disagree on what is "
+        "counted; this page’s rules are the strict ones of docs/REPORT.md.</p>" + table
     )
 
 
@@ -135,8 +170,12 @@ def _finding(index: RowIndex, subset: str) -> str:
 
 
 def _points(row: Row) -> str:
-    interval = interval_text(row)
-    return f"difference {interval}, 95 % interval" if interval else "no interval"
+    """The interval of a difference, and whether it may be chance."""
+    low, high = row["ci_low"], row["ci_high"]
+    if low is None or high is None:
+        return "no interval"
+    doubt = "" if low > 0 or high < 0 else "; it may be chance"
+    return f"difference {interval_text(row)}, 95 % interval{doubt}"
 
 
 def _tiles(index: RowIndex, subset: str) -> str:
@@ -145,32 +184,52 @@ def _tiles(index: RowIndex, subset: str) -> str:
     for c in CONDITIONS:
         row = index.get((subset, c, metric))
         if row is not None:
+            range_of = " · ".join(filter(None, (interval_text(row), f"n {row['n']:,}")))
             tiles.append(
                 f'<div class="tile {c}"><dt>{escape(condition_name(c))}</dt>'
                 f'<dd class="figure">{percent(row["value"])}<small> %</small></dd>'
-                f'<dd class="range">{interval_text(row)} · n {row["n"]:,}</dd></div>'
+                f'<dd class="range">{range_of}</dd></div>'
             )
     return f'<h3>{escape(subset_name(subset))}</h3><dl class="tiles">{"".join(tiles)}</dl>'
 
 
 def _ordinary(index: RowIndex) -> str:
-    names = list(dict.fromkeys(subset for subset, _, _ in index))
-    parts = [
-        score_table(caption, index, [s for s in names if s.startswith(prefix)], differences=True)
-        for prefix, caption in (
-            ("answer_type=", "By answer type. Closed: normalised equality over all closed questions"),
-            ("content_type=", "By content type, accuracy (normalised equality, open and closed together)"),
-            ("modality=", "By modality, accuracy (normalised equality, open and closed together)"),
-        )
-    ]
+    parts = [_by_type(prefix, index) for prefix in _BY_TYPE]
     if not any(parts):
         return ""
     return (
-        "<h2>Ordinary questions</h2>"
         '<p class="note">The questions of the data set itself. The region is shown only where a question has one, so '
         "right, none and wrong differ on those alone, and the row “Ordinary, with a region” above compares them there. "
         "A box itself tells where something is and how large; the blank image shows what that is worth.</p>"
-        + "".join(parts)
+        f'<div class="pair">{"".join(parts)}</div>'
+        + "".join(
+            f"<details><summary>{heading}: the numbers</summary>{table}</details>"
+            for prefix, (heading, caption) in _BY_TYPE.items()
+            if (table := score_table(f"{heading}. {caption}", index, _subsets(prefix, index), differences=True))
+        )
+    )
+
+
+def _subsets(prefix: str, index: RowIndex) -> list[str]:
+    """Those whose name starts so, the largest first."""
+    sizes = {subset: row["n"] for (subset, _, _), row in index.items() if subset.startswith(prefix)}
+    return sorted(sizes, key=lambda subset: -sizes[subset])
+
+
+def _by_type(prefix: str, index: RowIndex) -> str:
+    heading, caption = _BY_TYPE[prefix]
+    groups = {}
+    for subset in _subsets(prefix, index):
+        held = {c: row for c in CONDITIONS if (row := index.get((subset, c, metrics_of(subset)[0])))}
+        if held:
+            n = max(row["n"] for row in held.values())
+            groups[f"{subset_name(subset)} ({n:,})"] = {c: bar_of(row) for c, row in held.items()}
+    if not groups:
+        return ""
+    plot = dot_plot(groups, f"Dot plot of accuracy {heading.lower()}, with 95 % intervals")
+    return (
+        f'<div class="panel"><figure>{plot}<figcaption>{heading}, with the number of questions. {caption}.'
+        "</figcaption></figure></div>"
     )
 
 
@@ -180,7 +239,7 @@ def _wrong_kinds(index: RowIndex) -> str:
     if not table:
         return ""
     return (
-        "<h2>Kinds of wrong region</h2>"
+        "<h3>Kinds of wrong region</h3>"
         '<p class="note">Each question was shown one kind, so the columns hold different questions: compare their '
         f"intervals, not their last digits.</p>{table}"
     )
@@ -189,37 +248,50 @@ def _wrong_kinds(index: RowIndex) -> str:
 def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
     held = {c: [Scored(p, score(p)) for p in predictions if p.region == c] for c in CONDITIONS}
     pairs = {c: confidence_and_correctness(scored) for c, scored in held.items() if scored}
-    plots = (
-        reliability_plot({c: reliability(*pair) for c, pair in pairs.items()}),
-        risk_coverage_plot({c: risk_coverage(*pair) for c, pair in pairs.items()}),
+    if not pairs:
+        return ""
+    figures = (
+        (
+            reliability_plot({c: reliability(*pair) for c, pair in pairs.items()}),
+            "Reliability, in bins of equal width. On the dotted diagonal, an answer given with 70 % confidence is "
+            "right 70 % of the time. Dot area: share of the questions.",
+        ),
+        (
+            reliability_plot({c: reliability_equal_mass(*pair) for c, pair in pairs.items()}, bins_of="equal mass"),
+            "The same in bins of equal mass: each dot is a tenth of the questions, so that none is a few of them.",
+        ),
+        (
+            risk_coverage_plot({c: risk_coverage(*pair) for c, pair in pairs.items()}),
+            "Risk and coverage. Read from the left: the error rate when only the most confident answers are given.",
+        ),
     )
-    captions = (
-        "Reliability. On the dotted diagonal, an answer given with 70 % confidence is right 70 % of the time. "
-        "Dot area: share of the questions.",
-        "Risk and coverage. Read from the left: the error rate when only the most confident answers are given.",
-    )
-    figures = "".join(
+    plots = "".join(
         f'<div class="panel"><figure>{plot}<figcaption>{escape(caption)}</figcaption></figure></div>'
-        for plot, caption in zip(plots, captions, strict=True)
+        for plot, caption in figures
     )
     caption = "Confidence is the probability of the decoded answer. ECE and Brier: lower is better; AUROC: 50 is chance"
     return (
-        f'<h2>Does the confidence mean what it says?</h2><div class="pair">{figures}</div>'
-        f"{calibration_table(caption, index, ['all'])}"
+        f'<div class="pair three">{plots}</div>{calibration_table(caption, index, ["all"])}'
         f"<details><summary>By question family</summary>{calibration_table(caption, index, HEADLINE)}</details>"
     )
 
 
-def _gallery(cases: Sequence[Case], images: ImageOf, size: int) -> str:
+def _gallery(predictions: Sequence[Prediction], album: Album, size: int) -> str:
+    cases = cases_of(predictions)
     chapters = choose_chapters(cases, size=size)
     if not chapters:
         return ""
+    groups = {case.first.id: chapter.title for chapter in chapters for case in chapter.cases}
+    chosen = sorted((case for chapter in chapters for case in chapter.cases), key=worst_first)
+    cards, values = cards_html(chosen, groups, album)
+    rules = "".join(f"<dt>{escape(c.title)}</dt><dd>{escape(c.rule)}</dd>" for c in chapters)
     return (
-        "<h2>Examples</h2>"
-        '<ul class="legend"><li><i></i>right region</li><li><i class="wrong"></i>wrong region, as shown in the wrong '
-        'condition</li><li><i class="found"></i>box written by the model (localise)</li></ul>'
-        + "".join(chapter_html(chapter, images) for chapter in chapters)
-        + '<p class="note">Images are reduced for this page.</p>'
+        f'<p class="note">{len(chosen):,} of {len(cases):,} questions, the worst first: those answered wrong with '
+        "everything in their favour, the most confident at the head; then those that a wrong box misled; then the "
+        "rest, the least confident first. Images are reduced, and embedded once each; evaluation.gallery sets how many "
+        "questions are shown.</p>"
+        f'<details class="rules"><summary>How they were chosen</summary><dl>{rules}</dl></details>'
+        f"{LEGEND}{filters_html(values, groups='Chosen as')}{cards}"
     )
 
 
@@ -230,4 +302,4 @@ def _run(run: Mapping[str, object]) -> str:
         f"<details><summary>{escape(name.capitalize())}</summary>{facts_table(value)}</details>"
         for name, value in nested.items()
     )
-    return f'<h2>The run</h2><div class="panel">{facts_table(plain)}</div>{details}'
+    return f'<div class="panel">{facts_table(plain)}</div>{details}'

@@ -1,6 +1,6 @@
 """Asks a stored model the questions of a data set, with its controls if wanted, and scores its answers.
 
-    python -m rllava_jax.evaluation.run_checkpoint --checkpoint runs/slake_tiny --data slake --root DIR --controls \\
+    python -m rllava_jax.evaluate --checkpoint runs/slake_tiny --data slake --root DIR --controls \\
         --out runs/slake_tiny_controls
 
 Configuration, tokenizer and preprocessing come with the checkpoint; the batch is shared by all devices of this machine.
@@ -13,21 +13,19 @@ import argparse
 import dataclasses
 import json
 import logging
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.records import VQAExample
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax import provenance
 from rllava_jax.atomic_files import write_atomically
-from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
 from rllava_jax.config_validation import validate
+from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.run import write_evaluation
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
@@ -37,49 +35,7 @@ from rllava_jax.inference.predictor import Predictor
 from rllava_jax.paths import absolute, path_of
 from rllava_jax.task import Task, load_task
 
-LEVELS = (1, 3, 5)  # of the corruptions that --controls asks
-ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS))
-
 logger = logging.getLogger(__name__)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this mode alone: beside --data, --root, --split, --languages, --families, --protocol, --out."""
-    parser.add_argument(
-        "--checkpoint",
-        metavar="DIR",
-        help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
-    )
-    parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument(
-        "--conditions",
-        metavar="C,C",
-        help=f"of {', '.join((*MAIN, *CONTROLS))} and corrupted:KIND:LEVEL, KIND of {', '.join(CORRUPTIONS)}, LEVEL "
-        "1 to 5 (default: the run's)",
-    )
-    asked.add_argument(
-        "--controls",
-        action="store_true",
-        help=f"ask under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels {', '.join(map(str, LEVELS))}",
-    )
-    parser.add_argument(
-        "--max-examples",
-        type=int,
-        metavar="N",
-        help="at most N questions of each family, drawn by id; 0: all (default: the run's)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="questions at a time, over all devices (default: the run's)"
-    )
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens (default: the run's)")
-    parser.add_argument(
-        "--sampled-runs",
-        type=int,
-        metavar="N",
-        help="also answer N times at random, for scores of consistency; written to sampled.jsonl",
-    )
-    parser.add_argument("--temperature", type=float, metavar="T", help="of --sampled-runs, above 0 (default: 0.7)")
 
 
 def run(options: argparse.Namespace, *, command: str = "") -> int:
@@ -240,38 +196,9 @@ def _name(checkpoint: Path) -> str:
     return (folder.parent if folder.name == "checkpoints" else folder).name
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(arguments)
+def quiet_logging() -> None:
+    """What a reader of a command line wants to see, and no more."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
     for noisy in ("jax", "orbax", "matplotlib", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        return run(options, command=shlex.join(["python", "-m", "rllava_jax.evaluation.run_checkpoint", *arguments]))
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.evaluation.run_checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--data", metavar="NAME", help="source of the questions (default: the run's)")
-    parser.add_argument("--root", metavar="DIR", help="folder of its published or prepared files (default: the run's)")
-    parser.add_argument("--split", metavar="NAME", help="of the questions (default: the run's test split)")
-    parser.add_argument("--families", metavar="A,B", help="question families (default: the run's)")
-    parser.add_argument("--languages", metavar="A,B", help="of the questions (default: the run's; of other data, en)")
-    parser.add_argument("--protocol", default="strict", help="strict, the only one here (default)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the results' folder; must not hold results yet")
-    add_arguments(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

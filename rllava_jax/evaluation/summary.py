@@ -27,7 +27,7 @@ def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str
     chance = {}
     for subset in subsets:
         held = {
-            row["region"]: Bar(row["value"], row["ci_low"], row["ci_high"])
+            row["region"]: bar_of(row)
             for row in rows
             if row["subset"] == subset and row["metric"] == metrics_of(subset)[0] and row["region"] in CONDITIONS
         }
@@ -37,6 +37,11 @@ def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str
             if subset in CHANCE:
                 chance[name] = CHANCE[subset]
     return grouped_bars(bars, chance=chance)
+
+
+def bar_of(row: Row) -> Bar:
+    """A row as the plots take it."""
+    return Bar(row["value"], row["ci_low"], row["ci_high"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

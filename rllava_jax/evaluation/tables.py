@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from rllava_jax.evaluation.condition_names import condition_name
 from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Row, metrics_of
 
 # (subset, region, metric) of one data set's split.
@@ -40,7 +41,6 @@ _METRIC_NAMES = {
     "brier": "Brier score",
     "auroc": "AUROC of confidence",
 }
-_CONDITION_NAMES = {"right": "Right region", "none": "No region", "wrong": "Wrong region", "blank": "Blank image"}
 
 
 def subset_name(subset: str) -> str:
@@ -48,16 +48,23 @@ def subset_name(subset: str) -> str:
     return _SUBSET_NAMES[subset][0] if subset in _SUBSET_NAMES else subset.partition("=")[2]
 
 
-def condition_name(condition: str) -> str:
-    """ "right" is "Right region"."""
-    return _CONDITION_NAMES[condition]
+def metric_name(metric: str) -> str:
+    """ "f1" is "token F1"; a name that is not known stays as it is."""
+    return _METRIC_NAMES.get(metric, metric)
 
 
-def score_table(caption: str, index: RowIndex, subsets: Iterable[str], *, differences: bool) -> str:
+def score_table(
+    caption: str,
+    index: RowIndex,
+    subsets: Iterable[str],
+    *,
+    differences: bool,
+    conditions: Sequence[str] = CONDITIONS,
+) -> str:
     """Subsets (a line for each metric) down, conditions across, the paired differences after them if wanted."""
     shown = [s for s in subsets if any(key[0] == s for key in index)]
     cells_of = [(s, m) for s in shown for m in metrics_of(s)]
-    conditions = [c for c in CONDITIONS if any((s, c, m) in index for s, m in cells_of)]
+    conditions = [c for c in conditions if any((s, c, m) in index for s, m in cells_of)]
     pairs = [f"{p.first}-{p.second}" for p in PAIRS if differences]
     pairs = [p for p in pairs if any((s, p, m) in index for s, m in cells_of)]
     heads = [_condition_head(c) for c in conditions] + [_head(p.replace("-", " − ")) for p in pairs]
@@ -65,11 +72,11 @@ def score_table(caption: str, index: RowIndex, subsets: Iterable[str], *, differ
     for subset, metric in cells_of:
         held = [index[subset, c, metric] for c in conditions if (subset, c, metric) in index]
         counts = {row["n"] for row in held}
-        cells = [_value_cell(index.get((subset, c, metric)), own_n=len(counts) > 1) for c in conditions]
+        cells = [value_cell(index.get((subset, c, metric)), own_n=len(counts) > 1) for c in conditions]
         cells += [_difference_cell(index.get((subset, p, metric))) for p in pairs]
         n = f"{counts.pop():,}" if len(counts) == 1 else ""
         lines.append(f"<tr>{_subset_head(subset, metric)}<td>{n}</td>{''.join(cells)}</tr>")
-    return _table(caption, [_head("Questions"), _head("n"), *heads], lines) if lines else ""
+    return table_html(caption, [_head("Questions"), _head("n"), *heads], lines) if lines else ""
 
 
 def wrong_kind_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> str:
@@ -79,10 +86,10 @@ def wrong_kind_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> s
     for subset in subsets:
         metric = metrics_of(subset)[0]
         if any((subset, kind, metric) in index for kind in kinds):
-            cells = [_value_cell(index.get((subset, kind, metric)), own_n=True) for kind in kinds]
+            cells = [value_cell(index.get((subset, kind, metric)), own_n=True) for kind in kinds]
             lines.append(f"<tr>{_subset_head(subset, metric)}{''.join(cells)}</tr>")
     heads = [_head("Questions"), *(_head(kind.removeprefix("wrong:").capitalize()) for kind in kinds)]
-    return _table(caption, heads, lines) if lines else ""
+    return table_html(caption, heads, lines) if lines else ""
 
 
 def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> str:
@@ -99,11 +106,11 @@ def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> 
                 f'<tr class="group"><th colspan="{span}" scope="rowgroup">{escape(subset_name(subset))}</th></tr>'
             )
         for c in held:
-            cells = "".join(_value_cell(index.get((subset, c, name)), own_n=False) for name in names)
+            cells = "".join(value_cell(index.get((subset, c, name)), own_n=False) for name in names)
             lines.append(f'<tr><th scope="row"><i class="key {c}"></i>{escape(condition_name(c))}</th>{cells}</tr>')
     heads = [_head("Condition"), *(_head(_METRIC_NAMES[m].capitalize().replace("(ece)", "(ECE)")) for m in metrics)]
     heads[-1] = _head("AUROC of confidence")
-    return _table(caption, heads, lines) if lines else ""
+    return table_html(caption, heads, lines) if lines else ""
 
 
 def facts_table(facts: Mapping[str, object]) -> str:
@@ -124,7 +131,7 @@ def interval_text(row: Row) -> str:
     """ "79.2 to 88.6", or "" where there is no interval."""
     if row["ci_low"] is None or row["ci_high"] is None:
         return ""
-    return f"{_minus(percent(row['ci_low']))} to {_minus(percent(row['ci_high']))}"
+    return f"{minus(percent(row['ci_low']))} to {minus(percent(row['ci_high']))}"
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
@@ -135,7 +142,8 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _table(caption: str, heads: Sequence[str], lines: Sequence[str]) -> str:
+def table_html(caption: str, heads: Sequence[str], lines: Sequence[str]) -> str:
+    """A table in a panel of its own, which a narrow screen scrolls; heads and lines are HTML."""
     return (
         f'<div class="panel" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
         f"<caption><span>{escape(caption)}</span></caption><thead><tr>{''.join(heads)}</tr></thead>"
@@ -148,7 +156,8 @@ def _head(text: str) -> str:
 
 
 def _condition_head(condition: str) -> str:
-    return f'<th scope="col"><i class="key {condition}"></i>{escape(condition_name(condition))}</th>'
+    key = f'<i class="key {condition}"></i>' if condition in CONDITIONS else ""
+    return f'<th scope="col">{key}{escape(condition_name(condition))}</th>'
 
 
 def _subset_head(subset: str, metric: str) -> str:
@@ -157,7 +166,8 @@ def _subset_head(subset: str, metric: str) -> str:
     return f'<th scope="row">{escape(subset_name(subset))}<small>{escape(detail)}</small></th>'
 
 
-def _value_cell(row: Row | None, *, own_n: bool) -> str:
+def value_cell(row: Row | None, *, own_n: bool) -> str:
+    """A percentage over its interval."""
     if row is None:
         return "<td>–</td>"
     n = f"<small>n {row['n']:,}</small>" if own_n else ""
@@ -170,10 +180,11 @@ def _difference_cell(row: Row | None) -> str:
         return "<td>–</td>"
     low, high = row["ci_low"], row["ci_high"]
     clear = low is not None and high is not None and (low > 0 or high < 0)
-    text = _minus(f"{100 * row['value']:+.1f}")
+    text = minus(f"{100 * row['value']:+.1f}")
     mark = ' class="clear"' if clear else ""
     return f"<td{mark}>{text}<small>{interval_text(row)}</small></td>"
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
+    """With a minus sign in place of a hyphen."""
     return number.replace("-", "−")

@@ -1,0 +1,170 @@
+"""Puts two runs side by side: the same questions, paired differences, and where they disagree.
+
+    python -m rllava_jax.compare runs/with_regions runs/without --names regions plain --out compare.html
+
+RUN is an eval/STEP folder, the workdir of a run (then its newest evaluation of the test split), or a folder of answers
+of the region trust benchmark. Beside the page its numbers are written as JSON, one row a number (docs/REPORT.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.images import decode
+from data_pipelines.records import DataError, ImageError
+from data_pipelines.sources import load_examples
+from rllava_jax.atomic_files import write_atomically
+from rllava_jax.config import ConfigError
+from rllava_jax.config_loading import from_json
+from rllava_jax.evaluation.comparison import Comparison, Side, compare_sides, read_side
+from rllava_jax.evaluation.comparison_report import comparison_html
+from rllava_jax.evaluation.gallery import ImageOf
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.paths import path_of
+from rllava_jax.provenance import stored_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    try:
+        if options.gallery < 0 or options.bootstrap < 0:
+            raise ConfigError("--gallery and --bootstrap: are counts; write 0 or more")
+        page = compare_runs(
+            options.run_a,
+            options.run_b,
+            options.out,
+            names=options.names or ("", ""),
+            data_of=options.data_of,
+            gallery=options.gallery,
+            bootstrap=options.bootstrap,
+            seed=options.seed,
+        )
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {page} and {page.with_suffix('.json').name}")
+    return 0
+
+
+def compare_runs(
+    run_a: str,
+    run_b: str,
+    out: str,
+    *,
+    names: Sequence[str] = ("", ""),
+    data_of: str = "",
+    gallery: int = 48,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Path:
+    """Writes the page `out`, and its rows beside it under the ending .json; each whole or not at all.
+
+    Args:
+      names: what the two are called; "" takes it from the path.
+      data_of: the workdir whose configuration names the data set of the images; "" is that of the first that has one.
+      gallery: at most so many questions on which the two differ are shown.
+      bootstrap: resamples behind each interval and p; 0 leaves them out.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      DataError, ConfigError: a folder without answers, no question in common, or a page that would not be HTML.
+    """
+    page = path_of(out)
+    if page.suffix != ".html":
+        raise ConfigError(f"--out {out}: is no name of a page; end it in .html")
+    first, second = (read_side(run, name) for run, name in zip((run_a, run_b), names, strict=True))
+    if first.name == second.name:
+        raise ConfigError(f"--names: both runs would be called {first.name!r}; name them apart")
+    comparison = compare_sides(first, second, bootstrap=bootstrap, seed=seed)
+    _say_left_out(first, second, comparison)
+    images = _images(first, second, data_of)
+    if isinstance(images, str):
+        print(f"the page shows no images: {images}", file=sys.stderr)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
+    rows = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in comparison.rows)
+    write_atomically(page.with_suffix(".json"), f"[\n{rows}\n]\n")
+    return page
+
+
+def _say_left_out(first: Side, second: Side, comparison: Comparison) -> None:
+    for side, only in ((first, comparison.only_first), (second, comparison.only_second)):
+        if only:
+            print(f"left out: {len(only):,} answers that only {side.name} has, e.g. {only[0]}", file=sys.stderr)
+    if changed := comparison.changed:
+        print(
+            f"left out: {len(changed):,} answers whose id names another question, image or box on each side, e.g. "
+            f"{changed[0]}",
+            file=sys.stderr,
+        )
+
+
+def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
+    """The images of the test split that a run's configuration names; or, in words, why there are none."""
+    candidates = [path_of(data_of)] if data_of else [side.folder.parent.parent for side in (first, second)]
+    workdir = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+    if workdir is None:
+        if data_of:
+            raise ConfigError(f"--data-of {data_of}: has no config.json; name the workdir of a run")
+        return "neither folder lies in the workdir of a run; name one with --data-of"
+    try:
+        config = from_json(stored_config(workdir), where=str(workdir / "config.json"))
+        examples = load_examples(
+            config.data, config.data.test_split, seed=config.seed, max_regions=config.regions.max_regions
+        )
+    except (ConfigError, DataError) as error:
+        if data_of:
+            raise
+        return str(error)
+    held = {example.id: example.image for example in examples}
+    window = config.data.window
+
+    def image(p: Prediction) -> Image.Image:
+        if p.id not in held:
+            raise ImageError(f"{p.id}: is no question of {workdir}; name the workdir of the data set with --data-of")
+        return Image.fromarray(np.asarray(decode(held[p.id], p.id, window)))
+
+    return image
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_a", metavar="RUN_A", help="the first run, A; differences are A − B")
+    parser.add_argument("run_b", metavar="RUN_B", help="the second run, B")
+    parser.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
+    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them (default: from their paths)")
+    parser.add_argument(
+        "--data-of",
+        default="",
+        metavar="DIR",
+        help="a run's workdir, whose config.json says where the images are (default: that of RUN_A, else of RUN_B)",
+    )
+    parser.add_argument(
+        "--gallery", type=int, default=48, metavar="N", help="at most so many differing questions (default: 48)"
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples of the images; 0: no intervals"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

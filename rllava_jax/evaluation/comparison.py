@@ -1,0 +1,169 @@
+"""Two runs' answers to the same questions, side by side.
+
+What can be compared: an `eval/STEP` folder, a run's workdir (its newest evaluation of the test split), or a folder of
+answers of the region trust benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipelines.records import DataError
+from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.metrics import Row, Scored, metrics_of, subsets
+from rllava_jax.evaluation.paired import ComparisonRow, comparison_rows, unmatched
+from rllava_jax.evaluation.paired import Scored as PairedScore
+from rllava_jax.evaluation.predictions import Prediction, read_predictions
+from rllava_jax.paths import path_of
+
+_ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes:
+      folder: where its answers were found.
+      rows: its own results, as they were written beside the answers; empty where there are none.
+    """
+
+    name: str
+    folder: Path
+    predictions: list[Prediction]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attributes:
+    rows: over the questions that both sides answered under the same condition.
+    only_first, only_second: answers that take no part, as "id (condition)".
+    changed: questions whose image, words or reference differ between the sides, as "id (condition)"; they take no part.
+    """
+
+    rows: list[ComparisonRow]
+    only_first: list[str]
+    only_second: list[str]
+    changed: list[str]
+
+
+def read_side(path: str, name: str = "") -> Side:
+    """Reads the answers of a folder.
+
+    Args:
+      name: what the side is called; "" takes it from the path.
+
+    Raises:
+      DataError: no such folder, or none with answers.
+    """
+    given = path_of(path)
+    if not given.is_dir():
+        raise DataError(f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run")
+    folder = next((f for f in (given, *_evaluations(given)) if _answers_of(f)), None)
+    if folder is None:
+        raise DataError(f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it")
+    answers = _answers_of(folder)
+    assert answers is not None
+    predictions = read_predictions(answers)
+    if not predictions:
+        raise DataError(f"{answers}: is empty; evaluate the run again")
+    return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
+
+
+def name_of(folder: Path) -> str:
+    """ "slake_tiny, 3000" of runs/slake_tiny/eval/3000; else the folder's own name."""
+    folder = folder.resolve()
+    return f"{folder.parent.parent.name}, {folder.name}" if folder.parent.name == "eval" else folder.name
+
+
+def _evaluations(workdir: Path) -> list[Path]:
+    """Of the test split, the last step first: eval/STEP, then eval/STEP-HASH, asked otherwise than configured."""
+    if not (workdir / "eval").is_dir():
+        return []
+    found = []
+    for folder in (workdir / "eval").iterdir():
+        step, _, suffix = folder.name.partition("-")
+        if step.isdigit() and suffix != "validation":
+            found.append((-int(step), suffix, folder))
+    return [folder for *_, folder in sorted(found, key=lambda item: item[:2])]
+
+
+def _answers_of(folder: Path) -> Path | None:
+    return next((folder / name for name in _ANSWER_FILES if (folder / name).is_file()), None)
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        if any(Row.__required_keys__ - row.keys() for row in rows):
+            raise ValueError("a row lacks a field")
+        return rows
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: holds no rows of results ({error}); evaluate the run again") from None
+
+
+def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Comparison:
+    """Compares every subset under every condition, over the questions that both were asked.
+
+    Raises:
+      DataError: no question was put to both under the same condition.
+    """
+    changed = _changed(first.predictions, second.predictions)
+    ours, theirs = (_scored(side.predictions, changed) for side in (first, second))
+    rows = comparison_rows(ours, theirs, metrics_of, resamples=bootstrap, seed=seed)
+    if not rows:
+        raise DataError(
+            f"{first.folder} and {second.folder}: have no question in common under the same condition; compare "
+            "evaluations of the same data set and split"
+        )
+    return Comparison(rows, *unmatched(ours, theirs), [f"{key[2]} ({key[3]})" for key in sorted(changed)])
+
+
+_Key = tuple[str, str, str, str]
+
+
+def key_of(p: Prediction) -> _Key:
+    """What makes two answers answers to the same question."""
+    return p.dataset, p.split, p.id, p.region
+
+
+def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[_Key]:
+    """An id that names another question on each side, e.g. because the wording was drawn with another seed."""
+
+    def asked(p: Prediction) -> tuple[object, ...]:
+        return p.image_id, p.question, p.answer, p.choices, p.boxes
+
+    others = {key_of(p): asked(p) for p in second}
+    return {key for p in first if (key := key_of(p)) in others and others[key] != asked(p)}
+
+
+def _scored(predictions: Iterable[Prediction], left_out: set[_Key]) -> list[PairedScore]:
+    groups: dict[tuple[str, str], list[Scored]] = defaultdict(list)
+    for p in predictions:
+        if key_of(p) not in left_out:
+            groups[p.dataset, p.split].append(Scored(p, score(p)))
+    found = []
+    for scored in groups.values():
+        held: dict[_Key, list[str]] = defaultdict(list)
+        for subset, members in subsets(scored).items():
+            for s in members:
+                held[key_of(s.prediction)].append(subset)
+        found += [
+            PairedScore(key_of(s.prediction), s.prediction.image_id, held[key_of(s.prediction)], s.scores)
+            for s in scored
+        ]
+    return found
+
+
+def in_both(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
+    """The answers of both to the same question under the same condition."""
+    others = {key_of(p): p for p in second}
+    changed = _changed(first, second)
+    return [(p, others[key]) for p in first if (key := key_of(p)) in others and key not in changed]

@@ -1,0 +1,60 @@
+"""The options of `python -m rllava_jax.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from data_pipelines.records import FAMILIES
+from data_pipelines.sources.registry import MODULES
+from rllava_jax.evaluation import judge_options
+from rllava_jax.evaluation.checkpoint_options import add_checkpoint_arguments
+from rllava_jax.evaluation.protocols import registry
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The command line: scoring a file, asking a checkpoint, comparing two runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rllava_jax.evaluate",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
+    parser.add_argument(
+        "--protocol", default="strict", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)"
+    )
+    parser.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
+    parser.add_argument(
+        "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(MODULES)} (with --root)"
+    )
+    parser.add_argument("--root", metavar="DIR", default="", help="folder of the data set's files")
+    parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")
+    parser.add_argument("--languages", metavar="A,B", help="of the questions of --data (default: en)")
+    parser.add_argument(
+        "--families",
+        metavar="A,B",
+        help=f"questions of --data: {', '.join(FAMILIES)}; all but vqa are rebuilt from boxes (default: vqa)",
+    )
+    parser.add_argument(
+        "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs side by side, as python -m rllava_jax.compare"
+    )
+    parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json"
+    )
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000; 0: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling, and of rebuilt questions (default: 0)")
+    parser.add_argument(
+        "--allow-missing",
+        type=int,
+        default=0,
+        metavar="N",
+        help="questions of a published split that the copy or the predictions may lack (default: 0)",
+    )
+    asking = parser.add_argument_group("asking a stored model", "with --data, --root, --split, --families and --out")
+    add_checkpoint_arguments(asking)
+    judge_options.add_arguments(parser)
+    return parser
