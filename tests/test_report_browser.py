@@ -53,9 +53,7 @@ def test_the_page_shows_every_card_without_an_error_or_a_request(everything):
     assert len(cards(dom)) == 22
     assert "22 of 22 examples" in dom
     assert console(log) == []
-    assert not [
-        url for url in requests(profile) if "google" not in url
-    ]  # the browser's own, not the page's
+    assert not [url for url in requests(profile) if "google" not in url]  # the browser's own, not the page's
 
 
 def test_the_worst_cases_stand_first(everything):

@@ -101,8 +101,11 @@ def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        if any(Row.__required_keys__ - row.keys() for row in rows):
+            raise ValueError("a row lacks a field")
+        return rows
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: holds no rows of results ({error}); evaluate the run again") from None
 
 

@@ -285,7 +285,9 @@ def figure(boxes: Sequence[tuple[str, Box]], p: Prediction, album: Album) -> str
 
 
 def _picture(boxes: Sequence[tuple[str, Box]], p: Prediction, album: Album) -> str:
-    width, height = album.size(p)
+    size = album.size(p)
+    assert not isinstance(size, str)  # callers show what is wrong with the image instead
+    width, height = size
     shown = ", ".join(f"{n} {kind} box{'es' * (n > 1)}" for kind, n in _counts(kind for kind, _ in boxes))
     label = f"{p.modality or 'Image'} {p.image_id}" + (f" with {shown}" if shown else "")
     outlines = "".join(_outline(kind, box) for kind, box in boxes)
