@@ -2,7 +2,7 @@
 
     python -m rllava_jax.trust boxes --data slake --root DIR --split test --out slake_test.jsonl
     python -m rllava_jax.trust run --checkpoint runs/slake_tiny --boxes slake_test.jsonl --root DIR --out trust/tiny
-    python -m rllava_jax.trust score --answers trust/tiny
+    python -m rllava_jax.trust score --answers trust/tiny --root DIR
     python -m rllava_jax.trust table trust/tiny trust/other --picture curve.svg
 
 docs/TRUST.md defines the variants, the files and the figures. Research use, not a medical device.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data_pipelines.images import size_of
 from data_pipelines.records import DataError
+from data_pipelines.sources.registry import DRAWN
 from data_pipelines.windows import AUTO, window_of
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
@@ -31,6 +32,7 @@ from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
 from rllava_jax.evaluation.trust.plots import trust_curve_plot
+from rllava_jax.evaluation.trust.report import REPORT_FILE, write_trust_report
 from rllava_jax.evaluation.trust.results import (
     METRICS_FILE,
     curve_of,
@@ -119,10 +121,13 @@ def _score(options: argparse.Namespace) -> None:
     _score_folder(folder, boxes, local_path(options.out, what="--out") if options.out else folder, options)
 
 
-def _score_folder(folder: Path, boxes: Path, out: Path, options: argparse.Namespace) -> None:
+def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.Namespace) -> None:
     if options.bootstrap < 0:
         raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
-    answers = join(boxes_file.read(boxes), read_predictions(folder / ANSWERS_FILE), read_run(folder))
+    if options.gallery < 0:
+        raise DataError(f"--gallery {options.gallery}: write a number of examples, or 0 for none")
+    boxes, predictions = boxes_file.read(boxes_path), read_predictions(folder / ANSWERS_FILE)
+    answers = join(boxes, predictions, read_run(folder))
     rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
     write_rows(out, rows)
     print(markdown_table({folder.name: rows}))
@@ -130,6 +135,17 @@ def _score_folder(folder: Path, boxes: Path, out: Path, options: argparse.Namesp
         if count:
             print(f"not asked: {count} questions under {name}, which show more boxes than the model takes")
     print(f"{out / METRICS_FILE}: {len(rows)} figures")
+    if options.root or boxes.header["source"] in DRAWN:
+        page = write_trust_report(
+            out / REPORT_FILE,
+            boxes,
+            predictions,
+            rows,
+            root=options.root,
+            run=read_run(folder),
+            gallery=options.gallery,
+        )
+        print(f"report: {page}")
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -211,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     score.set_defaults(command=_score)
     score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
     score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
+    score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
     score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
     for command in (run, score):
         command.add_argument(
@@ -219,6 +236,9 @@ def _parser() -> argparse.ArgumentParser:
             default=1000,
             metavar="N",
             help="resamples by image; 0: no intervals (default: 1000)",
+        )
+        command.add_argument(
+            "--gallery", type=int, default=60, metavar="N", help="examples in the report (default: 60)"
         )
 
     table = commands.add_parser("table", help="several models in one Markdown table", allow_abbrev=False)

@@ -254,8 +254,8 @@ def test_the_trust_benchmark_is_shown_where_it_was_run(tmp_path):
     found = [
         *(_row("trust:right", m, v) for m, v in (("accuracy", 0.9), ("iou", 1.0))),
         _row("trust:none", "accuracy", 0.5),
-        *(_row("trust:shifted:0.50", m, v) for m, v in (("accuracy", 0.7), ("iou", 0.5), ("lost_of_right", 0.225))),
-        _row("trust:summary", "trust_score", 0.625),
+        *(_row("trust:shifted:0.50", m, v) for m, v in (("accuracy", 0.7), ("iou", 0.5), ("lost", 0.225))),
+        _row("trust", "trust_score", 0.625),
     ]
     page = write(tmp_path / "report.html", asked(0), trust=found)
     assert "Shifted to IoU 0.50" in page

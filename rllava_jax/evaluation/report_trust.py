@@ -1,7 +1,7 @@
 """The report's section on the region trust benchmark: accuracy as the shown box goes wrong by degrees.
 
 It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`), whose regions are "trust:VARIANT" and
-"trust:summary".
+"trust".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rllava_jax.evaluation.line_plots import TrustPoint, dot_plot, trust_plot
 from rllava_jax.evaluation.summary import bar_of
 from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, subset_name, table_html, value_cell
 
-_SUMMARY = "trust:summary"
+_SUMMARY = "trust"
 _FIGURES = {
     "trust_score": ("Trust score", "of both together; docs/TRUST.md"),
     "use": ("Use of a right box", "of what is wrong without a box, the share that it mends"),
@@ -24,7 +24,7 @@ _FIGURES = {
 # Columns of the table, where the rows have them.
 _COLUMNS = {
     "accuracy": "Accuracy",
-    "lost_of_right": "Right answers lost",
+    "lost": "Right answers lost",
     "followed": "Wrong hint followed",
     "followed_anyway": "Answered so anyway",
     "confidence": "Mean confidence",
