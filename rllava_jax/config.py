@@ -382,7 +382,7 @@ class EvaluationConfig:
     max_examples: int = 0
     during_examples: int = 200
     bootstrap: int = 1000
-    gallery: int = 24
+    gallery: int = 60
 
 
 @dataclass(frozen=True)

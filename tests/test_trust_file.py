@@ -1,6 +1,8 @@
 """The published file of boxes, and asking models with it."""
 
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +208,18 @@ def test_bad_input_is_an_error_of_one_line(arguments, message, capsys, tmp_path,
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_the_published_boxes_are_what_slake_gives_today(slake_root, tmp_path, capsys):
+    published = boxes_file.read(Path(__file__).parents[1] / "docs" / "trust" / "slake_test_boxes.jsonl.gz")
+    again = tmp_path / "again.jsonl"
+    assert trust.main(["boxes", "--data", "slake", "--root", slake_root, "--out", str(again)]) == 0
+    assert published.sha256 in capsys.readouterr().out
+    assert boxes_file.read(again) == published
+
+
+def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):
+    damaged = tmp_path / "boxes.jsonl.gz"
+    damaged.write_bytes(gzip.compress(path.read_bytes())[:-20])
+    with pytest.raises(DataError, match="is no file of perturbed boxes"):
+        boxes_file.read(damaged)

@@ -6,8 +6,10 @@ It holds no images, and all that is needed to ask another model the same: words,
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -122,7 +124,7 @@ def write(path: Path, boxes: BoxesFile) -> None:
 
 
 def read(path: Path) -> BoxesFile:
-    """Reads a file and checks that it is what was written.
+    """Reads a file, compressed where its name ends in .gz, and checks that it is what was written.
 
     Raises:
       DataError: missing, of another format or version, or changed since it was written.
@@ -130,11 +132,13 @@ def read(path: Path) -> BoxesFile:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {_REMEDY}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        lines = text.removesuffix("\n").split("\n")  # not splitlines, which also cuts at signs that a question may hold
         header = json.loads(lines[0])
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError("no header")
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, EOFError, OSError, zlib.error):
         raise DataError(
             f"{path}: is no file of perturbed boxes (its first line is no {FORMAT} header); {_REMEDY}"
         ) from None
