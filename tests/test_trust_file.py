@@ -12,6 +12,8 @@ from data_pipelines.records import DataError, Region, VQAExample
 from rllava_jax import trust
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
+from rllava_jax.evaluation.trust import report as trust_report
+from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.models import function_named, measure
 
 SETTINGS = {"languages": ["en"], "window": "auto", "seed": 0, "max_regions": 1}
@@ -223,3 +225,14 @@ def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):
     damaged.write_bytes(gzip.compress(path.read_bytes())[:-20])
     with pytest.raises(DataError, match="is no file of perturbed boxes"):
         boxes_file.read(damaged)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"checkpoint": "/runs/tiny/checkpoints", "step": 40}, "Region trust: tiny, step 40"),
+        ({"function": "module:answer"}, "Region trust: module:answer"),
+    ],
+)
+def test_the_page_of_a_run_is_named_after_the_model(model, said, tmp_path):
+    assert trust_report.title(Run(model, "", 1)) == said

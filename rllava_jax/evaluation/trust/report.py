@@ -42,10 +42,10 @@ def write_trust_report(
     def image(prediction: Prediction) -> Image.Image:
         return image_of(questions[prediction.id])
 
-    facts = {"model": run.model, "boxes, sha256": boxes.sha256, "most regions": run.most_regions}
+    facts = {**run.model, "boxes, sha256": boxes.sha256, "most regions": run.most_regions}
     write_report(
         path,
-        title=f"Region trust: {run.model}",
+        title=title(run),
         rows=(),
         predictions=predictions,
         images=image,
@@ -54,3 +54,11 @@ def write_trust_report(
         trust=rows,
     )
     return path
+
+
+def title(run: Run) -> str:
+    """What the page is called: after the run's folder and step, or the function."""
+    if "checkpoint" not in run.model:
+        return f"Region trust: {', '.join(str(value) for value in run.model.values())}"
+    folder = Path(run.model["checkpoint"])
+    return f"Region trust: {(folder.parent if folder.name == 'checkpoints' else folder).name}, step {run.model['step']}"
