@@ -145,14 +145,14 @@ def _serve(options: argparse.Namespace) -> None:
 def _asked(options: argparse.Namespace) -> Any:
     """The checkpoint's configuration and its questions, ordered as an evaluation asks them, whole batches only."""
     from data_pipelines.evaluation_batches import evaluation_batches
+    from rllava_jax.evaluation.evaluate_options import make_parser
     from rllava_jax.evaluation.protocol import choose_examples
     from rllava_jax.evaluation.run_checkpoint import asked_config, open_checkpoint
-    from rllava_jax.evaluation.run_checkpoint import parser as checkpoint_parser
     from rllava_jax.task import load_task
 
     step = ["--step", options.step] if options.step else []
     said = ["--checkpoint", str(options.checkpoint), "--out", "-", "--root", options.root, *step]
-    asked = checkpoint_parser().parse_args([*said, "--batch-size", str(options.batch)])
+    asked = make_parser("").parse_args([*said, "--batch-size", str(options.batch)])
     checkpoint, own, tokenizer = open_checkpoint(options.checkpoint, options.step)
     config = asked_config(own, asked, devices=1)
     task = load_task(config, tokenizer=tokenizer, training=False)

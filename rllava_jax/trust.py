@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +107,7 @@ def _run(options: argparse.Namespace) -> None:
             most_questions=options.questions, out=out,
         )  # fmt: skip
     if path.resolve() != (out / BOXES_FILE).resolve():
-        shutil.copyfile(path, out / BOXES_FILE)
+        write_atomically(out / BOXES_FILE, boxes_file.plain_bytes(path).decode())
     _score_folder(out, out / BOXES_FILE, out, options)
 
 

@@ -134,8 +134,11 @@ class Finder:
 @pytest.fixture
 def finding(monkeypatch, predictor):
     stand_in = Finder()
-    stand_in.tokenizer = predictor._answerer.tokenizer
-    found = Predictor(predictor._preprocessor, stand_in, predictor._params)
+    stand_in.tokenizer = predictor.answerer.tokenizer
+    found = Predictor(
+        predictor.preprocessor, stand_in, predictor.params,
+        checkpoint=predictor.checkpoint, config=predictor.config, files={},
+    )  # fmt: skip
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_, **__: found))
 
 

@@ -183,6 +183,13 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
     rows = (out / "metrics.json").read_text()
     assert trust.main(["score", "--answers", str(out), "--bootstrap", "20"]) == 0
     assert (out / "metrics.json").read_text() == rows
+    published, again = tmp_path / "toy.jsonl.gz", tmp_path / "again"
+    published.write_bytes(gzip.compress(boxes.read_bytes()))
+    run[run.index(str(boxes))] = str(published)
+    assert trust.main([*run, "--out", str(again)]) == 0
+    assert (again / "metrics.json").read_text() == rows
+    assert (again / "boxes.jsonl").read_text() == boxes.read_text()
+    assert "Region trust: " in (again / "report.html").read_text()
     capsys.readouterr()
     assert trust.main(["table", str(out), "--picture", str(tmp_path / "curve.svg")]) == 0
     table = capsys.readouterr().out

@@ -157,7 +157,13 @@ def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -
     batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
     if batch < 1 or batch % devices:
         raise ConfigError(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
-    return dataclasses.replace(config, data=data, evaluation=dataclasses.replace(evaluation, batch_size=batch))
+    return dataclasses.replace(
+        config,
+        data=data,
+        evaluation=dataclasses.replace(evaluation, batch_size=batch),
+        # Nothing is validated either, so the families asked need not hold the run's best_metric.
+        train=dataclasses.replace(config.train, evaluate_every="never"),
+    )
 
 
 def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:

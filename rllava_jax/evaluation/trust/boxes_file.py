@@ -132,9 +132,8 @@ def read(path: Path) -> BoxesFile:
     if not path.is_file():
         raise DataError(f"{path}: no such file; {_REMEDY}")
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        lines = text.removesuffix("\n").split("\n")  # not splitlines, which also cuts at signs that a question may hold
+        # Not splitlines, which also cuts at signs that a question may hold.
+        lines = plain_bytes(path).decode().removesuffix("\n").split("\n")
         header = json.loads(lines[0])
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError("no header")
@@ -152,6 +151,12 @@ def read(path: Path) -> BoxesFile:
         return BoxesFile(header, tuple(_from_json(json.loads(line)) for line in lines[1:]))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: a question cannot be read ({error}); {_REMEDY}") from None
+
+
+def plain_bytes(path: Path) -> bytes:
+    """The file's bytes, decompressed where its name ends in .gz."""
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> Question:
