@@ -133,7 +133,7 @@ class Checkpoints:
           best_metric: name of the validation figure that decides which is best; higher is better. A folder opened to
             be read may leave it out: the run's own stands in its checkpoints.
         """
-        self.folder = folder
+        self.folder = folder = absolute(folder)  # Orbax reads no other path
         self._best_metric = best_metric
         self._arrays = ocp.StandardCheckpointHandler()
         self._position = ocp.JsonCheckpointHandler("position.json")

@@ -84,7 +84,12 @@ def _make_boxes(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    for name in ("batch_size", "max_regions"):
+    _check_scoring(options)
+    for name, mode in (("batch_size", "checkpoint"), ("max_regions", "adapter")):
+        if getattr(options, name) is None:
+            continue
+        if not getattr(options, mode):
+            raise DataError(f"--{name.replace('_', '-')}: goes with --{mode}; leave it out")
         _positive(options, name)
     if options.questions < 0:
         raise DataError(f"--questions {options.questions}: write a number of questions, or 0 for all")
@@ -98,12 +103,12 @@ def _run(options: argparse.Namespace) -> None:
     if options.adapter:
         function = function_named(options.adapter)
         measure(
-            function, boxes, images_of(boxes, options.root), name=options.adapter, most_regions=options.max_regions,
-            most_questions=options.questions, out=out,
+            function, boxes, images_of(boxes, options.root), name=options.adapter,
+            most_regions=options.max_regions or 2, most_questions=options.questions, out=out,
         )  # fmt: skip
     else:
         measure_checkpoint(
-            path_of(options.checkpoint), boxes, options.root, step=options.step, batch_size=options.batch_size,
+            path_of(options.checkpoint), boxes, options.root, step=options.step, batch_size=options.batch_size or 64,
             most_questions=options.questions, out=out,
         )  # fmt: skip
     if path.resolve() != (out / BOXES_FILE).resolve():
@@ -121,10 +126,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.Namespace) -> None:
-    if options.bootstrap < 0:
-        raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
-    if options.gallery < 0:
-        raise DataError(f"--gallery {options.gallery}: write a number of examples, or 0 for none")
+    _check_scoring(options)
     boxes, predictions = boxes_file.read(boxes_path), read_predictions(folder / ANSWERS_FILE)
     answers = join(boxes, predictions, read_run(folder))
     rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
@@ -145,6 +147,13 @@ def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.N
             gallery=options.gallery,
         )
         print(f"report: {page}")
+
+
+def _check_scoring(options: argparse.Namespace) -> None:
+    if options.bootstrap < 0:
+        raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
+    if options.gallery < 0:
+        raise DataError(f"--gallery {options.gallery}: write a number of examples, or 0 for none")
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -210,11 +219,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="NAME", help="checked against the boxes file, which names it")
     run.add_argument("--root", default="", metavar="DIR", help="folder of the data set: the boxes file has no images")
     run.add_argument("--out", required=True, metavar="DIR", help="takes the answers; an interrupted run goes on there")
-    run.add_argument("--batch-size", type=int, default=64, help="of a checkpoint (default: 64)")
+    run.add_argument("--batch-size", type=int, metavar="N", help="of a checkpoint (default: 64)")
     run.add_argument(
         "--max-regions",
         type=int,
-        default=2,
         metavar="N",
         help="boxes that the function of --adapter takes (default: 2)",
     )

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def test_answers_are_the_evaluations(predictor, evaluated, condition):
         assert answer.text == prediction.prediction, example.id
         # Decoded alone and not in a batch of eight: other sums, the same numbers to float32's rounding.
         assert answer.log_prob == pytest.approx(prediction.log_prob, abs=1e-3), example.id
+
+
+def test_a_checkpoint_is_found_by_a_path_from_the_current_folder(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    assert Predictor.load(Path(workdir.name)).checkpoint == workdir / "checkpoints" / "14"
 
 
 def test_a_region_changes_the_answers_probability(predictor, evaluated):

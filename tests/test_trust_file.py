@@ -1,5 +1,6 @@
 """The published file of boxes, and asking models with it."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from data_pipelines.records import DataError, Region, VQAExample
 from rllava_jax import trust
+from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust import report as trust_report
@@ -207,6 +209,9 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
         (["boxes", "--data", "slake", "--out", "b"], "--root: is empty"),
         (["boxes", "--data", "phantom", "--max-regions", "0", "--out", "b"], "--max-regions 0: write 1 or more"),
         (["run", "--adapter", "json:loads", "--boxes", "none.jsonl", "--out", "o"], "none.jsonl: no such file"),
+        (["run", "--adapter", "m:f", "--boxes", "b", "--out", "o", "--bootstrap", "-1"], "--bootstrap -1"),
+        (["run", "--adapter", "m:f", "--boxes", "b", "--out", "o", "--batch-size", "3"], "--batch-size: goes with"),
+        (["run", "--checkpoint", "c", "--boxes", "b", "--out", "o", "--max-regions", "3"], "--max-regions: goes with"),
         (["score", "--answers", "nowhere"], "nowhere/answers.jsonl: no such file"),
         (["table", "nowhere"], "nowhere/metrics.json: no such file"),
     ],
@@ -225,6 +230,49 @@ def test_the_published_boxes_are_what_slake_gives_today(slake_root, tmp_path, ca
     assert trust.main(["boxes", "--data", "slake", "--root", slake_root, "--out", str(again)]) == 0
     assert published.sha256 in capsys.readouterr().out
     assert boxes_file.read(again) == published
+
+
+def test_a_file_whose_name_ends_in_gz_is_compressed(path, tmp_path):
+    boxes_file.write(tmp_path / "boxes.jsonl.gz", boxes_file.read(path))
+    assert gzip.decompress((tmp_path / "boxes.jsonl.gz").read_bytes()) == path.read_bytes()
+    assert boxes_file.read(tmp_path / "boxes.jsonl.gz") == boxes_file.read(path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("answer", "spleen"), ("family", "vqa"), ("accepted", ["anything"])])
+def test_answers_that_bring_another_reference_are_refused(tmp_path, monkeypatch, capsys, path, field, value):
+    out = tmp_path / "run"
+    measure(lambda *_: ("spleen", None), boxes_file.read(path), picture, name="toy", out=out)
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    lines[0][field] = value
+    (out / "answers.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert trust.main(["score", "--answers", str(out), "--boxes", str(path)]) == 2
+    assert f"has {field} " in capsys.readouterr().err
+
+
+def test_an_adapter_is_imported_and_asked_without_a_traceback(tmp_path, monkeypatch, path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_adapter.py").write_text("def answer(image, question, boxes)\n    return 'yes', None\n")
+    with pytest.raises(DataError, match="SyntaxError"):
+        function_named("broken_adapter:answer")
+
+    def fails(image, question, boxes):
+        raise KeyError("weights")
+
+    with pytest.raises(DataError, match="the function raised KeyError: 'weights'"):
+        measure(fails, boxes_file.read(path), picture, name="toy")
+
+
+def test_a_numpy_probability_is_a_confidence(path):
+    predictions, _ = measure(lambda *_: ("spleen", np.float32(0.5)), boxes_file.read(path), picture, name="toy")
+    assert {p.confidence for p in predictions} == {0.5}
+
+
+def test_further_right_answers_count(path):
+    boxes = boxes_file.read(path)
+    question = dataclasses.replace(boxes.questions[0], answer="heart", accepted=("cardiac",))
+    asked = dataclasses.replace(boxes, questions=(question,))
+    predictions, _ = measure(lambda *_: ("cardiac", None), asked, picture, name="toy")
+    assert {score(p)["accuracy"] for p in predictions} == {1.0}
 
 
 def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):

@@ -145,8 +145,9 @@ class Predictor:
             return "it was measured on greedy answers"
         if self.answerer.new_tokens != calibration.max_new_tokens:
             return f"it was measured on answers of at most {calibration.max_new_tokens} tokens"
-        if task == "detect" and "localise" not in calibration.families:
-            return f"it was measured on {', '.join(calibration.families)}, without localise"
+        family = {"detect": "localise", "caption": "caption"}.get(task)
+        if family is not None and family not in calibration.families:
+            return f"it was measured on {', '.join(calibration.families)}, without {family}"
         return ""
 
     def image_size(self, image: str | bytes) -> tuple[int, int]:

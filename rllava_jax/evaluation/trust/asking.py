@@ -180,6 +180,7 @@ def _prediction(question: Question, variant: Variant, name: str, reply: Reply) -
         box_labels=variant.labels,
         right_boxes=question.right_boxes,
         choices=question.choices,
+        accepted=question.accepted,
         provenance=question.provenance,
     )
 

@@ -117,10 +117,16 @@ def make(
 
 
 def write(path: Path, boxes: BoxesFile) -> None:
-    """Writes the file, whole or not at all."""
+    """Writes the file, whole or not at all; compressed where its name ends in .gz."""
     lines = [json.dumps(boxes.header, ensure_ascii=False), *(_line(question) for question in boxes.questions)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    if path.suffix == ".gz":
+        partial = path.with_name(f".{path.name}")
+        partial.write_bytes(gzip.compress(text.encode(), mtime=0))
+        partial.replace(path)
+    else:
+        write_atomically(path, text)
 
 
 def read(path: Path) -> BoxesFile:

@@ -88,6 +88,7 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
                         "give the file that was asked")  # fmt: skip
     questions = chosen(boxes, run.most_questions)
     by_key = _by_key(predictions)
+    _check_references(questions, by_key)
     known = {(q.id, PREFIX + v.name) for q in questions for v in q.variants if not v.unavailable}
     unknown = sorted(by_key.keys() - known)
     if unknown:
@@ -110,6 +111,19 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     return Answers(
         tuple(questions), by_variant, texts, _prior(questions), unavailable, not_asked, run.has_confidence is not False
     )
+
+
+def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str], Prediction]) -> None:
+    """An answer is scored by the reference in its own line, which must be that of the boxes file."""
+    known = {question.id: question for question in questions}
+    for (name, region), p in by_key.items():
+        question = known.get(name)
+        for field in ("answer", "accepted", "family", "answer_type", "image_id"):
+            if question is not None and getattr(p, field) != getattr(question, field):
+                raise DataError(
+                    f"answers.jsonl: {name!r} under {region!r} has {field} {getattr(p, field)!r}, the boxes file "
+                    f"{getattr(question, field)!r}; take these fields from the boxes file"
+                )
 
 
 def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str], Prediction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,13 @@ def measure(
         for question, variant in asked:
             width, height = question.image_size
             pixels = [box_to_pixels(box, width=width, height=height) for box in variant.boxes]
-            yield [_checked(answer(images(question), variant.question, pixels), question, variant.name)]
+            image = images(question)
+            try:
+                reply: object = answer(image, variant.question, pixels)
+            except Exception as error:  # the user's own function
+                said = f"{type(error).__name__}: {error}"
+                raise DataError(f"{question.id}, {variant.name}: the function raised {said}; mend it") from error
+            yield [_checked(reply, question, variant.name)]
 
     run = Run({"function": name}, boxes.sha256, most_regions, most_questions)
     return ask_all(boxes, ask, run, out)
@@ -151,8 +158,9 @@ def function_named(name: str) -> AnswerFunction:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"--adapter {name}: cannot be imported ({error}); name a Python function") from None
+    except Exception as error:  # whatever the user's module does when it is imported
+        said = f"{type(error).__name__}: {error}"
+        raise DataError(f"--adapter {name}: cannot be imported ({said}); name a Python function") from error
     if not callable(found):
         raise DataError(f"--adapter {name}: is no function; name one of (image, question, boxes)")
     function: AnswerFunction = found
@@ -166,8 +174,13 @@ def _checked(reply: object, question: Question, variant: str) -> Reply:
     text, confidence = reply
     if not isinstance(text, str):
         raise DataError(f"{where}: the answer is {text!r:.80}; return a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: the answer {text!r:.80} holds half a character; return whole ones") from None
     if confidence is None:
         return Reply(text, None)
-    if not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
+    probability = float(confidence) if isinstance(confidence, numbers.Real) else math.nan  # NumPy's numbers as well
+    if not 0 <= probability <= 1:
         raise DataError(f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None")
-    return Reply(text, float(confidence), math.log(confidence) if confidence else None)
+    return Reply(text, probability, math.log(probability) if probability else None)
