@@ -26,6 +26,7 @@ from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.model.params import Params, abstract
+from rllava_jax.paths import absolute
 from rllava_jax.sharding import make_mesh, sharded_shapes
 from rllava_jax.task import make_preprocessor
 
@@ -101,7 +102,7 @@ class Predictor:
           CheckpointError: there is none, or it cannot be read.
           DataError: no such window.
         """
-        folder, which = find_checkpoint(path, step)
+        folder, which = find_checkpoint(absolute(path), step)
         with Checkpoints(folder, read_only=True) as checkpoints:
             number = checkpoints.resolve(which)
             files = checkpoints.assets(number)
