@@ -9,7 +9,7 @@
 
 A line of predictions is {"id": "vqa_rad/12", "answer": "yes"}; docs/EVALUATION.md has the formats, the protocols, and
 what becomes of a bad line. The fourth form reads questions and references from a run's own file; the fifth asks the
-model, with its controls; the last puts two runs side by side.
+model, with its controls; the last puts two runs side by side, as compare.html and compare.json in the folder --out.
 """
 
 from __future__ import annotations
@@ -113,10 +113,15 @@ def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _compare_runs(options: argparse.Namespace) -> int:
+    if not options.out:
+        raise ConfigError("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
-    given = [*options.compare, "--seed", str(options.seed), "--bootstrap", str(options.bootstrap)]
-    return compare.main([*given, *(["--out", options.out] if options.out else [])])
+    page = compare.compare_runs(
+        *options.compare, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
+    )
+    print(f"wrote {page} and {page.with_suffix('.json').name}")
+    return 0
 
 
 @contextlib.contextmanager

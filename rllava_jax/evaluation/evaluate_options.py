@@ -43,7 +43,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
     parser.add_argument(
-        "--out", metavar="DIR", help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json"
+        "--out",
+        metavar="DIR",
+        help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json; with --compare "
+        "compare.html and compare.json",
     )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000; 0: none)")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling, and of rebuilt questions (default: 0)")
