@@ -31,7 +31,7 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation import judge, judge_options, paired, references
 from rllava_jax.evaluation.answer_files import Findings, read_answers
-from rllava_jax.evaluation.evaluate_options import make_parser
+from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
@@ -40,7 +40,7 @@ from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
 from rllava_jax.paths import path_of
 
-# Options that only some of the modes read. --seed and --bootstrap have defaults, and are of all but --checkpoint.
+# Options that only some of the modes read: all but --out, --bootstrap and --seed.
 MODE_OF = {
     "references": ("predictions",),
     "against": ("predictions",),
@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_mode(options)
         if options.checkpoint:
             return _ask(options, arguments)
+        for name, default in SCORING.items():
+            if getattr(options, name) is None:
+                setattr(options, name, default)
         if options.compare:
             return _compare_runs(options)
         with _without_collector():
@@ -99,6 +102,9 @@ def _check_mode(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value not in (None, False, "") and modes[0][2:] not in modes_with:
             raise DataError(f"--{name.replace('_', '-')}: goes with --{' or --'.join(modes_with)}; leave it out")
+    for name in ("bootstrap", "seed", "allow_missing"):
+        if (getattr(options, name) or 0) < 0:
+            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
 
 
 def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -137,9 +143,6 @@ def _without_collector() -> Iterator[None]:
 
 
 def _score(options: argparse.Namespace) -> int:
-    for name in ("bootstrap", "seed", "allow_missing"):
-        if getattr(options, name) < 0:
-            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
     protocol = registry.protocol(options.protocol)
     marker = judge_options.from_options(options)
     asked = _references(options, protocol)
