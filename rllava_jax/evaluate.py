@@ -45,7 +45,8 @@ MODE_OF = {
     "references": ("predictions",),
     "against": ("predictions",),
     "allow_missing": ("predictions",),
-    "judge_model": ("predictions",),
+    **{f"judge_{name}": ("predictions",) for name in judge_options.NAMES},
+    "protocol": ("predictions", "checkpoint"),
     "data": ("predictions", "checkpoint"),
     "root": ("predictions", "checkpoint"),
     "split": ("predictions", "checkpoint"),
@@ -100,7 +101,8 @@ def _check_mode(options: argparse.Namespace) -> None:
         raise DataError(f"{said}: give one of --predictions FILE, --checkpoint DIR and --compare RUN_A RUN_B")
     for name, modes_with in MODE_OF.items():
         value = getattr(options, name)
-        if value not in (None, False, "") and modes[0][2:] not in modes_with:
+        # By identity: 0 is given, and equals False.
+        if not (value is None or value is False or value == "") and modes[0][2:] not in modes_with:
             raise DataError(f"--{name.replace('_', '-')}: goes with --{' or --'.join(modes_with)}; leave it out")
     for name in ("bootstrap", "seed", "allow_missing"):
         if (getattr(options, name) or 0) < 0:

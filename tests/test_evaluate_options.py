@@ -45,3 +45,28 @@ def test_a_comparison_without_a_usable_folder_is_refused(two, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "file/compare.html: cannot be written" in refused(capsys, "--compare", *two, "--out", tmp_path / "file")
     assert "both runs would be called" in refused(capsys, "--compare", two[0], two[0], "--out", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--protocol", "strict"),
+        ("--judge-seed", "0"),
+        ("--judge-cache", "c"),
+        ("--allow-missing", "0"),
+        ("--temperature", "0"),
+    ],
+)
+def test_a_comparison_refuses_what_it_does_not_read(capsys, option, value):
+    said = refused(capsys, "--compare", "a", "b", "--out", "c", option, value)
+    assert said.startswith(f"error: {option}: goes with --")
+
+
+@pytest.mark.parametrize("option", ["--max-examples", "--batch-size", "--temperature", "--max-new-tokens", "--step"])
+def test_a_zero_is_given_too(capsys, option):
+    assert f"{option}: goes with --checkpoint; leave it out" in refused(capsys, "--predictions", "p", option, "0")
+
+
+def test_a_checkpoint_is_asked_without_a_judge(capsys):
+    said = refused(capsys, "--checkpoint", "c", "--out", "o", "--judge-retries", "0")
+    assert "--judge-retries: goes with --predictions" in said
