@@ -146,6 +146,7 @@ def _without_collector() -> Iterator[None]:
 
 def _score(options: argparse.Namespace) -> int:
     protocol = registry.protocol(options.protocol)
+    _check_read(options, protocol)
     marker = judge_options.from_options(options)
     asked = _references(options, protocol)
     _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
@@ -168,6 +169,19 @@ def _score(options: argparse.Namespace) -> int:
         except OSError as error:
             raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
     return 0
+
+
+def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
+    """Refuses what neither the protocol nor the place of the references reads."""
+    if not (protocol.dataset or options.data):
+        for name in ("split", "languages", "families"):
+            if getattr(options, name) is not None:
+                raise DataError(f"--{name}: chooses questions of --data, which is not given; leave it out")
+    if protocol.expected is None and options.allow_missing:
+        raise DataError(
+            f"--allow-missing: --protocol {protocol.name} expects no number of questions; leave it out (what the "
+            "predictions lack counts as wrong)"
+        )
 
 
 def _references(options: argparse.Namespace, protocol: Protocol) -> list[Item]:

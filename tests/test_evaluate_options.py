@@ -70,3 +70,15 @@ def test_a_zero_is_given_too(capsys, option):
 def test_a_checkpoint_is_asked_without_a_judge(capsys):
     said = refused(capsys, "--checkpoint", "c", "--out", "o", "--judge-retries", "0")
     assert "--judge-retries: goes with --predictions" in said
+
+
+@pytest.mark.parametrize("references", [(), ("--references", "q.jsonl")])
+@pytest.mark.parametrize("option", ["--split", "--languages", "--families"])
+def test_questions_of_no_data_set_are_not_chosen_among(capsys, references, option):
+    said = refused(capsys, "--predictions", "p", *references, option, "vqa")
+    assert f"{option}: chooses questions of --data, which is not given" in said
+
+
+def test_missing_answers_are_allowed_only_where_their_number_is_known(capsys):
+    said = refused(capsys, "--predictions", "p", "--references", "q.jsonl", "--allow-missing", "1")
+    assert "--allow-missing: --protocol strict expects no number" in said
