@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     try:
-        if options.gallery < 0 or options.bootstrap < 0:
-            raise ConfigError("--gallery and --bootstrap: are counts; write 0 or more")
+        for name in ("gallery", "bootstrap", "seed"):
+            if getattr(options, name) < 0:
+                raise ConfigError(f"--{name} {getattr(options, name)}: is negative; write 0 or more")
         page = compare_runs(
             options.run_a,
             options.run_b,

@@ -82,3 +82,14 @@ def test_questions_of_no_data_set_are_not_chosen_among(capsys, references, optio
 def test_missing_answers_are_allowed_only_where_their_number_is_known(capsys):
     said = refused(capsys, "--predictions", "p", "--references", "q.jsonl", "--allow-missing", "1")
     assert "--allow-missing: --protocol strict expects no number" in said
+
+
+def test_a_runs_own_scores_are_not_taken_for_those_of_classes(two, tmp_path, capsys):
+    own = two[0] / "eval" / "10" / "predictions.jsonl"
+    command = ("--predictions", own, "--protocol", "classification", "--bootstrap", "0")
+    said = refused(capsys, *command)
+    assert "scores is of 'accuracy'" in said
+    assert "take the field scores out of all lines" in said
+    bare = [{k: v for k, v in json.loads(line).items() if k != "scores"} for line in own.read_text().splitlines()]
+    own.write_text("".join(json.dumps(line) + "\n" for line in bare))
+    assert main([str(argument) for argument in command]) == 0
