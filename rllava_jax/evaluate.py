@@ -125,8 +125,9 @@ def _compare_runs(options: argparse.Namespace) -> int:
         raise ConfigError("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
+    first, second = options.compare
     page = compare.compare_runs(
-        *options.compare, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
+        first, second, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
     )
     print(f"wrote {page} and {page.with_suffix('.json').name}")
     return 0
