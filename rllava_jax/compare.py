@@ -9,6 +9,7 @@ of the region trust benchmark. Beside the page its numbers are written as JSON, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -37,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     try:
-        if options.gallery < 0 or options.bootstrap < 0:
-            raise ConfigError("--gallery and --bootstrap: are counts; write 0 or more")
+        for name in ("gallery", "bootstrap", "seed"):
+            if getattr(options, name) < 0:
+                raise ConfigError(f"--{name} {getattr(options, name)}: is negative; write 0 or more")
         page = compare_runs(
             options.run_a,
             options.run_b,
@@ -70,7 +72,7 @@ def compare_runs(
     """Writes the page `out`, and its rows beside it under the ending .json; each whole or not at all.
 
     Args:
-      names: what the two are called; "" takes it from the path.
+      names: what the two are called; "" takes it from the path, with the folders above it where both are alike.
       data_of: the workdir whose configuration names the data set of the images; "" is that of the first that has one.
       gallery: at most so many questions on which the two differ are shown.
       bootstrap: resamples behind each interval and p; 0 leaves them out.
@@ -85,18 +87,43 @@ def compare_runs(
     if page.suffix != ".html":
         raise ConfigError(f"--out {out}: is no name of a page; end it in .html")
     first, second = (read_side(run, name) for run, name in zip((run_a, run_b), names, strict=True))
+    if not any(names) and first.folder.resolve() != second.folder.resolve():
+        first, second = _told_apart(first, second)
     if first.name == second.name:
-        raise ConfigError(f"--names: both runs would be called {first.name!r}; name them apart")
+        raise ConfigError(
+            f"both runs would be called {first.name!r}; give two folders, or --names to python -m rllava_jax.compare"
+        )
     comparison = compare_sides(first, second, bootstrap=bootstrap, seed=seed)
     _say_left_out(first, second, comparison)
     images = _images(first, second, data_of)
     if isinstance(images, str):
         print(f"the page shows no images: {images}", file=sys.stderr)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
     rows = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in comparison.rows)
-    write_atomically(page.with_suffix(".json"), f"[\n{rows}\n]\n")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
+        write_atomically(page.with_suffix(".json"), f"[\n{rows}\n]\n")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from None
     return page
+
+
+def _told_apart(first: Side, second: Side) -> tuple[Side, Side]:
+    """Two runs of one name get the names of the folders above them, as many as it takes: "plain/run, 10"."""
+    ours, theirs = (_run_of(side.folder).parents for side in (first, second))
+    for above in zip(ours, theirs, strict=False):
+        if first.name != second.name:
+            break
+        first, second = (
+            dataclasses.replace(side, name=f"{folder.name}/{side.name}")
+            for side, folder in zip((first, second), above, strict=True)
+        )
+    return first, second
+
+
+def _run_of(folder: Path) -> Path:
+    folder = folder.resolve()
+    return folder.parent.parent if folder.parent.name == "eval" else folder
 
 
 def _say_left_out(first: Side, second: Side, comparison: Comparison) -> None:

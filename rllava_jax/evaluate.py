@@ -9,7 +9,7 @@
 
 A line of predictions is {"id": "vqa_rad/12", "answer": "yes"}; docs/EVALUATION.md has the formats, the protocols, and
 what becomes of a bad line. The fourth form reads questions and references from a run's own file; the fifth asks the
-model, with its controls; the last puts two runs side by side.
+model, with its controls; the last puts two runs side by side, as compare.html and compare.json in the folder --out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation import judge, judge_options, paired, references
 from rllava_jax.evaluation.answer_files import Findings, read_answers
-from rllava_jax.evaluation.evaluate_options import make_parser
+from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
@@ -40,12 +40,13 @@ from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
 from rllava_jax.paths import path_of
 
-# Options that only some of the modes read. --seed and --bootstrap have defaults, and are of all but --checkpoint.
+# Options that only some of the modes read: all but --out, --bootstrap and --seed.
 MODE_OF = {
     "references": ("predictions",),
     "against": ("predictions",),
     "allow_missing": ("predictions",),
-    "judge_model": ("predictions",),
+    **{f"judge_{name}": ("predictions",) for name in judge_options.NAMES},
+    "protocol": ("predictions", "checkpoint"),
     "data": ("predictions", "checkpoint"),
     "root": ("predictions", "checkpoint"),
     "split": ("predictions", "checkpoint"),
@@ -81,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_mode(options)
         if options.checkpoint:
             return _ask(options, arguments)
+        for name, default in SCORING.items():
+            if getattr(options, name) is None:
+                setattr(options, name, default)
         if options.compare:
             return _compare_runs(options)
         with _without_collector():
@@ -97,8 +101,12 @@ def _check_mode(options: argparse.Namespace) -> None:
         raise DataError(f"{said}: give one of --predictions FILE, --checkpoint DIR and --compare RUN_A RUN_B")
     for name, modes_with in MODE_OF.items():
         value = getattr(options, name)
-        if value not in (None, False, "") and modes[0][2:] not in modes_with:
+        # By identity: 0 is given, and equals False.
+        if not (value is None or value is False or value == "") and modes[0][2:] not in modes_with:
             raise DataError(f"--{name.replace('_', '-')}: goes with --{' or --'.join(modes_with)}; leave it out")
+    for name in ("bootstrap", "seed", "allow_missing"):
+        if (getattr(options, name) or 0) < 0:
+            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
 
 
 def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -113,10 +121,16 @@ def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _compare_runs(options: argparse.Namespace) -> int:
+    if not options.out:
+        raise ConfigError("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
-    given = [*options.compare, "--seed", str(options.seed), "--bootstrap", str(options.bootstrap)]
-    return compare.main([*given, *(["--out", options.out] if options.out else [])])
+    first, second = options.compare
+    page = compare.compare_runs(
+        first, second, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
+    )
+    print(f"wrote {page} and {page.with_suffix('.json').name}")
+    return 0
 
 
 @contextlib.contextmanager
@@ -132,10 +146,8 @@ def _without_collector() -> Iterator[None]:
 
 
 def _score(options: argparse.Namespace) -> int:
-    for name in ("bootstrap", "seed", "allow_missing"):
-        if getattr(options, name) < 0:
-            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
     protocol = registry.protocol(options.protocol)
+    _check_read(options, protocol)
     marker = judge_options.from_options(options)
     asked = _references(options, protocol)
     _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
@@ -158,6 +170,19 @@ def _score(options: argparse.Namespace) -> int:
         except OSError as error:
             raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
     return 0
+
+
+def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
+    """Refuses what neither the protocol nor the place of the references reads."""
+    if not (protocol.dataset or options.data):
+        for name in ("split", "languages", "families"):
+            if getattr(options, name) is not None:
+                raise DataError(f"--{name}: chooses questions of --data, which is not given; leave it out")
+    if protocol.expected is None and options.allow_missing:
+        raise DataError(
+            f"--allow-missing: --protocol {protocol.name} expects no number of questions; leave it out (what the "
+            "predictions lack counts as wrong)"
+        )
 
 
 def _references(options: argparse.Namespace, protocol: Protocol) -> list[Item]:

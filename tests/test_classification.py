@@ -105,7 +105,8 @@ def test_the_auc_of_classes_takes_their_scores():
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({"CT": 0.5}, r"scores\['mri'\] is None, expected a number for every class"),
+        ({"CT": 0.5}, "scores is of 'ct', and lacks the class 'mri'; write a number for each of the 2 classes"),
+        ({}, "scores is of nothing, and lacks the class 'ct'"),
         ({"CT": 0.5, "MRI": "high"}, r"scores\['mri'\] is 'high'"),
         ({"CT": 0.5, "MRI": float("nan")}, r"scores\['mri'\] is nan"),
         ({"CT": 0.5, "MRI": True}, r"scores\['mri'\] is True"),

@@ -106,6 +106,7 @@ def test_trust_curves_of_both_are_drawn_from_their_rows(tmp_path, two):
         (("{a}", "{b}", "--out", "page.txt"), "end it in .html"),
         (("{a}", "{b}", "--data-of", "{a}"), "has no config.json"),
         (("{a}", "{b}", "--gallery", "-1"), "write 0 or more"),
+        (("{a}", "{b}", "--seed", "-1"), "--seed -1: is negative"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(two, capsys, monkeypatch, tmp_path, arguments, said):

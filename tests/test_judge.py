@@ -313,6 +313,8 @@ def test_an_exact_match_is_one_with_any_reference(judge):
     [
         (["--judge-endpoint", "http://h/v1"], "--judge-endpoint: needs --judge-model"),
         (["--judge-cache", "c"], "--judge-cache: needs --judge-model"),
+        (["--judge-seed", "0"], "--judge-seed: needs --judge-model"),
+        (["--judge-timeout", "120"], "--judge-timeout: needs --judge-model"),
         (["--judge-model", "m"], "--judge-model: needs --judge-cache FILE"),
         (["--judge-model", "m", "--judge-cache", "gs://b/c"], "is not a local file"),
         (

@@ -13,6 +13,7 @@ from data_pipelines.sources import load_examples
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.evaluate_options import make_parser
+from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocol import evaluate
 from rllava_jax.inference.predictor import Predictor
@@ -32,7 +33,7 @@ def workdir(finished_run, tmp_path_factory):
 def results(workdir, tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "controls"
     arguments = ["--checkpoint", str(workdir), "--out", str(out), "--conditions", ",".join(CONDITIONS)]
-    arguments += ["--sampled-runs", "3", "--temperature", "2"]
+    arguments += ["--sampled-runs", "3", "--temperature", "2", "--bootstrap", "20", "--seed", "9"]
     assert main(arguments) == 0
     return out
 
@@ -59,6 +60,13 @@ def test_every_condition_has_rows_and_the_controls_differences(results):
     assert "shuffled" in (results / "report.html").read_text() or "noise" in (results / "report.html").read_text()
 
 
+def test_intervals_are_those_of_the_resamples_and_the_seed_asked_for(results):
+    predictions = read_predictions(results / "predictions.jsonl")
+    found = json.loads((results / "metrics.json").read_text())
+    asked_for, other = (score_rows(predictions, bootstrap=20, seed=seed) for seed in (9, 10))
+    assert found[: len(asked_for)] == asked_for != other
+
+
 def test_sampled_runs_answer_every_question_so_often(results):
     lines = [json.loads(line) for line in (results / "sampled.jsonl").read_text().splitlines()]
     asked = [(p.id, p.region) for p in read_predictions(results / "predictions.jsonl")]
@@ -78,6 +86,8 @@ def test_sampled_runs_answer_every_question_so_often(results):
         (["--families", "identfy"], "evaluation.families: 'identfy'"),
         (["--split", "tset"], "tset"),
         (["--data", "slake"], "data.root"),
+        (["--batch-size", "0"], "--batch-size 0: write 1 or more"),
+        (["--bootstrap", "-1"], "--bootstrap -1: is negative"),
         (["--batch-size", "7"], "--batch-size 7: 8 devices cannot share it"),
         (["--protocol", "llava_med_legacy"], "--protocol llava_med_legacy"),
         (["--max-examples", "-1"], "evaluation.max_examples"),

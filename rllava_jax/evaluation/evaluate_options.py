@@ -10,9 +10,15 @@ from rllava_jax.evaluation import judge_options
 from rllava_jax.evaluation.checkpoint_options import add_checkpoint_arguments
 from rllava_jax.evaluation.protocols import registry
 
+SCORING = {"protocol": "strict", "bootstrap": 1000, "seed": 0, "allow_missing": 0}
+
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """The command line: scoring a file, asking a checkpoint, comparing two runs."""
+    """The command line: scoring a file, asking a checkpoint, comparing two runs.
+
+    No option has a default but None, False or "", so that one that the chosen mode does not read can be refused;
+    `SCORING` holds those of scoring and comparing. A checkpoint's run has its own.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m rllava_jax.evaluate",
         description=description,
@@ -20,9 +26,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
-    parser.add_argument(
-        "--protocol", default="strict", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)"
-    )
+    parser.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)")
     parser.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
     parser.add_argument(
         "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(MODULES)} (with --root)"
@@ -43,14 +47,24 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
     parser.add_argument(
-        "--out", metavar="DIR", help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json"
+        "--out",
+        metavar="DIR",
+        help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json; with --compare "
+        "compare.html and compare.json",
     )
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: 1000; 0: none)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling, and of rebuilt questions (default: 0)")
+    parser.add_argument(
+        "--bootstrap", type=int, metavar="N", help="resamples (default: 1000, with --checkpoint the run's; 0: none)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the resampling (default: 0, with --checkpoint the run's), and of questions that --predictions has "
+        "rebuilt from boxes",
+    )
     parser.add_argument(
         "--allow-missing",
         type=int,
-        default=0,
         metavar="N",
         help="questions of a published split that the copy or the predictions may lack (default: 0)",
     )

@@ -11,7 +11,10 @@ from data_pipelines.generation.client import Endpoint
 from data_pipelines.records import DataError
 from rllava_jax.evaluation.judge import TEMPLATE, Judge, load_template
 
-_DEPENDENT = ("endpoint", "template", "cache", "api_key_env")
+# Not the parser's defaults, so that an option without --judge-model can be refused.
+_DEFAULTS = {"seed": 0, "max_tokens": 512, "concurrency": 4, "retries": 4, "timeout": 120.0}
+_DEPENDENT = ("endpoint", "template", "cache", "api_key_env", *_DEFAULTS)
+NAMES = ("model", *_DEPENDENT)  # of the options, after --judge-
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--judge-api-key-env", metavar="VARIABLE", help="environment variable that holds the API key (default: none)"
     )
-    group.add_argument("--judge-seed", type=int, default=0, help="sent with each request (default: 0)")
-    group.add_argument(
-        "--judge-max-tokens", type=int, default=512, metavar="N", help="of a reply with its reasons (default: 512)"
-    )
-    group.add_argument(
-        "--judge-concurrency", type=int, default=4, metavar="N", help="requests under way at once (default: 4)"
-    )
-    group.add_argument(
-        "--judge-retries", type=int, default=4, metavar="N", help="further tries of a failed request (default: 4)"
-    )
-    group.add_argument(
-        "--judge-timeout", type=float, default=120.0, metavar="S", help="seconds without a byte (default: 120)"
-    )
+    group.add_argument("--judge-seed", type=int, metavar="N", help="sent with each request (default: 0)")
+    group.add_argument("--judge-max-tokens", type=int, metavar="N", help="of a reply with its reasons (default: 512)")
+    group.add_argument("--judge-concurrency", type=int, metavar="N", help="requests under way at once (default: 4)")
+    group.add_argument("--judge-retries", type=int, metavar="N", help="further tries of a failed request (default: 4)")
+    group.add_argument("--judge-timeout", type=float, metavar="S", help="seconds without a byte (default: 120)")
 
 
 def from_options(options: argparse.Namespace) -> Judge | None:
@@ -62,6 +57,9 @@ def from_options(options: argparse.Namespace) -> Judge | None:
             if getattr(options, f"judge_{name}") is not None:
                 raise DataError(f"--judge-{name.replace('_', '-')}: needs --judge-model NAME, the model that judges")
         return None
+    for name, default in _DEFAULTS.items():
+        if getattr(options, f"judge_{name}") is None:
+            setattr(options, f"judge_{name}", default)
     if options.judge_cache is None:
         raise DataError("--judge-model: needs --judge-cache FILE, where its verdicts are kept")
     if "://" in options.judge_cache:

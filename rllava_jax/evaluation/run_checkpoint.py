@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     out = path_of(options.out)
     if (out / "predictions.jsonl").exists():
         raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
-    if options.protocol != "strict":
+    if options.protocol not in (None, "strict"):
         raise ConfigError(
             f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
             "that is written under another one"
@@ -77,10 +77,12 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
         split=task.test,
         progress=config.data.test_split,
     )
+    resampling = config if options.seed is None else dataclasses.replace(config, seed=options.seed)
     name, step = _name(checkpoint), int(checkpoint.name)
     facts = {
         "command": command,
         "seed": config.seed,
+        "seed of the resampling": resampling.seed,
         "step": step,
         "checkpoint": str(checkpoint),
         "questions left out": task.left_out or "none",
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     write_evaluation(
         out,
         predictions,
-        config,
+        resampling,
         task,
         calibration,
         title=f"{name}, step {step}, on {config.data.source} {config.data.test_split}",
@@ -154,8 +156,10 @@ def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -
     """The run's configuration, with the data and the questions that the options name."""
     data = _data(config.data, options)
     evaluation = _evaluation(config.evaluation, options)
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size}: write 1 or more")
     batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
-    if batch < 1 or batch % devices:
+    if batch % devices:
         raise ConfigError(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
     return dataclasses.replace(
         config,
@@ -188,6 +192,7 @@ def _evaluation(settings: EvaluationConfig, options: argparse.Namespace) -> Eval
         settings,
         conditions=conditions,
         families=_names(options.families) or settings.families,
+        bootstrap=settings.bootstrap if options.bootstrap is None else options.bootstrap,
         max_examples=settings.max_examples if options.max_examples is None else options.max_examples,
         max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
     )

@@ -70,8 +70,15 @@ def _class_scores(item: Item, names: Sequence[str]) -> list[float]:
     if not isinstance(given, Mapping):
         raise DataError(f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number")
     by_name = {normalise_answer(name): value for name, value in given.items()}
+    if lacking := [name for name in names if name not in by_name]:
+        # A run's own predictions.jsonl has what each answer scored under this name.
+        raise DataError(
+            f"prediction {item.id!r}: scores is of {', '.join(map(repr, by_name)) or 'nothing'}, and lacks the class "
+            f"{lacking[0]!r}; write a number for each of the {len(names)} classes, or take the field scores out of all "
+            "lines, which leaves out AUC"
+        )
     for name in names:
-        value = by_name.get(name)
+        value = by_name[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DataError(f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class")
     return [float(by_name[name]) for name in names]
