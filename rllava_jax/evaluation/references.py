@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from data_pipelines.prepared import layout
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.sources import load_examples, registry
 from rllava_jax.config import DataConfig, RegionConfig
-from rllava_jax.evaluation.answer_files import is_number
+from rllava_jax.evaluation.answer_files import is_number, text_lines
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocols.protocol import Item
@@ -56,7 +56,7 @@ def from_file(path: Path) -> list[Item]:
     """
     found: dict[str, Item] = {}
     dataset = path.stem
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         where = f"{path}, line {number}"
         try:
             fields = json.loads(line)
@@ -92,21 +92,6 @@ def _of_example(e: VQAExample) -> Item:
         answer_type=e.answer_type, family=e.family, content_type=e.content_type, modality=e.modality,
         language=e.language, choices=e.choices, accepted=e.accepted, has_region=bool(e.regions),
     )  # fmt: skip
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
-    # Not splitlines(): JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-        if text:
-            yield number, text
 
 
 def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
