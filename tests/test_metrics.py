@@ -363,3 +363,11 @@ def test_markdown_puts_conditions_across_and_names_differing_counts():
     lines = table.splitlines()
     assert lines[0] == "| questions | metric | n | right | none |"
     assert "| answer_type=closed | accuracy | – | 50.0, n 2 | 100.0, n 1 |" in lines
+
+
+def test_bars_and_line_ends_in_names_leave_a_markdown_table_whole():
+    found = rows([predicted(content_type="a|b")], bootstrap=0, seed=0)
+    (row,) = [{**r, "region": "x|\ny"} for r in found if r["subset"] == "content_type=a|b"]
+    head, _, line = markdown_table([row], regions=[row["region"]]).splitlines()
+    assert head == r"| questions | metric | n | x\| y |"
+    assert line.startswith(r"| content_type=a\|b | accuracy | 1 |")

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.boxes import boxes_from_text
 from data_pipelines.prepared import layout
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.sources import load_examples, registry
 from rllava_jax.config import DataConfig, RegionConfig
-from rllava_jax.evaluation.answer_files import is_number, text_lines
+from rllava_jax.evaluation.answer_files import is_encodable, is_number, text_lines
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocols.protocol import Item
@@ -107,13 +108,18 @@ def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
     family = fields.get("family", "vqa")
     if family not in FAMILIES:
         raise DataError(f"{where}: family is {family!r}; write one of {', '.join(FAMILIES)}, or leave it out")
+    if family == "localise" and not boxes_from_text(answer):
+        raise DataError(f"{where}: answer is {answer!r}; of family localise, write four loc tokens and a name")
+    has_region = fields.get("has_region")
+    if not (has_region is None or isinstance(has_region, bool)):
+        raise DataError(f"{where}: has_region is {has_region!r}; write true or false, or leave it out")
     return Item(
         id=name,
         **{"dataset": dataset, "split": "", "question": "", "image_id": name, **texts},  # type: ignore[arg-type]
         answer=answer,
         answer_type="closed" if answer_type == "closed" or (not answer_type and closed) else "open",
         family=family,
-        has_region=bool(fields.get("has_region", False)),
+        has_region=bool(has_region),
         choices=_texts(fields, "choices", where),
         accepted=_texts(fields, "accepted", where),
     )
@@ -130,4 +136,6 @@ def _text(fields: dict[str, Any], field: str, where: str) -> str:
     value = fields.get(field)
     if not (isinstance(value, str) or is_number(value)):
         raise DataError(f"{where}: {field} is {value!r}; write text")
+    if not is_encodable(str(value)):
+        raise DataError(f"{where}: {field} is {value!r}; it holds half a surrogate pair, write the whole character")
     return str(value)
