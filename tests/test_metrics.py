@@ -335,6 +335,7 @@ def test_a_broken_predictions_file_is_named_with_its_line(tmp_path):
         ({"right_boxes": [[0, 0, 1]]}, r"'q0': right_boxes is \[\[0, 0, 1\]\]"),
         ({"choices": "left"}, "'q0': choices is 'left'"),
         ({"region": ["right"]}, r"'q0': region is \['right'\]"),
+        ({"family": "localise"}, "'q0': answer is 'yes', expected four loc tokens"),
         ({"prediction": "\ud83d"}, "'q0': prediction is .*, expected a string that UTF-8 can hold"),
         (b"\xff", "is not UTF-8"),
         ("[" * 100_000, "recursion"),

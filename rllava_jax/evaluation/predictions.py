@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
+from data_pipelines.boxes import boxes_from_text
 from data_pipelines.conditions import ALL as CONDITIONS
 from data_pipelines.records import FAMILIES, AnswerType, Box, DataError
 from rllava_jax.evaluation.answer_files import is_encodable, text_lines
@@ -121,6 +122,9 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
         fits = isinstance(texts, list | tuple) and all(map(_is_text, texts))
         _require(fits, name_of, name, texts, "a list of strings")
         given[name] = tuple(texts)
+    if given["family"] == "localise" and _is_text(given["answer"]):
+        fits = bool(boxes_from_text(given["answer"]))
+        _require(fits, name_of, "answer", given["answer"], "four loc tokens and a name, its family being localise")
     return Prediction(**given)
 
 
