@@ -68,6 +68,7 @@ def test_a_workdir_stands_for_its_last_evaluation_of_the_test_split(two):
     run(two[0], set(), step="20")
     run(two[0], set(), step="9")
     run(two[0], set(), step="30-validation")
+    run(two[0], set(), step="30-calibration")
     assert read_side(str(two[0])).folder.name == "20"
     assert read_side(str(two[0] / "eval" / "9")).folder.name == "9"
 
@@ -115,6 +116,14 @@ def test_a_mistake_is_named_in_one_line(two, capsys, monkeypatch, tmp_path, argu
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+def test_a_question_that_stands_twice_in_a_file_is_refused(tmp_path, two, capsys):
+    path = two[1] / "eval" / "10" / "predictions.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[0]]), encoding="utf-8")
+    assert main([*map(str, two), "--out", str(tmp_path / "x.html")]) == 2
+    assert "predictions.jsonl: prediction 'slake/identify/0' stands there twice under" in capsys.readouterr().err
 
 
 def test_runs_without_a_question_in_common_are_refused(tmp_path, two, capsys):

@@ -289,8 +289,16 @@ def test_predictions_survive_their_file(tmp_path):
 
 
 def test_a_number_that_json_cannot_hold_is_refused(tmp_path):
+    (row, *_) = rows([predicted()], bootstrap=0, seed=0)
     with pytest.raises(ValueError, match="JSON"):
-        write_results(tmp_path, [], [predicted(log_prob=float("-inf"))])
+        write_results(tmp_path, [{**row, "value": float("-inf")}], [])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), 0.01, "x", None, True])
+def test_a_log_prob_that_is_no_logarithm_of_a_probability_is_refused(bad):
+    with pytest.raises(DataError, match="'q0': log_prob is "):
+        predicted(log_prob=bad)
+    assert predicted(log_prob=5e-4).log_prob == 5e-4  # rounding
 
 
 def test_a_failed_write_leaves_the_older_results(tmp_path, monkeypatch):
@@ -314,9 +322,53 @@ def test_a_broken_predictions_file_is_named_with_its_line(tmp_path):
         from_json({**{k: v for k, v in to_json(predicted()).items() if k != "id"}, "colour": "red"})
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[1]", "is list, expected an object"),
+        ("5", "is int, expected an object"),
+        ({"confidence": None}, "'q0': confidence is None"),
+        ({"confidence": "0.5"}, "'q0': confidence is '0.5'"),
+        ({"log_prob": float("nan")}, "'q0': log_prob is nan"),
+        ({"log_prob": -(10**400)}, "'q0': log_prob is "),
+        ({"boxes": None}, "'q0': boxes is None"),
+        ({"right_boxes": [[0, 0, 1]]}, r"'q0': right_boxes is \[\[0, 0, 1\]\]"),
+        ({"choices": "left"}, "'q0': choices is 'left'"),
+        ({"region": ["right"]}, r"'q0': region is \['right'\]"),
+        ({"family": "localise"}, "'q0': answer is 'yes', expected four loc tokens"),
+        ({"prediction": "\ud83d"}, "'q0': prediction is .*, expected a string that UTF-8 can hold"),
+        (b"\xff", "is not UTF-8"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_line_that_is_no_prediction_is_named_with_its_file(tmp_path, line, said):
+    path = tmp_path / "predictions.jsonl"
+    if isinstance(line, dict):
+        line = json.dumps({**to_json(predicted()), **line})
+    first = json.dumps(to_json(predicted())).encode()
+    path.write_bytes(first + b"\n\n" + (line if isinstance(line, bytes) else line.encode()))
+    with pytest.raises(DataError, match=rf"predictions\.jsonl, line 3: .*{said}"):
+        read_predictions(path)
+
+
+def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_read(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    line = json.dumps(to_json(predicted())).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n \r\n\n" + line)
+    assert read_predictions(path) == [predicted(), predicted()]
+
+
 def test_markdown_puts_conditions_across_and_names_differing_counts():
     asked = [predicted(id="a"), predicted("yes", "no", id="b"), predicted(id="a", region="none")]
     table = markdown_table([r for r in rows(asked, bootstrap=0, seed=0) if r["metric"] == "accuracy"])
     lines = table.splitlines()
     assert lines[0] == "| questions | metric | n | right | none |"
     assert "| answer_type=closed | accuracy | – | 50.0, n 2 | 100.0, n 1 |" in lines
+
+
+def test_bars_and_line_ends_in_names_leave_a_markdown_table_whole():
+    found = rows([predicted(content_type="a|b")], bootstrap=0, seed=0)
+    (row,) = [{**r, "region": "x|\ny"} for r in found if r["subset"] == "content_type=a|b"]
+    head, _, line = markdown_table([row], regions=[row["region"]]).splitlines()
+    assert head == r"| questions | metric | n | x\| y |"
+    assert line.startswith(r"| content_type=a\|b | accuracy | 1 |")

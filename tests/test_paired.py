@@ -84,6 +84,14 @@ def scored(name: str, image: str, accuracy: float, region: str = "") -> Scored:
     return Scored(("d", "test", name, region), image, subsets, {"accuracy": accuracy, "f1": accuracy / 2})
 
 
+def test_a_p_too_small_for_a_float_keeps_its_counts_and_bars_stay_in_their_cell():
+    wins = [scored(str(n), f"i{n}", 1, "a|\nb") for n in range(1200)]
+    losses = [scored(str(n), f"i{n}", 0, "a|\nb") for n in range(1200)]
+    (row,) = comparison_rows(wins, losses, lambda subset: ("accuracy",), resamples=0, seed=0)
+    assert row["mcnemar_p"] == 0
+    assert r"| all (a\| b) | accuracy | 1200 | 100.0 | 0.0 | +100.0 | – | 1200 : 0, p < 0.001 |" in markdown([row])
+
+
 def test_rows_are_over_the_questions_that_both_have():
     first = [scored("a", "i", 1), scored("b", "j", 1), scored("c", "k", 1), scored("c", "k", 1, "blank")]
     second = [scored("c", "k", 0), scored("a", "i", 1), scored("z", "k", 1)]

@@ -106,6 +106,26 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     return AnswerFile(answers, findings)
 
 
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a JSONL file that has to be right, with their numbers from 1; blank ones are passed over.
+
+    Raises:
+      DataError: the file cannot be read, or a line is not UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
+    # Not splitlines(): JSON may hold U+2028 and its like unescaped.
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
+        if text:
+            yield number, text
+
+
 def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         raw = path.read_bytes()
@@ -160,6 +180,11 @@ def is_number(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold a text: half a surrogate pair, which JSON may escape, it cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _encodable(text: str) -> str:

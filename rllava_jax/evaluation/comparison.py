@@ -21,6 +21,7 @@ from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.paths import path_of
 
 _ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
+_NOT_OF_TEST = ("validation", "calibration")  # eval/STEP-…: of the validation split
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_side(path: str, name: str = "") -> Side:
       name: what the side is called; "" takes it from the path.
 
     Raises:
-      DataError: no such folder, or none with answers.
+      DataError: no such folder, none with answers, or a question that was answered twice under one condition.
     """
     given = path_of(path)
     if not given.is_dir():
@@ -72,6 +73,7 @@ def read_side(path: str, name: str = "") -> Side:
     predictions = read_predictions(answers)
     if not predictions:
         raise DataError(f"{answers}: is empty; evaluate the run again")
+    _check_unique(predictions, answers)
     return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
 
 
@@ -88,7 +90,7 @@ def _evaluations(workdir: Path) -> list[Path]:
     found = []
     for folder in (workdir / "eval").iterdir():
         step, _, suffix = folder.name.partition("-")
-        if step.isdigit() and suffix != "validation":
+        if step.isdigit() and suffix not in _NOT_OF_TEST:
             found.append((-int(step), suffix, folder))
     return [folder for *_, folder in sorted(found, key=lambda item: item[:2])]
 
@@ -132,6 +134,17 @@ _Key = tuple[str, str, str, str]
 def key_of(p: Prediction) -> _Key:
     """What makes two answers answers to the same question."""
     return p.dataset, p.split, p.id, p.region
+
+
+def _check_unique(predictions: Iterable[Prediction], path: Path) -> None:
+    seen: set[_Key] = set()
+    for p in predictions:
+        if key_of(p) in seen:
+            raise DataError(
+                f"{path}: prediction {p.id!r} stands there twice under region {p.region!r}; each question counts once, "
+                "so remove one of the two lines"
+            )
+        seen.add(key_of(p))
 
 
 def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[_Key]:

@@ -13,6 +13,9 @@ MISSING = "questions without a prediction (counted as wrong)"
 UNKNOWN = "predictions whose id the references do not have (not scored)"
 REPEATED = "predictions given again with the same answer (counted once)"
 CONFLICTING = "questions answered several times in different words (counted as wrong)"
+BAD_RUN = "answers whose run is no whole number of the protocol's runs, counted from 0 (not used)"
+REPEATED_RUN = "runs of a question given again with the same answer (counted once)"
+CONFLICTING_RUN = "runs of a question given several times in different words (counted as wrong)"
 NOT_OF_PROTOCOL = "questions that the protocol does not score"
 _TRUST = "trust:"
 
@@ -25,7 +28,8 @@ def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, find
     alone.
 
     A question without an answer, or with several that differ, keeps its place with no predictions. Under a protocol of
-    several runs, the lines of a question are its runs.
+    several runs, the lines of a question are its runs: each the one that its `run` names, or in their order where none
+    of them has a `run`.
 
     Args:
       findings: takes what was odd, beside what reading the file found.
@@ -76,6 +80,8 @@ def _under_conditions(references: Sequence[Item], regions: Sequence[str]) -> Ite
 
 def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findings) -> Item:
     name = _named(item.id, item.region)
+    if runs > 1 and any(_run(answer) is not None for answer in answers):
+        answers = _by_run(answers, runs, name, findings)
     texts = [answer.text for answer in answers]
     if runs == 1 and len(texts) > 1:
         if len(set(texts)) > 1:
@@ -96,6 +102,28 @@ def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findin
         confidence=answers[0].confidence,
         fields=answers[0].fields,
     )
+
+
+def _run(answer: Answer) -> object:
+    return answer.fields.get("run")
+
+
+def _by_run(answers: Sequence[Answer], runs: int, name: str, findings: Findings) -> list[Answer]:
+    """One answer for every run that has any, in the order of the runs; without text where its lines differ."""
+    found: dict[int, list[Answer]] = {}
+    for answer in answers:
+        run = _run(answer)
+        if isinstance(run, int) and not isinstance(run, bool) and 0 <= run < runs:
+            found.setdefault(run, []).append(answer)
+        else:
+            findings.add(BAD_RUN, name)
+    kept = []
+    for _, given in sorted(found.items()):
+        same = len({answer.text for answer in given}) == 1
+        if len(given) > 1:
+            findings.add(REPEATED_RUN if same else CONFLICTING_RUN, name)
+        kept.append(given[0] if same else given[0]._replace(text=None))
+    return kept
 
 
 def _named(name: str, region: str) -> str:

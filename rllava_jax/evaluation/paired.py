@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from rllava_jax.evaluation.intervals import Interval, bootstrap_means, mean_interval
+from rllava_jax.evaluation.results import markdown_text
 
 
 class McNemar(NamedTuple):
@@ -182,10 +183,13 @@ def markdown(rows: Sequence[ComparisonRow]) -> str:
     for row in rows:
         name = f"{row['dataset']} {row['split']}, {row['subset']}" if several else row["subset"]
         name += f" ({row['region']})" if conditions and row["region"] else ""
+        name = markdown_text(name)
         difference = f"{100 * row['difference']:+.1f}"
         if row["ci_low"] is not None and row["ci_high"] is not None:
             difference += f" ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
-        exact = f"{row['first_only']} : {row['second_only']}, p {_p(row['mcnemar_p'])}" if row["mcnemar_p"] else "–"
+        exact = "–"
+        if row["mcnemar_p"] is not None:  # which is 0.0 where it is too small for a float
+            exact = f"{row['first_only']} : {row['second_only']}, p {_p(row['mcnemar_p'])}"
         lines.append(
             f"| {name} | {row['metric']} | {row['n']} | {100 * row['first']:.1f} | {100 * row['second']:.1f} "
             f"| {difference} | {_p(row['p'])} | {exact} |"
@@ -196,4 +200,4 @@ def markdown(rows: Sequence[ComparisonRow]) -> str:
 def _p(p: float | None) -> str:
     if p is None:
         return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"

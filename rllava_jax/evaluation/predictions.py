@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
+from data_pipelines.boxes import boxes_from_text
 from data_pipelines.conditions import ALL as CONDITIONS
 from data_pipelines.records import FAMILIES, AnswerType, Box, DataError
+from rllava_jax.evaluation.answer_files import is_encodable, text_lines
 from rllava_jax.paths import path_of
 
-_TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "shown_kind")
+_TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "family", "answer_type",
+                "region", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip
+_LIST_FIELDS = ("box_labels", "choices", "accepted")
 _BOX_FIELDS = ("boxes", "right_boxes")
+_LOG_PROB_ROUNDING = 1e-3  # rounding may lift a sum of float32 logarithms above 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +66,23 @@ class Prediction:
     def __post_init__(self) -> None:
         # A value outside these would silently leave a denominator (VQA-RAD has "CLOSED " and answers that are numbers).
         for name in _TEXT_FIELDS:
-            _require(isinstance(getattr(self, name), str), self.id, name, getattr(self, name), "a string")
+            _require(_is_text(getattr(self, name)), self.id, name, getattr(self, name), "a string that UTF-8 can hold")
         _require(self.family in FAMILIES, self.id, "family", self.family, f"one of {', '.join(FAMILIES)}")
         _require(self.answer_type in get_args(AnswerType), self.id, "answer_type", self.answer_type, "open or closed")
         _require(self.region in CONDITIONS, self.id, "region", self.region, f"one of {', '.join(CONDITIONS[:7])} …")
-        in_range = math.isfinite(self.confidence) and 0 <= self.confidence <= 1
+        in_range = _is_finite(self.confidence) and 0 <= self.confidence <= 1
         _require(in_range, self.id, "confidence", self.confidence, "a probability, 0 to 1")
+        in_range = _is_finite(self.log_prob) and self.log_prob <= _LOG_PROB_ROUNDING
+        _require(in_range, self.id, "log_prob", self.log_prob, "the finite logarithm of a probability, 0 or below")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_encodable(value)
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    # A comparison, which holds for NaN never, and takes whole numbers that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _require(holds: bool, prediction_id: object, field: str, value: object, expected: str) -> None:
@@ -83,8 +99,10 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
     """Inverse of `to_json`.
 
     Raises:
-      DataError: a field is unknown, missing or out of range.
+      DataError: not an object, or a field is unknown, missing, of another type or out of range.
     """
+    if not isinstance(fields, Mapping):
+        raise DataError(f"is {type(fields).__name__}, expected an object, one prediction a line")
     known = {f.name: f for f in dataclasses.fields(Prediction)}
     # Scores stand in predictions.jsonl for human readers; they follow from the rest and are computed anew.
     given = {name: value for name, value in fields.items() if name != "scores"}
@@ -95,23 +113,36 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
     if unknown or missing:
         raise DataError(f"prediction {name_of!r}: unknown fields {unknown}, missing fields {missing}")
     for name in _BOX_FIELDS:
-        given[name] = tuple(tuple(float(v) for v in box) for box in given.get(name, ()))
-    for name in ("box_labels", "choices", "accepted"):
-        given[name] = tuple(given.get(name, ()))
+        boxes = given.get(name, ())
+        fits = isinstance(boxes, list | tuple) and all(map(_is_box, boxes))
+        _require(fits, name_of, name, boxes, "a list of boxes, each four numbers")
+        given[name] = tuple(tuple(float(v) for v in box) for box in boxes)
+    for name in _LIST_FIELDS:
+        texts = given.get(name, ())
+        fits = isinstance(texts, list | tuple) and all(map(_is_text, texts))
+        _require(fits, name_of, name, texts, "a list of strings")
+        given[name] = tuple(texts)
+    if given["family"] == "localise" and _is_text(given["answer"]):
+        fits = bool(boxes_from_text(given["answer"]))
+        _require(fits, name_of, "answer", given["answer"], "four loc tokens and a name, its family being localise")
     return Prediction(**given)
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_finite, value))
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
     """Reads a predictions.jsonl, so that a finished run can be scored again without the model.
 
     Raises:
-      DataError: a line is not JSON or not a prediction; the message names file and line.
+      DataError: the file cannot be read, or a line is not UTF-8, not JSON or not a prediction; the message names file
+        and line.
     """
     found = []
-    with path_of(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                found.append(from_json(json.loads(line)))
-            except ValueError as error:  # DataError and JSONDecodeError both are
-                raise DataError(f"{path}, line {number}: {error}") from error
+    for number, line in text_lines(path_of(path)):
+        try:
+            found.append(from_json(json.loads(line)))
+        except (ValueError, RecursionError) as error:  # DataError and JSONDecodeError are ValueErrors
+            raise DataError(f"{path}, line {number}: {error}") from error
     return found

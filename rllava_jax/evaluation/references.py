@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.boxes import boxes_from_text
 from data_pipelines.prepared import layout
 from data_pipelines.records import FAMILIES, DataError, VQAExample
 from data_pipelines.sources import load_examples, registry
 from rllava_jax.config import DataConfig, RegionConfig
-from rllava_jax.evaluation.answer_files import is_number
+from rllava_jax.evaluation.answer_files import is_encodable, is_number, text_lines
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.protocols.protocol import Item
@@ -56,7 +57,7 @@ def from_file(path: Path) -> list[Item]:
     """
     found: dict[str, Item] = {}
     dataset = path.stem
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         where = f"{path}, line {number}"
         try:
             fields = json.loads(line)
@@ -94,21 +95,6 @@ def _of_example(e: VQAExample) -> Item:
     )  # fmt: skip
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
-    # Not splitlines(): JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-        if text:
-            yield number, text
-
-
 def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
     name = _text(fields, "id", where)
     if not name:
@@ -122,13 +108,18 @@ def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Item:
     family = fields.get("family", "vqa")
     if family not in FAMILIES:
         raise DataError(f"{where}: family is {family!r}; write one of {', '.join(FAMILIES)}, or leave it out")
+    if family == "localise" and not boxes_from_text(answer):
+        raise DataError(f"{where}: answer is {answer!r}; of family localise, write four loc tokens and a name")
+    has_region = fields.get("has_region")
+    if not (has_region is None or isinstance(has_region, bool)):
+        raise DataError(f"{where}: has_region is {has_region!r}; write true or false, or leave it out")
     return Item(
         id=name,
         **{"dataset": dataset, "split": "", "question": "", "image_id": name, **texts},  # type: ignore[arg-type]
         answer=answer,
         answer_type="closed" if answer_type == "closed" or (not answer_type and closed) else "open",
         family=family,
-        has_region=bool(fields.get("has_region", False)),
+        has_region=bool(has_region),
         choices=_texts(fields, "choices", where),
         accepted=_texts(fields, "accepted", where),
     )
@@ -145,4 +136,6 @@ def _text(fields: dict[str, Any], field: str, where: str) -> str:
     value = fields.get(field)
     if not (isinstance(value, str) or is_number(value)):
         raise DataError(f"{where}: {field} is {value!r}; write text")
+    if not is_encodable(str(value)):
+        raise DataError(f"{where}: {field} is {value!r}; it holds half a surrogate pair, write the whole character")
     return str(value)

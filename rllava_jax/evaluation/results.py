@@ -39,7 +39,7 @@ def markdown_table(rows: Sequence[Row], *, regions: Sequence[str] = CONDITIONS) 
             cells.setdefault(key, {})[row["region"]] = row
     several = len({key[:2] for key in cells}) > 1
     lines = [
-        f"| questions | metric | n | {' | '.join(shown)} |",
+        f"| questions | metric | n | {' | '.join(map(markdown_text, shown))} |",
         f"|:--|:--|--:|{'--:|' * len(shown)}",
     ]
     for (dataset, split, subset, metric), by_region in cells.items():
@@ -47,8 +47,13 @@ def markdown_table(rows: Sequence[Row], *, regions: Sequence[str] = CONDITIONS) 
         values = [_markdown_cell(by_region.get(r), own_n=len(counts) > 1) for r in shown]
         name = f"{dataset} {split}, {subset}" if several else subset
         n = str(counts.pop()) if len(counts) == 1 else "–"
-        lines.append(f"| {name} | {metric} | {n} | {' | '.join(values)} |")
+        lines.append(f"| {markdown_text(name)} | {metric} | {n} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """A text as one cell of a Markdown table: on one line, its bars escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _markdown_cell(row: Row | None, *, own_n: bool) -> str:
