@@ -66,15 +66,19 @@ def test_finished_shards_are_not_written_again(source, tmp_path, many_shards, mo
 
 def test_two_killed_processes_leave_what_is_finished_and_nothing_half_done(source, tmp_path, command_line):
     rng = np.random.default_rng(0)
-    for number in range(4):  # eight MB make two shards
-        Image.fromarray(rng.integers(0, 256, (830, 830, 3), np.uint8)).save(source / f"images/{number}.png")
+    for number in range(4):  # eight MB each: several shards, which take longer to write than the first one takes to see
+        Image.fromarray(rng.integers(0, 256, (1660, 1660, 3), np.uint8)).save(source / f"images/{number}.png")
+    mask = np.zeros((1660, 1660), np.uint8)
+    mask[10:20, 10:20] = 9
+    Image.fromarray(mask).save(source / "mask.png")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "data_pipelines.prepare", "jsonl", "--source", str(source), "--out", str(out)]
     process = command_line.start([*command, "--workers", "2"], own_group=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out.incomplete/images/1.0.0/*.array_record*")):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not out.exists()

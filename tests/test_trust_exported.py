@@ -11,7 +11,7 @@ from PIL import Image
 from remote_code_folders import NEW_TOKENS, export, picture, tiny_config
 
 from data_pipelines.records import Region, VQAExample
-from rllava_jax.config import MeshConfig
+from rllava_jax.config import Config, MeshConfig
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.models import measure, measure_predictor
 from rllava_jax.inference.answerer import Answerer
@@ -52,7 +52,9 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
     asked, sources = boxes(), {f"i{i}": image(i) for i in range(2)}
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
     answerer = Answerer(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
-    predictor = Predictor(exported.preprocessor, answerer, exported.params)
+    predictor = Predictor(
+        exported.preprocessor, answerer, exported.params, checkpoint=exported.folder, config=Config(), files={}
+    )
     ours, run = measure_predictor(predictor, asked, sources, model={}, batch_size=3, most_questions=1)
     theirs, _ = measure(
         example.answers_of(exported.folder, NEW_TOKENS),
