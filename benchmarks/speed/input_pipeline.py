@@ -1,7 +1,7 @@
 """Questions on SLAKE to batches: this project's loader, and torch's DataLoader with the Hugging Face processor.
 
-Both read the same JPEG files, make 224-pixel images with the same filter, tokenise the same questions and answers with
-the same tokenizer, and have two processes' or threads' worth of work going on at a time.
+Both read the same JPEG files, make images of the same side with the same filter, tokenise the same questions and answers
+with the same tokenizer, and have two processes' or threads' worth of work going on at a time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ class Seconds(float):
     """What a task took, where it measures itself."""
 
 
-def open_pipeline(name: str, folder: Path, data: Path) -> tuple[Callable[[], Seconds], dict[str, Any]]:
+def open_pipeline(name: str, folder: Path, data: Path, side: int = 224) -> tuple[Callable[[], Seconds], dict[str, Any]]:
     """The function to time: seconds that `BATCHES` batches take once the first one is there."""
     tokenizer = Tokenizer.load(folder / "published" / "tokenizer.model")
     regions = name == OURS_REGIONS
-    task = load_task(_config(data, regions=regions, cache_mb=0 if name == OURS_UNCACHED else 1024), tokenizer=tokenizer)
+    cache = 0 if name == OURS_UNCACHED else 1024
+    task = load_task(_config(data, side=side, regions=regions, cache_mb=cache), tokenizer=tokenizer)
     if name.startswith("rllava_jax"):
         start = 0
 
@@ -40,7 +41,7 @@ def open_pipeline(name: str, folder: Path, data: Path) -> tuple[Callable[[], Sec
             start += 1
             return _ours(task, seed=start)
     else:
-        processor = _processor(folder / "published", torchvision=name == TORCH_FAST)
+        processor = _processor(folder / "published", side=side, torchvision=name == TORCH_FAST)
 
         def batches() -> Iterator[Any]:
             return _dataloader(task.train, processor)
@@ -60,10 +61,10 @@ def open_pipeline(name: str, folder: Path, data: Path) -> tuple[Callable[[], Sec
     return run, {}
 
 
-def _config(data: Path, *, regions: bool, cache_mb: int) -> Config:
+def _config(data: Path, *, side: int, regions: bool, cache_mb: int) -> Config:
     return Config(
         # The size says nothing here but the side of the image.
-        model=ModelConfig(image_size=224),
+        model=ModelConfig(image_size=side),
         regions=RegionConfig() if regions else RegionConfig(encoders=()),
         data=DataConfig(
             source="slake",
@@ -106,9 +107,12 @@ def _dataloader(examples: list[VQAExample], processor: Any) -> Iterator[Any]:
     )
 
 
-def _processor(folder: Path, *, torchvision: bool) -> Any:
+def _processor(folder: Path, *, side: int, torchvision: bool) -> Any:
     """The folder's processor; its image part on torchvision, which is transformers' default, or on Pillow."""
     import_torchvision()
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(folder, backend="torchvision" if torchvision else "pil")
+    processor = AutoProcessor.from_pretrained(folder, backend="torchvision" if torchvision else "pil")
+    processor.image_processor.size = {"height": side, "width": side}
+    processor.image_seq_length = processor.image_processor.image_seq_length = (side // 14) ** 2
+    return processor
