@@ -1,7 +1,7 @@
 """Questions on SLAKE to batches: this project's loader, and torch's DataLoader with the Hugging Face processor.
 
-Both read the same JPEG files, make images of the same side with the same filter, tokenise the same questions and answers
-with the same tokenizer, and have two processes' or threads' worth of work going on at a time.
+Both read the same JPEG files, make images of the same side with the same filter, tokenise the same texts with the
+same tokenizer, and have two processes' or threads' worth of work going on at a time.
 """
 
 from __future__ import annotations
