@@ -14,15 +14,16 @@ from rllava_jax.config import ConfigError
 from rllava_jax.paths import is_remote
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes UTF-8 text beside `path` and moves it into place; in a bucket an object appears whole by itself."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes bytes, or text as UTF-8, beside `path` and moves it into place; in a bucket an object appears whole."""
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
-        path.write_bytes(text.encode())
+        path.write_bytes(data)
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

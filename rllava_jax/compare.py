@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from rllava_jax.evaluation.comparison import Comparison, Side, compare_sides, re
 from rllava_jax.evaluation.comparison_report import comparison_html
 from rllava_jax.evaluation.gallery import ImageOf
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.paths import path_of
 from rllava_jax.provenance import stored_config
 
@@ -98,11 +98,10 @@ def compare_runs(
     images = _images(first, second, data_of)
     if isinstance(images, str):
         print(f"the page shows no images: {images}", file=sys.stderr)
-    rows = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in comparison.rows)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
-        write_atomically(page.with_suffix(".json"), f"[\n{rows}\n]\n")
+        write_atomically(page.with_suffix(".json"), rows_as_json(comparison.rows))
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from None
     return page

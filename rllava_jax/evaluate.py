@@ -36,7 +36,7 @@ from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol
-from rllava_jax.evaluation.results import markdown_table
+from rllava_jax.evaluation.results import markdown_table, rows_as_json
 from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
 from rllava_jax.paths import path_of
 
@@ -307,11 +307,11 @@ def _write(
     judged: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "scores.json", _lines(rows))
+    write_atomically(folder / "scores.json", rows_as_json(rows))
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     write_atomically(folder / "scored.jsonl", "".join(f"{encode(_scored_line(s))}\n" for s in ours.scored))
     if options.against:
-        write_atomically(folder / "comparison.json", _lines(comparison))
+        write_atomically(folder / "comparison.json", rows_as_json(comparison))
     about = {
         "protocol": protocol.name,
         "source": protocol.source,
@@ -325,11 +325,6 @@ def _write(
         "found": {what: found.count for what, found in ours.findings.items()},
     } | ({"judge": judged} if judged else {})
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-
-
-def _lines(rows: Sequence[Any]) -> str:
-    one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
-    return f"[\n{one_per_line}\n]\n"
 
 
 def _scored_line(s: Scored) -> dict[str, Any]:

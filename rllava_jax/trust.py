@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
             most_questions=options.questions, out=out,
         )  # fmt: skip
     if path.resolve() != (out / BOXES_FILE).resolve():
-        write_atomically(out / BOXES_FILE, boxes_file.plain_bytes(path).decode())
+        write_atomically(out / BOXES_FILE, boxes_file.plain_bytes(path))
     _score_folder(out, out / BOXES_FILE, out, options)
 
 

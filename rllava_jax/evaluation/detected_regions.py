@@ -23,7 +23,7 @@ from data_pipelines.conditions import DETECTED
 from data_pipelines.question_regions import structures_to_detect
 from data_pipelines.records import Box, Region, VQAExample
 from rllava_jax.evaluation.intervals import mean_interval
-from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.predictions import Prediction
 
 NO_BOX, TOO_MANY = "none:no box", "none:too many"
@@ -129,13 +129,8 @@ def detected_rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: in
                 continue
             values = np.array([value_of(prediction) for prediction in held])
             images = [prediction.image_id for prediction in held]
-            low, high = mean_interval(values, images, resamples=bootstrap, seed=seed) or (None, None)
-            found.append(
-                Row(
-                    dataset=dataset, split=split, subset=subset, region=DETECTED, metric=metric,
-                    value=float(values.mean()), n=len(held), ci_low=low, ci_high=high,
-                )
-            )  # fmt: skip
+            interval = mean_interval(values, images, resamples=bootstrap, seed=seed)
+            found.append(make_row(dataset, split, subset, DETECTED, metric, float(values.mean()), len(held), interval))
     return found
 
 

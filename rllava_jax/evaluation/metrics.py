@@ -59,6 +59,17 @@ class Row(TypedDict):
     ci_high: float | None
 
 
+def make_row(
+    dataset: str, split: str, subset: str, region: str, metric: str, value: float, n: int, interval: Interval | None
+) -> Row:
+    """A row; without an interval both its ends are None."""
+    low, high = interval or (None, None)
+    return Row(
+        dataset=dataset, split=split, subset=subset, region=region, metric=metric,
+        value=value, n=n, ci_low=low, ci_high=high,
+    )  # fmt: skip
+
+
 class Scored(NamedTuple):
     """A prediction and its scores, computed once."""
 
@@ -122,13 +133,7 @@ def rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> lis
     for (dataset, split), scored in groups.items():
         for subset, members in subsets(scored).items():
             for region, metric, value, n, interval in _subset_cells(subset, members, estimator):
-                low, high = interval or (None, None)
-                found.append(
-                    Row(
-                        dataset=dataset, split=split, subset=subset, region=region, metric=metric,
-                        value=value, n=n, ci_low=low, ci_high=high,
-                    )
-                )  # fmt: skip
+                found.append(make_row(dataset, split, subset, region, metric, value, n, interval))
     return found
 
 

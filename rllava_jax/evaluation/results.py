@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.metrics import CONDITIONS, Row
 from rllava_jax.evaluation.predictions import Prediction, to_json
 from rllava_jax.paths import path_of
+
+
+def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A JSON list, one row a line."""
+    one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
+    return f"[\n{one_per_line}\n]\n"
 
 
 def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable[Prediction]) -> None:
@@ -20,8 +27,7 @@ def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable
     """
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
-    write_atomically(folder / "metrics.json", f"[\n{one_per_line}\n]\n")
+    write_atomically(folder / "metrics.json", rows_as_json(rows))
     lines = (json.dumps({**to_json(p), "scores": score(p)}, allow_nan=False, ensure_ascii=False) for p in predictions)
     write_atomically(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
 

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from data_pipelines.conditions import ALL
 from rllava_jax.evaluation.intervals import Interval, bootstrap_interval, mean_interval
-from rllava_jax.evaluation.metrics import Row, confidence_figures
+from rllava_jax.evaluation.metrics import Row, confidence_figures, make_row
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores
 
 _SUBSETS = ("all", "family=", "has_region=", "answer_type=closed", "answer_type=yes_no", "answer_type=open",
@@ -58,13 +58,7 @@ def score_rows(scored: Sequence[Scored], protocol: Protocol, *, bootstrap: int, 
         for subset, region in sorted(group, key=lambda key: (_rank(key[0]), _region_rank(key[1]))):
             held = np.array(group[subset, region])
             for metric, value, n, interval in _figures(table, held, subset, protocol, bootstrap, seed):
-                low, high = interval or (None, None)
-                rows.append(
-                    Row(
-                        dataset=dataset, split=split, subset=subset, region=region, metric=metric,
-                        value=value, n=n, ci_low=low, ci_high=high,
-                    )
-                )  # fmt: skip
+                rows.append(make_row(dataset, split, subset, region, metric, value, n, interval))
     return rows
 
 

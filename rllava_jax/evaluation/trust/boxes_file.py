@@ -120,13 +120,8 @@ def write(path: Path, boxes: BoxesFile) -> None:
     """Writes the file, whole or not at all; compressed where its name ends in .gz."""
     lines = [json.dumps(boxes.header, ensure_ascii=False), *(_line(question) for question in boxes.questions)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{line}\n" for line in lines)
-    if path.suffix == ".gz":
-        partial = path.with_name(f".{path.name}")
-        partial.write_bytes(gzip.compress(text.encode(), mtime=0))
-        partial.replace(path)
-    else:
-        write_atomically(path, text)
+    content = "".join(f"{line}\n" for line in lines).encode()
+    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read(path: Path) -> BoxesFile:

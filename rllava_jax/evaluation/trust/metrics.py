@@ -35,7 +35,7 @@ from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.calibration import auroc, brier_score, ones
 from rllava_jax.evaluation.calibration_equal_mass import aurc, confident_error, ece_equal_mass
 from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_interval, mean_interval
-from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.trust.joined import Answered, Answers
 from rllava_jax.evaluation.trust.summary import FIGURES, asked_both, trust_figures, wrong_box
 
@@ -74,13 +74,7 @@ def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> lis
     for subset, members in subsets.items():
         if members.any():
             for region, metric, value, n, interval in _cells(answers, members, estimator):
-                low, high = interval or (None, None)
-                rows.append(
-                    Row(
-                        dataset=first.dataset, split=first.split, subset=subset, region=region, metric=metric,
-                        value=value, n=n, ci_low=low, ci_high=high,
-                    )
-                )  # fmt: skip
+                rows.append(make_row(first.dataset, first.split, subset, region, metric, value, n, interval))
             if subset == "all":
                 rows += _counts(answers, first.dataset, first.split)
     return rows
@@ -208,10 +202,5 @@ def _counts(answers: Answers, dataset: str, split: str) -> list[Row]:
     rows, total = [], len(answers.questions)
     for metric, counts in (("unavailable", answers.unavailable), ("not_asked", answers.not_asked)):
         for name, count in counts.items():
-            rows.append(
-                Row(
-                    dataset=dataset, split=split, subset="all", region=PREFIX + name, metric=metric,
-                    value=float(count), n=total, ci_low=None, ci_high=None,
-                )
-            )  # fmt: skip
+            rows.append(make_row(dataset, split, "all", PREFIX + name, metric, float(count), total, None))
     return rows

@@ -11,6 +11,7 @@ from data_pipelines.trust_boxes import PREFIX, VARIANTS
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.plots import Bar
+from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
 
@@ -22,8 +23,7 @@ _FIGURES = (("lost", "lost"), ("followed", "followed"), ("sure and wrong", "conf
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Writes `metrics.json`: a list, one row a line; whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
-    write_atomically(folder / METRICS_FILE, f"[\n{lines}\n]\n")
+    write_atomically(folder / METRICS_FILE, rows_as_json(rows))
 
 
 def read_rows(folder: Path) -> list[Row]:
