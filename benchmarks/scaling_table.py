@@ -2,6 +2,7 @@
 
     python benchmarks/scaling_table.py --cache scaling.jsonl          (goes on where it was stopped; hours on two cores)
     python benchmarks/scaling_table.py --cache scaling.jsonl --goals  (the goals alone)
+    python benchmarks/scaling_table.py --cache scaling.jsonl --rows 3b-448 2-10b-448 --topologies v5e:2x4 v5e:4x4
     python benchmarks/scaling_table.py --cache scaling.jsonl --write docs/SCALING.md --only-write
 
 Each compile is a process of its own and one line of the cache. Needs the compilers: `pip install "jax[tpu]"`, and for
@@ -52,6 +53,12 @@ class Cell:
     quick: bool = False
 
     @property
+    def name(self) -> str:
+        """The row of the table that it is in, such as "2-10b-448, LoRA, regions"."""
+        size = self.size.removeprefix("paligemma").removeprefix("-")
+        return f"{size}, {'LoRA' if self.lora else 'full'}{', regions' if self.regions else ''}"
+
+    @property
     def key(self) -> str:
         """Its name in the cache."""
         fsdp = f" fsdp{self.fsdp}" if self.fsdp else ""
@@ -85,6 +92,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="a JSON line a compile; read, and added to")
     parser.add_argument("--goals", action="store_true", help="compile the goals and nothing else")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="START", help="compile only rows whose size starts so, such as 3b-448 or 2-28b"
+    )
+    parser.add_argument(
+        "--topologies", nargs="+", choices=TOPOLOGIES, default=TOPOLOGIES, help="compile only these columns"
+    )
     parser.add_argument("--write", type=Path, help="put the tables into this document, between its markers")
     parser.add_argument("--only-write", action="store_true", help="compile nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -97,7 +110,8 @@ def main() -> int:
         cache.get(cell)
     if not options.goals:
         for row in rows():
-            largest(cache, row)
+            if row.topology in options.topologies and row.name.startswith(tuple(options.rows or [""])):
+                largest(cache, row)
     tables = {"goals": goal_table(cache), "table": main_table(cache), "flops": flops_table()}
     if options.write:
         write(options.write, tables)
@@ -167,7 +181,16 @@ def compile_cell(cell: Cell) -> dict[str, Any]:
 
 def configuration(cell: Cell, devices: int) -> Any:
     """The run of a cell."""
-    from rllava_jax.config import Config, DataConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig, TrainConfig
+    from rllava_jax.config import (
+        Config,
+        DataConfig,
+        EvaluationConfig,
+        LoraConfig,
+        MeshConfig,
+        ModelConfig,
+        RegionConfig,
+        TrainConfig,
+    )
 
     return Config(
         model=ModelConfig(cell.size, compute_dtype="bfloat16", remat="full"),
@@ -175,6 +198,7 @@ def configuration(cell: Cell, devices: int) -> Any:
         regions=RegionConfig(encoders=("crop", "loc") if cell.regions else (), crop_size=224, tokens=16),
         data=DataConfig(text_length=64),
         train=TrainConfig(duration="1000 steps", batch_size=cell.batch * devices),
+        evaluation=EvaluationConfig(batch_size=max(devices, 64)),
         mesh=MeshConfig(data=-1, fsdp=cell.fsdp or min(devices, REPLICATED_BEYOND)),
     )
 
@@ -275,8 +299,7 @@ def main_table(cache: Cache) -> str:
         for lora in (True, False):
             for regions in (True, False):
                 cells = [_cell_text(largest(known, row_of(size, lora, regions, name))) for name in TOPOLOGIES]
-                kind = f"{size.removeprefix('paligemma')}, {'LoRA' if lora else 'full'}{', regions' if regions else ''}"
-                lines.append(f"| {kind.removeprefix('-')} | {' | '.join(cells)} |")
+                lines.append(f"| {row_of(size, lora, regions, TOPOLOGIES[0]).name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
