@@ -13,8 +13,10 @@ float32 moments. Full fine-tuning has float32 parameters and bfloat16 arithmetic
 projections of the decoder) has a bfloat16 frozen base. With regions: crop and loc, one region of 16 tokens, crops of
 224 pixels. Text has 64 tokens. The largest batch is where a straight line through one and four examples a device meets
 the chip's usable memory, at most 64 a device, and is then compiled itself. TPU cells of the table (not the goals) are
-compiled with --quick, whose memory is an upper bound; and of the chips that a family has in several numbers, only the
-fewest that hold the step give the line: for more of them it is moved by what they save of parameters and optimiser.
+compiled with --quick, whose memory is an upper bound. Close to the limit XLA searches for minutes, so their line is to
+meet 0.85 of the memory, and their batches are 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 64 a device. Of the chips that a
+family has in several numbers, only the fewest that hold the step give the line: for more of them it is moved by what
+they save of parameters and optimiser. Where the cache knows a larger batch that fits, the table shows that.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ SIZES = ("paligemma-3b-224", "paligemma-3b-448", "paligemma2-10b-448", "paligemm
 TOPOLOGIES = ("v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:2x2x2", "h100:1", "h100:8", "h100:64")
 REPLICATED_BEYOND = 64
 MOST_PER_DEVICE = 64
+TPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+TPU_SHARE = 0.85
 TIMEOUT = 1200
 BEGIN, END = "<!-- made by benchmarks/scaling_table.py: {} -->", "<!-- end -->"
 
@@ -137,6 +141,14 @@ class Cache:
             self.known[cell.key] = record
         return self.known.get(cell.key)
 
+    def best(self, row: Cell) -> dict[str, Any] | None:
+        """The known result of the row with the largest batch that fits, its batch beside it."""
+        known = {
+            batch: self.known.get(dataclasses.replace(row, batch=batch).key) for batch in range(MOST_PER_DEVICE + 1)
+        }
+        fitting = {batch: found for batch, found in known.items() if found and found.get("fits")}
+        return {**fitting[max(fitting)], "batch": max(fitting)} if fitting else None
+
     def _compile(self, cell: Cell) -> dict[str, Any]:
         print(f"{cell.key} ...", file=sys.stderr, flush=True)
         command = [sys.executable, __file__, "--cache", os.devnull, "--one", json.dumps(dataclasses.asdict(cell))]
@@ -218,29 +230,34 @@ def row_of(size: str, lora: bool, regions: bool, topology: str) -> Cell:
 
 
 def largest(cache: Cache, row: Cell) -> dict[str, Any] | None:
-    """The result with the largest batch that fits; else that with one example a device; None where it is not known."""
-    if guess := moved_guess(cache, row):
-        for batch in sorted({guess, guess * 7 // 8, guess * 3 // 4} - {0}, reverse=True):
-            found = cache.get(dataclasses.replace(row, batch=batch))
-            if found and found.get("fits"):
-                return {**found, "batch": batch}
-    one = cache.get(row)
-    if one is None or not one.get("fits"):
-        return one
-    four = cache.get(dataclasses.replace(row, batch=4))
-    if four is None or "error" in four:
-        return {**one, "batch": 1}
-    if not four["fits"]:
-        candidates = [2]
-    else:
-        slope = max((four["total"] - one["total"]) / 3, 1.0)
-        guess = min(int(1 + (one["usable"] - one["total"]) / slope), MOST_PER_DEVICE)
-        candidates = sorted({guess, guess * 7 // 8, guess * 3 // 4} - {0, 1, 2, 3, 4}, reverse=True)
-    for batch in candidates:
+    """The result with the largest batch that fits, else one that does not; None where nothing is known."""
+    guess = moved_guess(cache, row)
+    if not guess:
+        one = cache.get(row)
+        if one is None or not one.get("fits"):
+            return one
+        four = cache.get(dataclasses.replace(row, batch=4))
+        guess = met_by_line(row, one, four) if four and four.get("fits") else 2
+    found = cache.best(row)
+    if found and found["batch"] >= guess:
+        return found
+    for batch in sorted({guess, guess * 7 // 8, guess * 3 // 4} - {0}, reverse=True):
         found = cache.get(dataclasses.replace(row, batch=batch))
         if found and found.get("fits"):
-            return {**found, "batch": batch}
-    return {**four, "batch": 4} if four["fits"] else {**one, "batch": 1}
+            break
+    return cache.best(row) or found
+
+
+def met_by_line(row: Cell, one: dict[str, Any], four: dict[str, Any], saved: float = 0.0) -> int:
+    """Examples a device at which a line through the results of one and of four, less `saved` bytes, meets the memory.
+
+    On a TPU one of TPU_BATCHES that stays below TPU_SHARE of the memory: close to the limit XLA spends minutes on
+    recomputing values to save memory.
+    """
+    slope = max((four["total"] - one["total"]) / 3, 1.0)
+    usable = one["usable"] * (TPU_SHARE if row.quick else 1.0)
+    met = max(min(int(1 + (usable - one["total"] + saved) / slope), MOST_PER_DEVICE), 1)
+    return max(step for step in TPU_BATCHES if step <= met) if row.quick else met
 
 
 def moved_guess(cache: Cache, row: Cell) -> int:
@@ -253,11 +270,9 @@ def moved_guess(cache: Cache, row: Cell) -> int:
         one, four = pair
         if not fewer.startswith(f"{family}:") or not one or not four or not (one.get("fits") and four.get("fits")):
             continue
-        slope = max((four["total"] - one["total"]) / 3, 1.0)
         share = min(devices_of(fewer), REPLICATED_BEYOND) / min(devices_of(row.topology), REPLICATED_BEYOND)
         state = sum(one["memory"][kind] for kind in ("parameters", "optimizer", "gradients"))
-        total = one["total"] - state * (1 - share)
-        return max(min(int(1 + (one["usable"] - total) / slope), MOST_PER_DEVICE), 1)
+        return met_by_line(row, one, four, saved=state * (1 - share))
     return 0
 
 
