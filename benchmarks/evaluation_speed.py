@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from speed.spread import ratio, spread
 
+from rllava_jax.host_memory import TUNABLES
+
 SYSTEMS = ("rllava_jax", "transformers")
 TASKS = ("generate", "evaluate")
 # float32 sums in another order: a near tie between two tokens may fall otherwise, now and then.
@@ -61,7 +63,11 @@ class _Worker:
     def __init__(self, system: str, folder: Path, arguments: Sequence[str]):
         command = [sys.executable, __file__, *arguments, "--worker", system, "--exported", str(folder)]
         self.system = system
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # As its programs start themselves on a CPU.
+        kept = {"GLIBC_TUNABLES": TUNABLES} if system == "rllava_jax" else {}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept | os.environ
+        )
         ready = self._line()
         self.answers: list[str] = ready["answers"]
         self.facts: dict[str, Any] = ready["facts"]

@@ -20,7 +20,4 @@ if ! command -v "$python" > /dev/null; then
   echo "error: there is no $python; run 'make demo' once, or set PYTHON to one that has rllava_jax installed" >&2
   exit 1
 fi
-# On a CPU a training step asks for and returns its memory anew; in huge pages that costs a seventh less of its time
-# (docs/PERFORMANCE.md).
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec "$python" -m rllava_jax.main --config "$config" --workdir "$workdir" "$@"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rllava_jax.host_memory import TUNABLES
 from speed.setting import Setting
 
 # Logits, losses and decoded tokens of two systems may differ by so much, relative to the largest.
@@ -32,6 +33,8 @@ class Worker:
         paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         self._log = self.results.with_suffix(".log")
         arguments = [system, str(folder), setting.name, str(setting.seed), task, str(self.results)]
+        # As its programs start themselves on a CPU; where the environment says it, all systems have the same.
+        kept = {"GLIBC_TUNABLES": TUNABLES} if system == "rllava_jax" else {}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "speed.worker", *arguments],
@@ -39,7 +42,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+                env=kept | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
             )
         first = self._answer()
         self.ready_seconds: float = first["ready"]

@@ -1,0 +1,69 @@
+"""Keeps the memory that XLA frees on a CPU, so that the next step need not ask the kernel for it again.
+
+XLA for CPU allocates a program's temporaries in one piece when the program runs, and frees it when it ends. glibc maps
+a piece of that size anew each time and unmaps it at once, so that the kernel fills every page with zeros at its first
+touch, on one core, in every step: without that a training step of a small model takes a fifth to a quarter less time
+(docs/PERFORMANCE.md). glibc reads these settings when a process starts, so a program that has none starts itself again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+# Programs that run many steps. `predict` and `convert` are none: they want little memory rather than speed.
+PROGRAMS = ("main", "evaluate", "trust", "calibrate")
+
+# One heap for all threads, which grows and is never cut back, instead of a mapping for each large piece; in huge pages.
+TUNABLES = ":".join(
+    (
+        "glibc.malloc.arena_max=1",
+        "glibc.malloc.mmap_max=0",
+        f"glibc.malloc.trim_threshold={2**62}",
+        "glibc.malloc.hugetlb=1",
+    )
+)
+_CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MALLOC_…, memory is the user's affair
+
+
+def restart_keeping_freed_memory(command: Sequence[str], arguments: Sequence[str]) -> None:
+    """Starts this process again, with the same number and arguments, where it runs one of PROGRAMS and it pays.
+
+    It pays with glibc, where JAX can run on the CPU alone. Must come before whatever is not to be done twice.
+
+    Args:
+      command, arguments: `sys.orig_argv`, `sys.argv`.
+    """
+    if not is_program(command, arguments) or is_chosen(os.environ):
+        return
+    if platform.libc_ver()[0] == "glibc" and on_cpu_alone():
+        os.execve(sys.executable, [sys.executable, *command[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
+
+
+def is_program(command: Sequence[str], arguments: Sequence[str]) -> bool:
+    """Whether Python was started as `python … -m rllava_jax.PROGRAM …`, and is on its way there.
+
+    While it looks for the module, and nowhere else, `sys.argv[0]` is "-m".
+    """
+    modules = {f"rllava_jax.{name}" for name in PROGRAMS}
+    return arguments[:1] == ["-m"] and any(
+        option == "-m" and module in modules for option, module in itertools.pairwise(command)
+    )
+
+
+def is_chosen(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says how memory is allocated; an empty GLIBC_TUNABLES says: as ever."""
+    return any(name in _CHOSEN or name.startswith("MALLOC_") for name in environment)
+
+
+def on_cpu_alone() -> bool:
+    """Whether JAX can only run on the CPU here: it is told so, or finds no plugin for anything else."""
+    if told := os.environ.get("JAX_PLATFORMS"):
+        return told == "cpu"
+    plugins = metadata.entry_points(group="jax_plugins")
+    return not plugins and not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
