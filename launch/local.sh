@@ -23,4 +23,6 @@ fi
 # On a CPU a training step asks for and returns its memory anew; in huge pages that costs a seventh less of its time
 # (docs/PERFORMANCE.md).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+# What `--mode compile` counts with on a GPU (rllava_jax/planning/chips.py); JAX alone would take three quarters of it.
+export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 exec "$python" -m rllava_jax.main --config "$config" --workdir "$workdir" "$@"
