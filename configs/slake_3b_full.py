@@ -5,9 +5,10 @@ python -m rllava_jax.main --config configs/slake_3b_full.py --workdir runs/slake
 
 Fits eight 16-GB v5e chips, 8 examples a chip (docs/SCALING.md): parameters and Adam's moments stay in float32, as full
 fine-tuning wants them, cut over each eight devices; arithmetic is in bfloat16. On sixteen devices and more, copies of
-that share the batch. Another number: --config.mesh.fsdp=4, or -1 to cut over all of them. Epochs and learning rate are
-those of PaliGemma's transfers to small data sets, with decay of a tenth of the rate; the region branch, which starts
-from random weights, learns ten times as fast, this project's choice. No run at this size stands behind this file yet.
+that share the batch. Another number: --config.mesh.fsdp=4; to cut over all of them: --config.mesh.data=1
+--config.mesh.fsdp=-1. Epochs and learning rate are those of PaliGemma's transfers to small data sets, with decay of a
+tenth of the rate; the region branch, which starts from random weights, learns ten times as fast, this project's choice.
+No run at this size stands behind this file yet.
 """
 
 from rllava_jax.config import (

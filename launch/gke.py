@@ -31,7 +31,7 @@ def hosts(tpu: str, topology: str, chips_per_host: int | None) -> tuple[int, int
         raise LaunchError(f"--topology {topology}: {tpu} has {'two' if flat else 'three'} dimensions")
     chips = math.prod(int(side) for side in topology.split("x"))
     each = chips_per_host or (8 if flat and chips == 8 else min(chips, 4))
-    if chips % each:
+    if each < 1 or chips % each:
         raise LaunchError(f"--chips-per-host {each}: does not divide the {chips} chips of {topology}")
     return chips // each, each
 
@@ -41,6 +41,9 @@ def workload(options: argparse.Namespace) -> Workload:
     count, chips = hosts(options.tpu, options.topology, options.chips_per_host)
     if options.slices < 1:
         raise LaunchError(f"--slices {options.slices}: write a number from 1")
+    for name in ("max_restarts", "grace"):
+        if getattr(options, name) < 0:
+            raise LaunchError(f"--{name.replace('_', '-')} {getattr(options, name)}: write a number from 0")
     if options.slices > 1 and count == 1:
         raise LaunchError(
             f"--slices {options.slices}: GKE joins only slices of several hosts, and {options.topology} has one"
@@ -153,9 +156,6 @@ def parser() -> argparse.ArgumentParser:
         if action in ("image", "run"):
             sub.add_argument("--image", required=True, help="e.g. us-docker.pkg.dev/PROJECT/rllava/rllava_jax:v1")
         if action == "image":
-            sub.add_argument(
-                "--revision", default="unknown", help='of the code, for config.json: "$(git rev-parse HEAD)"'
-            )
             continue
         sub.add_argument("--name", required=True, help="of the JobSet")
         sub.add_argument("--namespace", default="default")

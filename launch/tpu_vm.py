@@ -362,6 +362,9 @@ def check(options: argparse.Namespace) -> None:
         raise LaunchError(f"--slices {options.slices}: write a number from 1")
     if options.action != "run":
         return
+    for name in ("max_restarts", "poll", "grace", "patience"):
+        if getattr(options, name) < 0:
+            raise LaunchError(f"--{name.replace('_', '-')} {getattr(options, name):g}: write a number from 0")
     if not options.workdir.startswith("gs://") and not (options.workdir.startswith("/") and options.setup):
         raise LaunchError(
             f"{options.workdir}: a TPU VM's own disk is lost with it; give a gs:// workdir, or an absolute folder that "

@@ -253,6 +253,8 @@ def test_a_program_from_before_a_reboot_counts_as_gone(world: World) -> None:
         (["--type=v5litepod-16", "configs/demo.py", "runs/x"], "a TPU VM's own disk is lost with it"),
         (["--type=v5litepod-16", "configs/demo.py", "/nfs/x"], "that --setup mounts"),
         (["--type=v5litepod-16", "configs/none.py", "gs://b/x"], "configs/none.py: no such file"),
+        (["--type=v5litepod-16", "--poll=-5", "configs/demo.py", "gs://b/x"], "--poll -5: write a number from 0"),
+        (["--type=v5litepod-16", "--max-restarts=-1", "configs/demo.py", "gs://b/x"], "--max-restarts -1: write"),
         (["--type=v9-16", "configs/demo.py", "gs://b/x"], "give --runtime-version"),
         (["--type=v4-8", "--data=/slake", "configs/demo.py", "gs://b/x"], "--data /slake: write gs://"),
         (["--type=v4-8", "--spots", "configs/demo.py", "gs://b/x"], "usage:"),
