@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from speed.spread import ratio, spread
 
-from rllava_jax.host_memory import TUNABLES
+from rllava_jax.process_memory import TUNABLES
 
 SYSTEMS = ("rllava_jax", "transformers")
 TASKS = ("generate", "evaluate")

@@ -22,9 +22,9 @@ ACCELERATORS = {
 
 _JOB = "slice"  # of the replicated job; its pods are NAME-slice-SLICE-HOST
 _PORT = 8476
-# The exit codes that start everything again: interrupted and saved, lost another host, and the signals of a kill, an
-# out-of-memory, a crash of the runtime (SIGHUP, INT, ILL, ABRT, BUS, FPE, KILL, SEGV, TERM). Every other stops the run.
-_AGAIN = [75, 76, *(128 + signal for signal in (1, 2, 4, 6, 7, 8, 9, 11, 15))]
+# The exit codes that start everything again: interrupted and saved, lost another host, and killed by any of Linux's 64
+# signals, for memory or by a crash of the runtime. Every other stops the run.
+_AGAIN = [75, 76, *range(129, 193)]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,4 @@ if ! command -v "$python" > /dev/null; then
   echo "error: there is no $python; run 'make demo' once, or set PYTHON to one that has rllava_jax installed" >&2
   exit 1
 fi
-# What `--mode compile` counts with on a GPU (rllava_jax/planning/chips.py); JAX alone would take three quarters of it.
-export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 exec "$python" -m rllava_jax.main --config "$config" --workdir "$workdir" "$@"

@@ -2,8 +2,8 @@
 
 import sys
 
-from rllava_jax.host_memory import restart_keeping_freed_memory
+from rllava_jax import process_memory
 
 __version__ = "0.1.0"
 
-restart_keeping_freed_memory(sys.orig_argv, sys.argv)  # a program's first step; where this is a library, nothing
+process_memory.start(sys.orig_argv, sys.argv)

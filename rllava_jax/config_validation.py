@@ -290,8 +290,9 @@ def _validate_optimizer(config: Config) -> None:
         unused = optimizer.name != "adamw" and getattr(optimizer, name) != default
         remedy = f"{optimizer.name} has no {name}; write {default}, its default"
         _require(not unused, f"optimizer.{name}", getattr(optimizer, name), remedy)
-    idle = bool(optimizer.weight_decay_scale) and not optimizer.weight_decay
-    _require(not idle, "optimizer.weight_decay_scale", optimizer.weight_decay_scale, "optimizer.weight_decay is 0")
+    for name in ("weight_decay_on", "weight_decay_scale"):
+        value = getattr(optimizer, name)
+        _require(not value or optimizer.weight_decay > 0, f"optimizer.{name}", value, "optimizer.weight_decay is 0")
     _require(0 <= optimizer.ema < 1, "optimizer.ema", optimizer.ema, "write a decay from 0 (none) to below 1")
     warmup = Duration.parse(optimizer.warmup, field="optimizer.warmup")
     _require(warmup is not None, "optimizer.warmup", optimizer.warmup, 'write "0 steps" for none')

@@ -69,7 +69,6 @@ def test_each_node_runs_one_process_that_knows_its_number_and_all_its_gpus(world
             "RLLAVA_COORDINATOR": f"node1:{61440 + int(number) % 4096}",
             "RLLAVA_NUM_PROCESSES": "2",
             "RLLAVA_PROCESS_ID": str(index),
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",  # of which `--mode compile` says whether a step fits
         }  # and no SLURM_LOCALID, with which JAX would use one GPU of each node
     assert not queued(world, number)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 
 from data_pipelines.loader import training_iterator
 from rllava_jax.config import Config, ConfigError, DataConfig, ModelConfig, PhantomConfig, RegionConfig, TrainConfig
@@ -123,9 +124,24 @@ def test_a_batch_that_the_mesh_cannot_share_is_named(eight_devices):
         make_plan(config, eight_devices)
 
 
+def test_cudnn_without_its_library_is_refused_in_one_line(eight_devices, monkeypatch):
+    monkeypatch.setattr(cudnn_of_jax, "cuda_versions", None)
+    model = dataclasses.replace(CONFIG.model, attention="cudnn", compute_dtype="bfloat16")
+    with pytest.raises(ConfigError, match="'cudnn' is compiled ahead of time only where") as refused:
+        make_plan(dataclasses.replace(CONFIG, model=model), parse_topology("h100:8"), vocab=640, examples=80)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("text", "devices", "island"),
-    [("v5e:4x4", 16, 16), ("v5p:2x2x2", 8, 8), ("v5e:16x16*2", 512, 256), ("h100:1", 1, 1), ("h100:64", 64, 8)],
+    [
+        ("v5e:4x4", 16, 16),
+        ("v5p:2x2x2", 8, 8),
+        ("v5p:4x4x8", 128, 128),
+        ("v5e:16x16*2", 512, 256),
+        ("h100:1", 1, 1),
+        ("h100:64", 64, 8),
+    ],
 )
 def test_topologies_are_read_as_they_are_rented(text, devices, island):
     topology = parse_topology(text)
@@ -133,7 +149,21 @@ def test_topologies_are_read_as_they_are_rented(text, devices, island):
 
 
 @pytest.mark.parametrize(
-    "text", ["v5e", "v9:2x2", "v5e:2x2x2", "v5p:4x4", "h100:12", "h100:0", "h100:8*2", "v5e:2x2*0"]
+    "text",
+    [
+        "v5e",
+        "v9:2x2",
+        "v5e:2x2x2",
+        "v5p:4x4",
+        "h100:12",
+        "h100:0",
+        "h100:8*2",
+        "v5e:2x2*0",
+        "v5e:3x5",
+        "v5e:32x32",
+        "v5p:1x1x1",
+        "v5p:8x4x4",
+    ],
 )
 def test_a_topology_that_is_none_is_refused_in_one_line(text):
     with pytest.raises(ConfigError, match="--topology") as error:
@@ -203,6 +233,7 @@ def command(tmp_path, config: str, *options: str) -> list[str]:
             "--quick: is for TPUs",
         ),
         ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--memory", "-1"], "--memory -1.0"),
+        ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--workdir", "/dev/null/x"], "cannot be written"),
         ("Config(model=ModelConfig('checkpoint'))", ["--mode", "compile", "--topology", "v5e:2x2"], "name the size"),
     ],
 )

@@ -88,8 +88,8 @@ def is_new(name: str) -> bool:
     return name.startswith("roi/") or is_adapter(name)
 
 
-def matching(patterns: Sequence[str], names: Iterable[str], *, field: str) -> set[str]:
-    """The names that a pattern (a regular expression for the whole name) matches.
+def matching(patterns: Sequence[str], names: Iterable[str], *, field: str, of: str = "parameter") -> set[str]:
+    """The names that a pattern (a regular expression for the whole name) matches; `of` says what is named.
 
     Raises:
       ConfigError: a pattern matches nothing; the message names the field, the pattern and some parameters.
@@ -99,6 +99,6 @@ def matching(patterns: Sequence[str], names: Iterable[str], *, field: str) -> se
     for pattern in patterns:
         hits = {name for name in names if re.fullmatch(pattern, name)}
         if not hits:
-            raise ConfigError(f"{field}: {pattern!r} matches no parameter; there are {', '.join(sorted(names)[:8])} …")
+            raise ConfigError(f"{field}: {pattern!r} matches no {of}; there are {', '.join(sorted(names)[:8])} …")
         found |= hits
     return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rllava_jax.process_memory import GPU_SHARE
+
 GIB = 2**30
 
 
@@ -48,8 +50,7 @@ class Chip:
 
 
 _COMPILER = "the limit that XLA for TPU itself holds programs to"
-# JAX takes three quarters of a GPU's memory unless told; the CUDA context, cuBLAS and NCCL live in the rest.
-_FRACTION = "with XLA_PYTHON_CLIENT_MEM_FRACTION=0.92; JAX's own default is 0.75"
+_FRACTION = f"the share that the programs take, XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}"
 
 CHIPS: dict[str, Chip] = {
     chip.name: chip
@@ -58,8 +59,8 @@ CHIPS: dict[str, Chip] = {
         Chip("v5e", "TPU v5e", "tpu", 16, 15.75, 197e12, 819e9, 200e9, 3.125e9, _COMPILER),
         Chip("v5p", "TPU v5p", "tpu", 95.74, 95.74, 459e12, 2765e9, 600e9, 6.25e9, _COMPILER),
         Chip("v6e", "TPU v6e", "tpu", 32, 31.25, 918e12, 1600e9, 400e9, 12.5e9, _COMPILER),
-        Chip("h100", "H100 SXM 80 GB", "cuda", 79.1, 72.8, 989e12, 3350e9, 450e9, 50e9, _FRACTION),
-        Chip("a100", "A100 SXM 80 GB", "cuda", 79.1, 72.8, 312e12, 2039e9, 300e9, 25e9, _FRACTION),
+        Chip("h100", "H100 SXM 80 GB", "cuda", 79.1, 79.1 * GPU_SHARE, 989e12, 3350e9, 450e9, 50e9, _FRACTION),
+        Chip("a100", "A100 SXM 80 GB", "cuda", 79.1, 79.1 * GPU_SHARE, 312e12, 2039e9, 300e9, 25e9, _FRACTION),
     )
 }
 GPUS_PER_HOST = 8

@@ -11,7 +11,7 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
 from rllava_jax.planning.plan import Plan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
-from rllava_jax.planning.topology import parse_topology
+from rllava_jax.planning.topology import Topology, parse_topology
 
 
 def compile_for(
@@ -25,7 +25,9 @@ def compile_for(
     examples: int | None = None,
     quick: bool | None = None,
 ) -> Plan:
-    """Plans the run and writes `WORKDIR/compile/TOPOLOGY.json`. That the step does not fit is a result, not an error.
+    """Plans the run and writes `WORKDIR/compile/TOPOLOGY.json` (with _quick, _24GiB where these were asked).
+
+    That the step does not fit is a result, not an error.
 
     Args:
       path, overrides: of the configuration. topology: as `topology.parse_topology` reads it.
@@ -50,12 +52,20 @@ def compile_for(
         raise ConfigError(f"--quick: is for TPUs, and {topology} is none; leave it out")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
+    file = workdir / "compile" / f"{_file_name(wanted, memory=memory, quick=bool(quick))}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another") from None
     plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=bool(quick))
-    file = workdir / "compile" / f"{wanted.file_name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
     if stage:
         print(f"stage {stage}\n")
     print(as_text(plan))
     print(f"\n{file}")
     return plan
+
+
+def _file_name(topology: Topology, *, memory: float | None, quick: bool) -> str:
+    """Another question of the same topology has a file of its own."""
+    return topology.file_name + (f"_{memory:g}GiB" if memory else "") + ("_quick" if quick else "")

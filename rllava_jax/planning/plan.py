@@ -189,9 +189,18 @@ def make_plan(
         placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
     )
     step = make_train_step(program, config, mesh)
-    with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
-        traced = step.trace(*arguments)
-        lowered = traced.lower()
+    try:
+        with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
+            traced = step.trace(*arguments)
+            lowered = traced.lower()
+    except RuntimeError as error:
+        if config.model.attention != "cudnn" or "cuDNN" not in str(error):
+            raise
+        # JAX asks the library for its version while it traces.
+        raise ConfigError(
+            "model.attention: 'cudnn' is compiled ahead of time only where NVIDIA's library is; "
+            "pip install nvidia-cudnn-cu12, or plan with xla"
+        ) from None
     lowering = time.perf_counter() - began
     began = time.perf_counter()
     # XLA chooses tiles for its Triton matrix products by timing them, and gives up on some where there is no GPU;

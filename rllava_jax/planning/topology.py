@@ -21,6 +21,11 @@ from rllava_jax.planning.chips import CHIPS, GPUS_PER_HOST, Chip
 
 _TPU = re.compile(r"(\w+):(\d+(?:x\d+){1,2})(?:\*(\d+))?")
 _GPU = re.compile(r"(\w+):(\d+)")
+# Slices that can be rented (cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}). Flat ones; cubes are these, or of sides that
+# are multiples of four, none shorter than the one before it, up to so many chips.
+_FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_SMALL_CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_MOST_CHIPS = {"v4": 4096, "v5p": 6144}
 _EXAMPLES = "v5e:4x4, v4:2x2x2, v5p:2x2x2, v6e:4x4, v5e:16x16*2 (two slices), h100:8, h100:64"
 
 # libtpu asks the machine that it runs on what it is; these answer in place of a TPU VM's metadata server.
@@ -83,9 +88,21 @@ def parse_topology(text: str) -> Topology:
     wanted = 1 if chip.platform == "cuda" else 3 if name in ("v4", "v5p") else 2
     if len(sides) != wanted or 0 in sides or slices < 1:
         raise ConfigError(f"--topology {text}: {chip.label} is asked for with {wanted} number(s); e.g. {_EXAMPLES}")
+    if chip.platform == "tpu" and not _is_rented(name, sides):
+        some = _FLAT if wanted == 2 else (*_SMALL_CUBES, (4, 4, 4), (4, 4, 8))
+        known = ", ".join("x".join(map(str, shape)) for shape in some)
+        more = "" if wanted == 2 else " and larger"
+        raise ConfigError(f"--topology {text}: no slice of {chip.label} has this shape; there are {known}{more}")
     if chip.platform == "cuda" and sides[0] > GPUS_PER_HOST and sides[0] % GPUS_PER_HOST:
         raise ConfigError(f"--topology {text}: more than {GPUS_PER_HOST} GPUs come in whole hosts of {GPUS_PER_HOST}")
     return Topology(text, chip, sides, slices)
+
+
+def _is_rented(name: str, sides: tuple[int, ...]) -> bool:
+    if len(sides) == 2:
+        return sides in _FLAT
+    multiples = all(side % 4 == 0 for side in sides) and list(sides) == sorted(sides)
+    return sides in _SMALL_CUBES or (multiples and math.prod(sides) <= _MOST_CHIPS[name])
 
 
 def require_compiler(topology: Topology) -> None:

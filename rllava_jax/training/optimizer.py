@@ -85,18 +85,22 @@ def _decays(config: OptimizerConfig, trainable: Iterable[str]) -> dict[str, floa
     else:
         decayed = {name for name in names if re.fullmatch(_DECAYED, name)}
     # Matched against what decays: a factor on the decay of anything else would do nothing.
-    scales = _scales(config.weight_decay_scale, sorted(decayed), field="optimizer.weight_decay_scale")
+    field = "optimizer.weight_decay_scale"
+    scales = _scales(config.weight_decay_scale, sorted(decayed), field=field, of="parameter that decays")
     per_step = config.weight_decay / config.learning_rate
     return {name: per_step * scales[name] if name in decayed else 0.0 for name in names}
 
 
-def _scales(scales: Mapping[str, float], names: Iterable[str], *, field: str) -> dict[str, float]:
+def _scales(
+    scales: Mapping[str, float], names: Iterable[str], *, field: str, of: str = "parameter"
+) -> dict[str, float]:
     """The factor of each name: that of the first pattern that matches it, or 1."""
     left = list(names)
     found = dict.fromkeys(left, 1.0)
     for pattern, scale in scales.items():
         # Matched against what earlier patterns have left, so that a hidden one is an error as well.
-        hits = matching([pattern], left, field=field)
+        left_of = of if len(left) == len(found) else f"{of} that earlier patterns leave"
+        hits = matching([pattern], left, field=field, of=left_of)
         found |= dict.fromkeys(hits, scale)
         left = [name for name in left if name not in hits]
     return found

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rllava_jax.host_memory import TUNABLES, is_chosen, is_program, on_cpu_alone
+from rllava_jax.planning.chips import CHIPS
+from rllava_jax.process_memory import GPU_SHARE, TUNABLES, is_chosen, is_program, on_cpu_alone
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
@@ -27,15 +28,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def environment(**changes: str) -> dict[str, str]:
-    unset = {"GLIBC_TUNABLES", "LD_PRELOAD", "JAX_PLATFORMS"}
+    unset = {"XLA_PYTHON_CLIENT_MEM_FRACTION", "GLIBC_TUNABLES", "LD_PRELOAD", "JAX_PLATFORMS"}
     kept = {name: value for name, value in os.environ.items() if name not in unset and not name.startswith("MALLOC_")}
     return {**kept, **changes}
 
 
-def tunables_of(folder: Path, *options: str, **changes: str) -> str:
-    """What a configuration file sees of GLIBC_TUNABLES when a program loads it."""
+def seen(name: str, folder: Path, *options: str, **changes: str) -> str:
+    """What a configuration file sees of an environment variable when a program loads it."""
     path = folder / "say.py"
-    path.write_text('import os, sys\nsys.exit("tunables=" + os.environ.get("GLIBC_TUNABLES", "unset"))\n')
+    path.write_text(f'import os, sys\nsys.exit("seen=" + os.environ.get("{name}", "unset"))\n')
     command = [
         sys.executable,
         *options,
@@ -47,21 +48,26 @@ def tunables_of(folder: Path, *options: str, **changes: str) -> str:
         str(folder / "run"),
     ]
     done = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, check=False)
-    return done.stderr.strip().removeprefix("tunables=")
+    return done.stderr.strip().removeprefix("seen=")
 
 
 @GLIBC
 def test_a_program_on_a_cpu_starts_with_memory_that_is_kept(tmp_path):
-    assert tunables_of(tmp_path, "-X", "faulthandler", JAX_PLATFORMS="cpu") == TUNABLES
+    assert seen("GLIBC_TUNABLES", tmp_path, "-X", "faulthandler", JAX_PLATFORMS="cpu") == TUNABLES
 
 
 @GLIBC
 def test_what_the_environment_says_of_memory_stands(tmp_path):
-    assert tunables_of(tmp_path, JAX_PLATFORMS="cpu", GLIBC_TUNABLES="") == ""
+    assert seen("GLIBC_TUNABLES", tmp_path, JAX_PLATFORMS="cpu", GLIBC_TUNABLES="") == ""
 
 
 def test_a_program_on_an_accelerator_starts_once(tmp_path):
-    assert tunables_of(tmp_path, JAX_PLATFORMS="cuda") == "unset"
+    assert seen("GLIBC_TUNABLES", tmp_path, JAX_PLATFORMS="cuda") == "unset"
+
+
+def test_a_program_takes_the_share_of_a_gpu_that_is_planned_with(tmp_path):
+    assert seen("XLA_PYTHON_CLIENT_MEM_FRACTION", tmp_path, JAX_PLATFORMS="cuda") == str(GPU_SHARE)
+    assert CHIPS["h100"].usable == GPU_SHARE * CHIPS["h100"].memory
 
 
 @GLIBC

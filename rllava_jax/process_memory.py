@@ -1,4 +1,4 @@
-"""Keeps the memory that XLA frees on a CPU, so that the next step need not ask the kernel for it again.
+"""How much memory a program's process takes: of a GPU, what is planned with; on a CPU, what XLA frees is kept.
 
 XLA for CPU allocates a program's temporaries in one piece when the program runs, and frees it when it ends. glibc maps
 a piece of that size anew each time and unmaps it at once, so that the kernel fills every page with zeros at its first
@@ -19,6 +19,10 @@ from importlib import metadata
 # Programs that run many steps. `predict` and `convert` are none: they want little memory rather than speed.
 PROGRAMS = ("main", "evaluate", "trust", "calibrate")
 
+# Of a GPU's memory; `planning/chips.py` counts with it. JAX would take three quarters; the CUDA context, cuBLAS and
+# NCCL live in the rest.
+GPU_SHARE = 0.92
+
 # One heap for all threads, which grows and is never cut back, instead of a mapping for each large piece; in huge pages.
 TUNABLES = ":".join(
     (
@@ -31,17 +35,20 @@ TUNABLES = ":".join(
 _CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MALLOC_…, memory is the user's affair
 
 
-def restart_keeping_freed_memory(command: Sequence[str], arguments: Sequence[str]) -> None:
-    """Starts this process again, with the same number and arguments, where it runs one of PROGRAMS and it pays.
-
-    It pays with glibc, where JAX can run on the CPU alone. Must come before whatever is not to be done twice.
+def start(command: Sequence[str], arguments: Sequence[str]) -> None:
+    """A program's first step, before JAX is imported; nothing where this package is a library.
 
     Args:
       command, arguments: `sys.orig_argv`, `sys.argv`.
     """
-    if not is_program(command, arguments) or is_chosen(os.environ):
-        return
-    if platform.libc_ver()[0] == "glibc" and on_cpu_alone():
+    if is_program(command, arguments):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+        restart_keeping_freed_memory(command)
+
+
+def restart_keeping_freed_memory(command: Sequence[str]) -> None:
+    """Starts this process again, with the same number and arguments, where it pays: glibc, and JAX on the CPU alone."""
+    if platform.libc_ver()[0] == "glibc" and on_cpu_alone() and not is_chosen(os.environ):
         os.execve(sys.executable, [sys.executable, *command[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
 
 
