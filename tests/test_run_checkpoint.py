@@ -11,11 +11,11 @@ from data_pipelines.evaluation_batches import evaluation_batches
 from data_pipelines.policy import NOTHING, regions_under
 from data_pipelines.sources import load_examples
 from rllava_jax.evaluate import main
+from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.evaluate_options import make_parser
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import read_predictions
-from rllava_jax.evaluation.protocol import evaluate
 from rllava_jax.inference.predictor import Predictor
 
 CONDITIONS = ("right", "none", "blank", "noise", "shuffled", "question_only", "corrupted:blur:3")

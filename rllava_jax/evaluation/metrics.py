@@ -34,7 +34,7 @@ from jaxtyping import Float
 from data_pipelines.conditions import ALL, DETECTED, MAIN
 from data_pipelines.records import FAMILIES, DataError
 from rllava_jax.evaluation.answers import normalise_answer, score
-from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
+from rllava_jax.evaluation.confidence.calibration import auroc, brier_score, expected_calibration_error, ones
 from rllava_jax.evaluation.intervals import Clusters, Interval, Statistic, bootstrap_interval, mean_interval
 from rllava_jax.evaluation.predictions import Prediction
 

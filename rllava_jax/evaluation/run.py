@@ -16,15 +16,15 @@ from data_pipelines.images import decode
 from rllava_jax import hosts, provenance
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import to_json
+from rllava_jax.evaluation.asking import choose_examples, evaluate
+from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows
-from rllava_jax.evaluation.detected_report import region_sources
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.protocol import choose_examples, evaluate
-from rllava_jax.evaluation.report import write_report
+from rllava_jax.evaluation.report.detected import region_sources
+from rllava_jax.evaluation.report.run_report import write_report
 from rllava_jax.evaluation.results import write_results
-from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.model.params import Params
@@ -107,7 +107,7 @@ def write_evaluation(
 
     Args:
       calibration: of the checkpoint, if it has one; adds rows on how it held.
-      title, run: as `report.write_report`.
+      title, run: as `run_report.write_report`.
     """
     settings = config.evaluation
     rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)

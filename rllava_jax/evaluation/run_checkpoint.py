@@ -25,8 +25,8 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
 from rllava_jax.config_validation import validate
+from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
-from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.run import write_evaluation
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration

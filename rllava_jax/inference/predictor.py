@@ -55,7 +55,7 @@ class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
     Attributes:
-      preprocessor, answerer, params: what `evaluation.protocol.evaluate` asks many questions with.
+      preprocessor, answerer, params: what `evaluation.asking.evaluate` asks many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
     """

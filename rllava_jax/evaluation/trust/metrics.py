@@ -32,8 +32,8 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipelines.trust_boxes import FAMILIES, PREFIX, VARIANTS
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.calibration import auroc, brier_score, ones
-from rllava_jax.evaluation.calibration_equal_mass import aurc, confident_error, ece_equal_mass
+from rllava_jax.evaluation.confidence.calibration import auroc, brier_score, ones
+from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass
 from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_interval, mean_interval
 from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.trust.joined import Answered, Answers

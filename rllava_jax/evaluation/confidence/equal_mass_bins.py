@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from rllava_jax.evaluation.calibration import BINS, ReliabilityBin
+from rllava_jax.evaluation.confidence.calibration import BINS, ReliabilityBin
 
 
 def reliability_equal_mass(

@@ -9,22 +9,20 @@ from pathlib import Path
 from data_pipelines.conditions import CONTROLS
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.calibration import reliability, risk_coverage
-from rllava_jax.evaluation.condition_names import condition_name
-from rllava_jax.evaluation.detected_report import detected_chapter
-from rllava_jax.evaluation.equal_mass_bins import reliability_equal_mass
-from rllava_jax.evaluation.gallery import ImageOf, cases_of, choose_chapters, worst_first
-from rllava_jax.evaluation.gallery_cards import LEGEND, Album, cards_html, filters_html
-from rllava_jax.evaluation.line_plots import dot_plot
+from rllava_jax.evaluation.confidence.calibration import reliability, risk_coverage
+from rllava_jax.evaluation.confidence.equal_mass_bins import reliability_equal_mass
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, Scored, confidence_and_correctness, metrics_of
-from rllava_jax.evaluation.page import Section, page_html
-from rllava_jax.evaluation.plots import reliability_plot, risk_coverage_plot
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.published import published_table
-from rllava_jax.evaluation.report_controls import controls_html
-from rllava_jax.evaluation.report_trust import trust_html
-from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
-from rllava_jax.evaluation.tables import (
+from rllava_jax.evaluation.report.condition_names import condition_name
+from rllava_jax.evaluation.report.controls import controls_html
+from rllava_jax.evaluation.report.detected import detected_chapter
+from rllava_jax.evaluation.report.gallery import ImageOf, cases_of, choose_chapters, worst_first
+from rllava_jax.evaluation.report.gallery_cards import LEGEND, Album, cards_html, filters_html
+from rllava_jax.evaluation.report.line_plots import dot_plot
+from rllava_jax.evaluation.report.page import Section, page_html
+from rllava_jax.evaluation.report.plots import reliability_plot, risk_coverage_plot
+from rllava_jax.evaluation.report.published import published_table
+from rllava_jax.evaluation.report.tables import (
     RowIndex,
     calibration_table,
     facts_table,
@@ -34,6 +32,8 @@ from rllava_jax.evaluation.tables import (
     subset_name,
     wrong_kind_table,
 )
+from rllava_jax.evaluation.report.trust import trust_html
+from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
 from rllava_jax.paths import path_of
 
 _BY_TYPE = {

@@ -19,10 +19,10 @@ from jaxtyping import Float
 from data_pipelines.conditions import ALL
 from data_pipelines.records import FAMILIES
 from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.confidence.temperature import quality
 from rllava_jax.evaluation.intervals import mean_interval
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.temperature import quality
 from rllava_jax.inference.calibration import Calibration, Estimate
 
 
