@@ -17,7 +17,7 @@ from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
 from data_pipelines.boxes import box_to_loc_tokens
 from data_pipelines.records import ImageError
-from rllava_jax.evaluation.confidence.equal_mass_bins import reliability_equal_mass
+from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.report.gallery import cases_of, choose_chapters, worst_first
