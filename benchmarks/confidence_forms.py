@@ -17,11 +17,11 @@ from jaxtyping import Float
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from data_pipelines.seeding import rng_for
-from rllava_jax.evaluation.calibration import expected_calibration_error, ones
+from rllava_jax.evaluation.confidence.calibration import expected_calibration_error, ones
+from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness
+from rllava_jax.evaluation.confidence.temperature import FOLDS
 from rllava_jax.evaluation.intervals import mean_interval
 from rllava_jax.evaluation.predictions import read_predictions
-from rllava_jax.evaluation.selective import log_prob_and_correctness
-from rllava_jax.evaluation.temperature import FOLDS
 from rllava_jax.inference.calibration import log_odds
 
 Form = Callable[[Float[np.ndarray, " N"], Sequence[float]], Float[np.ndarray, " N"]]

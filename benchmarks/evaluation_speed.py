@@ -151,8 +151,8 @@ def _serve(options: argparse.Namespace) -> None:
 def _asked(options: argparse.Namespace) -> Any:
     """The checkpoint's configuration and its questions, ordered as an evaluation asks them, whole batches only."""
     from data_pipelines.evaluation_batches import evaluation_batches
+    from rllava_jax.evaluation.asking import choose_examples
     from rllava_jax.evaluation.evaluate_options import make_parser
-    from rllava_jax.evaluation.protocol import choose_examples
     from rllava_jax.evaluation.run_checkpoint import asked_config, open_checkpoint
     from rllava_jax.task import load_task
 
@@ -176,7 +176,7 @@ Tasks = dict[str, Callable[[], list[str]]]
 def _ours(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, Any]]:
     import jax
 
-    from rllava_jax.evaluation.protocol import evaluate
+    from rllava_jax.evaluation.asking import evaluate
     from rllava_jax.inference.predictor import Predictor
 
     checkpoint, config, preprocessor, batches = asked

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from data_pipelines.batch_shapes import batch_shapes, length_for
+from data_pipelines.batch_shapes import Shape, batch_shapes, length_for
 from data_pipelines.controls import ShuffledImages
 from data_pipelines.policy import Shown, regions_under
 from data_pipelines.preprocess import Arrays, Preprocessor
@@ -75,11 +75,43 @@ def evaluation_batches(
         longest=longest,
         slots=preprocessor.regions.max_regions,
     )
+    batches = stacked_batches(
+        [(one.pictured, one.shown) for one in asked],
+        shapes,
+        preprocessor,
+        batch_size,
+        condition=condition,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    for arrays, valid in batches:
+        yield arrays, [(asked[position].example, asked[position].shown) for position in valid]
 
-    def prepare(position: int) -> tuple[Arrays, _Asked, bool]:
-        one = asked[min(position, len(asked) - 1)]
-        arrays = preprocessor.evaluation(one.pictured, one.shown, condition=condition)
-        return arrays, one, position < len(asked)
+
+def stacked_batches(
+    asked: Sequence[tuple[VQAExample, Shown]],
+    shapes: Sequence[Shape],
+    preprocessor: Preprocessor,
+    batch_size: int,
+    *,
+    condition: str = "right",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[tuple[Arrays, list[int]]]:
+    """Questions in their order, `batch_size` at a time; prepared by threads while the one before is answered.
+
+    Args:
+      asked: examples with the image that is shown, and the regions.
+      shapes: of each batch.
+      condition: as `Preprocessor.evaluation`.
+
+    Yields:
+      As `evaluation_batches`, with the positions in `asked` of the valid rows.
+    """
+
+    def prepare(position: int) -> tuple[Arrays, int]:
+        pictured, shown = asked[min(position, len(asked) - 1)]
+        return preprocessor.evaluation(pictured, shown, condition=condition), position
 
     mine = range(process_index, len(shapes) * batch_size, process_count)
     rows = batch_size // process_count
@@ -88,11 +120,11 @@ def evaluation_batches(
     prepared = iter(grain.MapDataset.source(mine).map(prepare).to_iter_dataset(options))
     for shape in shapes:
         batch = [next(prepared) for _ in range(rows)]
-        arrays = {name: np.stack([row[0][name] for row in batch]) for name in batch[0][0]}
+        arrays = {name: np.stack([row[name] for row, _ in batch]) for name in batch[0][0]}
         arrays |= {name: arrays[name][:, : shape.length] for name in _TEXT}
         arrays |= {name: arrays[name][:, : shape.slots] for name in _SLOTS if name in arrays}
-        arrays["example_valid"] = np.array([valid for *_, valid in batch])
-        yield arrays, [(one.example, one.shown) for _, one, valid in batch if valid]
+        arrays["example_valid"] = np.array([position < len(asked) for _, position in batch])
+        yield arrays, [position for _, position in batch if position < len(asked)]
 
 
 def _asked(

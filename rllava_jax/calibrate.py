@@ -30,13 +30,13 @@ from rllava_jax import __version__, provenance
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.config import Condition, Config, ConfigError
 from rllava_jax.config_loading import OVERRIDE_PREFIX, overridden
-from rllava_jax.evaluation.metrics import rows as score_rows
+from rllava_jax.evaluation import metrics
+from rllava_jax.evaluation.asking import choose_examples, evaluate
+from rllava_jax.evaluation.confidence.risk_bounds import stops
+from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness, selective_rows
+from rllava_jax.evaluation.confidence.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
-from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.results import markdown_table, write_results
-from rllava_jax.evaluation.risk_bounds import stops
-from rllava_jax.evaluation.selective import log_prob_and_correctness, selective_rows
-from rllava_jax.evaluation.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.paths import absolute, path_of
@@ -253,7 +253,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
         predictor.answerer, predictor.params, predictor.preprocessor, examples, settings, progress=split
     )
     if jax.process_index() == 0:
-        write_results(_asked(checkpoint), score_rows(predictions, bootstrap=0, seed=config.seed), predictions)
+        write_results(_asked(checkpoint), metrics.rows(predictions, bootstrap=0, seed=config.seed), predictions)
     return predictions
 
 

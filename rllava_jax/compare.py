@@ -25,9 +25,9 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.config import ConfigError
 from rllava_jax.config_loading import from_json
 from rllava_jax.evaluation.comparison import Comparison, Side, compare_sides, read_side
-from rllava_jax.evaluation.comparison_report import comparison_html
-from rllava_jax.evaluation.gallery import ImageOf
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.report.comparison_report import comparison_html
+from rllava_jax.evaluation.report.gallery import ImageOf
 from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.paths import path_of
 from rllava_jax.provenance import stored_config

@@ -37,7 +37,7 @@ from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol
 from rllava_jax.evaluation.results import markdown_table, rows_as_json
-from rllava_jax.evaluation.scoring import Scored, score_items, score_rows
+from rllava_jax.evaluation.scoring import ScoredItem, score_items, score_rows
 from rllava_jax.paths import path_of
 
 # Options that only some of the modes read: all but --out, --bootstrap and --seed.
@@ -67,7 +67,7 @@ MODE_OF = {
 class _Scoring:
     """A file of predictions, scored."""
 
-    scored: list[Scored]
+    scored: list[ScoredItem]
     findings: Findings
 
 
@@ -291,7 +291,7 @@ def _compare(
     return rows
 
 
-def _paired(s: Scored, protocol: Protocol) -> paired.Scored:
+def _paired(s: ScoredItem, protocol: Protocol) -> paired.Scored:
     item = s.item
     question = (item.dataset, item.split, item.id, item.region)
     return paired.Scored(question, item.image_id, protocol.subsets(item), s.scores)
@@ -327,7 +327,7 @@ def _write(
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
-def _scored_line(s: Scored) -> dict[str, Any]:
+def _scored_line(s: ScoredItem) -> dict[str, Any]:
     item = s.item
     return {
         "id": item.id,

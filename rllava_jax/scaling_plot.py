@@ -14,6 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from rllava_jax.evaluation.report.plots import FILE_INK, file_style
 from rllava_jax.scaling_fit import EXPONENT, Factor, Law
 from rllava_jax.scaling_points import Point
 from rllava_jax.scaling_report import Outcome
@@ -21,22 +22,6 @@ from rllava_jax.scaling_report import Outcome
 _MOST_CURVES = 7  # of more sizes, so many are drawn, evenly spread
 _COLUMNS = 4
 _MOST_TICKS = 4  # values of the horizontal axis that are written where the runs are, rather than at powers of ten
-_INK, _RULE = "#1f2630", "#c9d0d9"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "path",  # looks the same wherever it is shown
-    "svg.hashsalt": "scaling",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": "#e6eaee",
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-}
 _Colours = dict[int, Any]  # of each size, or of each amount of data where size is the horizontal axis
 _LABELS: dict[Factor, str] = {"size": "parameters, X", "data": "examples, D"}
 
@@ -51,7 +36,7 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
     colours = _colours(outcomes, "size" if along == "data" else "data")
     columns = min(len(outcomes), _COLUMNS)
     blocks = math.ceil(len(outcomes) / columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(file_style("scaling", font_size=10)):
         figure = Figure(figsize=(max(3.3 * columns, 6.0) + 0.6, 5.0 * blocks + 0.6), layout="constrained")
         FigureCanvasSVG(figure)
         grid = figure.add_gridspec(2 * blocks, columns, height_ratios=[3.2, 1.0] * blocks)
@@ -133,7 +118,7 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colou
     across: Factor = "size" if along == "data" else "data"
     values = np.array([[getattr(p, factor) for factor in outcome.law.factors] for p in outcome.points], float)
     residuals = 100 * (np.log([p.loss for p in outcome.points]) - np.log(outcome.law.predict(values)))
-    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axhline(0, color=FILE_INK, linewidth=0.8)
     axes.scatter(
         [getattr(p, along) for p in outcome.points], residuals, s=20, zorder=3, linewidths=0,
         color=[colours[getattr(p, across)] for p in outcome.points],

@@ -187,8 +187,27 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="boxes|run|score|table")
+    _add_boxes_options(commands.add_parser("boxes", help="write the file of perturbed boxes", allow_abbrev=False))
+    run = commands.add_parser("run", help="ask a model, and score its answers", allow_abbrev=False)
+    _add_run_options(run)
+    score = commands.add_parser("score", help="score answers again", allow_abbrev=False)
+    _add_score_options(score)
+    for command in (run, score):
+        command.add_argument(
+            "--bootstrap",
+            type=int,
+            default=1000,
+            metavar="N",
+            help="resamples by image; 0: no intervals (default: 1000)",
+        )
+        command.add_argument(
+            "--gallery", type=int, default=60, metavar="N", help="examples in the report (default: 60)"
+        )
+    _add_table_options(commands.add_parser("table", help="several models in one Markdown table", allow_abbrev=False))
+    return parser
 
-    boxes = commands.add_parser("boxes", help="write the file of perturbed boxes", allow_abbrev=False)
+
+def _add_boxes_options(boxes: argparse.ArgumentParser) -> None:
     boxes.set_defaults(command=_make_boxes)
     boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
     boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
@@ -205,7 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     boxes.add_argument("--out", required=True, metavar="FILE")
 
-    run = commands.add_parser("run", help="ask a model, and score its answers", allow_abbrev=False)
+
+def _add_run_options(run: argparse.ArgumentParser) -> None:
     run.set_defaults(command=_run)
     asked = run.add_mutually_exclusive_group(required=True)
     asked.add_argument("--checkpoint", metavar="DIR", help="a run's workdir, an imported model, or checkpoints/STEP")
@@ -230,30 +250,20 @@ def _parser() -> argparse.ArgumentParser:
         "--questions", type=int, default=0, metavar="N", help="ask at most N of each family (default: all)"
     )
 
-    score = commands.add_parser("score", help="score answers again", allow_abbrev=False)
+
+def _add_score_options(score: argparse.ArgumentParser) -> None:
     score.set_defaults(command=_score)
     score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
     score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
     score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
     score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
-    for command in (run, score):
-        command.add_argument(
-            "--bootstrap",
-            type=int,
-            default=1000,
-            metavar="N",
-            help="resamples by image; 0: no intervals (default: 1000)",
-        )
-        command.add_argument(
-            "--gallery", type=int, default=60, metavar="N", help="examples in the report (default: 60)"
-        )
 
-    table = commands.add_parser("table", help="several models in one Markdown table", allow_abbrev=False)
+
+def _add_table_options(table: argparse.ArgumentParser) -> None:
     table.set_defaults(command=_table)
     table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
     table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
     table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rllava_jax.evaluation.calibration import (
+from rllava_jax.evaluation.confidence.calibration import (
     auroc,
     brier_score,
     expected_calibration_error,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from data_pipelines.records import DataError
-from rllava_jax.evaluation.calibration import ones
 from rllava_jax.evaluation.classification import (
     binary_auc,
     binary_f1,
@@ -18,6 +17,7 @@ from rllava_jax.evaluation.classification import (
     class_f1,
     macro,
 )
+from rllava_jax.evaluation.confidence.calibration import ones
 from rllava_jax.evaluation.protocols.classification import CLASSIFICATION
 from rllava_jax.evaluation.protocols.findings import FINDINGS, probability_of_yes
 from rllava_jax.evaluation.protocols.protocol import Item

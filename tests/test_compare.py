@@ -10,8 +10,8 @@ from report_examples import asked
 
 from rllava_jax.compare import main
 from rllava_jax.evaluation.comparison import compare_sides, read_side
-from rllava_jax.evaluation.comparison_report import differing
 from rllava_jax.evaluation.metrics import rows
+from rllava_jax.evaluation.report.comparison_report import differing
 from rllava_jax.evaluation.results import write_results
 
 

@@ -12,11 +12,11 @@ from data_pipelines.records import Region, VQAExample
 from data_pipelines.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.config_validation import validate
+from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.detected_regions import detected_rows
-from rllava_jax.evaluation.detected_report import region_sources
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.evaluation.protocol import evaluate
-from rllava_jax.evaluation.report import write_report
+from rllava_jax.evaluation.report.detected import region_sources
+from rllava_jax.evaluation.report.run_report import write_report
 from rllava_jax.inference.answerer import Answer
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")

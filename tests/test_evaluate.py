@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scored_files import Scores, write
 
-from data_pipelines.sources import load_examples, path_vqa, slake, vqa_rad
+from data_pipelines.sources import load_examples
 from rllava_jax.config import DataConfig
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.metrics import rows as rows_of_a_run
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
-from rllava_jax.evaluation.protocols.registry import protocol
 from rllava_jax.evaluation.results import write_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -29,30 +29,6 @@ QUESTIONS = [
     {"id": "d", "answer": "left lower lobe", "answer_type": "open", "image_id": "i3", "accepted": ["left lung"]},
     {"id": "e", "answer": 3, "answer_type": "open", "image_id": "i4"},
 ]
-
-
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-class Scores:
-    """What one call wrote and printed."""
-
-    def __init__(self, folder: Path, err: str = "") -> None:
-        self.rows = json.loads((folder / "scores.json").read_text())
-        self.about = json.loads((folder / "about.json").read_text())
-        self.scored = [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
-        self.err = err
-
-    def __getitem__(self, key: str) -> tuple[float, int]:
-        subset, metric = key.rsplit("/", 1)
-        (row,) = [r for r in self.rows if (r["subset"], r["metric"]) == (subset, metric)]
-        return row["value"], row["n"]
-
-    def found(self, words: str) -> int:
-        """How many of what `words` begin to describe."""
-        return sum(count for what, count in self.about["found"].items() if what.startswith(words))
 
 
 def evaluate(tmp_path: Path, answers: list[Any], *options: str, questions: list[Any] = QUESTIONS) -> Scores:
@@ -255,78 +231,6 @@ def test_two_files_are_compared_question_by_question(tmp_path, capsys):
     assert (row["first"], row["second"], row["difference"], row["n"]) == (4 / 5, 1 / 5, pytest.approx(3 / 5), 5)
     assert (row["first_only"], row["second_only"], row["mcnemar_p"]) == (3, 0, pytest.approx(2 / 8))
     assert "| all | accuracy | 5 | 80.0 | 20.0 | +60.0" in capsys.readouterr().out
-
-
-def answers_to_vqa_rad(root: str, path: Path, answer) -> Path:
-    entries = json.loads((Path(root) / "VQA_RAD Dataset Public.json").read_text())
-    asked = [e for e in entries if e["phrase_type"] in ("test_freeform", "test_para")]
-    return write(path, [{"id": f"vqa_rad/{e['qid']}", "answer": answer(e)} for e in asked])
-
-
-@pytest.mark.parametrize(
-    ("answer", "closed", "dropped", "strict"),
-    [("yes no", (251 / 272, 272), (1, 251), 0), (None, (254 / 272, 272), (254 / 272, 272), 1)],
-    ids=["yes no", "perfect"],
-)
-def test_published_inflation_is_reproduced_on_vqa_rad(vqa_rad_root, tmp_path, answer, closed, dropped, strict):
-    """92.28 for "yes no" to everything, 93.38 for a perfect model; strict gives 0 and 100."""
-    path = answers_to_vqa_rad(vqa_rad_root, tmp_path / "a.jsonl", lambda e: answer or e["answer"])
-    command = ["--predictions", str(path), "--root", vqa_rad_root, "--bootstrap", "0", "--out", str(tmp_path / "out")]
-    assert main([*command, "--protocol", "llava_med_legacy", "--data", "vqa_rad"]) == 0
-    scores = Scores(tmp_path / "out")
-    assert scores["answer_type=closed/legacy_closed"] == closed
-    assert scores["answer_type=closed/legacy_closed_dropped"] == dropped
-    assert main([*command, "--protocol", "vqa_rad"]) == 0
-    scores = Scores(tmp_path / "out")
-    assert scores["answer_type=closed/accuracy"] == (strict, 272)
-    assert scores["answer_type=open/exact_match"] == (strict, 179)
-
-
-def test_the_english_test_questions_of_slake_are_those_that_its_protocol_expects(slake_root, tmp_path):
-    entries = json.loads((Path(slake_root) / "test.json").read_text(encoding="utf-8"))
-    root = tmp_path / "slake"
-    (root / "imgs").mkdir(parents=True)
-    (root / "test.json").symlink_to(Path(slake_root) / "test.json")
-    for name in {entry["img_name"].split("/")[0] for entry in entries}:
-        folder = Path(slake_root) / "imgs" / name
-        # Copies often lack images, which scoring does not look at.
-        (root / "imgs" / name).symlink_to(folder if (folder / "source.jpg").is_file() else folder.with_name("xmlab1"))
-    asked = [{"id": f"slake/en/{e['qid']}", "answer": e["answer"]} for e in entries if e["q_lang"] == "en"]
-    command = ["--predictions", str(write(tmp_path / "a.jsonl", asked)), "--root", str(root), "--bootstrap", "0"]
-    assert main([*command, "--protocol", "slake", "--out", str(tmp_path / "out")]) == 0
-    scores = Scores(tmp_path / "out")
-    assert scores["all/accuracy"] == (1, 1061)
-    assert scores["answer_type=closed/accuracy"] == (1, 416)
-    assert scores["answer_type=yes_no/accuracy"] == (1, 416 - 61)
-    assert scores["answer_type=open/exact_match"] == (1, 645)
-
-
-def test_the_card_of_slake_counts_both_languages():
-    assert protocol("slake").expected + 1033 == slake.CARD.splits["test"].examples
-    assert protocol("vqa_rad").expected == vqa_rad.CARD.splits["test"].examples == 451
-    assert protocol("pathvqa").expected == path_vqa.CARD.splits["test"].examples == 6761
-
-
-def test_450_of_451_are_refused_unless_allowed(vqa_rad_root, tmp_path, capsys):
-    path = answers_to_vqa_rad(vqa_rad_root, tmp_path / "a.jsonl", lambda e: e["answer"])
-    path.write_text(path.read_text().split("\n", 1)[1])
-    command = ["--predictions", str(path), "--protocol", "vqa_rad", "--root", vqa_rad_root, "--bootstrap", "0"]
-    assert main(command) == 2
-    err = capsys.readouterr().err
-    assert f"error: {path} answers 450 of the 451 questions of --protocol vqa_rad" in err
-    assert "--allow-missing 1" in err
-    assert main([*command, "--allow-missing", "1", "--out", str(tmp_path / "out")]) == 0
-    assert Scores(tmp_path / "out")["all/accuracy"] == (450 / 451, 451)
-
-
-def test_a_copy_of_a_data_set_that_lacks_a_question_is_refused(vqa_rad_root, tmp_path, capsys):
-    entries = json.loads((Path(vqa_rad_root) / "VQA_RAD Dataset Public.json").read_text())
-    lacking = next(e for e in entries if e["phrase_type"] == "test_para")
-    (tmp_path / "VQA_RAD Dataset Public.json").write_text(json.dumps([e for e in entries if e is not lacking]))
-    (tmp_path / "images").symlink_to(Path(vqa_rad_root) / "images")
-    path = answers_to_vqa_rad(str(tmp_path), tmp_path / "a.jsonl", lambda e: e["answer"])
-    assert main(["--predictions", str(path), "--protocol", "vqa_rad", "--root", str(tmp_path)]) == 2
-    assert "the copy of the data set has 450 of the 451 questions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rllava_jax.evaluation.risk_bounds import COVERAGES, binomial_upper_bound, design_effect, stops
+from rllava_jax.evaluation.confidence.risk_bounds import COVERAGES, binomial_upper_bound, design_effect, stops
 
 
 @pytest.mark.parametrize(("wrong", "answered"), [(0, 1), (0, 50), (3, 40), (39, 40), (200, 1000)])

@@ -10,8 +10,8 @@ from calibrations import CALIBRATION
 
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import ConfigError
+from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.calibration import calibration_of, stored_calibration, write_calibration
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.records import DataError
-from rllava_jax.evaluation.calibration import auroc, expected_calibration_error, ones
-from rllava_jax.evaluation.temperature import check_enough, fit, fit_with_intervals, held_out_confidence, quality
+from rllava_jax.evaluation.confidence.calibration import auroc, expected_calibration_error, ones
+from rllava_jax.evaluation.confidence.temperature import (
+    check_enough,
+    fit,
+    fit_with_intervals,
+    held_out_confidence,
+    quality,
+)
 from rllava_jax.inference.calibration import calibrated, log_odds
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-
 from data_pipelines.cards import Source
-from data_pipelines.records import DataError
+from data_pipelines.named_exports import named_export
 
 _HERE = "data_pipelines.sources"
 # Name on the command line and in `data.source` → module, and after a colon what it exports where that is not `SOURCE`.
@@ -44,10 +41,5 @@ def source(name: str, *, setting: str) -> Source:
     Raises:
       DataError: there is none; names the nearest.
     """
-    if name not in MODULES:
-        near = difflib.get_close_matches(name, MODULES, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODULES)}"
-        raise DataError(f"{setting}: no data set {name!r}; {remedy}")
-    module, _, exported = MODULES[name].partition(":")
-    found: Source = getattr(importlib.import_module(module), exported or "SOURCE")
+    found: Source = named_export(MODULES, name, what="data set", setting=setting, usual="SOURCE")
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rllava_jax.evaluation.calibration import auroc
+from rllava_jax.evaluation.confidence.calibration import auroc
 
 
 def binary_auc(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from data_pipelines.records import DataError
 from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.metrics import Row, Scored, metrics_of, subsets
-from rllava_jax.evaluation.paired import ComparisonRow, comparison_rows, unmatched
-from rllava_jax.evaluation.paired import Scored as PairedScore
+from rllava_jax.evaluation.metrics import Row, metrics_of
+from rllava_jax.evaluation.paired import ComparisonRow, Scored, comparison_rows, unmatched
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
+from rllava_jax.evaluation.subsets import subsets_of
 from rllava_jax.paths import path_of
 
 _ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
@@ -157,22 +157,13 @@ def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[_
     return {key for p in first if (key := key_of(p)) in others and others[key] != asked(p)}
 
 
-def _scored(predictions: Iterable[Prediction], left_out: set[_Key]) -> list[PairedScore]:
+def _scored(predictions: Iterable[Prediction], left_out: set[_Key]) -> list[Scored]:
+    """By data set and split, in the order in which they are named."""
     groups: dict[tuple[str, str], list[Scored]] = defaultdict(list)
     for p in predictions:
         if key_of(p) not in left_out:
-            groups[p.dataset, p.split].append(Scored(p, score(p)))
-    found = []
-    for scored in groups.values():
-        held: dict[_Key, list[str]] = defaultdict(list)
-        for subset, members in subsets(scored).items():
-            for s in members:
-                held[key_of(s.prediction)].append(subset)
-        found += [
-            PairedScore(key_of(s.prediction), s.prediction.image_id, held[key_of(s.prediction)], s.scores)
-            for s in scored
-        ]
-    return found
+            groups[p.dataset, p.split].append(Scored(key_of(p), p.image_id, subsets_of(p), score(p)))
+    return [scored for group in groups.values() for scored in group]
 
 
 def in_both(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:

@@ -22,7 +22,7 @@ from data_pipelines.boxes import first_box, iou
 from data_pipelines.conditions import DETECTED
 from data_pipelines.question_regions import structures_to_detect
 from data_pipelines.records import Box, Region, VQAExample
-from rllava_jax.evaluation.intervals import mean_interval
+from rllava_jax.evaluation.intervals import Estimator
 from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.predictions import Prediction
 
@@ -129,8 +129,8 @@ def detected_rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: in
                 continue
             values = np.array([value_of(prediction) for prediction in held])
             images = [prediction.image_id for prediction in held]
-            interval = mean_interval(values, images, resamples=bootstrap, seed=seed)
-            found.append(make_row(dataset, split, subset, DETECTED, metric, float(values.mean()), len(held), interval))
+            figure = Estimator(bootstrap, seed).mean(values, images)
+            found.append(make_row(dataset, split, subset, DETECTED, metric, *figure))
     return found
 
 

@@ -8,6 +8,7 @@ Axes: S resamples, N questions, C images.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -93,6 +94,36 @@ def mean_interval(
         return Interval(*bounds)  # one image: nothing is known about others
     means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
     return _percentiles(means)
+
+
+Estimated = tuple[float, int, Interval | None]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A figure with its number of questions and its interval, drawn alike for every row of a result.
+
+    Attributes:
+      resamples: of the images behind each interval; 0 leaves the intervals out.
+      seed: of the resampling.
+    """
+
+    resamples: int
+    seed: int
+
+    def mean(
+        self, values: Float[np.ndarray, " N"], images: Clusters, bounds: tuple[float, float] = (0.0, 1.0)
+    ) -> Estimated:
+        """The mean of N ≥ 1 values, as `mean_interval`."""
+        interval = mean_interval(values, images, resamples=self.resamples, seed=self.seed, bounds=bounds)
+        return float(values.mean()), len(values), interval
+
+    def statistic(self, statistic: Statistic, images: Clusters) -> Estimated | None:
+        """A statistic of N questions, as `bootstrap_interval`; None where it is undefined."""
+        value = float(statistic(np.ones((1, len(images))))[0])
+        if not np.isfinite(value):
+            return None
+        return value, len(images), bootstrap_interval(statistic, images, resamples=self.resamples, seed=self.seed)
 
 
 def _percentiles(values: Float[np.ndarray, " S"]) -> Interval | None:

@@ -24,19 +24,18 @@ metric   accuracy                    normalised equality (localise counts as rig
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Float
 
 from data_pipelines.conditions import ALL, DETECTED, MAIN
 from data_pipelines.records import FAMILIES, DataError
-from rllava_jax.evaluation.answers import normalise_answer, score
-from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
-from rllava_jax.evaluation.intervals import Clusters, Interval, Statistic, bootstrap_interval, mean_interval
+from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.figures import Table, confidence_figures, difference_figure, mean_figure
+from rllava_jax.evaluation.intervals import Estimated, Estimator, Interval
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.subsets import has_confidence_rows, rank, subsets_of
 
 CONDITIONS = MAIN  # those of every evaluation
 _METRICS = {
@@ -70,13 +69,6 @@ def make_row(
     )  # fmt: skip
 
 
-class Scored(NamedTuple):
-    """A prediction and its scores, computed once."""
-
-    prediction: Prediction
-    scores: Mapping[str, float]
-
-
 class Pair(NamedTuple):
     """A difference `first - second` on the same questions.
 
@@ -99,11 +91,12 @@ PAIRS = (
 DETECTED_PAIRS = (Pair("right", DETECTED, True), Pair(DETECTED, "none", True))
 
 
-class _Estimator(NamedTuple):
-    """How intervals are drawn, the same for every row."""
+class _Answers(NamedTuple):
+    """Predictions, and their scores as columns."""
 
-    resamples: int
-    seed: int
+    predictions: Sequence[Prediction]
+    table: Table
+    estimator: Estimator
 
 
 def metrics_of(subset: str) -> tuple[str, ...]:
@@ -125,120 +118,81 @@ def rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> lis
     if not predictions:
         raise DataError("no predictions to score: the evaluation asked no question (check evaluation.families)")
     _check_unique(predictions)
-    groups: dict[tuple[str, str], list[Scored]] = defaultdict(list)
-    for p in predictions:
-        groups[p.dataset, p.split].append(Scored(p, score(p)))
-    estimator = _Estimator(bootstrap, seed)
+    answers = _Answers(
+        predictions,
+        Table([score(p) for p in predictions], [p.confidence for p in predictions], [p.image_id for p in predictions]),
+        Estimator(bootstrap, seed),
+    )
+    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for position, p in enumerate(predictions):
+        by_subset = groups.setdefault((p.dataset, p.split), {})
+        for subset in subsets_of(p):
+            by_subset.setdefault(subset, []).append(position)
     found: list[Row] = []
-    for (dataset, split), scored in groups.items():
-        for subset, members in subsets(scored).items():
-            for region, metric, value, n, interval in _subset_cells(subset, members, estimator):
-                found.append(make_row(dataset, split, subset, region, metric, value, n, interval))
+    for (dataset, split), by_subset in groups.items():
+        for subset in sorted(by_subset, key=_rank):
+            for region, metric, figure in _subset_cells(answers, subset, by_subset[subset]):
+                found.append(make_row(dataset, split, subset, region, metric, *figure))
     return found
 
 
-def subsets(scored: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """Every subset that is not empty, in the order of the module's docstring."""
-    everything = list(scored)
-    found = {"all": everything}
-    for family in FAMILIES:
-        found[f"family={family}"] = [s for s in everything if s.prediction.family == family]
-    ordinary = found["family=vqa"]
-    closed = [s for s in ordinary if s.prediction.answer_type == "closed"]
-    found["has_region=yes"] = [s for s in ordinary if s.prediction.right_boxes]
-    found["answer_type=closed"] = closed
-    found["answer_type=yes_no"] = [s for s in closed if normalise_answer(s.prediction.answer) in ("yes", "no")]
-    found["answer_type=open"] = [s for s in ordinary if s.prediction.answer_type == "open"]
-    for field in ("content_type", "modality"):
-        for value in sorted({getattr(s.prediction, field) for s in ordinary} - {""}):
-            found[f"{field}={value}"] = [s for s in ordinary if getattr(s.prediction, field) == value]
-    return {name: members for name, members in found.items() if members}
+_FAMILY_PLACES = {f"family={family}": place for place, family in enumerate(FAMILIES)}
 
 
-_Cell = tuple[str, str, float, int, Interval | None]
+def _rank(subset: str) -> tuple[int, int, str]:
+    """The order of the module's docstring; families in their own."""
+    place, name = rank(subset)
+    return place, _FAMILY_PLACES.get(subset, 0), name
 
 
-def _subset_cells(subset: str, members: list[Scored], estimator: _Estimator) -> Iterator[_Cell]:
-    """(region, metric, value, n, interval) of every condition, wrong kind and difference."""
-    by_region: dict[str, list[Scored]] = {c: [] for c in ALL}
-    for s in members:
-        by_region[s.prediction.region].append(s)
-    with_calibration = subset == "all" or subset.startswith("family=")
+_Cell = tuple[str, str, Estimated]
+
+
+def _subset_cells(answers: _Answers, subset: str, members: Sequence[int]) -> Iterator[_Cell]:
+    """(region, metric, figure) of every condition, wrong kind and difference."""
+    by_region: dict[str, list[int]] = {c: [] for c in ALL}
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for i in members:
+        prediction = answers.predictions[i]
+        by_region[prediction.region].append(i)
+        if prediction.region == "wrong" and prediction.shown_kind.startswith("wrong:"):
+            by_kind[prediction.shown_kind].append(i)
     for region, held in by_region.items():
         if held:
-            yield from _score_cells(subset, region, held, estimator)
-            if with_calibration:
-                yield from _calibration_cells(region, held, estimator)
-    by_kind: dict[str, list[Scored]] = defaultdict(list)
-    for s in by_region["wrong"]:
-        if s.prediction.shown_kind.startswith("wrong:"):
-            by_kind[s.prediction.shown_kind].append(s)
+            yield from _score_cells(answers, subset, region, held)
+            if has_confidence_rows(subset):
+                for metric, figure in confidence_figures(answers.table, np.array(held), answers.estimator):
+                    yield region, metric, figure
     for kind in sorted(by_kind):
-        yield from _score_cells(subset, kind, by_kind[kind], estimator)
+        yield from _score_cells(answers, subset, kind, by_kind[kind])
     for pair in (*PAIRS, *DETECTED_PAIRS):
-        yield from _difference_cells(subset, pair, by_region[pair.first], by_region[pair.second], estimator)
+        yield from _difference_cells(answers, subset, pair, by_region[pair.first], by_region[pair.second])
 
 
-def _score_cells(subset: str, region: str, held: list[Scored], estimator: _Estimator) -> Iterator[_Cell]:
-    images = [s.prediction.image_id for s in held]
+def _score_cells(answers: _Answers, subset: str, region: str, held: Sequence[int]) -> Iterator[_Cell]:
     for metric in metrics_of(subset):
-        values = np.array([s.scores[metric] for s in held])
-        interval = mean_interval(values, images, resamples=estimator.resamples, seed=estimator.seed)
-        yield region, metric, float(values.mean()), len(held), interval
-
-
-def _calibration_cells(region: str, held: list[Scored], estimator: _Estimator) -> Iterator[_Cell]:
-    images = [s.prediction.image_id for s in held]
-    confidence, correct = confidence_and_correctness(held)
-    figures = confidence_figures(confidence, correct, images, resamples=estimator.resamples, seed=estimator.seed)
-    for metric, value, interval in figures:
-        yield region, metric, value, len(held), interval
-
-
-def confidence_figures(
-    confidence: Float[np.ndarray, " N"],
-    correct: Float[np.ndarray, " N"],
-    images: Clusters,
-    *,
-    resamples: int,
-    seed: int,
-) -> Iterator[tuple[str, float, Interval | None]]:
-    """(metric, value, interval) of what the confidence of N answers is worth."""
-    for metric, values in (("confidence", confidence), ("brier", brier_score(confidence, correct))):
-        yield metric, float(values.mean()), mean_interval(values, images, resamples=resamples, seed=seed)
-    statistics: dict[str, Statistic] = {
-        "ece": partial(expected_calibration_error, confidence=confidence, correct=correct),
-        "auroc": partial(auroc, confidence=confidence, correct=correct),
-    }
-    for metric, statistic in statistics.items():
-        value = float(statistic(ones(len(confidence)))[0])
-        if np.isfinite(value):  # no AUROC where all answers, or none, are right
-            yield metric, value, bootstrap_interval(statistic, images, resamples=resamples, seed=seed)
+        figure = mean_figure(answers.table, np.array(held), metric, answers.estimator)
+        if figure is not None:
+            yield region, metric, figure
 
 
 def _difference_cells(
-    subset: str, pair: Pair, first: list[Scored], second: list[Scored], estimator: _Estimator
+    answers: _Answers, subset: str, pair: Pair, first: Sequence[int], second: Sequence[int]
 ) -> Iterator[_Cell]:
     """Differences over the questions answered under both conditions.
 
     Left out where the subset mixes questions with and without a region and the pair needs one: its number would stand
     beside rows over other questions. `has_region=yes` has it.
     """
-    others = {s.prediction.id: s for s in second}
-    matched = [(s, others[s.prediction.id]) for s in first if s.prediction.id in others]
-    if not matched or (pair.needs_region and not all(s.prediction.right_boxes for s, _ in matched)):
+    asked = answers.predictions
+    others = {asked[i].id: i for i in second}
+    matched = [(i, others[asked[i].id]) for i in first if asked[i].id in others]
+    if not matched or (pair.needs_region and not all(asked[i].has_region for i, _ in matched)):
         return
-    images = [s.prediction.image_id for s, _ in matched]
+    ours, theirs = np.array(matched).T
     for metric in metrics_of(subset):
-        values = np.array([s.scores[metric] - other.scores[metric] for s, other in matched])
-        interval = mean_interval(values, images, resamples=estimator.resamples, seed=estimator.seed, bounds=(-1.0, 1.0))
-        yield f"{pair.first}-{pair.second}", metric, float(values.mean()), len(matched), interval
-
-
-def confidence_and_correctness(held: Sequence[Scored]) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Confidence and 0/1 correctness of each prediction."""
-    confidence = np.array([s.prediction.confidence for s in held], dtype=float)
-    return confidence, np.array([s.scores["accuracy"] for s in held], dtype=float)
+        figure = difference_figure(answers.table, ours, theirs, metric, answers.estimator)
+        yield f"{pair.first}-{pair.second}", metric, figure
 
 
 def _check_unique(predictions: Sequence[Prediction]) -> None:

@@ -63,6 +63,11 @@ class Prediction:
     provenance: str = ""
     accepted: tuple[str, ...] = ()
 
+    @property
+    def has_region(self) -> bool:
+        """Whether the question is about a marked region."""
+        return bool(self.right_boxes)
+
     def __post_init__(self) -> None:
         # A value outside these would silently leave a denominator (VQA-RAD has "CLOSED " and answers that are numbers).
         for name in _TEXT_FIELDS:

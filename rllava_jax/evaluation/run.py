@@ -16,15 +16,14 @@ from data_pipelines.images import decode
 from rllava_jax import hosts, provenance
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.config_loading import to_json
+from rllava_jax.evaluation import metrics
+from rllava_jax.evaluation.asking import choose_examples, evaluate
+from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows
-from rllava_jax.evaluation.detected_report import region_sources
-from rllava_jax.evaluation.metrics import metrics_of
-from rllava_jax.evaluation.metrics import rows as score_rows
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.protocol import choose_examples, evaluate
-from rllava_jax.evaluation.report import write_report
+from rllava_jax.evaluation.report.detected import region_sources
+from rllava_jax.evaluation.report.run_report import write_report
 from rllava_jax.evaluation.results import write_results
-from rllava_jax.evaluation.selective import selective_rows
 from rllava_jax.inference.answerer import Answerer
 from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.model.params import Params
@@ -40,7 +39,7 @@ def check_best_metric(config: Config) -> None:
     if config.train.evaluate_every == "never":
         return
     subset, _, metric = config.train.best_metric.split("/")
-    known = (*metrics_of(subset), "auroc")
+    known = (*metrics.metrics_of(subset), "auroc")
     if metric not in known:
         raise ConfigError(
             f"train.best_metric: {config.train.best_metric!r} ends in no metric of {subset}; "
@@ -107,10 +106,10 @@ def write_evaluation(
 
     Args:
       calibration: of the checkpoint, if it has one; adds rows on how it held.
-      title, run: as `report.write_report`.
+      title, run: as `run_report.write_report`.
     """
     settings = config.evaluation
-    rows = score_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+    rows = metrics.rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     rows += detected_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     if calibration is not None:
         rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
@@ -144,7 +143,7 @@ def validation_figures(
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
     predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.validation)
-    rows = score_rows(predictions, bootstrap=0, seed=config.seed)
+    rows = metrics.rows(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
     return {f"{row['subset']}/{row['region']}/{row['metric']}": float(row["value"]) for row in rows}

@@ -25,8 +25,8 @@ from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
 from rllava_jax.config_validation import validate
+from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
-from rllava_jax.evaluation.protocol import choose_examples, evaluate
 from rllava_jax.evaluation.run import write_evaluation
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration
@@ -47,18 +47,7 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     Raises:
       ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
     """
-    for name in ("checkpoint", "out"):
-        if not getattr(options, name):
-            raise ConfigError(f"--{name}: is missing; give a folder")
-    sampling = _sampling(options)
-    out = path_of(options.out)
-    if (out / "predictions.jsonl").exists():
-        raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
-    if options.protocol not in (None, "strict"):
-        raise ConfigError(
-            f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
-            "that is written under another one"
-        )
+    sampling, out = _sampling_and_folder(options)
     checkpoint, own, tokenizer = open_checkpoint(path_of(options.checkpoint), options.step)
     config = asked_config(own, options, devices=len(jax.devices()))
     validate(config)
@@ -100,6 +89,22 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     if sampling is not None:
         _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
     return 0
+
+
+def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, Path]:
+    """What can be wrong with the options alone is told first."""
+    for name in ("checkpoint", "out"):
+        if not getattr(options, name):
+            raise ConfigError(f"--{name}: is missing; give a folder")
+    sampling, out = _sampling(options), path_of(options.out)
+    if (out / "predictions.jsonl").exists():
+        raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
+    if options.protocol not in (None, "strict"):
+        raise ConfigError(
+            f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
+            "that is written under another one"
+        )
+    return sampling, out
 
 
 def _sampling(options: argparse.Namespace) -> Sampling | None:

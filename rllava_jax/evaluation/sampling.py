@@ -13,8 +13,8 @@ from data_pipelines.records import VQAExample
 from data_pipelines.seeding import rng_for
 from data_pipelines.tokenizer import Tokenizer
 from rllava_jax.config import ConfigError, EvaluationConfig
+from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.protocol import evaluate
 from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.model.params import Params
@@ -64,7 +64,7 @@ def sampled_runs(
       progress: label of the progress bars; "" shows none.
 
     Returns:
-      The predictions of each run, of all hosts, in the order of `protocol.evaluate`. Their confidence is that of the
+      The predictions of each run, of all hosts, in the order of `asking.evaluate`. Their confidence is that of the
       drawn answer, without temperature.
 
     Raises:

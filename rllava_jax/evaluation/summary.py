@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
-from rllava_jax.evaluation.plots import Bar, grouped_bars
+from rllava_jax.evaluation.report.plots import Bar, grouped_bars
+from rllava_jax.evaluation.report.tables import CHANCE, subset_name
 from rllava_jax.evaluation.results import markdown_table
-from rllava_jax.evaluation.tables import CHANCE, subset_name
 from rllava_jax.paths import path_of
 
 # In the order of the headline table; the first that was asked is also the one of the report's tiles.

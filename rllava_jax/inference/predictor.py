@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from data_pipelines.batch_shapes import Shape
 from data_pipelines.boxes import first_box
+from data_pipelines.evaluation_batches import stacked_batches
 from data_pipelines.policy import Shown
 from data_pipelines.preprocess import Preprocessor
-from data_pipelines.prompt import count_tokens
 from data_pipelines.records import Box, DataError, Region, Task, VQAExample
 from data_pipelines.windows import window_of
 from rllava_jax import provenance
@@ -55,7 +55,7 @@ class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
     Attributes:
-      preprocessor, answerer, params: what `evaluation.protocol.evaluate` asks many questions with.
+      preprocessor, answerer, params: what `evaluation.asking.evaluate` asks many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
     """
@@ -205,12 +205,8 @@ class Predictor:
 
     def prompt_length(self, asked: Sequence[tuple[VQAExample, Shown]]) -> int:
         """Tokens of the longest prompt, and no fewer than `data.text_length`: a length for `answers`."""
-        prepare = self.preprocessor
-        lengths = (
-            count_tokens(prepare.tokenizer, prepare.turns(example, [r.box for r in shown.regions]), answered=False)
-            for example, shown in asked
-        )
-        return max(prepare.data.text_length, *lengths)
+        lengths = (self.preprocessor.prompt_tokens(example, shown) for example, shown in asked)
+        return max(self.preprocessor.data.text_length, *lengths)
 
     def answers(
         self, asked: Sequence[tuple[VQAExample, Shown]], *, batch_size: int, text_length: int
@@ -231,16 +227,8 @@ class Predictor:
         preprocessor = dataclasses.replace(self.preprocessor, data=data)
         # Decoded images stay in memory from one call to the next.
         object.__setattr__(preprocessor, "cache", self.preprocessor.cache)
-        with ThreadPoolExecutor(max(1, data.threads)) as threads:
-            starts = range(0, len(asked), batch_size)
-            prepared = (
-                threads.map(lambda pair: preprocessor.evaluation(*pair), asked[i : i + batch_size]) for i in starts
-            )
-            following = next(prepared, None)
-            while following is not None:
-                rows = list(following)
-                following = next(prepared, None)  # the threads go on with it while the device decodes
-                count = len(rows)
-                rows += rows[-1:] * (batch_size - count)
-                batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-                yield self.answerer.answer(self.params, batch)[:count]
+        shape = Shape(preprocessor.regions.max_regions, text_length)
+        shapes = [shape] * math.ceil(len(asked) / batch_size)
+        for batch, rows in stacked_batches(asked, shapes, preprocessor, batch_size):
+            batch.pop("example_valid")
+            yield self.answerer.answer(self.params, batch)[: len(rows)]

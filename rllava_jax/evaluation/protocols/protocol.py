@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.records import AnswerType
-from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
+from rllava_jax.evaluation.subsets import subsets_of
 
 Scores = Mapping[str, float]
 
@@ -62,19 +62,6 @@ def every(item: Item) -> bool:
     return True
 
 
-def standard_subsets(item: Item) -> tuple[str, ...]:
-    """The subsets of `evaluation.metrics` that an item belongs to; their names are those of a run's metrics.json."""
-    names = ["all", f"family={item.family}"]
-    if item.family == "vqa":
-        if item.has_region:
-            names.append("has_region=yes")
-        names.append(f"answer_type={item.answer_type}")
-        if item.answer_type == "closed" and normalise_answer(item.answer) in ("yes", "no"):
-            names.append("answer_type=yes_no")
-        names += [f"{name}={value}" for name in ("content_type", "modality") if (value := getattr(item, name))]
-    return tuple(names)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """A way to score predictions.
@@ -106,7 +93,7 @@ class Protocol:
     metrics: Mapping[str, tuple[str, ...]]
     faults: tuple[str, ...] = ()
     counts: Callable[[Item], bool] = every
-    subsets: Callable[[Item], Sequence[str]] = standard_subsets
+    subsets: Callable[[Item], Sequence[str]] = subsets_of
     corpus: Mapping[str, Callable[[Sequence[Item]], Statistic]] = field(default_factory=dict)
     runs: int = 1
     dataset: str = ""

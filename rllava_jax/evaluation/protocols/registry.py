@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import textwrap
 
-from data_pipelines.records import DataError
+from data_pipelines.named_exports import named_export
 from rllava_jax.evaluation.protocols.protocol import Protocol
 
 _HERE = "rllava_jax.evaluation.protocols"
@@ -33,12 +31,7 @@ def protocol(name: str) -> Protocol:
     Raises:
       DataError: there is none; names the nearest.
     """
-    if name not in MODULES:
-        near = difflib.get_close_matches(name, MODULES, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(MODULES)}"
-        raise DataError(f"--protocol: no protocol {name!r}; {remedy}")
-    module, _, exported = MODULES[name].partition(":")
-    found: Protocol = getattr(importlib.import_module(module), exported)
+    found: Protocol = named_export(MODULES, name, what="protocol", setting="--protocol")
     return found
 
 

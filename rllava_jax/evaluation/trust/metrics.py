@@ -23,7 +23,6 @@ metric   accuracy                      normalised equality, as strict as everywh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -32,9 +31,9 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipelines.trust_boxes import FAMILIES, PREFIX, VARIANTS
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.calibration import auroc, brier_score, ones
-from rllava_jax.evaluation.calibration_equal_mass import aurc, confident_error, ece_equal_mass
-from rllava_jax.evaluation.intervals import Interval, Statistic, bootstrap_interval, mean_interval
+from rllava_jax.evaluation.confidence.calibration import auroc, brier_score
+from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass
+from rllava_jax.evaluation.intervals import Estimator, Interval
 from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.trust.joined import Answered, Answers
 from rllava_jax.evaluation.trust.summary import FIGURES, asked_both, trust_figures, wrong_box
@@ -45,21 +44,6 @@ _ONE_BOX = tuple(name for name in VARIANTS if name not in ("none", "two", "contr
 _Cell = tuple[str, str, float, int, Interval | None]
 
 
-@dataclass(frozen=True)
-class _Estimator:
-    resamples: int
-    seed: int
-
-    def mean(
-        self, values: Float[np.ndarray, " N"], images: list[str], bounds: tuple[float, float] = (0.0, 1.0)
-    ) -> tuple[float, int, Interval | None]:
-        interval = mean_interval(values, images, resamples=self.resamples, seed=self.seed, bounds=bounds)
-        return float(values.mean()), len(values), interval
-
-    def interval(self, statistic: Statistic, images: list[str]) -> Interval | None:
-        return bootstrap_interval(statistic, images, resamples=self.resamples, seed=self.seed)
-
-
 def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> list[Row]:
     """Every figure of the benchmark.
 
@@ -67,7 +51,7 @@ def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> lis
       bootstrap: resamples behind each interval; 0 leaves the intervals out.
       seed: of the resampling.
     """
-    estimator = _Estimator(bootstrap, seed)
+    estimator = Estimator(bootstrap, seed)
     first, rows = answers.questions[0], []
     families = np.array([question.family for question in answers.questions])
     subsets = {"all": np.ones(len(families), bool)} | {f"family={name}": families == name for name in FAMILIES}
@@ -80,7 +64,7 @@ def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> lis
     return rows
 
 
-def _cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: _Estimator) -> Iterator[_Cell]:
+def _cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: Estimator) -> Iterator[_Cell]:
     yield from _summary_cells(answers, members, estimator)
     held = {name: found.among(members) for name, found in answers.by_variant.items()}
     held = {name: found for name, found in held.items() if len(found.index)}
@@ -99,25 +83,26 @@ def _cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: _Estima
     yield from _iou_cells(answers, held, estimator)
 
 
-def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: _Estimator) -> Iterator[_Cell]:
+def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: Estimator) -> Iterator[_Cell]:
     keep = np.flatnonzero(members & asked_both(answers))
     if not keep.size:
         return
     parts = {"right": answers.dense("right")[keep], "none": answers.dense("none")[keep],
              "wrong": wrong_box(answers)[keep], "prior": answers.prior[keep]}  # fmt: skip
-    values = trust_figures(ones(len(keep)), **parts)[0]
     images = answers.images(keep)
     for column, metric in enumerate(FIGURES):
-        if np.isfinite(values[column]):
 
-            def statistic(weights: Float[np.ndarray, "S N"], column: int = column) -> Float[np.ndarray, " S"]:
-                return trust_figures(weights, **parts)[:, column]
+        def statistic(weights: Float[np.ndarray, "S N"], column: int = column) -> Float[np.ndarray, " S"]:
+            return trust_figures(weights, **parts)[:, column]
 
-            n = int(np.isfinite(parts["wrong"]).sum()) if metric == "resistance" else len(keep)
-            yield SUMMARY, metric, float(values[column]), n, estimator.interval(statistic, images)
+        figure = estimator.statistic(statistic, images)
+        if figure is not None:
+            value, n, interval = figure
+            n = int(np.isfinite(parts["wrong"]).sum()) if metric == "resistance" else n
+            yield SUMMARY, metric, value, n, interval
 
 
-def _hint_cells(answers: Answers, name: str, found: Answered, estimator: _Estimator) -> Iterator[_Cell]:
+def _hint_cells(answers: Answers, name: str, found: Answered, estimator: Estimator) -> Iterator[_Cell]:
     """How often a right answer is lost, and how often a wrong hint is followed."""
     if name not in ("right", "none"):
         for reference, metric in (("right", "lost"), ("none", "lost_from_none")):
@@ -144,7 +129,7 @@ def _followed_anyway(answers: Answers, name: str, told: Int[np.ndarray, " N"]) -
     return np.array([float(texts[q.id] == answer) for q, answer in zip(questions, implied, strict=True)])
 
 
-def _confidence_cells(region: str, found: Answered, images: list[str], estimator: _Estimator) -> Iterator[_Cell]:
+def _confidence_cells(region: str, found: Answered, images: list[str], estimator: Estimator) -> Iterator[_Cell]:
     confidence, correct = found.confidence, found.correct
     means = {
         "confidence": confidence,
@@ -155,13 +140,13 @@ def _confidence_cells(region: str, found: Answered, images: list[str], estimator
         yield region, metric, *estimator.mean(values, images)
     for metric, function in (("ece_equal_mass", ece_equal_mass), ("auroc", auroc), ("aurc", aurc)):
         statistic = partial(function, confidence=confidence, correct=correct)
-        value = float(statistic(ones(len(correct)))[0])
-        if np.isfinite(value):  # no AUROC where all answers, or none, are right
-            yield region, metric, value, len(correct), estimator.interval(statistic, images)
+        figure = estimator.statistic(statistic, images)
+        if figure is not None:  # no AUROC where all answers, or none, are right
+            yield region, metric, *figure
 
 
 def _difference_cells(
-    answers: Answers, reference: str, name: str, found: Answered, estimator: _Estimator
+    answers: Answers, reference: str, name: str, found: Answered, estimator: Estimator
 ) -> Iterator[_Cell]:
     """Accuracy, and confidence, of the reference less the variant's, over the questions answered under both."""
     if reference not in answers.by_variant:
@@ -180,7 +165,7 @@ def _difference_cells(
         yield f"{PREFIX}{reference}-{name}", metric, *estimator.mean(values, images, bounds=(-1.0, 1.0))
 
 
-def _iou_cells(answers: Answers, held: dict[str, Answered], estimator: _Estimator) -> Iterator[_Cell]:
+def _iou_cells(answers: Answers, held: dict[str, Answered], estimator: Estimator) -> Iterator[_Cell]:
     """Every variant of one box, by its actual IoU with the right one: a question counts with each of its variants."""
     found = [held[name] for name in _ONE_BOX if name in held]
     if not found:

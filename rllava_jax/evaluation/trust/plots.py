@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from data_pipelines.records import DataError
-from rllava_jax.evaluation.plots import Bar
+from rllava_jax.evaluation.report.plots import Bar, file_style
 
 # Okabe and Ito's palette and a marker each: told apart with any colour vision, and in grey.
 _SERIES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"))
-_INK, _RULE = "#1f2630", "#c9d0d9"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "path",  # looks the same wherever it is shown
-    "svg.hashsalt": "trust",
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": "#e6eaee",
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-}
 _APART = 0.008  # between the whiskers of two models, in IoU
 
 
@@ -48,7 +31,7 @@ def trust_curve_plot(
     """
     if len(curves) > len(_SERIES):
         raise DataError(f"trust curve: {len(curves)} models; draw at most {len(_SERIES)} in one picture")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(file_style("trust", font_size=11)):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for number, ((name, points), (colour, marker)) in enumerate(zip(curves.items(), _SERIES, strict=False)):

@@ -10,7 +10,7 @@ from data_pipelines.records import DataError
 from data_pipelines.trust_boxes import PREFIX, VARIANTS
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.plots import Bar
+from rllava_jax.evaluation.report.plots import Bar
 from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES

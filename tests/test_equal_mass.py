@@ -7,8 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rllava_jax.evaluation.calibration import ones
-from rllava_jax.evaluation.calibration_equal_mass import aurc, confident_error, ece_equal_mass
+from rllava_jax.evaluation.confidence.calibration import ones
+from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass
 
 
 def test_bins_of_equal_mass_hold_a_tenth_each():

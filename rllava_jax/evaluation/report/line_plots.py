@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rllava_jax.evaluation.plots import INK, SERIES, STYLE, Bar, condition_style, percent_square, svg_text
+from rllava_jax.evaluation.report.plots import INK, SERIES, STYLE, Bar, condition_style, percent_square, svg_text
 
 _MARKERS = ("o", "s", "^", "D", "v")
 

@@ -28,15 +28,15 @@ def page_html(*, eyebrow: str, title: str, scope: str, sections: Sequence[Sectio
       scope: one sentence on what was evaluated.
       after: HTML at the page's end, such as the images that its cards refer to.
     """
-    script = _resource("report_gallery.js")
+    script = _resource("gallery.js")
     held = [section for section in sections if section.html]
     links = "".join(f'<li><a href="#{s.name}">{escape(s.heading)}</a></li>' for s in held)
     body = "\n".join(f'<section id="{s.name}"><h2>{escape(s.heading)}</h2>{s.html}</section>' for s in held)
-    return Template(_resource("report.html")).substitute(
+    return Template(_resource("page.html")).substitute(
         eyebrow=escape(eyebrow),
         title=escape(title),
         scope=escape(scope),
-        style=_resource("report.css"),
+        style=_resource("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         links=links,

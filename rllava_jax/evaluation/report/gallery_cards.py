@@ -1,7 +1,7 @@
 """The card of each example question, and the gallery around them.
 
 Every image is embedded once, however many cards show it: the cards refer to it by name. The filters are plain
-JavaScript (`report_gallery.js`); without it the page shows every card in the order in which it stands, the worst first.
+JavaScript (`gallery.js`); without it the page shows every card in the order in which it stands, the worst first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from data_pipelines.boxes import boxes_from_text
 from data_pipelines.conditions import ALL, CONTROLS, MAIN
 from data_pipelines.records import Box, ImageError
 from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.condition_names import condition_name
-from rllava_jax.evaluation.gallery import EFFECTS, Case, ImageOf, is_right
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.report.condition_names import condition_name
+from rllava_jax.evaluation.report.gallery import EFFECTS, Case, ImageOf, is_right
 
 _THUMBNAIL = 360  # pixels on the longer side
 _LOC_RUN = re.compile(r"(?:<loc\d{4}>){4}")

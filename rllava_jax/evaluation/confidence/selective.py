@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -19,11 +20,12 @@ from jaxtyping import Float
 from data_pipelines.conditions import ALL
 from data_pipelines.records import FAMILIES
 from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.intervals import mean_interval
-from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.confidence.calibration import brier_score, expected_calibration_error
+from rllava_jax.evaluation.confidence.equal_mass import ece_equal_mass
+from rllava_jax.evaluation.intervals import Estimated, Estimator
+from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.temperature import quality
-from rllava_jax.inference.calibration import Calibration, Estimate
+from rllava_jax.inference.calibration import Calibration
 
 
 def selective_rows(
@@ -44,13 +46,8 @@ def selective_rows(
         for subset in ("all", *(f"family={family}" for family in FAMILIES)):
             for region in ALL:
                 held = [p for p in groups.get((dataset, split, region), ()) if subset in ("all", f"family={p.family}")]
-                for metric, (value, low, high), n in _cells(held, calibration, bootstrap, seed) if held else ():
-                    found.append(
-                        Row(
-                            dataset=dataset, split=split, subset=subset, region=region, metric=metric,
-                            value=value, n=n, ci_low=low, ci_high=high,
-                        )
-                    )  # fmt: skip
+                for metric, figure in _cells(held, calibration, Estimator(bootstrap, seed)) if held else ():
+                    found.append(make_row(dataset, split, subset, region, metric, *figure))
     return found
 
 
@@ -63,24 +60,22 @@ def log_prob_and_correctness(
 
 
 def _cells(
-    held: Sequence[Prediction], calibration: Calibration, bootstrap: int, seed: int
-) -> Iterator[tuple[str, Estimate, int]]:
+    held: Sequence[Prediction], calibration: Calibration, estimator: Estimator
+) -> Iterator[tuple[str, Estimated]]:
     log_prob, correct = log_prob_and_correctness(held)
-    images = np.array([p.image_id for p in held])
-
-    def mean(values: Float[np.ndarray, " N"], of: Sequence[str]) -> Estimate:
-        interval = mean_interval(values, of, resamples=bootstrap, seed=seed)
-        return Estimate(float(values.mean()), *(interval or (None, None)))
-
+    _, images = np.unique([p.image_id for p in held], return_inverse=True)
     for risk in calibration.target_risks:
         stop = calibration.stop_at(risk)
         if stop is None:
-            yield f"coverage@risk={risk:.2f}", Estimate(0.0, None, None), len(held)
+            yield f"coverage@risk={risk:.2f}", (0.0, len(held), None)
             continue
         given = np.array([stop.gives(value) for value in log_prob])
-        yield f"coverage@risk={risk:.2f}", mean(given.astype(float), images.tolist()), len(held)
+        yield f"coverage@risk={risk:.2f}", estimator.mean(given.astype(float), images)
         if given.any():
-            yield f"risk@risk={risk:.2f}", mean(1 - correct[given], images[given].tolist()), int(given.sum())
-    figures = quality(calibration.confidence(log_prob), correct, images.tolist(), resamples=bootstrap, seed=seed)
-    for name in ("brier", "ece", "ece_equal_mass"):
-        yield f"{name}_calibrated", figures[name], len(held)
+            yield f"risk@risk={risk:.2f}", estimator.mean(1 - correct[given], images[given])
+    confidence = calibration.confidence(log_prob)
+    yield "brier_calibrated", estimator.mean(brier_score(confidence, correct), images)
+    for name, function in (("ece", expected_calibration_error), ("ece_equal_mass", ece_equal_mass)):
+        figure = estimator.statistic(partial(function, confidence=confidence, correct=correct), images)
+        assert figure is not None  # an ECE is defined for any answers
+        yield f"{name}_calibrated", figure

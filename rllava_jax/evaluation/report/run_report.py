@@ -6,25 +6,26 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from data_pipelines.conditions import CONTROLS
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.calibration import reliability, risk_coverage
-from rllava_jax.evaluation.condition_names import condition_name
-from rllava_jax.evaluation.detected_report import detected_chapter
-from rllava_jax.evaluation.equal_mass_bins import reliability_equal_mass
-from rllava_jax.evaluation.gallery import ImageOf, cases_of, choose_chapters, worst_first
-from rllava_jax.evaluation.gallery_cards import LEGEND, Album, cards_html, filters_html
-from rllava_jax.evaluation.line_plots import dot_plot
-from rllava_jax.evaluation.metrics import CONDITIONS, Row, Scored, confidence_and_correctness, metrics_of
-from rllava_jax.evaluation.page import Section, page_html
-from rllava_jax.evaluation.plots import reliability_plot, risk_coverage_plot
+from rllava_jax.evaluation.confidence.calibration import reliability, risk_coverage
+from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
+from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.published import published_table
-from rllava_jax.evaluation.report_controls import controls_html
-from rllava_jax.evaluation.report_trust import trust_html
-from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
-from rllava_jax.evaluation.tables import (
+from rllava_jax.evaluation.report.condition_names import condition_name
+from rllava_jax.evaluation.report.controls import controls_html
+from rllava_jax.evaluation.report.detected import detected_chapter
+from rllava_jax.evaluation.report.gallery import ImageOf, cases_of, choose_chapters, worst_first
+from rllava_jax.evaluation.report.gallery_cards import LEGEND, Album, cards_html, filters_html
+from rllava_jax.evaluation.report.line_plots import dot_plot
+from rllava_jax.evaluation.report.page import Section, page_html
+from rllava_jax.evaluation.report.plots import reliability_plot, risk_coverage_plot
+from rllava_jax.evaluation.report.published import published_table
+from rllava_jax.evaluation.report.tables import (
     RowIndex,
     calibration_table,
     facts_table,
@@ -34,6 +35,8 @@ from rllava_jax.evaluation.tables import (
     subset_name,
     wrong_kind_table,
 )
+from rllava_jax.evaluation.report.trust import trust_html
+from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
 from rllava_jax.paths import path_of
 
 _BY_TYPE = {
@@ -246,8 +249,8 @@ def _wrong_kinds(index: RowIndex) -> str:
 
 
 def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
-    held = {c: [Scored(p, score(p)) for p in predictions if p.region == c] for c in CONDITIONS}
-    pairs = {c: confidence_and_correctness(scored) for c, scored in held.items() if scored}
+    held = {c: [p for p in predictions if p.region == c] for c in CONDITIONS}
+    pairs = {c: _confidence_and_correctness(asked) for c, asked in held.items() if asked}
     if not pairs:
         return ""
     figures = (
@@ -274,6 +277,13 @@ def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
         f'<div class="pair three">{plots}</div>{calibration_table(caption, index, ["all"])}'
         f"<details><summary>By question family</summary>{calibration_table(caption, index, HEADLINE)}</details>"
     )
+
+
+def _confidence_and_correctness(
+    predictions: Sequence[Prediction],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    confidence = np.array([p.confidence for p in predictions], dtype=float)
+    return confidence, np.array([score(p)["accuracy"] for p in predictions], dtype=float)
 
 
 def _gallery(predictions: Sequence[Prediction], album: Album, size: int) -> str:

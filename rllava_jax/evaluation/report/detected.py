@@ -9,7 +9,7 @@ from html import escape
 from data_pipelines.conditions import DETECTED
 from rllava_jax.evaluation.detected_regions import NO_BOX, TOO_MANY
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, subset_name
+from rllava_jax.evaluation.report.tables import RowIndex, interval_text, percent, subset_name
 
 _SUBSETS = ("has_region=yes", "family=vqa", "answer_type=closed", "answer_type=open")
 _COLUMNS = ("right", "none", DETECTED, f"right-{DETECTED}", f"{DETECTED}-none")

@@ -19,8 +19,8 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from data_pipelines.records import DataError
 from data_pipelines.seeding import rng_for
-from rllava_jax.evaluation.calibration import auroc, brier_score, expected_calibration_error, ones
-from rllava_jax.evaluation.calibration_equal_mass import ece_equal_mass
+from rllava_jax.evaluation.confidence.calibration import auroc, brier_score, expected_calibration_error, ones
+from rllava_jax.evaluation.confidence.equal_mass import ece_equal_mass
 from rllava_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_interval
 from rllava_jax.inference.calibration import Estimate, calibrated, log_odds
 

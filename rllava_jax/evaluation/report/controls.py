@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, LEVELS
-from rllava_jax.evaluation.line_plots import corruption_plot
 from rllava_jax.evaluation.metrics import metrics_of
-from rllava_jax.evaluation.plots import Bar
+from rllava_jax.evaluation.report.line_plots import corruption_plot
+from rllava_jax.evaluation.report.plots import Bar
+from rllava_jax.evaluation.report.tables import RowIndex, score_table, subset_name
 from rllava_jax.evaluation.summary import HEADLINE, bar_of
-from rllava_jax.evaluation.tables import RowIndex, score_table, subset_name
 
 _CONTROLLED = ("right", "none", "blank", *CONTROLS)
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from rllava_jax.evaluation.calibration import ReliabilityBin
+from rllava_jax.evaluation.confidence.calibration import ReliabilityBin
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness and edge.
 CONDITION_COLOURS = {"right": "#009e73", "none": "#8b94a3", "wrong": "#d55e00", "blank": "none"}
@@ -29,22 +29,45 @@ _PAGE_COLOURS = {
     RULE: "var(--rule)",
     **{c: f"var(--series-{i}, {alone})" for i, (c, alone) in enumerate(zip(SERIES, _SERIES_ALONE, strict=True), 1)},
 }
+FILE_INK = "#1f2630"  # of pictures that stand alone, on white
+
+
+def _axes_style(ink: str, *, rule: str, grid: str, ground: str) -> dict[Any, Any]:
+    return {
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": rule,
+        "axes.facecolor": ground,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "grid.color": grid,
+        "figure.facecolor": ground,
+    }
+
+
 STYLE: dict[Any, Any] = {
+    **_axes_style(INK, rule=RULE, grid=RULE, ground="none"),
     "svg.fonttype": "none",  # text stays text: searchable, read aloud, in the page's font
     "font.family": "sans-serif",
     "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": RULE,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": RULE,
-    "figure.facecolor": "none",
     "hatch.linewidth": 0.8,
 }
+
+
+def file_style(name: str, *, font_size: int) -> dict[Any, Any]:
+    """The style of a picture in a file of its own.
+
+    Args:
+      name: of the picture; the identifiers in the file follow from it, so that the same picture is the same file.
+    """
+    return {
+        **_axes_style(FILE_INK, rule="#c9d0d9", grid="#e6eaee", ground="white"),
+        "svg.fonttype": "path",  # looks the same wherever it is shown
+        "svg.hashsalt": name,
+        "font.size": font_size,
+    }
 
 
 class Bar(NamedTuple):

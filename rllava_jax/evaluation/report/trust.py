@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from data_pipelines.conditions import TRUST
-from rllava_jax.evaluation.condition_names import condition_name
-from rllava_jax.evaluation.line_plots import TrustPoint, dot_plot, trust_plot
+from rllava_jax.evaluation.report.condition_names import condition_name
+from rllava_jax.evaluation.report.line_plots import TrustPoint, dot_plot, trust_plot
+from rllava_jax.evaluation.report.tables import RowIndex, interval_text, percent, subset_name, table_html, value_cell
 from rllava_jax.evaluation.summary import bar_of
-from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, subset_name, table_html, value_cell
 
 _SUMMARY = "trust"
 _FIGURES = {

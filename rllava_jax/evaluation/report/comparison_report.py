@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from data_pipelines.conditions import ALL
 from rllava_jax.evaluation.comparison import Comparison, Side, in_both
-from rllava_jax.evaluation.condition_names import condition_name
-from rllava_jax.evaluation.gallery import Case, ImageOf, cases_of, is_right, new_images_first
-from rllava_jax.evaluation.gallery_cards import (
+from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
+from rllava_jax.evaluation.paired import ComparisonRow
+from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.report.condition_names import condition_name
+from rllava_jax.evaluation.report.gallery import Case, ImageOf, cases_of, is_right, new_images_first
+from rllava_jax.evaluation.report.gallery_cards import (
     LEGEND,
     Album,
     card_start,
@@ -21,13 +24,10 @@ from rllava_jax.evaluation.gallery_cards import (
     question_html,
     verdict_html,
 )
-from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
-from rllava_jax.evaluation.page import Section, page_html
-from rllava_jax.evaluation.paired import ComparisonRow
-from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.report_trust import trust_curves
+from rllava_jax.evaluation.report.page import Section, page_html
+from rllava_jax.evaluation.report.tables import metric_name, minus, percent, subset_name, table_html
+from rllava_jax.evaluation.report.trust import trust_curves
 from rllava_jax.evaluation.summary import HEADLINE
-from rllava_jax.evaluation.tables import metric_name, minus, percent, subset_name, table_html
 
 _HEADLINE = (*HEADLINE, "answer_type=closed", "answer_type=open")
 _NAMED = 12  # unmatched questions that the page names

@@ -11,7 +11,7 @@ from html import escape
 from typing import NamedTuple
 
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.tables import RowIndex, interval_text, percent, table_html
+from rllava_jax.evaluation.report.tables import RowIndex, interval_text, percent, table_html
 
 
 class Published(NamedTuple):

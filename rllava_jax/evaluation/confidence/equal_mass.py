@@ -1,4 +1,4 @@
-"""Calibration where confidences crowd: ECE by equal mass, area under the risk-coverage curve, confident errors.
+"""Calibration where confidences crowd: bins of equal mass, area under the risk-coverage curve, confident errors.
 
 A model that is nearly always sure fills one bin of equal width and leaves the rest to a few questions, whose noise then
 makes the ECE; bins of equal mass each hold as many (Nixon et al., 2019, "Measuring calibration in deep learning").
@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import digamma  # type: ignore[import-untyped]
 
-BINS = 10
+from rllava_jax.evaluation.confidence.calibration import BINS, ReliabilityBin
+
 CONFIDENT = 0.9
 
 
@@ -31,6 +32,29 @@ def ece_equal_mass(
     ends = np.linspace(0, 1, BINS + 1)
     cut = np.stack([np.interp(ends * m[-1], m, g) for m, g in zip(masses, gaps, strict=True)])
     return np.abs(np.diff(cut, axis=1)).sum(axis=1) / masses[:, -1]
+
+
+def reliability_equal_mass(
+    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> list[ReliabilityBin]:
+    """Ten bins of a tenth of the questions each, in order of confidence (Nixon et al., 2019).
+
+    Questions of equal confidence are one group, so that the order of the rows is of no matter: where a bin ends inside
+    a group, the group's right answers are divided in proportion. `n` is rounded to whole questions, at least 1.
+    """
+    levels, group = np.unique(confidence, return_inverse=True)
+    mass = np.bincount(group)
+    below = np.concatenate([[0.0], np.cumsum(mass)])  # questions below each level
+    ends = np.linspace(0, len(confidence), BINS + 1)
+
+    def means(values: Float[np.ndarray, " U"]) -> Float[np.ndarray, " B"]:
+        return np.diff(np.interp(ends, below, np.concatenate([[0.0], np.cumsum(values)]))) / np.diff(ends)
+
+    sure, hits = means(mass * levels), means(np.bincount(group, weights=correct))
+    low = levels[np.searchsorted(below, ends[:-1], side="right") - 1]
+    high = levels[np.searchsorted(below, ends[1:]) - 1]
+    n = max(round(len(confidence) / BINS), 1)
+    return [ReliabilityBin(float(low[b]), float(high[b]), n, float(sure[b]), float(hits[b])) for b in range(BINS)]
 
 
 def aurc(

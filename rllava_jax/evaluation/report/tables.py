@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from rllava_jax.evaluation.condition_names import condition_name
 from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Row, metrics_of
+from rllava_jax.evaluation.report.condition_names import condition_name
 
 # (subset, region, metric) of one data set's split.
 RowIndex = Mapping[tuple[str, str, str], Row]
