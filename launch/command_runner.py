@@ -1,4 +1,4 @@
-"""Runs command lines, or prints them as a shell script that can be pasted.
+"""Runs command lines, or prints them as a shell script that can be pasted; what the programs' own lines share.
 
 The programs of `launch/` that outgrew the shell import it. They take the standard library alone, and any Python from
 3.11 on, so that they run outside the environment.
@@ -6,11 +6,13 @@ The programs of `launch/` that outgrew the shell import it. They take the standa
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,12 +40,28 @@ def starts_again(code: int) -> bool:
     return code in _AGAIN or code > 128
 
 
-def runs_here(config: str, workdir: str, arguments: Sequence[str]) -> list[str] | None:
-    """The local command for what needs no accelerator, `--mode compile`; None for everything else."""
-    asked = list(arguments)
-    if "--mode=compile" not in asked and ("--mode", "compile") not in itertools.pairwise(asked):
-        return None
-    return [str(REPOSITORY / "launch" / "local.sh"), config, workdir, *asked]
+def command_line(
+    prog: str, description: str, about: Mapping[str, str]
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """A program's parser, and those of its actions, which `about` names and describes."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    return parser, {
+        action: actions.add_parser(action, help=text, description=text, allow_abbrev=False)
+        for action, text in about.items()
+    }
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """The option that makes a program show its commands; see `Commands`."""
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, as a shell script; run nothing")
+
+
+def add_program(parser: argparse.ArgumentParser, *, config: str | None = None, workdir: str) -> None:
+    """The arguments that are passed on, last; `config` and `workdir` say what they may be."""
+    parser.add_argument("config", metavar="CONFIG", help=config)
+    parser.add_argument("workdir", metavar="WORKDIR", help=workdir)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="passed on to rllava_jax.main")
 
 
 def revision() -> str:
@@ -78,6 +96,18 @@ class Commands:
         status = self._start(command, stdin=stdin, capture=False).returncode
         if status:
             raise CommandFailed(command, status)
+
+    def compiles_here(self, options: argparse.Namespace) -> bool:
+        """Whether `--mode compile` is asked for, which needs no accelerator: it takes this process's place then."""
+        asked = list(options.arguments)
+        if "--mode=compile" not in asked and ("--mode", "compile") not in itertools.pairwise(asked):
+            return False
+        local = [str(REPOSITORY / "launch" / "local.sh"), options.config, options.workdir, *asked]
+        self.say("needs no TPU, runs here:")
+        if not self.dry_run:
+            os.execv(local[0], local)
+        self.run(local)
+        return True
 
     def output(self, command: Sequence[str]) -> bytes:
         """Runs a command that only asks something; returns its standard output. Raises CommandFailed.

@@ -9,12 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Sequence
 
-from command_runner import DONE, MENDABLE, REPOSITORY, CommandFailed, Commands, LaunchError, revision, runs_here
+from command_runner import (
+    DONE,
+    MENDABLE,
+    REPOSITORY,
+    CommandFailed,
+    Commands,
+    LaunchError,
+    add_dry_run,
+    add_program,
+    command_line,
+    revision,
+)
 from jobset import ACCELERATORS, Workload, manifest, yaml
 
 
@@ -141,8 +151,6 @@ def show(commands: Commands, options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="launch/gke.sh", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION")
     about = {
         "image": "build the image from this folder and push it",
         "run": "write the manifest and apply it; the same line resumes a run that ended or was deleted",
@@ -150,9 +158,9 @@ def parser() -> argparse.ArgumentParser:
         "logs": "of all pods",
         "delete": "delete the JobSet; its pods save first",
     }
-    for action, text in about.items():
-        sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
-        sub.add_argument("--dry-run", action="store_true", help="print what would run, as a shell script; run nothing")
+    result, actions = command_line("launch/gke.sh", __doc__.split("\n\n")[0], about)
+    for action, sub in actions.items():
+        add_dry_run(sub)
         if action in ("image", "run"):
             sub.add_argument("--image", required=True, help="e.g. us-docker.pkg.dev/PROJECT/rllava/rllava_jax:v1")
         if action == "image":
@@ -178,9 +186,7 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--grace", type=int, default=300, help="seconds between SIGTERM and SIGKILL; spot nodes get 15 (300)"
     )
-    sub.add_argument("config", metavar="CONFIG", help="a path inside the image")
-    sub.add_argument("workdir", metavar="WORKDIR", help="gs://…")
-    sub.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="passed on to rllava_jax.main")
+    add_program(sub, config="a path inside the image", workdir="gs://…")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -188,13 +194,9 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     commands = Commands(dry_run=options.dry_run)
     try:
-        if options.action == "run" and (local := runs_here(options.config, options.workdir, options.arguments)):
-            commands.say("needs no TPU, runs here:")
-            if not commands.dry_run:
-                os.execv(local[0], local)
-            commands.run(local)
-        elif options.action == "run":
-            run(commands, options)
+        if options.action == "run":
+            if not commands.compiles_here(options):
+                run(commands, options)
         elif options.action == "image":
             build(commands, options)
         else:

@@ -92,5 +92,10 @@ class Tpu:
         """Runs a line of shell on one worker or all; the caller has quoted it for the worker's shell."""
         return self._gcloud("tpu-vm", "ssh", node, f"--worker={worker}", f"--command={command}", *self.ssh_flags)
 
+    def on_all(self, command: str) -> None:
+        """Runs a line of shell on all workers of all slices. Raises CommandFailed."""
+        for node in self.nodes:
+            self.commands.run(self.ssh_command(node, command))
+
     def scp_command(self, file: str, node: str, target: str) -> list[str]:
         return self._gcloud("tpu-vm", "scp", file, f"{node}:{target}", "--worker=all", *self.ssh_flags)

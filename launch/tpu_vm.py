@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import shlex
 import sys
@@ -24,8 +23,10 @@ from command_runner import (
     CommandFailed,
     Commands,
     LaunchError,
+    add_dry_run,
+    add_program,
+    command_line,
     revision,
-    runs_here,
     starts_again,
 )
 from queued_resource import LOST, WAITING, Preempted, Tpu
@@ -108,16 +109,12 @@ def set_up(tpu: Tpu, options: argparse.Namespace) -> None:
             tpu.commands.run(tpu.scp_command(archive, node, "rllava_jax.tar.gz"))
         code = "rm -rf rllava_jax && mkdir rllava_jax && tar -xzf rllava_jax.tar.gz -C rllava_jax"
     idle = "{ [ ! -e rllava_jax/launch/tpu_vm_worker.sh ] || " + worker("idle") + "; }"  # never under a running program
-    steps = f"{idle} && {code} && {worker('setup', options.data, options.setup)}"
-    for node in tpu.nodes:
-        tpu.commands.run(tpu.ssh_command(node, steps))
+    tpu.on_all(f"{idle} && {code} && {worker('setup', options.data, options.setup)}")
 
 
 def start(tpu: Tpu, key: str, line: Sequence[str]) -> None:
     """Starts the program on all workers of all slices, where it does not run already."""
-    command = f"RLLAVA_REVISION={revision()} {worker('start', key, *line)}"
-    for node in tpu.nodes:
-        tpu.commands.run(tpu.ssh_command(node, command))
+    tpu.on_all(f"RLLAVA_REVISION={revision()} {worker('start', key, *line)}")
 
 
 def statuses(tpu: Tpu) -> list[tuple[str, str]] | None:
@@ -193,8 +190,7 @@ def follow(tpu: Tpu, options: argparse.Namespace) -> tuple[str, int]:
 
 def stop(tpu: Tpu) -> None:
     """Ends the program on every worker; the TPU stays."""
-    for node in tpu.nodes:
-        tpu.commands.run(tpu.ssh_command(node, worker("stop")))
+    tpu.on_all(worker("stop"))
 
 
 def fetch_logs(tpu: Tpu, folder: Path) -> None:
@@ -225,8 +221,7 @@ def run(tpu: Tpu, options: argparse.Namespace) -> int:
         start(tpu, key, line)
         commands.say(f"every {options.poll} s, until the program has ended on all workers:")
         commands.run(tpu.ssh_command(tpu.nodes[0], worker("log", "0"), worker="0"))
-        for node in tpu.nodes:
-            commands.run(tpu.ssh_command(node, worker("status")))
+        tpu.on_all(worker("status"))
         fetch_logs(tpu, Path(options.logs))
         if options.delete_after:
             tpu.delete()
@@ -284,9 +279,7 @@ def finish(tpu: Tpu, options: argparse.Namespace, code: int) -> int:
         tpu.delete()
         tpu.commands.say(f"{tpu.name}: deleted")
     else:
-        tpu.commands.say(
-            f"{tpu.name} goes on costing: launch/tpu_vm.sh delete --name {tpu.name} {shlex.join(tpu.place)}"
-        )
+        tpu.commands.say(f"{tpu.name} goes on costing: {deletion(tpu)}")
     tpu.commands.say(f"exit code {code}")
     return code
 
@@ -295,21 +288,17 @@ def show_status(tpu: Tpu) -> int:
     """Prints the queued resource's state, and what runs on each worker."""
     if tpu.commands.dry_run:
         tpu.commands.run(tpu.list_command())
-        for node in tpu.nodes:
-            tpu.commands.run(tpu.ssh_command(node, worker("status")))
+        tpu.on_all(worker("status"))
         return DONE
     state = tpu.state()
     print(f"{tpu.name}: {state or 'not there'}")
     if state == "ACTIVE":
-        for node in tpu.nodes:
-            tpu.commands.run(tpu.ssh_command(node, worker("status")))
+        tpu.on_all(worker("status"))
     return DONE
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(prog="launch/tpu_vm.sh", description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    actions = result.add_subparsers(dest="action", required=True, metavar="ACTION")
     about = {
         "run": "create or reuse, set up, run, follow and start again until done; the same line resumes or watches",
         "status": "the queued resource's state, and what runs on each worker",
@@ -317,14 +306,14 @@ def parser() -> argparse.ArgumentParser:
         "stop": "end the program (it saves first); the TPU stays and costs",
         "delete": "delete the queued resource and its machines",
     }
-    for action, text in about.items():
-        sub = actions.add_parser(action, help=text, description=text, allow_abbrev=False)
+    result, actions = command_line("launch/tpu_vm.sh", __doc__.split("\n\n")[0], about)
+    for action, sub in actions.items():
         sub.add_argument("--name", required=True, help="of the queued resource")
         sub.add_argument("--zone", required=True)
         sub.add_argument("--project", help="gcloud's own by default")
         sub.add_argument("--slices", type=int, default=1, help="TPU slices of this type, joined by the network (1)")
         sub.add_argument("--internal-ip", action="store_true", help="ssh over the private network")
-        sub.add_argument("--dry-run", action="store_true", help="print what would run, as a shell script; run nothing")
+        add_dry_run(sub)
         sub.add_argument("--logs", help="folder for logs (launch_logs/NAME)")
         if action == "run":
             _run_options(sub)
@@ -349,9 +338,7 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--grace", type=float, default=600, help="seconds for the other workers once one has ended (600)")
     sub.add_argument("--patience", type=int, default=20, help="looks in a row without an answer (20)")
     sub.add_argument("--delete-after", action="store_true", help="delete the TPU at the end, whatever the exit code")
-    sub.add_argument("config", metavar="CONFIG")
-    sub.add_argument("workdir", metavar="WORKDIR", help="gs://…, or a shared folder that --setup mounts")
-    sub.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="passed on to rllava_jax.main")
+    add_program(sub, workdir="gs://…, or a shared folder that --setup mounts")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -385,11 +372,7 @@ def main(argv: Sequence[str]) -> int:
     tpu = Tpu(commands, options.name, options.slices, place, ("--internal-ip",) if options.internal_ip else ())
     watching = False
     try:
-        if options.action == "run" and (local := runs_here(options.config, options.workdir, options.arguments)):
-            commands.say("needs no TPU, runs here:")
-            if not commands.dry_run:
-                os.execv(local[0], local)
-            commands.run(local)
+        if options.action == "run" and commands.compiles_here(options):
             return DONE
         check(options)
         if options.action == "run":

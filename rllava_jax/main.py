@@ -234,10 +234,7 @@ def run(
       The step of the parameters at the end.
     """
     config, start = resolve(config, workdir)
-    validate_patches(config, patch=model_size(config.model).vision.patch)
-    mesh = make_mesh(config.mesh)
-    _check_attention(config, mesh)
-    check_batches(config, mesh)
+    mesh = _mesh_of(config)
     training = mode == "train"
     known = provenance.check_workdir(workdir, config, evaluating=not training)
     hosts.barrier("workdir checked")  # before the first host writes it
@@ -246,13 +243,15 @@ def run(
     tokenizer = provenance.read_tokenizer(workdir) if known else start.tokenizer if start else None
     task = load_task(config, tokenizer=tokenizer, training=training, later=later)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
-    setup = set_up(config, task, mesh, start) if training else None
-    started_from = start.record if start else None
-    if known:
-        started_from = provenance.started_from(workdir)
-    else:
-        provenance.write_workdir(workdir, config, task.tokenizer, started_from)
     answerer = Answerer(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
+    started_from = provenance.started_from(workdir) if known else start.record if start else None
+    setup = None
+    if training:
+        assets = provenance.assets(config, task.preprocessor, started_from)
+        validate = functools.partial(validation_figures, answerer, config, task, workdir)
+        setup = set_up(config, task, mesh, start, assets=assets, validate=validate)
+    if not known:
+        provenance.write_workdir(workdir, config, task.tokenizer, started_from)
     with Checkpoints(
         workdir / "checkpoints",
         keep_last=config.train.keep_last,
@@ -260,49 +259,34 @@ def run(
         read_only=not training,
     ) as checkpoints:
         if setup is not None:
-            assets = provenance.assets(config, task.preprocessor, started_from)
-            validate = functools.partial(validation_figures, answerer, config, task, workdir)
-            state = train(
-                config,
-                workdir,
-                setup,
-                mesh,
-                checkpoints,
-                assets,
-                validate,
-                interruption,
-                names=[example.id for example in task.train],
-                vocab=task.tokenizer.vocab_size,
-            )
+            state = train(config, workdir, setup, mesh, checkpoints, interruption)
             step, params = int(state.step), state.answering
         else:
             step = checkpoints.resolve(which or "last")
             params = checkpoints.restore_params(step, sharded_shapes(mesh, shapes))
     if not evaluates:
         return step
-    folder = evaluate_run(
-        answerer,
-        params,
-        config,
-        task,
-        workdir,
-        step=step,
-        command=command,
-        config_of_run=provenance.stored_config(workdir),
-    )
+    stored = provenance.stored_config(workdir)
+    folder = evaluate_run(answerer, params, config, task, workdir, step=step, command=command, config_of_run=stored)
     logger.info("report: %s", folder / "report.html")
     return step
 
 
-def _check_attention(config: Config, mesh: Mesh) -> None:
+def _mesh_of(config: Config) -> Mesh:
+    """The devices by their axes. Raises ConfigError where model, attention or batches do not suit them."""
+    size = model_size(config.model)
+    validate_patches(config, patch=size.vision.patch)
+    mesh = make_mesh(config.mesh)
     device = mesh.devices.flat[0]
     check_attention(
         config.model.attention,
-        model_size(config.model),
+        size,
         device.platform,
         compute_dtype=compute_dtype(config.model.compute_dtype),
         compute_capability=getattr(device, "compute_capability", None),
     )
+    check_batches(config, mesh)
+    return mesh
 
 
 def _check_planning_options(options: argparse.Namespace) -> None:

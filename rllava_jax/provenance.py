@@ -21,7 +21,8 @@ from rllava_jax import __version__, hosts
 from rllava_jax.atomic_files import write_atomically
 from rllava_jax.checkpoint import CheckpointError
 from rllava_jax.config import Config, ConfigError, DataConfig, MixPart
-from rllava_jax.config_loading import differences, from_json, to_json, upgraded
+from rllava_jax.config_loading import differences, from_json, to_json
+from rllava_jax.config_upgrade import upgraded
 from rllava_jax.paths import require_bucket
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them

@@ -18,7 +18,8 @@ from typing import Any, Literal, NamedTuple
 from data_pipelines.records import DataError
 from rllava_jax import provenance
 from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import differences, from_json, to_json, upgraded
+from rllava_jax.config_loading import differences, from_json, to_json
+from rllava_jax.config_upgrade import upgraded
 from rllava_jax.duration import Duration
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.model.params import abstract, trainable_names

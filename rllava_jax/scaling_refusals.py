@@ -68,6 +68,28 @@ def after_fit(
     if not law.converged or converged < LEAST_CONVERGED:
         which = f"{1 - converged:.0%} of the resampled fits" if law.converged else "the fit"
         found.append(Refusal("not_converged", f"{which} came to no minimum: many laws fit these runs equally well"))
+    found += _exponents(law, intervals)
+    if left_out_error >= left_out_error_of_mean:
+        found.append(
+            Refusal(
+                "no_better_than_mean",
+                f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
+                "when guessed as the mean of the others: the law predicts nothing",
+            )
+        )
+    if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
+        found.append(
+            Refusal(
+                "other_shape",
+                f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling "
+                f"errors (at most {MOST_MISFIT:g} is allowed): they do not follow this form",
+            )
+        )
+    return found
+
+
+def _exponents(law: Law, intervals: Mapping[str, tuple[float, float]]) -> list[Refusal]:
+    found = []
     low, high = EXPONENT_BOUNDS
     for name in law.at_bound():
         value = law.parameters()[name]
@@ -88,22 +110,6 @@ def after_fit(
                     f"{intervals[name][1]:.3g}, {below}: no gain is shown",
                 )
             )
-    if left_out_error >= left_out_error_of_mean:
-        found.append(
-            Refusal(
-                "no_better_than_mean",
-                f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
-                "when guessed as the mean of the others: the law predicts nothing",
-            )
-        )
-    if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
-        found.append(
-            Refusal(
-                "other_shape",
-                f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling "
-                f"errors (at most {MOST_MISFIT:g} is allowed): they do not follow this form",
-            )
-        )
     return found
 
 

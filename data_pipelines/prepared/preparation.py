@@ -101,16 +101,9 @@ def prepare(
     check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
     aside = f"{out}.incomplete"
     _check_neighbours(out, aside)
-    loaded = _load(source, root, splits)
-    _check_counts(source, loaded, root, allow_missing=allow_missing)
-    _require_content(source, loaded, root)
-    if detections is not None:
-        loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
+    loaded = _complete(source, root, splits, detections, allow_missing=allow_missing)
     shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
-    try:
-        os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from None
+    _make_folder(aside, out)
     run(shards)
     notes = _notes(shards)
     kept = {name: _readable(split, shards, notes) for name, split in loaded.items()}
@@ -119,11 +112,7 @@ def prepare(
     _require_content(source, kept, root)
     _write_records(source, kept, shards, notes, aside)
     _write_checksums(shards, notes, root, aside)
-    scans = sum(note.scans for note in notes)
-    if window != AUTO and not scans:
-        logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
-    # Pictures that were pictures before have no window, and suit a run with any.
-    made = {"window": window if scans else None, "detections": detections.record() if detections else None}
+    made = {"window": _window_used(window, notes), "detections": detections.record() if detections else None}
     record = _record(source, kept, root, command) | made
     remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -139,6 +128,13 @@ def _check_neighbours(out: str, aside: str) -> None:
             raise ConfigError(
                 f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another"
             )
+
+
+def _make_folder(aside: str, out: str) -> None:
+    try:
+        os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def _move(aside: str, out: str) -> None:
@@ -174,6 +170,18 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
         if other := next((record.split for record in records if record.split != name), None):
             raise DataError(f"{card.name} {name}: has a record of split {other!r}; every record must be of its split")
     return loaded
+
+
+def _complete(
+    source: Source, root: str, names: Sequence[str], detections: Detections | None, *, allow_missing: bool
+) -> Splits:
+    """The splits as loaded, held against the card, and with the detections in place of their own boxes."""
+    loaded = _load(source, root, names)
+    _check_counts(source, loaded, root, allow_missing=allow_missing)
+    _require_content(source, loaded, root)
+    if detections is None:
+        return loaded
+    return {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
 
 
 def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: bool) -> None:
@@ -232,6 +240,15 @@ def _readable(split: SourceSplit, shards: Sequence[ImageShard], notes: Sequence[
     images = [image for image in split.images if image.image_id not in lost]
     left_out = {**split.left_out, **({_UNREADABLE: list(found)} if found else {})}
     return SourceSplit(examples, images, left_out)
+
+
+def _window_used(window: str, notes: Sequence[Note]) -> str | None:
+    """None where nothing was a scan: pictures that were pictures before have no window, and suit a run with any."""
+    if any(note.scans for note in notes):
+        return window
+    if window != AUTO:
+        logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
+    return None
 
 
 def _write_records(

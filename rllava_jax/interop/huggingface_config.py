@@ -166,38 +166,7 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
       image_token: id of `<image>`.
       dtype: of the weights.
     """
-    vision, decoder = size.vision, size.decoder
-    text: dict[str, Any] = {
-        "model_type": "gemma2" if decoder.post_norms else "gemma",
-        "vocab_size": rows,
-        "hidden_size": decoder.width,
-        "intermediate_size": decoder.mlp,
-        "num_hidden_layers": decoder.depth,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.kv_heads,
-        "head_dim": decoder.head_dim,
-        "hidden_act": "gelu_pytorch_tanh",
-        "hidden_activation": "gelu_pytorch_tanh",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": decoder.rope_base,
-        "max_position_embeddings": 8192,
-        "num_image_tokens": vision.grid**2,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-        "torch_dtype": dtype,
-    }
-    if decoder.post_norms:
-        text |= {
-            # Wide enough never to cut, as in training; 4096 is published, which is just short of 896 pixels' sequence.
-            "sliding_window": max(4096, vision.grid**2 + 4096),
-            "query_pre_attn_scalar": _whole(decoder.query_scale**-2),
-            "attn_logit_softcapping": decoder.attention_cap or None,
-            # As in training: the cap of Gemma 2's own release is left out.
-            "final_logit_softcapping": None,
-        }
+    decoder = size.decoder
     return {
         "architectures": ["PaliGemmaForConditionalGeneration"],
         "model_type": "paligemma",
@@ -212,22 +181,63 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
         "torch_dtype": dtype,
         # Of the version that the tests ran with. Without it 4.57 warns, wrongly, of a tokenizer with a faulty pattern.
         "transformers_version": "5.23.0",
-        "text_config": text,
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": vision.width,
-            "intermediate_size": vision.mlp,
-            "num_hidden_layers": vision.depth,
-            "num_attention_heads": vision.heads,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch,
-            "num_image_tokens": vision.grid**2,
-            "projection_dim": decoder.width,
-            "projector_hidden_act": "gelu_fast",
-            "hidden_act": "gelu_pytorch_tanh",
-            "layer_norm_eps": 1e-6,
-            "vision_use_head": False,
-        },
+        "text_config": _text_config(size, rows=rows, dtype=dtype),
+        "vision_config": _vision_config(size),
+    }
+
+
+def _text_config(size: PaliGemmaConfig, *, rows: int, dtype: str) -> dict[str, Any]:
+    decoder = size.decoder
+    text: dict[str, Any] = {
+        "model_type": "gemma2" if decoder.post_norms else "gemma",
+        "vocab_size": rows,
+        "hidden_size": decoder.width,
+        "intermediate_size": decoder.mlp,
+        "num_hidden_layers": decoder.depth,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": decoder.rope_base,
+        "max_position_embeddings": 8192,
+        "num_image_tokens": size.vision.grid**2,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "torch_dtype": dtype,
+    }
+    if decoder.post_norms:
+        text |= {
+            # Wide enough never to cut, as in training; 4096 is published, which is just short of 896 pixels' sequence.
+            "sliding_window": max(4096, size.vision.grid**2 + 4096),
+            "query_pre_attn_scalar": _whole(decoder.query_scale**-2),
+            "attn_logit_softcapping": decoder.attention_cap or None,
+            # As in training: the cap of Gemma 2's own release is left out.
+            "final_logit_softcapping": None,
+        }
+    return text
+
+
+def _vision_config(size: PaliGemmaConfig) -> dict[str, Any]:
+    vision = size.vision
+    return {
+        "model_type": "siglip_vision_model",
+        "hidden_size": vision.width,
+        "intermediate_size": vision.mlp,
+        "num_hidden_layers": vision.depth,
+        "num_attention_heads": vision.heads,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch,
+        "num_image_tokens": vision.grid**2,
+        "projection_dim": size.decoder.width,
+        "projector_hidden_act": "gelu_fast",
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": False,
     }
 
 

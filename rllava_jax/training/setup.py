@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,13 +12,16 @@ from data_pipelines.loader import TrainingIterator, examples_per_epoch, mixed_it
 from rllava_jax.config import Config, ConfigError
 from rllava_jax.duration import parse_duration
 from rllava_jax.model.axes import check_rules
-from rllava_jax.model.params import abstract, trainable_names
+from rllava_jax.model.params import Params, abstract, trainable_names
 from rllava_jax.sharding import say_what_is_held_whole
 from rllava_jax.starting_point import Origin, StartingPoint, origins
 from rllava_jax.task import Task
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, state_shardings
 from rllava_jax.training.step import Program
+
+# Validation figures of the current parameters at a step.
+Validate = Callable[[Params, int], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class Plan:
     def due(self, step: int, every: int | None) -> bool:
         """Whether something done every so many steps, and always at the last one, is done at `step`."""
         return step == self.steps or (every is not None and step % every == 0)
+
+    def validates(self, step: int) -> bool:
+        """Whether the validation questions are asked after `step`; never, not even after the last, without a period."""
+        return bool(self.evaluate) and self.due(step, self.evaluate)
 
     def logs(self, step: int) -> bool:
         """Whether `step` has a row in the log: every `log` steps, the first and the last."""
@@ -53,6 +61,10 @@ class Setup:
       data: this host's batches.
       start: the checkpoint whose parameters the run begins with; None is random ones, or a run that is resumed.
       origins: where each parameter of a run that is not resumed comes from.
+      vocab: rows of the token table where the configuration does not say.
+      names: ids of the training examples, by the batches' `index`.
+      assets: files that travel inside each checkpoint.
+      validate: called every `train.evaluate_every`; its figures choose the best checkpoint.
     """
 
     plan: Plan
@@ -60,10 +72,25 @@ class Setup:
     data: TrainingIterator
     start: StartingPoint | None
     origins: dict[str, Origin]
+    vocab: int
+    names: Sequence[str]
+    assets: Mapping[str, bytes]
+    validate: Validate
 
 
-def set_up(config: Config, task: Task, mesh: Mesh, start: StartingPoint | None = None) -> Setup:
+def set_up(
+    config: Config,
+    task: Task,
+    mesh: Mesh,
+    start: StartingPoint | None,
+    *,
+    assets: Mapping[str, bytes],
+    validate: Validate,
+) -> Setup:
     """Shapes, then shardings: no array is made here.
+
+    Args:
+      start, assets, validate: see `Setup`.
 
     Raises:
       ConfigError: a duration, name pattern or mesh that does not fit the data, the parameters or the devices; or a
@@ -71,12 +98,14 @@ def set_up(config: Config, task: Task, mesh: Mesh, start: StartingPoint | None =
       DataError: a question family of positive weight without examples.
     """
     plan = make_plan(config, task)
-    made = program(config, mesh, vocab=task.tokenizer.vocab_size, steps=plan.steps, warmup=plan.warmup)
+    vocab = task.tokenizer.vocab_size
+    made = program(config, mesh, vocab=vocab, steps=plan.steps, warmup=plan.warmup)
     shapes = made.abstract.params | made.abstract.frozen
     origin = origins(config, shapes, start)
     say_what_is_held_whole(mesh, shapes)
     data = _batches(config, task, steps=plan.steps)
-    return Setup(plan, made, data, start, origin)
+    names = [example.id for example in task.train]
+    return Setup(plan, made, data, start, origin, vocab, names, assets, validate)
 
 
 def _batches(config: Config, task: Task, *, steps: int) -> TrainingIterator:
