@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from data_pipelines.records import DataError
 from rllava_jax.config import Config, ConfigError
@@ -41,7 +42,7 @@ from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, mak
 from rllava_jax.starting_point import resolve
 from rllava_jax.task import training_examples
 from rllava_jax.training.setup import program as make_program
-from rllava_jax.training.step import make_train_step
+from rllava_jax.training.step import Program, make_train_step
 
 NOT_AT_HAND = "(not at hand)"
 
@@ -183,23 +184,11 @@ def make_plan(
     if not state.fits(topology.chip.usable):
         return plan(state, None, "not compiled: parameters and optimiser alone need more", (0.0, 0.0))
     began = time.perf_counter()
-    batch = abstract_batch(config, size)
-    arguments = (
-        placed(program.abstract, program.shardings),
-        placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
-    )
-    step = make_train_step(program, config, mesh)
-    with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
-        traced = step.trace(*arguments)
-        lowered = traced.lower()
+    traced, lowered = _lowered(config, size, program, mesh)
     lowering = time.perf_counter() - began
     began = time.perf_counter()
-    # XLA chooses tiles for its Triton matrix products by timing them, and gives up on some where there is no GPU;
-    # without them it calls cuBLAS, whose results lie in memory as theirs do.
-    options = {"xla_gpu_enable_triton_gemm": False} if topology.chip.platform != "tpu" else None
     try:
-        with _effort(-1.0 if quick else None):
-            compiled = lowered.compile(compiler_options=options)
+        compiled = _compiled(lowered, topology.chip.platform, quick=quick)
     except jax.errors.JaxRuntimeError as error:
         missing = out_of_memory(str(error))
         if missing is None:
@@ -208,15 +197,37 @@ def make_plan(
         needed = dataclasses.replace(state, temporaries=missing)
         return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", seconds)
     seconds = lowering, time.perf_counter() - began
-    shards = batch_shards(mesh)
     activations = kept_activations(
-        traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=shards
+        traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=batch_shards(mesh)
     )
     gradients = device_bytes(program.abstract.params, program.shardings.params)
     needed = step_memory(
         compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
     )
     return plan(needed, _read(compiled, topology, config, flops), "", seconds)
+
+
+def _lowered(
+    config: Config, size: PaliGemmaConfig, program: Program, mesh: Mesh
+) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
+    """The training step, traced with shapes alone, and lowered for the mesh's devices."""
+    batch = abstract_batch(config, size)
+    arguments = (
+        placed(program.abstract, program.shardings),
+        placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
+    )
+    step = make_train_step(program, config, mesh)
+    with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
+        traced = step.trace(*arguments)
+        return traced, traced.lower()
+
+
+def _compiled(lowered: jax.stages.Lowered, platform: str, *, quick: bool) -> jax.stages.Compiled:
+    # XLA chooses tiles for its Triton matrix products by timing them, and gives up on some where there is no GPU;
+    # without them it calls cuBLAS, whose results lie in memory as theirs do.
+    options: dict[str, bool | str] | None = {"xla_gpu_enable_triton_gemm": False} if platform != "tpu" else None
+    with _effort(-1.0 if quick else None):
+        return lowered.compile(compiler_options=options)
 
 
 @contextlib.contextmanager
