@@ -1,46 +1,45 @@
-"""Starting from a checkpoint: what it decides, what is loaded and how, what is refused, and what the run remembers."""
+"""Starting from a checkpoint: what it decides, what is loaded and how, and what the run remembers."""
 
 import json
 import re
 import shutil
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from scipy import ndimage
+from starting_models import (
+    CONVERSION,
+    POSITIONS,
+    TABLE,
+    begin,
+    random_params,
+    small_model,
+    small_tokenizer,
+    starting_from,
+    stored_arrays,
+    with_adapters,
+    write_model,
+)
 
-from data_pipelines.tokenizer import train_tokenizer
-from rllava_jax import main as entry
 from rllava_jax import predict, provenance
-from rllava_jax.checkpoint import AssetsHandler, AssetsSave, CheckpointError
-from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig
+from rllava_jax.checkpoint import CheckpointError
+from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, RegionConfig
 from rllava_jax.config_loading import load_config
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
 from rllava_jax.sharding import make_mesh, parameter_shardings
-from rllava_jax.starting_point import initial_parameters, initialiser, origins, resampled, resolve
+from rllava_jax.starting_point import initialiser, origins, resampled, resolve
 from rllava_jax.task import make_preprocessor
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, parameter_table
 
-# Every width a multiple of 8, so that `fsdp` can cut it over all the devices of the tests.
-SMALL = sizes.PaliGemmaConfig(
-    sizes.SiglipConfig(width=32, depth=2, mlp=64, heads=4, image_size=56),
-    sizes.GemmaConfig(width=64, depth=2, mlp=128, heads=4, kv_heads=1, head_dim=16, query_scale=0.25),
-)
-PADDING = 5  # rows of the imported table that are no token
-CONVERSION = b'{"base": "a published model", "licence": "its licence"}\n'
-TABLE, POSITIONS = "llm/embedder/input_embedding", "img/pos_embedding"
-
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tokenizer(["answer en is there a spleen? yes", "detect liver", "no"] * 9, path, vocab_size=400)
+    return small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +50,7 @@ def tiny(command_line):
 
 @pytest.fixture(scope="module")
 def config_of_import(tiny, tokenizer):
-    """A small model of no named size, without regions, whose table has more rows than the tokenizer has ids."""
-    rows = tokenizer.vocab_size + PADDING
-    model = ModelConfig(size="custom", dimensions=sizes.dimensions_of(SMALL), vocab=rows)
-    return replace(tiny, model=model, regions=RegionConfig(encoders=()))
-
-
-def random_params(config, *, seed=0):
-    """Numbers for every parameter, made on the host."""
-    rng = np.random.default_rng(seed)
-    return {name: rng.normal(size=s.shape).astype(s.dtype) / 8 for name, s in abstract(config, vocab=0)[1].items()}
-
-
-def write_model(folder, config, tokenizer, params, **files):
-    """A folder as an importer leaves it: parameters and assets, no training state and no data position."""
-    assets = provenance.assets(config, make_preprocessor(config, tokenizer)) | {"conversion.json": CONVERSION} | files
-    handlers = {"params": ocp.StandardCheckpointHandler(), "assets": AssetsHandler()}
-    with ocp.CheckpointManager(folder / "checkpoints", item_handlers=handlers) as manager:
-        items = {"params": ocp.args.StandardSave(params), "assets": AssetsSave(assets)}
-        manager.save(0, args=ocp.args.Composite(**items))
-    return folder
+    return small_model(tiny, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -82,37 +62,6 @@ def params_of_import(config_of_import):
 def imported(tmp_path_factory, config_of_import, tokenizer, params_of_import):
     """An imported model of float32. Copy it before changing anything in it."""
     return write_model(tmp_path_factory.mktemp("imported") / "model", config_of_import, tokenizer, params_of_import)
-
-
-def starting_from(config, folder, **model):
-    """The configuration of a run that starts there, of the checkpoint's size."""
-    model = replace(config.model, **{"size": "checkpoint", "dimensions": {}, "vocab": 0, "image_size": 0, **model})
-    return replace(config, init=InitConfig(str(folder)), model=model)
-
-
-def begin(config, workdir):
-    """What a run on eight devices, which each hold an eighth, begins with; and where each parameter comes from."""
-    config, start = resolve(config, workdir)
-    _, shapes = abstract(config, vocab=0)
-    shardings = parameter_shardings(make_mesh(MeshConfig(1, 8)), shapes)
-    found = origins(config, shapes, start)
-    params = initial_parameters(config, shapes, shardings, start, vocab=0)
-    assert params.keys() == shapes.keys() == found.keys()
-    for name, value in params.items():
-        assert (value.shape, value.dtype) == (shapes[name].shape, shapes[name].dtype), name
-        assert value.sharding == shardings[name], name
-        # A true share, and not a view of the whole.
-        share = shardings[name].shard_shape(value.shape)
-        assert {shard.data.shape for shard in value.addressable_shards} == {share}, name
-    assert params["llm/layers/mlp/linear"].size == 8 * params["llm/layers/mlp/linear"].addressable_shards[0].data.size
-    return params, found
-
-
-def stored_arrays(folder):
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(folder).item_metadata.tree
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(folder, restore_args=arguments)
 
 
 def test_a_run_begins_with_the_very_parameters_of_a_finished_one(finished_run, tiny, tmp_path):
@@ -196,70 +145,11 @@ def test_only_what_is_new_is_made(config_of_import):
     assert memory.output_size_in_bytes + memory.temp_size_in_bytes < 2**16 < shapes[TABLE].size
 
 
-DAMAGE = {
-    "missing": (lambda params: params.pop("llm/final_norm/scale"), ["1 missing (llm/final_norm/scale)", "import"]),
-    "unexpected": (
-        lambda params: params.update({f"img/more/{n}": np.zeros(2, np.float32) for n in "abcd"}),
-        ["4 unexpected (img/more/a, img/more/b, img/more/c, …)"],
-    ),
-    "ill-shaped": (
-        lambda params: params.update({"img/head/bias": np.zeros(3, np.float32)}),
-        ["1 ill-shaped (img/head/bias (3,), here (64,))"],
-    ),
-    "positions": (
-        lambda params: params.update({POSITIONS: np.zeros((1, 15, 32), np.float32)}),
-        [f"1 ill-shaped ({POSITIONS} (1, 15, 32), here (1, 16, 32))"],
-    ),
-    "no table": (lambda params: params.pop(TABLE), ["holds no PaliGemma"]),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_names_and_shapes_that_do_not_fit_are_listed(config_of_import, tokenizer, params_of_import, tmp_path, damage):
-    change, said = DAMAGE[damage]
-    params = dict(params_of_import)
-    change(params)
-    write_model(tmp_path / "model", config_of_import, tokenizer, params)
-    with pytest.raises(ConfigError) as caught:
-        begin(starting_from(config_of_import, tmp_path / "model"), tmp_path)
-    message = str(caught.value)
-    assert message.startswith(f"init.checkpoint: {tmp_path / 'model' / 'checkpoints' / '0'} ")
-    assert "\n" not in message
-    for part in said:
-        assert part in message
-
-
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory, config_of_import, tokenizer):
     """A checkpoint with a region branch and adapters."""
-    lora = LoraConfig(rank=2, alpha=8, targets=("q",))
-    config = replace(config_of_import, regions=RegionConfig(tokens=4, crop_size=28), lora=lora)
-    folder = tmp_path_factory.mktemp("adapted") / "model"
-    return config, write_model(folder, config, tokenizer, random_params(config))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"lora": LoraConfig()}, ["2 unexpected", "lora.rank=2, lora.targets=q,", "exporting"]),
-        (
-            {"lora": LoraConfig(rank=4, alpha=8, targets=("q",))},
-            ["2 ill-shaped", "q_einsum/lora/a (2, 64, 2), here (2, 64, 4)", "lora.rank=2"],
-        ),
-        ({"lora": LoraConfig(rank=2, alpha=16, targets=("q",))}, ["lora.alpha: 16", "trained with 8"]),
-        ({"regions": RegionConfig(encoders=("loc",))}, ["4 unexpected (roi/", "regions.encoders=crop"]),
-        ({"regions": RegionConfig(tokens=1, crop_size=28)}, ["1 ill-shaped (roi/token_embedding", "regions.tokens=4"]),
-        ({"regions": RegionConfig(encoders=("align",), tokens=4)}, ["regions.encoders: ('align',)", "('crop',)"]),
-    ],
-    ids=["no adapters", "rank", "alpha", "no regions", "region tokens", "region encoder"],
-)
-def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, changes, said):
-    config, folder = adapted
-    with pytest.raises(ConfigError) as caught:
-        begin(starting_from(replace(config, **changes), folder), tmp_path)
-    for part in said:
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
+    config = with_adapters(config_of_import)
+    return config, write_model(tmp_path_factory.mktemp("adapted") / "model", config, tokenizer, random_params(config))
 
 
 def test_more_adapters_may_join_those_of_the_checkpoint(adapted, tmp_path):
@@ -281,22 +171,6 @@ def test_the_checkpoint_decides_size_and_rows(imported, finished_run, tiny, conf
     assert resolved.model == replace(tiny.model, vocab=start.tokenizer.vocab_size)
     resolved, _ = resolve(starting_from(tiny, finished_run, size="tiny", image_size=112), tmp_path)
     assert (resolved.model.size, resolved.model.image_size) == ("tiny", 112)
-
-
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ({"size": "tiny"}, ["model.size: 'tiny'", "'custom'", "vision.width 128, there 32", '"checkpoint"']),
-        ({"vocab": 7}, ["model.vocab: 7 rows", "write 0"]),
-        ({"image_size": 60}, ["model.image_size: 60"]),
-    ],
-    ids=["size", "vocab", "image size"],
-)
-def test_a_size_that_is_not_the_checkpoints_is_refused(imported, config_of_import, tmp_path, model, said):
-    with pytest.raises(ConfigError) as caught:
-        resolve(starting_from(config_of_import, imported, **model), tmp_path)
-    for part in said:
-        assert part in str(caught.value)
 
 
 def test_the_step_is_named_in_one_place(finished_run, tiny, tmp_path):
@@ -380,57 +254,6 @@ def test_the_tables_counts_add_up(adapted, tmp_path):
         assert (row[5] == "float32") == (row[1] == "trains")
         assert float(row[4]) == pytest.approx(count * size / 2**20, abs=0.051)
     assert len({len(line.rsplit("  ", 1)[0]) for line in [head, *rows]}) == 1  # aligned
-
-
-@pytest.fixture
-def refused(command_line, tmp_path, capsys):
-    """Runs main in this process from a starting point and returns its error; nothing may have been written."""
-
-    def run(folder):
-        workdir = tmp_path / "refused"
-        command = command_line.main(workdir, f"--config.init.checkpoint={folder}", "--config.model.size=checkpoint")
-        assert entry.main(command[command.index("rllava_jax.main") + 1 :]) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("error: ")
-        assert not workdir.exists()
-        return error
-
-    return run
-
-
-@pytest.mark.parametrize("rows", [-1, 128])
-def test_a_tokenizer_of_another_table_is_refused(refused, config_of_import, tokenizer, tmp_path, rows):
-    rows += tokenizer.vocab_size
-    config = replace(config_of_import, model=replace(config_of_import.model, vocab=rows))
-    with pytest.raises(ConfigError, match=rf"tokenizer\.model: has {tokenizer.vocab_size:,} ids, .* {rows:,} rows"):
-        make_preprocessor(config, tokenizer)
-    params = random_params(config)
-    folder = write_model(tmp_path / "model", config_of_import, tokenizer, params)
-    error = refused(folder)
-    assert f"{folder}/checkpoints/0/assets/tokenizer.model: has {tokenizer.vocab_size:,} ids" in error
-    assert f"{rows:,} rows" in error
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("tokenizer.json", b"{}", "assets/tokenizer.model and tokenizer.json: only one of them belongs there"),
-        ("tokenizer.model", None, "assets/tokenizer.model: missing"),
-        ("tokenizer.model", b"text", "assets/tokenizer.model: "),
-        ("config.json", b"{", "assets/config.json: damaged"),
-        ("config.json", None, "assets/config.json: missing"),
-        ("conversion.json", b"[]", "assets/conversion.json: damaged"),
-    ],
-    ids=["two tokenizers", "no tokenizer", "a bad tokenizer", "a bad config", "no config", "a bad conversion"],
-)
-def test_a_starting_points_bad_file_is_named(refused, imported, tmp_path, file, content, said):
-    folder = tmp_path / "model"
-    shutil.copytree(imported, folder)
-    path = folder / "checkpoints" / "0" / "assets" / file
-    path.unlink(missing_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-    assert said in refused(folder)
 
 
 def test_an_imported_model_answers_questions(imported, tmp_path, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from data_pipelines.records import DataError
 from rllava_jax.config import Config, ConfigError
@@ -37,11 +38,11 @@ from rllava_jax.planning.memory import (
 from rllava_jax.planning.roofline import Roofline, roofline
 from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
-from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed
+from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed, say_what_is_held_whole
 from rllava_jax.starting_point import resolve
 from rllava_jax.task import training_examples
 from rllava_jax.training.setup import program as make_program
-from rllava_jax.training.step import make_train_step
+from rllava_jax.training.step import Program, make_train_step
 
 NOT_AT_HAND = "(not at hand)"
 
@@ -172,6 +173,7 @@ def make_plan(
     check_attention(config.model.attention, size, topology.chip.platform, compute_dtype=config.model.compute_dtype)
     run = run_length(config, examples)
     program = make_program(config, mesh, vocab=size.decoder.vocab, steps=run.steps or 1000, warmup=0)
+    say_what_is_held_whole(mesh, program.abstract.params | program.abstract.frozen)
     flops = training_flops(config, size, program.abstract.params)
     state = state_memory(program.abstract, program.shardings)
     limit = memory or topology.chip.usable
@@ -183,6 +185,37 @@ def make_plan(
     if not state.fits(topology.chip.usable):
         return plan(state, None, "not compiled: parameters and optimiser alone need more", (0.0, 0.0))
     began = time.perf_counter()
+    traced, lowered = _lowered(config, size, program, mesh)
+    lowering = time.perf_counter() - began
+    began = time.perf_counter()
+    try:
+        compiled = _compiled(lowered, topology.chip.platform, quick=quick)
+    except jax.errors.JaxRuntimeError as error:
+        missing = out_of_memory(str(error))
+        if missing is None:
+            raise
+        seconds = lowering, time.perf_counter() - began
+        needed = dataclasses.replace(state, temporaries=missing)
+        return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", seconds)
+    seconds = lowering, time.perf_counter() - began
+    activations = kept_activations(
+        traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=batch_shards(mesh)
+    )
+    gradients = device_bytes(program.abstract.params, program.shardings.params)
+    needed = step_memory(
+        compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
+    )
+    return plan(needed, _read(compiled, topology, config, flops), "", seconds)
+
+
+def _lowered(
+    config: Config, size: PaliGemmaConfig, program: Program, mesh: Mesh
+) -> tuple[jax.stages.Traced, jax.stages.Lowered]:
+    """The training step, traced with shapes alone, and lowered for the mesh's devices.
+
+    Raises:
+      ConfigError: cuDNN's attention, where the library is missing.
+    """
     batch = abstract_batch(config, size)
     arguments = (
         placed(program.abstract, program.shardings),
@@ -192,7 +225,7 @@ def make_plan(
     try:
         with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
             traced = step.trace(*arguments)
-            lowered = traced.lower()
+            return traced, traced.lower()
     except RuntimeError as error:
         if config.model.attention != "cudnn" or "cuDNN" not in str(error):
             raise
@@ -201,31 +234,14 @@ def make_plan(
             "model.attention: 'cudnn' is compiled ahead of time only where NVIDIA's library is; "
             "pip install nvidia-cudnn-cu12, or plan with xla"
         ) from None
-    lowering = time.perf_counter() - began
-    began = time.perf_counter()
+
+
+def _compiled(lowered: jax.stages.Lowered, platform: str, *, quick: bool) -> jax.stages.Compiled:
     # XLA chooses tiles for its Triton matrix products by timing them, and gives up on some where there is no GPU;
     # without them it calls cuBLAS, whose results lie in memory as theirs do.
-    options = {"xla_gpu_enable_triton_gemm": False} if topology.chip.platform != "tpu" else None
-    try:
-        with _effort(-1.0 if quick else None):
-            compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        missing = out_of_memory(str(error))
-        if missing is None:
-            raise
-        seconds = lowering, time.perf_counter() - began
-        needed = dataclasses.replace(state, temporaries=missing)
-        return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", seconds)
-    seconds = lowering, time.perf_counter() - began
-    shards = batch_shards(mesh)
-    activations = kept_activations(
-        traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=shards
-    )
-    gradients = device_bytes(program.abstract.params, program.shardings.params)
-    needed = step_memory(
-        compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
-    )
-    return plan(needed, _read(compiled, topology, config, flops), "", seconds)
+    options: dict[str, bool | str] | None = {"xla_gpu_enable_triton_gemm": False} if platform != "tpu" else None
+    with _effort(-1.0 if quick else None):
+        return lowered.compile(compiler_options=options)
 
 
 @contextlib.contextmanager

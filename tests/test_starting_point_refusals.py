@@ -1,0 +1,182 @@
+"""Starting from a checkpoint: what does not fit, or is damaged, is named before anything is written."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from starting_models import (
+    POSITIONS,
+    TABLE,
+    begin,
+    random_params,
+    small_model,
+    small_tokenizer,
+    starting_from,
+    with_adapters,
+    write_model,
+)
+
+from rllava_jax import main as entry
+from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
+from rllava_jax.config_loading import load_config
+from rllava_jax.starting_point import resolve
+from rllava_jax.task import make_preprocessor
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tiny(command_line):
+    """The tiny run's configuration."""
+    return load_config(command_line.config, [])
+
+
+@pytest.fixture(scope="module")
+def config_of_import(tiny, tokenizer):
+    return small_model(tiny, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def params_of_import(config_of_import):
+    return random_params(config_of_import)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory, config_of_import, tokenizer, params_of_import):
+    """An imported model of float32. Copy it before changing anything in it."""
+    return write_model(tmp_path_factory.mktemp("imported") / "model", config_of_import, tokenizer, params_of_import)
+
+
+DAMAGE = {
+    "missing": (lambda params: params.pop("llm/final_norm/scale"), ["1 missing (llm/final_norm/scale)", "import"]),
+    "unexpected": (
+        lambda params: params.update({f"img/more/{n}": np.zeros(2, np.float32) for n in "abcd"}),
+        ["4 unexpected (img/more/a, img/more/b, img/more/c, …)"],
+    ),
+    "ill-shaped": (
+        lambda params: params.update({"img/head/bias": np.zeros(3, np.float32)}),
+        ["1 ill-shaped (img/head/bias (3,), here (64,))"],
+    ),
+    "positions": (
+        lambda params: params.update({POSITIONS: np.zeros((1, 15, 32), np.float32)}),
+        [f"1 ill-shaped ({POSITIONS} (1, 15, 32), here (1, 16, 32))"],
+    ),
+    "no table": (lambda params: params.pop(TABLE), ["holds no PaliGemma"]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_names_and_shapes_that_do_not_fit_are_listed(config_of_import, tokenizer, params_of_import, tmp_path, damage):
+    change, said = DAMAGE[damage]
+    params = dict(params_of_import)
+    change(params)
+    write_model(tmp_path / "model", config_of_import, tokenizer, params)
+    with pytest.raises(ConfigError) as caught:
+        begin(starting_from(config_of_import, tmp_path / "model"), tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"init.checkpoint: {tmp_path / 'model' / 'checkpoints' / '0'} ")
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory, config_of_import, tokenizer):
+    """A checkpoint with a region branch and adapters."""
+    config = with_adapters(config_of_import)
+    return config, write_model(tmp_path_factory.mktemp("adapted") / "model", config, tokenizer, random_params(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora": LoraConfig()}, ["2 unexpected", "lora.rank=2, lora.targets=q,", "exporting"]),
+        (
+            {"lora": LoraConfig(rank=4, alpha=8, targets=("q",))},
+            ["2 ill-shaped", "q_einsum/lora/a (2, 64, 2), here (2, 64, 4)", "lora.rank=2"],
+        ),
+        ({"lora": LoraConfig(rank=2, alpha=16, targets=("q",))}, ["lora.alpha: 16", "trained with 8"]),
+        ({"regions": RegionConfig(encoders=("loc",))}, ["4 unexpected (roi/", "regions.encoders=crop"]),
+        ({"regions": RegionConfig(tokens=1, crop_size=28)}, ["1 ill-shaped (roi/token_embedding", "regions.tokens=4"]),
+        ({"regions": RegionConfig(encoders=("align",), tokens=4)}, ["regions.encoders: ('align',)", "('crop',)"]),
+    ],
+    ids=["no adapters", "rank", "alpha", "no regions", "region tokens", "region encoder"],
+)
+def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, changes, said):
+    config, folder = adapted
+    with pytest.raises(ConfigError) as caught:
+        begin(starting_from(replace(config, **changes), folder), tmp_path)
+    for part in said:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"size": "tiny"}, ["model.size: 'tiny'", "'custom'", "vision.width 128, there 32", '"checkpoint"']),
+        ({"vocab": 7}, ["model.vocab: 7 rows", "write 0"]),
+        ({"image_size": 60}, ["model.image_size: 60"]),
+    ],
+    ids=["size", "vocab", "image size"],
+)
+def test_a_size_that_is_not_the_checkpoints_is_refused(imported, config_of_import, tmp_path, model, said):
+    with pytest.raises(ConfigError) as caught:
+        resolve(starting_from(config_of_import, imported, **model), tmp_path)
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.fixture
+def refused(command_line, tmp_path, capsys):
+    """Runs main in this process from a starting point and returns its error; nothing may have been written."""
+
+    def run(folder):
+        workdir = tmp_path / "refused"
+        command = command_line.main(workdir, f"--config.init.checkpoint={folder}", "--config.model.size=checkpoint")
+        assert entry.main(command[command.index("rllava_jax.main") + 1 :]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert not workdir.exists()
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize("rows", [-1, 128])
+def test_a_tokenizer_of_another_table_is_refused(refused, config_of_import, tokenizer, tmp_path, rows):
+    rows += tokenizer.vocab_size
+    config = replace(config_of_import, model=replace(config_of_import.model, vocab=rows))
+    with pytest.raises(ConfigError, match=rf"tokenizer\.model: has {tokenizer.vocab_size:,} ids, .* {rows:,} rows"):
+        make_preprocessor(config, tokenizer)
+    params = random_params(config)
+    folder = write_model(tmp_path / "model", config_of_import, tokenizer, params)
+    error = refused(folder)
+    assert f"{folder}/checkpoints/0/assets/tokenizer.model: has {tokenizer.vocab_size:,} ids" in error
+    assert f"{rows:,} rows" in error
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", b"{}", "assets/tokenizer.model and tokenizer.json: only one of them belongs there"),
+        ("tokenizer.model", None, "assets/tokenizer.model: missing"),
+        ("tokenizer.model", b"text", "assets/tokenizer.model: "),
+        ("config.json", b"{", "assets/config.json: damaged"),
+        ("config.json", None, "assets/config.json: missing"),
+        ("conversion.json", b"[]", "assets/conversion.json: damaged"),
+    ],
+    ids=["two tokenizers", "no tokenizer", "a bad tokenizer", "a bad config", "no config", "a bad conversion"],
+)
+def test_a_starting_points_bad_file_is_named(refused, imported, tmp_path, file, content, said):
+    folder = tmp_path / "model"
+    shutil.copytree(imported, folder)
+    path = folder / "checkpoints" / "0" / "assets" / file
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    assert said in refused(folder)
