@@ -208,6 +208,10 @@ def test_a_dry_run_calls_nothing_and_prints_a_script_that_does_what_a_run_does(w
     other.folder.mkdir()
     by_hand = other.run("bash", "-c", printed.stdout)
     assert by_hand.returncode == 0, by_hand.stderr
+    # The pasted lines leave the programs running on their own; they may write down a moment later that they started.
+    until = time.monotonic() + 30
+    while len(other.starts()) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
     assert [start["arguments"] for start in other.starts()] == [[*LINE, *ODD]] * 2
     changing = (" create ", " scp ", "worker.sh setup ", "worker.sh start ")
     run, pasted = (
