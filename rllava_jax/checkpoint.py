@@ -312,10 +312,9 @@ class Checkpoints:
             step,
             params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(params))),
             training=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(training)),
-            data=self._restore_position,
+            data=lambda folder: self._put_in_place(data, step, folder),
         )
         self._verify(step, {"params": items["params"], "training": items["training"]})
-        data.set_state(items["data"])
         return items["params"], items["training"]
 
     def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,6 +326,14 @@ class Checkpoints:
         # One that is read into another type has other bits.
         self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})
         return params
+
+    def _put_in_place(self, data: Any, step: int, folder: epath.Path) -> None:
+        position = self._restore_position(folder)
+        # Invariant 2 of training/loop.py. Any other number would repeat or leave out batches without a word.
+        batch = position.get("next_batch", step)
+        if batch != step:
+            raise ValueError(f"its data position is batch {batch}, step {step} goes on with batch {step}")
+        data.set_state(position)
 
     def _restore_position(self, folder: epath.Path) -> Mapping[str, Any]:
         # Runs of 0.1.0 have one file for each host of theirs, all of them alike.
