@@ -29,6 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from data_pipelines.records import DataError
 from rllava_jax import hosts
 from rllava_jax.checkpoint_figures import set_unreadable_aside, write_figures
+from rllava_jax.checkpoint_items import require_items
 from rllava_jax.checksums import checksums
 from rllava_jax.paths import absolute, require_bucket
 
@@ -342,9 +343,11 @@ class Checkpoints:
         return self._position.restore(folder)
 
     def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
-        """Compares what was read with the checksums of what was saved; older checkpoints have none."""
-        folder = self._folder(step) / "checksums"
-        if not hosts.everywhere(folder.exists()):
+        """Compares what was read with the checksums of what was saved; older and imported checkpoints have none."""
+        folder = self._folder(step)
+        if not hosts.everywhere((folder / "checksums").exists()):
+            if (folder / "data").exists():  # a run's; an imported model never had any
+                logger.warning("%s: has no checksums, as runs of 0.1.0 have none; its numbers are not verified", folder)
             return
         stored = self._read(step, checksums=self._checksums.restore)["checksums"]
         found = checksums(arrays)
@@ -376,6 +379,8 @@ class Checkpoints:
         read = {}
         try:
             with self._naming(step):
+                # Without these a checkpoint could be read, but not verified, or not be asked anything.
+                require_items(self._folder(step), "assets", "checksums")
                 for name, restore in items.items():
                     folder = self._folder(step) / name
                     if not folder.is_dir():

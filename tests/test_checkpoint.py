@@ -368,6 +368,20 @@ def test_a_damaged_data_position_is_damage_like_any_other(tmp_path, caplog, posi
     assert (folder / "4.damaged").is_dir()
 
 
+@pytest.mark.parametrize("item", ["assets", "checksums"])
+def test_what_was_written_and_is_gone_is_damage(tmp_path, item):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2])
+    shutil.rmtree(folder / "2" / item)
+    params, training = (abstract(tree) for tree in arrays(1, make_mesh(MeshConfig())))
+    said = rf"c/2: the checkpoint cannot be read \(its folder {item} is missing\)"
+    with Checkpoints(folder, read_only=True) as checkpoints, pytest.raises(CheckpointError, match=said):
+        checkpoints.restore_params(2, params)
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        assert checkpoints.restore_newest(params, training, numbers())[0] == 1
+    assert (folder / "2.damaged").is_dir()
+
+
 def test_a_data_position_of_other_data_is_no_damage(tmp_path):
     folder = tmp_path / "c"
     saved_at_batches(folder, [2, 4])
@@ -439,14 +453,19 @@ def test_checksums_do_not_depend_on_the_mesh_and_see_every_bit():
     assert checksums({"x": jnp.asarray(swapped)})["['x']"] not in sums
 
 
-def test_a_checkpoint_of_earlier_releases_is_read(tmp_path):
+def test_a_checkpoint_of_earlier_releases_is_read_and_said_to_be_unverified(tmp_path, caplog):
     """They hold Grain's file of the position for each host, and no checksums."""
     folder = tmp_path / "c"
     saved(folder, [3])
     shutil.rmtree(folder / "3" / "checksums")
+    record = folder / "3" / "_CHECKPOINT_METADATA"
+    described = json.loads(record.read_text())
+    del described["item_handlers"]["checksums"]
+    record.write_text(json.dumps(described))
     (folder / "3" / "data" / "position.json").rename(folder / "3" / "data" / "process_0-of-1.json")
     params, training = arrays(3, make_mesh(MeshConfig()))
     data = numbers()
     with Checkpoints(folder) as checkpoints:
         assert_same(checkpoints.restore(3, abstract(params), abstract(training), data), (params, training))
     assert next(data) == 3
+    assert f"{folder / '3'}: has no checksums" in caplog.text

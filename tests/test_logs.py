@@ -61,9 +61,7 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
 
 
 def test_a_row_without_a_step_is_dropped_and_named(tmp_path, caplog):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0}\n{"loss": 3.0}\n[4]\n{"step": 2}\n{"step": 3'
-    )
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 3.0}\n[4]\n{"step": 2}\n{"step": 3')
     with caplog.at_level(logging.WARNING), TrainingLog(tmp_path, first_step=2, steps=6):
         pass
     assert rows(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2}]
