@@ -216,11 +216,15 @@ class TrainingIterator(grain.DatasetIterator):
 
         Raises:
           DataError: the state counts the batches of another seed, batch size or set of examples.
+          ValueError: the state is damaged: something is missing from it.
         """
+        missing = [name for name in ("next_batch", *self._identity) if name not in state]
+        if missing:
+            raise ValueError(f"the saved data position has no {', '.join(missing)}")
         for name, value in self._identity.items():
-            if state.get(name) != value:
+            if state[name] != value:
                 raise DataError(
-                    f"the saved data position has {name} = {state.get(name)!r}, this run has {value!r}: "
+                    f"the saved data position has {name} = {state[name]!r}, this run has {value!r}: "
                     "its batches are others; resume with the run's own data and settings, or start a new workdir"
                 )
         self._stop()

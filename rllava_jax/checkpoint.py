@@ -29,6 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from data_pipelines.records import DataError
 from rllava_jax import hosts
 from rllava_jax.checkpoint_figures import set_unreadable_aside, write_figures
+from rllava_jax.checkpoint_items import require_items
 from rllava_jax.checksums import checksums
 from rllava_jax.paths import absolute, require_bucket
 
@@ -312,10 +313,9 @@ class Checkpoints:
             step,
             params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(params))),
             training=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(training)),
-            data=self._restore_position,
+            data=lambda folder: self._put_in_place(data, step, folder),
         )
         self._verify(step, {"params": items["params"], "training": items["training"]})
-        data.set_state(items["data"])
         return items["params"], items["training"]
 
     def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,6 +328,14 @@ class Checkpoints:
         self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})
         return params
 
+    def _put_in_place(self, data: Any, step: int, folder: epath.Path) -> None:
+        position = self._restore_position(folder)
+        # Invariant 2 of training/loop.py. Any other number would repeat or leave out batches without a word.
+        batch = position.get("next_batch", step)
+        if batch != step:
+            raise ValueError(f"its data position is batch {batch}, step {step} goes on with batch {step}")
+        data.set_state(position)
+
     def _restore_position(self, folder: epath.Path) -> Mapping[str, Any]:
         # Runs of 0.1.0 have one file for each host of theirs, all of them alike.
         for path in sorted(folder.glob("process_*.json")):
@@ -335,9 +343,11 @@ class Checkpoints:
         return self._position.restore(folder)
 
     def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
-        """Compares what was read with the checksums of what was saved; older checkpoints have none."""
-        folder = self._folder(step) / "checksums"
-        if not hosts.everywhere(folder.exists()):
+        """Compares what was read with the checksums of what was saved; older and imported checkpoints have none."""
+        folder = self._folder(step)
+        if not hosts.everywhere((folder / "checksums").exists()):
+            if (folder / "data").exists():  # a run's; an imported model never had any
+                logger.warning("%s: has no checksums, as runs of 0.1.0 have none; its numbers are not verified", folder)
             return
         stored = self._read(step, checksums=self._checksums.restore)["checksums"]
         found = checksums(arrays)
@@ -369,6 +379,8 @@ class Checkpoints:
         read = {}
         try:
             with self._naming(step):
+                # Without these a checkpoint could be read, but not verified, or not be asked anything.
+                require_items(self._folder(step), "assets", "checksums")
                 for name, restore in items.items():
                     folder = self._folder(step) / name
                     if not folder.is_dir():

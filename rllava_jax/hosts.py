@@ -187,11 +187,15 @@ class OnAnyHost:
         return before is not None and bool(before)
 
 
-def fail(code: int, message: str) -> None:
-    """Tells the other hosts that this one stops, so that they stop too; returns when they know, or after seconds."""
+def fail(code: int, message: str, last: str) -> None:
+    """Tells the other hosts that this one stops, so that they stop too; returns when they know, or after seconds.
+
+    Args:
+      last: what to say if JAX ends this process before it returns, as it does when the service's host is the lost one.
+    """
     if not several():
         return
-    _say_at_abort("", code)  # from here on the end of the service is expected
+    _say_at_abort(last, code)
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first, or the service is gone: they know
         _client().key_value_set(_FAILED, f"{code} {jax.process_index()} {message}")
     _farewell()
@@ -203,7 +207,9 @@ def is_lost_host(error: Exception) -> bool:
     A broken connection says so itself. Of any other failure of several hosts' computation JAX's heartbeats decide: they
     end this process, with exit code 76, within the wait here if a host is gone.
     """
-    if not several() or not isinstance(error, jax.errors.JaxRuntimeError):
+    # jaxlib raises a plain ValueError, which begins with the status, where a program fails while it is dispatched.
+    status = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
+    if not several() or not (status or isinstance(error, jax.errors.JaxRuntimeError)):
         return False
     if _GONE.search(str(error)):
         return True

@@ -130,10 +130,13 @@ def _exit_code(job: Callable[[Interruption], None]) -> int:
         else:
             traceback.print_exc()
             code, message = 1, f"{type(error).__name__}: {error}"
-    print(message if code == exit_codes.INTERRUPTED else f"error: {message}", file=sys.stderr, flush=True)
+    last = message if code == exit_codes.INTERRUPTED else f"error: {message}"
     if hosts.several() and not alike:
-        hosts.fail(code, message)
+        # Said when the others know: JAX may end this process meanwhile, with a stack that would stand below the line.
+        hosts.fail(code, message, last)
+        print(last, file=sys.stderr, flush=True)
         hosts.leave(code)
+    print(last, file=sys.stderr, flush=True)
     return code
 
 

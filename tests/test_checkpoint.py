@@ -11,9 +11,11 @@ import pytest
 from calibrations import CALIBRATION
 from jax.sharding import NamedSharding, PartitionSpec
 
+from data_pipelines.loader import TrainingIterator
+from data_pipelines.records import DataError
 from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.checksums import checksums
-from rllava_jax.config import MeshConfig
+from rllava_jax.config import DataConfig, MeshConfig
 from rllava_jax.inference.calibration import calibration_of, write_calibration
 from rllava_jax.sharding import make_mesh
 
@@ -325,6 +327,70 @@ def test_damaged_newest_checkpoints_are_set_aside_and_the_one_before_is_used(tmp
         assert checkpoints.steps() == [1, 2, 3]
 
 
+class Batches:
+    """What a checkpoint needs of a data iterator: a position as `data_pipelines.loader.TrainingIterator` has it."""
+
+    def __init__(self, seed=0):
+        self._iterator = TrainingIterator(grain.MapDataset.range(9), DataConfig(), {"seed": seed})
+        self.get_state, self.set_state = self._iterator.get_state, self._iterator.set_state
+
+    def at(self, batch):
+        self.set_state({**self.get_state(), "next_batch": batch})
+        return self
+
+
+def saved_at_batches(folder, steps):
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, *arrays(step, make_mesh(MeshConfig(1, 8))), Batches().at(step), ASSETS)
+            checkpoints.wait()
+
+
+@pytest.mark.parametrize(
+    ("position", "said"),
+    [
+        ({}, "the saved data position has no next_batch, seed"),
+        ({"seed": 0}, "the saved data position has no next_batch"),
+        ({"next_batch": 7, "seed": 0}, "its data position is batch 7, step 4 goes on with batch 4"),
+        ({"next_batch": None, "seed": 0}, "its data position is batch None"),
+        ([], "cannot be read"),
+    ],
+)
+def test_a_damaged_data_position_is_damage_like_any_other(tmp_path, caplog, position, said):
+    folder, data = tmp_path / "c", Batches()
+    saved_at_batches(folder, [2, 4])
+    (folder / "4" / "data" / "position.json").write_text(json.dumps(position))
+    shapes = [abstract(tree) for tree in arrays(2, make_mesh(MeshConfig()))]
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        assert checkpoints.restore_newest(*shapes, data)[0] == 2
+    assert data.get_state()["next_batch"] == 2
+    assert said in caplog.text
+    assert (folder / "4.damaged").is_dir()
+
+
+@pytest.mark.parametrize("item", ["assets", "checksums"])
+def test_what_was_written_and_is_gone_is_damage(tmp_path, item):
+    folder = tmp_path / "c"
+    saved(folder, [1, 2])
+    shutil.rmtree(folder / "2" / item)
+    params, training = (abstract(tree) for tree in arrays(1, make_mesh(MeshConfig())))
+    said = rf"c/2: the checkpoint cannot be read \(its folder {item} is missing\)"
+    with Checkpoints(folder, read_only=True) as checkpoints, pytest.raises(CheckpointError, match=said):
+        checkpoints.restore_params(2, params)
+    with Checkpoints(folder, keep_last=10) as checkpoints:
+        assert checkpoints.restore_newest(params, training, numbers())[0] == 1
+    assert (folder / "2.damaged").is_dir()
+
+
+def test_a_data_position_of_other_data_is_no_damage(tmp_path):
+    folder = tmp_path / "c"
+    saved_at_batches(folder, [2, 4])
+    shapes = [abstract(tree) for tree in arrays(2, make_mesh(MeshConfig()))]
+    with Checkpoints(folder) as checkpoints, pytest.raises(DataError, match="has seed = 0, this run has 1"):
+        checkpoints.restore_newest(*shapes, Batches(seed=1))
+    assert not (folder / "4.damaged").exists()
+
+
 def test_where_no_checkpoint_can_be_read_all_are_left(tmp_path):
     folder = tmp_path / "c"
     saved(folder, [1, 2])
@@ -387,14 +453,19 @@ def test_checksums_do_not_depend_on_the_mesh_and_see_every_bit():
     assert checksums({"x": jnp.asarray(swapped)})["['x']"] not in sums
 
 
-def test_a_checkpoint_of_earlier_releases_is_read(tmp_path):
+def test_a_checkpoint_of_earlier_releases_is_read_and_said_to_be_unverified(tmp_path, caplog):
     """They hold Grain's file of the position for each host, and no checksums."""
     folder = tmp_path / "c"
     saved(folder, [3])
     shutil.rmtree(folder / "3" / "checksums")
+    record = folder / "3" / "_CHECKPOINT_METADATA"
+    described = json.loads(record.read_text())
+    del described["item_handlers"]["checksums"]
+    record.write_text(json.dumps(described))
     (folder / "3" / "data" / "position.json").rename(folder / "3" / "data" / "process_0-of-1.json")
     params, training = arrays(3, make_mesh(MeshConfig()))
     data = numbers()
     with Checkpoints(folder) as checkpoints:
         assert_same(checkpoints.restore(3, abstract(params), abstract(training), data), (params, training))
     assert next(data) == 3
+    assert f"{folder / '3'}: has no checksums" in caplog.text

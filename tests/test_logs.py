@@ -60,6 +60,16 @@ def test_rows_beyond_the_restored_step_are_dropped(tmp_path):
     assert [row["examples"] for row in written] == [["0-1"], ["0-2"], ["0-3"], ["3-4"], ["3-5"], ["3-6"]]
 
 
+def test_a_row_without_a_step_is_dropped_and_named(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 3.0}\n[4]\n{"step": 2}\n{"step": 3')
+    with caplog.at_level(logging.WARNING), TrainingLog(tmp_path, first_step=2, steps=6):
+        pass
+    assert rows(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2}]
+    named = [record.getMessage() for record in caplog.records]
+    said = f"{tmp_path}/metrics.jsonl: a row without a step is dropped: "
+    assert named == [said + '{"loss": 3.0}', said + "[4]"]
+
+
 @pytest.mark.parametrize(
     ("phase", "said"),
     [

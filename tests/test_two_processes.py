@@ -139,6 +139,49 @@ Preprocessor.training = unreadable
     assert time.monotonic() - began < 120
 
 
+# Hosts that agree without end, under the entry point's own handling of what ends them.
+AGREE = """
+import pathlib, sys, time
+from rllava_jax import hosts, main
+
+def job(interruption):
+    hosts.join()
+    while True:
+        hosts.everywhere(True)
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(0.05)
+
+sys.exit(main._exit_code(job))
+"""
+
+
+def test_where_the_host_of_the_service_is_lost_the_last_line_is_ours(pair, command_line, tmp_path):
+    """JAX ends the other one in C++ meanwhile, with a stack."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    ready = [tmp_path / str(host) for host in (0, 1)]
+    processes = [
+        command_line.start(
+            [sys.executable, "-c", AGREE, str(path)],
+            devices=1,
+            JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+            RLLAVA_COORDINATOR=f"localhost:{port}",
+            RLLAVA_NUM_PROCESSES="2",
+            RLLAVA_PROCESS_ID=str(host),
+            RLLAVA_HEARTBEAT_TIMEOUT=str(HEARTBEAT),
+        )
+        for host, path in enumerate(ready)
+    ]
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in ready) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGKILL)
+    _, (status, err) = pair.finish(processes, timeout=4 * HEARTBEAT)
+    assert status == exit_codes.LOST_HOST, err
+    assert last_line(err).startswith("error: another host was lost"), err
+
+
 @pytest.mark.parametrize("host", [0, 1])
 def test_a_host_that_never_appears_is_missed_in_time(pair, tmp_path, host):
     began = time.monotonic()

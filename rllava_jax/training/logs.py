@@ -185,7 +185,10 @@ def _keep_until(path: Path, step: int) -> None:
             row = json.loads(line)
         except ValueError:  # the line that a kill cut
             continue
-        if row["step"] <= step:
+        number = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(number, int):
+            logger.warning("%s: a row without a step is dropped: %s", path, line[:200])
+        elif number <= step:
             kept.append(line)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
