@@ -3,6 +3,8 @@
     python benchmarks/step_profile.py --folder runs/weights --layers scanned
     python benchmarks/step_profile.py --folder runs/weights --layers apart
 
+    GLIBC_TUNABLES=… python benchmarks/step_profile.py --folder runs/weights     (with `process_memory.TUNABLES`)
+
 FOLDER is what `benchmarks/peers.py --folder` keeps: setting `deep`, seed 0. A matrix product's milliseconds are those
 of the thread that asked for it, while all cores share its work; most other operations run on one core. Operations are
 named as XLA names them: ynn_fusion and dot are matrix products, wrapped_broadcast fills memory with one value.
@@ -15,6 +17,7 @@ import dataclasses
 import gzip
 import json
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -47,17 +50,22 @@ def main() -> int:
     model = dataclasses.replace(ours.config.model, layers=options.layers)
     step, state = training_step(dataclasses.replace(ours.config, model=model), ours.params(), setting)
     batch = model_batch(training_batch(setting))
-    seconds = []
+    seconds, used = [], []
     for _ in range(options.steps + 1):
-        began = time.perf_counter()
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         state, _ = jax.block_until_ready(step(state, to_devices(batch, ours.mesh)))
         seconds.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        used.append((after.ru_minflt - before.ru_minflt, after.ru_stime - before.ru_stime))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             jax.block_until_ready(step(state, to_devices(batch, ours.mesh)))
         (trace,) = Path(folder).rglob("perfetto_trace.json.gz")
         milliseconds, calls = by_kind(json.loads(gzip.decompress(trace.read_bytes())))
     print(f"layers {options.layers}: a step takes {np.median(seconds[1:]):.2f} s (median of {options.steps})")
+    faults, kernel = np.median(used[1:], axis=0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"page faults in it {faults:,.0f}, seconds in the kernel {kernel:.2f}; peak of the process {peak:.1f} GiB")
     print(f"{'ms':>8} {'calls':>6}  operation")
     for kind, spent in milliseconds.most_common(20):
         print(f"{spent:8.0f} {calls[kind]:6}  {kind}")
