@@ -29,9 +29,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from speed.rounds import environment
 from speed.spread import ratio, spread
-
-from rllava_jax.process_memory import TUNABLES
 
 SYSTEMS = ("rllava_jax", "transformers")
 TASKS = ("generate", "evaluate")
@@ -63,10 +62,8 @@ class _Worker:
     def __init__(self, system: str, folder: Path, arguments: Sequence[str]):
         command = [sys.executable, __file__, *arguments, "--worker", system, "--exported", str(folder)]
         self.system = system
-        # As its programs start themselves on a CPU.
-        kept = {"GLIBC_TUNABLES": TUNABLES} if system == "rllava_jax" else {}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept | os.environ
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(system)
         )
         ready = self._line()
         self.answers: list[str] = ready["answers"]

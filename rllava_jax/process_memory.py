@@ -48,7 +48,7 @@ def start(command: Sequence[str], arguments: Sequence[str]) -> None:
 
 def restart_keeping_freed_memory(command: Sequence[str]) -> None:
     """Starts this process again, with the same number and arguments, where it pays: glibc, and JAX on the CPU alone."""
-    if platform.libc_ver()[0] == "glibc" and on_cpu_alone() and not is_chosen(os.environ):
+    if not is_chosen(os.environ) and platform.libc_ver()[0] == "glibc" and on_cpu_alone():
         os.execve(sys.executable, [sys.executable, *command[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
 
 

@@ -21,6 +21,14 @@ from speed.setting import Setting
 TOLERANCE = 1e-4
 
 
+def environment(system: str) -> dict[str, str]:
+    """Of a system's process: ours has memory as its programs start themselves on a CPU.
+
+    Where this process's environment says how memory is allocated, all systems have the same.
+    """
+    return ({"GLIBC_TUNABLES": TUNABLES} if system == "rllava_jax" else {}) | os.environ
+
+
 class Worker:
     """A process that has one task of one system ready."""
 
@@ -33,8 +41,6 @@ class Worker:
         paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         self._log = self.results.with_suffix(".log")
         arguments = [system, str(folder), setting.name, str(setting.seed), task, str(self.results)]
-        # As its programs start themselves on a CPU; where the environment says it, all systems have the same.
-        kept = {"GLIBC_TUNABLES": TUNABLES} if system == "rllava_jax" else {}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "speed.worker", *arguments],
@@ -42,7 +48,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=kept | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+                env=environment(system) | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
             )
         first = self._answer()
         self.ready_seconds: float = first["ready"]
