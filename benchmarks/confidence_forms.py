@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-from data_pipelines.seeding import rng_for
+from data_pipelines.core.seeding import rng_for
 from rllava_jax.evaluation.confidence.calibration import expected_calibration_error, ones
 from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness
 from rllava_jax.evaluation.confidence.temperature import FOLDS

@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import ModelConfig
 from rllava_jax.interop.huggingface_config import config_json
 from rllava_jax.interop.import_checkpoint import expected_shapes

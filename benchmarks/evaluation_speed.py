@@ -147,11 +147,11 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _asked(options: argparse.Namespace) -> Any:
     """The checkpoint's configuration and its questions, ordered as an evaluation asks them, whole batches only."""
-    from data_pipelines.evaluation_batches import evaluation_batches
+    from data_pipelines.loading.evaluation_batches import evaluation_batches
     from rllava_jax.evaluation.asking import choose_examples
     from rllava_jax.evaluation.evaluate_options import make_parser
     from rllava_jax.evaluation.run_checkpoint import asked_config, open_checkpoint
-    from rllava_jax.task import load_task
+    from rllava_jax.inference.task import load_task
 
     step = ["--step", options.step] if options.step else []
     said = ["--checkpoint", str(options.checkpoint), "--out", "-", "--root", options.root, *step]
@@ -200,7 +200,7 @@ def _theirs(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, A
     import transformers
     from PIL import Image
 
-    from data_pipelines.boxes import box_to_pixels
+    from data_pipelines.regions.boxes import box_to_pixels
 
     _, _, preprocessor, batches = asked
     transformers.utils.logging.set_verbosity_error()

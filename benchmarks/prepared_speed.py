@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from data_pipelines.loader import training_iterator
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.loading.loader import training_iterator
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.sources import load_examples
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig, RegionConfig
 
 FAMILIES = {"vqa": 0.4, "identify": 0.3, "verify": 0.2, "choose": 0.1}

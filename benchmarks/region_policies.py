@@ -8,7 +8,7 @@ has its results is left alone, and one that was interrupted goes on, so the same
 
 How a run is made: configs/slake_tiny.py with images of 56 pixels and no localise questions, a budget of STEPS steps of
 32 for every policy, and for every family of questions the same share of shown regions. Asked with the right region,
-none, and a wrong one of each kind of `data_pipelines/policy.py`.
+none, and a wrong one of each kind of `data_pipelines/regions/policy.py`.
 """
 
 from __future__ import annotations

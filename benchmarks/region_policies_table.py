@@ -21,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from region_policies import POLICIES, SEEDS, results_of
 
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.intervals import Interval, mean_interval
 from rllava_jax.evaluation.predictions import read_predictions

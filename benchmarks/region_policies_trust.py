@@ -17,7 +17,7 @@ from pathlib import Path
 
 from region_policies import POLICIES, SEEDS
 
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.trust.plots import trust_curve_plot
 from rllava_jax.evaluation.trust.results import curve_of, read_rows, without_box

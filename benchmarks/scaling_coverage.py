@@ -1,4 +1,4 @@
-"""How often the intervals of rllava_jax/scaling_fit.py hold the truth, on losses drawn from a known law.
+"""How often the intervals of rllava_jax/scaling_laws/fit.py hold the truth, on losses drawn from a known law.
 
     python benchmarks/scaling_coverage.py --draws 80 --resamples 150
 
@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from rllava_jax.scaling_fit import FACTORS, bootstrap, fit, interval
+from rllava_jax.scaling_laws.fit import FACTORS, bootstrap, fit, interval
 
 TRUTH = {"A": 60.0, "alpha": 0.3, "beta": 0.25, "E": 0.15}
 RUNS = np.array([(size, data) for size in (8e4, 1.9e5, 5.2e5, 1.6e6) for data in (2_560, 7_040, 19_200)])

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from speed.ours import Ours, model_batch, training_step
 from speed.setting import SETTINGS, training_batch
 
-from rllava_jax.sharding import to_devices
+from rllava_jax.model.sharding import to_devices
 
 
 def main() -> int:

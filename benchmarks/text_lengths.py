@@ -27,17 +27,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.policy import choose_regions
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.prompt import count_tokens
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.seeding import rng_for
-from data_pipelines.sources import load_examples
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.regions.policy import choose_regions
+from data_pipelines.text.prompt import count_tokens
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
 from rllava_jax.model.params import abstract, trainable_names
-from rllava_jax.model.regions import token_encoders
+from rllava_jax.model.region_encoders.branch import token_encoders
 from rllava_jax.model.sizes import model_size
 from rllava_jax.planning.flops import sequence_length, training_flops
 
@@ -125,7 +125,7 @@ def measure(config: Config, tokenizer_file: str) -> tuple[Mixture, int]:
 
 
 def trained_tokenizer(examples: Sequence[VQAExample], pieces: int) -> Tokenizer:
-    """The one that a run trains on these examples (`rllava_jax/task.py`)."""
+    """The one that a run trains on these examples (`rllava_jax/inference/task.py`)."""
     texts = [text for e in examples for text in (f"answer {e.language} {e.question}", e.answer)]
     texts += [f"detect {e.question}" for e in examples if e.task == "detect"]
     with tempfile.TemporaryDirectory() as folder:

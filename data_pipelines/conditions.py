@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from rllava_jax.config import Condition
+from data_pipelines.settings import Condition
 
 MAIN: tuple[str, ...] = get_args(Condition)
 CONTROLS = ("noise", "shuffled", "question_only")

@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.generation.answers import Answer, AnswerStore, Request
 from data_pipelines.generation.captions import Caption, json_lines, read_captions
 from data_pipelines.generation.client import Endpoint, Traffic, ask
@@ -36,9 +38,6 @@ from data_pipelines.generation.review import check_review_name, read_verdicts, r
 from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
 from data_pipelines.generation.summary import as_text, summarise
 from data_pipelines.generation.templates import KINDS, Kind, Template, load_templates, render
-from data_pipelines.records import DataError
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
 
 logger = logging.getLogger(__name__)
 

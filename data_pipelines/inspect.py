@@ -20,15 +20,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
 from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
 from data_pipelines.inspection.reading import PREPARED, DataSet, read_data_sets
 from data_pipelines.inspection.tables import overlap_tables, split_tables
-from data_pipelines.records import DataError
 from data_pipelines.sources import registry
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
 
 _HASH_BITS = 64
 

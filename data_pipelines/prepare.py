@@ -18,13 +18,12 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from data_pipelines.cards import Count, DataCard
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
-from data_pipelines.records import DataError
+from data_pipelines.records import Count, DataCard
 from data_pipelines.sources import registry
-from data_pipelines.windows import AUTO
-from rllava_jax.config import ConfigError
 
 _WIDTH = 110
 
@@ -101,7 +100,7 @@ def _detections(options: argparse.Namespace) -> Detections | None:
     if not options.detections:
         return None
     # How many boxes were taken and left out.
-    logging.getLogger("data_pipelines.detector_regions").setLevel(logging.INFO)
+    logging.getLogger("data_pipelines.regions.detections").setLevel(logging.INFO)
     return Detections(options.detections, options.min_score, options.detection_names)
 
 

@@ -1,11 +1,12 @@
 """The one record type: what every source yields and every later stage reads.
 
 Boxes are `(y0, x0, y1, x1)`, normalised to the image, everywhere inside the project (PaliGemma's order);
-`boxes.py` converts from the `x,y,w,h` pixels of annotation files and the command line, and nothing else does.
+`regions/boxes.py` converts from the `x,y,w,h` pixels of annotation files and the command line, and nothing else does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,14 +17,6 @@ Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
 Task = Literal["answer", "detect", "caption"]
 
 FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose", "caption")
-
-
-class DataError(ValueError):
-    """Something is wrong with the user's data; the message names the file, the field, the value and the remedy."""
-
-
-class ImageError(DataError):
-    """One image cannot be read: the only data error that a long run may be told to skip."""
 
 
 @dataclass(frozen=True)
@@ -141,3 +134,118 @@ class VQAExample:
     turns: tuple[Turn, ...] = ()
     labels: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and everything that is marked on it; the region questions are rebuilt from these.
+
+    Attributes:
+      image: the image file, its encoded bytes, or its place in a prepared data set.
+      image_id: as in the image's examples.
+      body_part: where the data set says so, e.g. "Abdomen".
+      provenance: where the regions come from: "annotation", or e.g. "detector" (`regions/detections.py`).
+    """
+
+    dataset: str
+    split: str
+    image: ImageSource = field(repr=False)
+    image_id: str
+    regions: tuple[Region, ...]
+    modality: str = ""
+    body_part: str = ""
+    provenance: str = "annotation"
+
+
+@dataclass(frozen=True)
+class SourceSplit:
+    """One split of a source: the questions its authors ask, and its images (with or without regions).
+
+    Attributes:
+      left_out: what the files name and the lists above do not hold: reason, e.g. "image not in the folder" → names of
+        images or ids of questions. `prepare` lists them where a count falls short.
+    """
+
+    examples: list[VQAExample]
+    images: list[AnnotatedImage]
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def caption_of(
+    image: AnnotatedImage, caption: str, *, kind: str = "", content_type: str = "", labels: Sequence[str] = ()
+) -> VQAExample:
+    """An image's caption as an example: asked nothing, answered by the caption.
+
+    Args:
+      kind: stands in the id, of data sets that also ask questions.
+    """
+    return VQAExample(
+        id="/".join(part for part in (image.dataset, kind, image.image_id) if part),
+        dataset=image.dataset,
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        question="",
+        answer=caption,
+        family="caption",
+        task="caption",
+        content_type=content_type,
+        modality=image.modality,
+        labels=tuple(labels),
+    )
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a split should contain; None where its authors do not say.
+
+    Attributes:
+      examples: questions, captions or conversations that have an image and an answer.
+      images: distinct ones.
+    """
+
+    examples: int | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """A data set as its authors publish it.
+
+    Attributes:
+      name: as in `data.source` and on the command line, e.g. "path_vqa".
+      title: its published name.
+      about: what it contains, in a sentence.
+      paper: authors, place, arXiv number or DOI.
+      url: where it is published.
+      licence: as its authors state it.
+      layout: files and folders under the root that `prepare` is pointed at.
+      splits: expected counts by split; a data set of unknown size (the general formats) has none.
+      traps: what its users have stumbled over, a sentence each.
+    """
+
+    name: str
+    title: str
+    about: str
+    paper: str
+    url: str
+    licence: str
+    layout: str
+    splits: Mapping[str, Count]
+    traps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be loaded: its card, and `load(root, split) -> SourceSplit`.
+
+    `load` raises DataError where files are missing or malformed, logs what it leaves out with names, and gives the same
+    records in the same order on every machine.
+
+    Attributes:
+      splits: for a general format, whose card has none: the splits that the files under a root have.
+    """
+
+    card: DataCard
+    load: Callable[[str, str], SourceSplit]
+    splits: Callable[[str], Sequence[str]] | None = None

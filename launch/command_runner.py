@@ -65,7 +65,7 @@ def add_program(parser: argparse.ArgumentParser, *, config: str | None = None, w
 
 
 def revision() -> str:
-    """The code's revision, which the copy on the workers cannot know; as `rllava_jax.provenance` spells it."""
+    """The code's revision, which the copy on the workers cannot know; spelt as in `checkpoint/provenance.py`."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)

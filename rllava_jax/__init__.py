@@ -2,7 +2,7 @@
 
 import sys
 
-from rllava_jax import process_memory
+from rllava_jax.runtime import process_memory
 
 __version__ = "0.1.0"
 

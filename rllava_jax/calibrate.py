@@ -22,14 +22,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from data_pipelines.checks import check_lengths, verify_images
-from data_pipelines.leaks import check_leaks
-from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples
-from rllava_jax import __version__, provenance
-from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
-from rllava_jax.config import Condition, Config, ConfigError
-from rllava_jax.config_loading import OVERRIDE_PREFIX, overridden
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import absolute, path_of
+from data_pipelines.loading.checks import check_lengths, verify_images
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.settings import Condition
+from rllava_jax import __version__
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.config import Config
+from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
 from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.risk_bounds import stops
@@ -39,8 +42,7 @@ from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.paths import absolute, path_of
-from rllava_jax.task import training_examples
+from rllava_jax.inference.task import training_examples
 
 CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
 FAILURE_CHANCE = 0.05

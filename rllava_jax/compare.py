@@ -18,19 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.images import decode
-from data_pipelines.records import DataError, ImageError
-from data_pipelines.sources import load_examples
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
-from rllava_jax.config_loading import from_json
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError, ImageError
+from data_pipelines.core.paths import path_of
+from data_pipelines.images.reading import decode
+from data_pipelines.loading.examples import load_examples
+from rllava_jax.checkpoint.provenance import stored_config
+from rllava_jax.config.loading import from_json
 from rllava_jax.evaluation.comparison import Comparison, Side, compare_sides, read_side
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.report.comparison_report import comparison_html
-from rllava_jax.evaluation.report.gallery import ImageOf
 from rllava_jax.evaluation.results import rows_as_json
-from rllava_jax.paths import path_of
-from rllava_jax.provenance import stored_config
+from rllava_jax.report.comparison_report import comparison_html
+from rllava_jax.report.gallery import ImageOf
 
 
 def main(argv: Sequence[str] | None = None) -> int:

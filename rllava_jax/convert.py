@@ -21,13 +21,12 @@ from collections.abc import Sequence
 # Conversion needs no accelerator, and must not claim one that a training run beside it uses.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from data_pipelines.records import DataError
-from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import ConfigError
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import local_path, path_of
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
 from rllava_jax.interop.source import DTYPES
-from rllava_jax.paths import local_path, path_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

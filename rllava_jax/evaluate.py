@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.records import FAMILIES, DataError
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import path_of
+from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
 from rllava_jax.evaluation import judge, judge_options, paired, references
 from rllava_jax.evaluation.answer_files import Findings, read_answers
 from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
@@ -38,7 +39,6 @@ from rllava_jax.evaluation.protocols import registry
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol
 from rllava_jax.evaluation.results import markdown_table, rows_as_json
 from rllava_jax.evaluation.scoring import ScoredItem, score_items, score_rows
-from rllava_jax.paths import path_of
 
 # Options that only some of the modes read: all but --out, --bootstrap and --seed.
 MODE_OF = {
@@ -110,7 +110,7 @@ def _check_mode(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from rllava_jax.checkpoint import CheckpointError  # these bring JAX, which scoring a file does not need
+    from rllava_jax.checkpoint.manager import CheckpointError  # these bring JAX, which scoring a file does not need
     from rllava_jax.evaluation import run_checkpoint
 
     run_checkpoint.quiet_logging()

@@ -3,7 +3,7 @@
     python -m rllava_jax.main --config configs/slake_tiny.py --workdir runs/slake_tiny --config.data.root=DIR
 
 Run the same line again after an interruption and it goes on from the last checkpoint. Any setting of
-`rllava_jax/config.py` can be given as `--config.SECTION.FIELD=VALUE`.
+`rllava_jax/config/schema.py` can be given as `--config.SECTION.FIELD=VALUE`.
 
 A configuration with stages is trained stage by stage, each in DIR/STAGE; the same line goes on in the stage that was
 interrupted. There `--config.SECTION.FIELD=VALUE` holds for all, `--config.stages.NAME.SECTION.FIELD=VALUE` for one.
@@ -26,14 +26,13 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.records import DataError
-from rllava_jax import exit_codes, hosts, provenance
-from rllava_jax.checkpoint import CheckpointError, Checkpoints
-from rllava_jax.compilation_cache import keep_compiled
-from rllava_jax.config import Config, ConfigError, Curriculum
-from rllava_jax.config_loading import OVERRIDE_PREFIX, load, stage_names
-from rllava_jax.config_validation import validate_patches
-from rllava_jax.curriculum import (
+from data_pipelines.core import exit_codes
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import path_of
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints
+from rllava_jax.config import Config, Curriculum
+from rllava_jax.config.curriculum import (
     check_starts,
     check_workdir_of_stages,
     finished_stages,
@@ -41,18 +40,21 @@ from rllava_jax.curriculum import (
     record_finished,
     stage_configs,
 )
+from rllava_jax.config.loading import OVERRIDE_PREFIX, load, stage_names
+from rllava_jax.config.validation import validate_patches
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
-from rllava_jax.inference.answerer import Answerer
-from rllava_jax.interruption import Interrupted, Interruption
-from rllava_jax.model.fused_attention import check_attention
+from rllava_jax.inference.generator import Answerer
+from rllava_jax.inference.task import check_examples, load_task, same_examples
+from rllava_jax.model.attention.fused import check_attention
 from rllava_jax.model.params import abstract, compute_dtype
+from rllava_jax.model.sharding import check_batches, make_mesh, sharded_shapes
 from rllava_jax.model.sizes import model_size
-from rllava_jax.paths import path_of
 from rllava_jax.planning.command import compile_for
-from rllava_jax.sharding import check_batches, make_mesh, sharded_shapes
-from rllava_jax.starting_point import resolve
-from rllava_jax.task import check_examples, load_task, same_examples
+from rllava_jax.runtime import hosts
+from rllava_jax.runtime.compilation_cache import keep_compiled
+from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep
+from rllava_jax.training.initialisation import resolve
 from rllava_jax.training.loop import train
 from rllava_jax.training.setup import set_up
 
@@ -62,7 +64,7 @@ _PLANNING = ("topology", "memory", "examples", "quick")  # options of --mode com
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status; see `exit_codes.py`."""
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     overrides = [argument for argument in arguments if argument.startswith(OVERRIDE_PREFIX)]
     options = _parser().parse_args([argument for argument in arguments if argument not in overrides])

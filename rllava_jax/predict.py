@@ -23,17 +23,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from data_pipelines.boxes import box_from_pixels, box_to_pixels
 from data_pipelines.conditions import DETECTED
-from data_pipelines.records import Box, DataError, Region, Task
-from data_pipelines.scan_parts import split_part
-from data_pipelines.windows import PRESETS, window_of
-from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import ConfigError
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import local_path, path_of
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.images.windows import PRESETS, window_of
+from data_pipelines.records import Box, Region, Task
+from data_pipelines.regions.boxes import box_from_pixels, box_to_pixels
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.inference.calibration import COMMAND, Stop
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predicted, Predictor
-from rllava_jax.paths import local_path, path_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,15 +22,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines.records import DataError
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
-from rllava_jax.paths import path_of, require_bucket
-from rllava_jax.scaling_fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
-from rllava_jax.scaling_plot import picture
-from rllava_jax.scaling_points import Point, Template, other_differences, points_of, read_runs, templates_of
-from rllava_jax.scaling_refusals import LEAST_CONVERGED, after_fit, before_fit
-from rllava_jax.scaling_report import Outcome, as_json, markdown_table
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import path_of, require_bucket
+from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
+from rllava_jax.scaling_laws.plot import picture
+from rllava_jax.scaling_laws.points import Point, Template, other_differences, points_of, read_runs, templates_of
+from rllava_jax.scaling_laws.refusals import LEAST_CONVERGED, after_fit, before_fit
+from rllava_jax.scaling_laws.report import Outcome, as_json, markdown_table
 
 REFUSED = 3
 

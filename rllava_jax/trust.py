@@ -16,13 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.images import size_of
-from data_pipelines.records import DataError
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import local_path, path_of
+from data_pipelines.images.reading import size_of
+from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
-from data_pipelines.windows import AUTO, window_of
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import ConfigError
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.asking import ANSWERS_FILE, read_run
@@ -40,7 +40,6 @@ from rllava_jax.evaluation.trust.results import (
     without_box,
     write_rows,
 )
-from rllava_jax.paths import local_path, path_of
 
 BOXES_FILE = "boxes.jsonl"
 

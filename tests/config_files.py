@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rllava_jax.config import ConfigError
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
 
 
 def write(folder: Path, body: str) -> Path:

@@ -12,14 +12,15 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
-from data_pipelines import boxes
-from data_pipelines.policy import Shown
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.prompt import encode_prompt
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import MaskFile, Region, VQAExample
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.regions import boxes
+from data_pipelines.regions.policy import Shown
+from data_pipelines.text.prompt import encode_prompt
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config, DataConfig, ModelConfig, RegionConfig
 from rllava_jax.inference.decode import generate
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.layout import TABLE, exported, spellings
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
@@ -27,7 +28,6 @@ from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, imag
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import Params, build, merge, split
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of, model_size
-from rllava_jax.task import make_preprocessor
 
 NEW_TOKENS = 6
 _WORDS = "what is the marked structure organ in this image liver lung left right kidney yes no shows a an"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rllava_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, RegionConfig
+from rllava_jax.model.sharding import make_mesh, to_devices
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of
-from rllava_jax.sharding import make_mesh, to_devices
 from rllava_jax.training.setup import program
 from rllava_jax.training.state import initial_state
 from rllava_jax.training.step import make_train_step

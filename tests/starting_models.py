@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from data_pipelines.tokenizer import train_tokenizer
-from rllava_jax import provenance
-from rllava_jax.checkpoint import AssetsHandler, AssetsSave
+from data_pipelines.text.tokenizer import train_tokenizer
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave
 from rllava_jax.config import InitConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
-from rllava_jax.sharding import make_mesh, parameter_shardings
-from rllava_jax.starting_point import initial_parameters, origins, resolve
-from rllava_jax.task import make_preprocessor
+from rllava_jax.model.sharding import make_mesh, parameter_shardings
+from rllava_jax.training.initialisation import initial_parameters, origins, resolve
 
 # Every width a multiple of 8, so that `fsdp` can cut it over all the devices of the tests.
 SMALL = sizes.PaliGemmaConfig(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rllava_jax.scaling_points import Template
+from rllava_jax.scaling_laws.points import Template
 
 TEMPLATE = Template("slake", "test", "family=identify", "right", "accuracy")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_pipelines.annotation_files import parse_json, read_json
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import parse_json, read_json
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path):

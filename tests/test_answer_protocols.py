@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.boxes import box_to_loc_tokens
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.boxes import box_to_loc_tokens
 from data_pipelines.sources.vqa_med_2019 import _references
 from rllava_jax.evaluation.protocols.localisation import LOCALISATION
 from rllava_jax.evaluation.protocols.multiple_choice import (

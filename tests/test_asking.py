@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, Region, VQAExample
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import Region, VQAExample
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.evaluation.asking import choose_examples, evaluate
-from rllava_jax.inference.answerer import Answer
+from rllava_jax.inference.generator import Answer
 
 LEFT, RIGHT = Region((0.1, 0.1, 0.4, 0.4), "Liver"), Region((0.6, 0.6, 0.9, 0.9), "Spleen")
 

@@ -18,10 +18,12 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
-from rllava_jax.model import attention, attention_pallas, fused_attention
-from rllava_jax.model.attention import attend
-from rllava_jax.model.attention_pallas import flash_attention
-from rllava_jax.model.fused_attention import over_mesh
+from rllava_jax.model.attention import attend as attend_module
+from rllava_jax.model.attention import fused as fused_attention
+from rllava_jax.model.attention import pallas
+from rllava_jax.model.attention.attend import attend
+from rllava_jax.model.attention.fused import over_mesh
+from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.paligemma import PaliGemma, prefix_lm_mask
 from rllava_jax.model.params import merge, split
 
@@ -31,7 +33,7 @@ FLOAT32 = 3e-6
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(attention_pallas, "_LARGEST_BLOCK", 128)
+    monkeypatch.setattr(pallas, "_LARGEST_BLOCK", 128)
 
 
 class Case(NamedTuple):
@@ -94,7 +96,7 @@ def with_gradients(attention, q, k, v, g):
 
     @jax.jit
     def run(q, k, v, g):
-        out, vjp = jax.vjp(attention, q, k, v)
+        out, vjp = jax.vjp(attend, q, k, v)
         return out, *vjp(g.astype(out.dtype))
 
     return run(q, k, v, g)
@@ -196,7 +198,7 @@ def test_no_array_holds_the_weights():
     elements = case.heads * case.queries * case.keys * BATCH
 
     def largest(attention):
-        return max(sizes(jax.make_jaxpr(lambda *a: with_gradients(attention, *a))(q, k, v, g).jaxpr))
+        return max(sizes(jax.make_jaxpr(lambda *a: with_gradients(attend, *a))(q, k, v, g).jaxpr))
 
     def sizes(jaxpr):
         for equation in jaxpr.eqns:
@@ -296,7 +298,7 @@ def test_a_model_with_the_kernel_has_xlas_logits_and_gradients(interpreted):
 
 
 def test_a_hook_and_one_token_decoding_take_xlas(monkeypatch):
-    monkeypatch.setattr(attention, "fused_attention", lambda *_, **__: pytest.fail("a fused kernel was asked"))
+    monkeypatch.setattr(attend_module, "fused_attention", lambda *_, **__: pytest.fail("a fused kernel was asked"))
     case = Case(12, 12, 4, 1, 16, "prefix")
     q, k, v, _, mask = arrays_of(case)
     out, collected = attend(q, k, v, mask, kind="pallas", hook=lambda weights, layer: (weights, weights))
@@ -318,5 +320,5 @@ def test_the_kernel_takes_keys_from_a_smaller_cache(interpreted):
     ("length", "block"), [(64, 128), (256, 256), (336, 384), (1024, 512), (1104, 384), (4096, 512), (4176, 384)]
 )
 def test_blocks_pad_least(monkeypatch, length, block):
-    monkeypatch.setattr(attention_pallas, "_LARGEST_BLOCK", 512)
-    assert attention_pallas._block(length) == block
+    monkeypatch.setattr(pallas, "_LARGEST_BLOCK", 512)
+    assert pallas._block(length) == block

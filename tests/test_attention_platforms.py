@@ -12,10 +12,10 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from rllava_jax.config import ConfigError
-from rllava_jax.model.attention import attend
-from rllava_jax.model.attention_cudnn import cudnn_attention
-from rllava_jax.model.attention_pallas import flash_attention
-from rllava_jax.model.fused_attention import check_attention
+from rllava_jax.model.attention.attend import attend
+from rllava_jax.model.attention.cudnn import cudnn_attention
+from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.sizes import SIZES
 
 GEMMA1, GEMMA2 = SIZES["paligemma-3b-448"], SIZES["paligemma2-3b-448"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from resumed_runs import LIGHT, STEPS, checkpoints, examples, losses, rows
 
-from rllava_jax import exit_codes
+from data_pipelines.core import exit_codes
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
@@ -19,7 +19,7 @@ from rllava_jax.training.watchdog import Watchdog
 POISON = """
 import os
 import numpy as np
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.loading.preprocess import Preprocessor
 
 whole = Preprocessor.training
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data_pipelines import boxes
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions import boxes
 
 WHERE = "imgs/x/detection.json: entry 0, 'Liver'"
 

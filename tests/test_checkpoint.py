@@ -11,13 +11,13 @@ import pytest
 from calibrations import CALIBRATION
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipelines.loader import TrainingIterator
-from data_pipelines.records import DataError
-from rllava_jax.checkpoint import CheckpointError, Checkpoints, find_checkpoint
-from rllava_jax.checksums import checksums
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.loader import TrainingIterator
+from rllava_jax.checkpoint.integrity import checksums
+from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints, find_checkpoint
 from rllava_jax.config import DataConfig, MeshConfig
 from rllava_jax.inference.calibration import calibration_of, write_calibration
-from rllava_jax.sharding import make_mesh
+from rllava_jax.model.sharding import make_mesh
 
 # Orbax leaves the other arrays' reads unawaited when one of them fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -328,7 +328,7 @@ def test_damaged_newest_checkpoints_are_set_aside_and_the_one_before_is_used(tmp
 
 
 class Batches:
-    """What a checkpoint needs of a data iterator: a position as `data_pipelines.loader.TrainingIterator` has it."""
+    """What a checkpoint needs of a data iterator: a position as `loading.loader.TrainingIterator` has it."""
 
     def __init__(self, seed=0):
         self._iterator = TrainingIterator(grain.MapDataset.range(9), DataConfig(), {"seed": seed})

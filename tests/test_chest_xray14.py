@@ -3,9 +3,10 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from data_pipelines.boxes import box_to_pixels
-from data_pipelines.records import FAMILIES, DataError
-from data_pipelines.region_questions import region_questions
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import FAMILIES
+from data_pipelines.regions.boxes import box_to_pixels
+from data_pipelines.regions.questions import region_questions
 from data_pipelines.sources import chest_xray14
 
 # The published headers, odd commas included.

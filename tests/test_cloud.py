@@ -15,22 +15,23 @@ import pytest
 from etils import epath
 from fake_gcs import serve
 
+from data_pipelines.core import append_log
+from data_pipelines.core import paths as paths_module
+from data_pipelines.core.append_log import GrowingFiles
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.paths import absolute, is_remote, local_path, path_of, require_bucket
+from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import Region
-from data_pipelines.sources import load_examples
-from rllava_jax import convert, growing_files, predict
+from rllava_jax import convert, predict
 from rllava_jax import main as entry
-from rllava_jax import paths as paths_module
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import ConfigError
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
-from rllava_jax.growing_files import GrowingFiles
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.interop.lineage import run_name
 from rllava_jax.model.params import abstract
-from rllava_jax.paths import absolute, is_remote, local_path, path_of, require_bucket
-from rllava_jax.starting_point import initial_parameters, origins, resolve
+from rllava_jax.training.initialisation import initial_parameters, origins, resolve
 
 STEPS = 14
 CLOCK = {"examples_per_second", "tokens_per_second", "step_seconds", "data_wait_fraction", "compile_seconds"}
@@ -223,7 +224,7 @@ def test_growing_files_are_uploaded_now_and_then_and_at_the_end(cloud, monkeypat
     assert cloud.read("grown/metrics.jsonl") == b"1\n2\n"
     assert cloud.read("grown/tensorboard/events") == b"e"
 
-    monkeypatch.setattr(growing_files, "UPLOAD_EVERY", 0.0)
+    monkeypatch.setattr(append_log, "UPLOAD_EVERY", 0.0)
     rows.write_bytes(b"1\n2\n3\n")
     cloud.requests.clear()
     files.grew()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import images
-from data_pipelines.records import DataError, Region
-from data_pipelines.sources import coco, load_examples
+from data_pipelines.core.errors import DataError
+from data_pipelines.images import reading
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.records import Region
+from data_pipelines.sources import coco
 from rllava_jax.config import DataConfig
 
 # Written by pycocotools 2.0: encode() of an ellipse over stripes, with a hole.
@@ -72,7 +74,7 @@ def test_one_polygon_stays_a_polygon_of_normalised_vertices(small_root):
 def test_several_polygons_become_the_mask_of_their_union(small_root):
     squares = [[5, 10, 10, 10, 10, 15, 5, 15], [20, 12, 25, 12, 25, 20, 20, 20]]
     (region,) = coco.load(small_root([annotation(segmentation=squares)]), "val").images[0].regions
-    mask = images.decode_mask(region.mask, "x")
+    mask = reading.decode_mask(region.mask, "x")
     assert mask.shape == SHAPE
     assert mask[11:14, 6:9].all()
     assert mask[13:19, 21:24].all()
@@ -89,7 +91,7 @@ def test_a_list_of_runs_goes_down_the_columns_and_starts_with_background(small_r
     runs = np.diff([0, *edges, column.size]).tolist()
     root = small_root([annotation(segmentation={"size": [*SHAPE], "counts": runs})])
     (region,) = coco.load(root, "val").images[0].regions
-    assert (images.decode_mask(region.mask, "x") == drawn()).all()
+    assert (reading.decode_mask(region.mask, "x") == drawn()).all()
 
 
 def test_crowds_are_left_out_counted_and_named(small_root, caplog):
@@ -171,7 +173,7 @@ def test_a_file_of_another_size_than_listed_is_an_error_because_its_boxes_would_
     ],
 )
 def test_images_that_cannot_be_told_apart_or_lie_elsewhere_are_errors(small_root, images, complaint):
-    listed = [{"id": number, "file_name": name, "width": 53, "height": 37} for number, name in images]
+    listed = [{"id": number, "file_name": name, "width": 53, "height": 37} for number, name in reading]
     with pytest.raises(DataError, match=complaint):
         coco.load(small_root(images=listed), "val")
 

@@ -11,8 +11,8 @@ from report_examples import asked
 from rllava_jax.compare import main
 from rllava_jax.evaluation.comparison import compare_sides, read_side
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.evaluation.report.comparison_report import differing
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.report.comparison_report import differing
 
 
 def run(folder, right, *, step: str = "10", numbers=range(8)):

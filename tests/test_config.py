@@ -13,8 +13,8 @@ import pytest
 from config_files import error_line, write
 
 from rllava_jax.config import Config, ConfigError, DataConfig, MeshConfig, RegionConfig, TrainConfig
-from rllava_jax.config_loading import differences, from_json, load, load_config, to_json
-from rllava_jax.config_upgrade import upgraded
+from rllava_jax.config.loading import differences, from_json, load, load_config, to_json
+from rllava_jax.config.upgrade import upgraded
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -226,7 +226,7 @@ def test_differences_are_dotted_names_and_include_what_only_one_side_has() -> No
 
 
 def test_reading_a_configuration_does_not_import_jax() -> None:
-    code = "import sys, rllava_jax.config_loading; sys.exit('jax' in sys.modules)"
+    code = "import sys, rllava_jax.config.loading; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_files import error_line, write
 
-from rllava_jax.config_loading import differences, from_json, load_config, to_json
+from rllava_jax.config.loading import differences, from_json, load_config, to_json
 
 MIX = """
 config = Config(data=DataConfig(mix={

@@ -22,7 +22,7 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.config_validation import validate, validate_patches
+from rllava_jax.config.validation import validate, validate_patches
 from rllava_jax.model.sizes import SIZES, dimensions_of, model_size
 
 

@@ -7,16 +7,17 @@ import pytest
 from PIL import Image
 
 from data_pipelines.conditions import CORRUPTED
-from data_pipelines.controls import ASKED, ShuffledImages
-from data_pipelines.corruptions import corrupted, noise_image
-from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.pixels import resize
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, MaskFile, Region, VQAExample
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.corruptions import corrupted, noise_image
+from data_pipelines.images.pixels import resize
+from data_pipelines.loading.controls import ASKED, ShuffledImages
+from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import MaskFile, Region, VQAExample
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
-from rllava_jax.config_loading import from_json, to_json
-from rllava_jax.config_validation import validate
+from rllava_jax.config.loading import from_json, to_json
+from rllava_jax.config.validation import validate
 
 LEFT = Region((0.1, 0.1, 0.5, 0.5), "Liver", mask=MaskFile("a mask of another size"))
 PLAIN = Region(LEFT.box, LEFT.label)

@@ -6,12 +6,13 @@ import pytest
 from small_runs import CONFIG, VOCAB, batch, made, one_device
 from test_loader import png
 
-from data_pipelines.checks import check_lengths
-from data_pipelines.policy import Shown
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.prompt import count_tokens, encode_conversation, encode_prompt, format_prefix
-from data_pipelines.records import DataError, Region, Turn, VQAExample
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.checks import check_lengths
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import Region, Turn, VQAExample
+from data_pipelines.regions.policy import Shown
+from data_pipelines.text.prompt import count_tokens, encode_conversation, encode_prompt, format_prefix
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import merge

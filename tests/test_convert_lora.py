@@ -25,8 +25,8 @@ from test_convert import prompts_of
 from tiny_models import random_transformers_model, save_transformers_folder
 from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaForConditionalGeneration
 
-from data_pipelines.boxes import box_from_pixels
 from data_pipelines.records import Region
+from data_pipelines.regions.boxes import box_from_pixels
 from rllava_jax.config import LoraConfig, LoraTarget, RegionConfig
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.params import abstract

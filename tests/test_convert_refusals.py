@@ -10,8 +10,9 @@ import safetensors.numpy
 from golden_model import GOLDEN, load
 from tiny_models import random_transformers_model, save_transformers_folder, tokenizer_file
 
-from data_pipelines.tokenizer import train_tokenizer
-from rllava_jax import atomic_files, convert
+from data_pipelines.core import atomic_files
+from data_pipelines.text.tokenizer import train_tokenizer
+from rllava_jax import convert
 from rllava_jax.interop import import_checkpoint
 from rllava_jax.interop.streaming import StreamedArray
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.conditions import CORRUPTIONS, LEVELS
-from data_pipelines.corruptions import corrupted, noise_image
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.corruptions import corrupted, noise_image
 
 
 def scan(height=300, width=240):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from resumed_runs import checkpoints, rows, wait_for_step
 
-from rllava_jax import exit_codes
+from data_pipelines.core import exit_codes
 
 
 def logged(workdir: Path) -> list[tuple[int, float]]:

@@ -9,8 +9,8 @@ from conftest import STAGES, TINY_RUN
 
 from rllava_jax import main as entry
 from rllava_jax.config import Config, ConfigError, Curriculum
-from rllava_jax.config_loading import load, load_config
-from rllava_jax.curriculum import follow_move, stage_configs
+from rllava_jax.config.curriculum import follow_move, stage_configs
+from rllava_jax.config.loading import load, load_config
 from rllava_jax.planning.plan import load_config_for_planning
 
 

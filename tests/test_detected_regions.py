@@ -5,19 +5,19 @@ import io
 import pytest
 from PIL import Image
 
-from data_pipelines.boxes import box_to_loc_tokens, first_box
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.question_regions import structures_to_detect
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Region, VQAExample
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.regions.boxes import box_to_loc_tokens, first_box
+from data_pipelines.regions.named_structures import structures_to_detect
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
-from rllava_jax.config_validation import validate
+from rllava_jax.config.validation import validate
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.detected_regions import detected_rows
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.evaluation.report.detected import region_sources
-from rllava_jax.evaluation.report.run_report import write_report
-from rllava_jax.inference.answerer import Answer
+from rllava_jax.inference.generator import Answer
+from rllava_jax.report.detected import region_sources
+from rllava_jax.report.run_report import write_report
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")
 QUESTIONS = {

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.detector_regions import attach_detections
-from data_pipelines.question_regions import link_regions
-from data_pipelines.records import FAMILIES, DataError, Region, VQAExample
-from data_pipelines.region_questions import region_questions
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import FAMILIES, AnnotatedImage, Region, SourceSplit, VQAExample
+from data_pipelines.regions.detections import attach_detections
+from data_pipelines.regions.named_structures import link_regions
+from data_pipelines.regions.questions import region_questions
 from data_pipelines.sources import slake
 
 NODULE = {"label": "Nodule", "box": [10, 10, 40, 20], "score": 0.9}

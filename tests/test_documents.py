@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.boxes import iou
-from data_pipelines.question_regions import link_regions
-from data_pipelines.records import DataError
-from data_pipelines.seeding import rng_for
-from data_pipelines.sources import documents, load_examples
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.regions.boxes import iou
+from data_pipelines.regions.named_structures import link_regions
+from data_pipelines.sources import documents
 from data_pipelines.sources.document_drawing import AMOUNTS, ASPECT, CLAUSES, draw_page
 from rllava_jax.config import DataConfig, DocumentsConfig, PolicyConfig
 

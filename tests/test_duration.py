@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rllava_jax.config import ConfigError
-from rllava_jax.duration import parse_duration
+from rllava_jax.config.durations import parse_duration
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_files import Scores, write
 
-from data_pipelines.sources import load_examples
+from data_pipelines.loading.examples import load_examples
 from rllava_jax.config import DataConfig
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.metrics import rows as rows_of_a_run

@@ -136,7 +136,7 @@ def test_captions_that_are_left_out_are_never_sent(captions, tmp_path):
 def test_another_model_seed_template_or_caption_asks_anew(captions, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "templates"
     folder.mkdir()
-    packaged = (ROOT / "data_pipelines/qa_templates/open.txt").read_text()
+    packaged = (ROOT / "data_pipelines/generation/qa_templates/open.txt").read_text()
     (folder / "open.txt").write_text(packaged.replace("a phrase", "two words"))
     with LanguageModel() as server:
         for more in ([], [], ["--seed", "1"], ["--model", "n"], ["--templates", str(folder)]):

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filters, read_pathologies
 from data_pipelines.generation.languages import is_language
 from data_pipelines.generation.pairs import Pair
 from data_pipelines.generation.words import contains, words
-from data_pipelines.records import DataError, Turn
+from data_pipelines.records import Turn
 
 
 def filters(**changes):

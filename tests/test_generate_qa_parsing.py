@@ -5,11 +5,12 @@ import re
 
 import pytest
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption, read_captions
 from data_pipelines.generation.pairs import TOPICS, Pair, pair_id, question_record
 from data_pipelines.generation.parsing import MalformedError, extract_object, parse_answer
 from data_pipelines.generation.templates import KINDS, load_templates, render
-from data_pipelines.records import DataError, Turn, VQAExample
+from data_pipelines.records import Turn, VQAExample
 
 CAPTION = Caption("c1", "a.png", "a.png", "A $5 cyst of the {liver}, 50 % of it.", context="See Figure 1.")
 QA = {"question": "What is seen?", "answer": "a cyst"}

@@ -7,8 +7,8 @@ import pytest
 from language_model_server import LanguageModel
 
 from data_pipelines import generate_qa
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.review import read_verdicts
-from data_pipelines.records import DataError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_pipelines.images import decode
-from data_pipelines.leaks import check_leaks
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.reading import decode
+from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.sources import huggingface_parquet
 from data_pipelines.sources.huggingface_parquet import PATH_VQA_HF, SLAKE_HF, SOURCES, VQA_RAD_HF
 

@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 
 from data_pipelines import inspect
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import split_figures
 from data_pipelines.inspection.overlap import fingerprints, groups_of, overlaps
 from data_pipelines.inspection.reading import DataSet
-from data_pipelines.records import Region, VQAExample
+from data_pipelines.records import AnnotatedImage, Region, SourceSplit, VQAExample
 
 
 def picture(seed, *, kind="PNG", size=64, **save):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import images
-from data_pipelines.records import DataError, Region, Turn
-from data_pipelines.sources import jsonl, load_examples
+from data_pipelines.core.errors import DataError
+from data_pipelines.images import reading
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.records import Region, Turn
+from data_pipelines.sources import jsonl
 from rllava_jax.config import DataConfig, PolicyConfig
 
 
@@ -70,7 +72,7 @@ def test_every_field_reaches_the_record(small_root):
     assert (example.turns, example.labels) == ((Turn("What is this?", "A chest CT"),), ("Mass",))
     (region,) = example.regions
     assert (region.box, region.label) == ((0.2, 0.1, 0.6, 0.5), "Mass")
-    assert images.decode_mask(region.mask, "x").sum() == 20 * 40
+    assert reading.decode_mask(region.mask, "x").sum() == 20 * 40
     assert (image.regions, image.modality, image.body_part) == ((region,), "CT", "Chest")
 
 

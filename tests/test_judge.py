@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from language_model_server import LanguageModel, Reply
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.answers import Answer
 from data_pipelines.generation.client import EndpointError
-from data_pipelines.records import DataError
 from rllava_jax.evaluation.judge import (
     FAILED,
     MALFORMED,

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from launch_world import ROOT, STAND_INS
 
-from rllava_jax import provenance
+from rllava_jax.checkpoint import provenance
 
 SCRIPTS = sorted((ROOT / "launch").rglob("*.sh"))
 STARTED_BY_USERS = ["gke.sh", "gpu_machine.sh", "slurm.sh", "tpu_vm.sh"]

@@ -2,8 +2,9 @@ import logging
 
 import pytest
 
-from data_pipelines.leaks import check_leaks
-from data_pipelines.records import DataError, ImageError, VQAExample
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.records import VQAExample
 from data_pipelines.sources import slake, vqa_rad
 
 

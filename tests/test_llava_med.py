@@ -3,7 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError, Turn
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import Turn
 from data_pipelines.sources import llava_med_alignment, llava_med_instruct
 
 ALIGNMENT, INSTRUCT = llava_med_alignment.SOURCE, llava_med_instruct.SOURCE

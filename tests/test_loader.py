@@ -10,12 +10,13 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from data_pipelines.checks import check_lengths, verify_images
-from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.loader import examples_per_epoch, training_iterator
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, Region, VQAExample
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.checks import check_lengths, verify_images
+from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.loader import examples_per_epoch, training_iterator
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import Region, VQAExample
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import AugmentConfig, DataConfig, PolicyConfig, RegionConfig
 
 FAMILIES = {"vqa": 0.5, "identify": 0.25, "verify": 0.25}

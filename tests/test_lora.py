@@ -16,12 +16,12 @@ from small_runs import CONFIG as TRAINING
 from small_runs import Run, adam, assert_trains_alike, batch, one_device
 
 from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshConfig, ModelConfig, RegionConfig
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
 from rllava_jax.model import sizes
 from rllava_jax.model.lora import TARGETS, Adapter, delta, merged
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.params import abstract, merge, split
-from rllava_jax.sharding import make_mesh, parameter_shardings
+from rllava_jax.model.sharding import make_mesh, parameter_shardings
 
 ALL = get_args(LoraTarget)
 MEDM = LoraConfig(rank=12, alpha=32, targets=("q", "k", "v", "o", "up", "down"))

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from rllava_jax import main as entry
-from rllava_jax.config_loading import load_config, to_json
+from rllava_jax.config.loading import load_config, to_json
 
 STEPS = 14
 ROW = {"dataset", "split", "subset", "region", "metric", "value", "n", "ci_low", "ci_high"}

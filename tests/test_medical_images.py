@@ -18,12 +18,13 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from data_pipelines import dicom
-from data_pipelines.images import ImageCache, decode
-from data_pipelines.leaks import check_leaks
-from data_pipelines.records import DataError, ImageError, VQAExample
-from data_pipelines.scan_parts import split_part
-from data_pipelines.windows import PRESETS, Window, grey_levels, window_of
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images import dicom
+from data_pipelines.images.reading import ImageCache, decode
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.images.windows import PRESETS, Window, grey_levels, window_of
+from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.records import VQAExample
 
 # Files that pydicom is published with; Pillow decodes the compressed ones. No network.
 PACKAGED_GREYS = ["CT_small.dcm", "693_J2KI.dcm", "MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm"]

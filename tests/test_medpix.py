@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.sources import medpix
 
 

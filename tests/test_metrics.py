@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from data_pipelines.boxes import box_to_loc_tokens
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.answers import exact_match, normalise_answer, score, token_f1, token_precision, token_recall
 from rllava_jax.evaluation.metrics import Row, rows
 from rllava_jax.evaluation.predictions import Prediction, from_json, read_predictions, to_json

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines import images
-from data_pipelines.checks import verify_images
-from data_pipelines.leaks import check_leaks
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images import reading
+from data_pipelines.loading.checks import verify_images
+from data_pipelines.loading.examples import load_source
+from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.prepare import main
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, ImageError
-from data_pipelines.sources import load_source, mimic_cxr_jpg
+from data_pipelines.sources import mimic_cxr_jpg
 from data_pipelines.sources.mimic_cxr_jpg import findings_and_impression, hashed_name
 from rllava_jax.config import DataConfig, RegionConfig
 
@@ -194,7 +195,7 @@ def names_nobody(said):
 
 def test_decoding_names_an_unreadable_film_by_its_image_id(broken):
     with pytest.raises(ImageError, match=f"{broken.image_id}: image (is missing|cannot be read)") as caught:
-        images.decode(broken.image, broken.image_id)
+        reading.decode(broken.image, broken.image_id)
     assert names_nobody(str(caught.value))
     assert names_nobody(repr(broken.image) + f"{broken.image}{broken.image!s}")
 
@@ -241,7 +242,7 @@ def test_what_is_prepared_has_the_pixels_and_none_of_the_numbers(
     read = load_source(DataConfig(source="prepared", root=str(out)), "train")
     published = mimic_cxr_jpg.SOURCE.load(root, "train")
     for ours, theirs in zip(read.images, published.images, strict=True):
-        assert (images.decode(ours.image, "ours") == images.decode(theirs.image, "theirs")).all()
+        assert (reading.decode(ours.image, "ours") == reading.decode(theirs.image, "theirs")).all()
 
 
 def test_a_film_travels_to_worker_processes(small_root):

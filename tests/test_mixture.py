@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from test_loader import FAMILIES, assert_same, examples, png, settings, take
 
-from data_pipelines.loader import mixed_iterator, training_iterator
-from data_pipelines.mixture import Part, Schedule, load_parts, mixed
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, Region, VQAExample
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.loader import mixed_iterator, training_iterator
+from data_pipelines.loading.mixture import Part, Schedule, load_parts, mixed
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import Region, VQAExample
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig, MixPart, PhantomConfig, PolicyConfig, RegionConfig
 
 ANNEALED = ((0.0, 0.0), (0.8, 0.0), (1.0, 0.5))

@@ -11,8 +11,10 @@ import yaml
 from converted import run_convert
 from tiny_models import tokenizer_file
 
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax import convert, provenance
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax import convert
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.provenance import StartedFrom
 from rllava_jax.config import (
     Config,
     DataConfig,
@@ -24,11 +26,10 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.lineage import exported_stage, import_record, lineage
 from rllava_jax.interop.model_card import model_card
-from rllava_jax.provenance import StartedFrom
-from rllava_jax.task import make_preprocessor
 
 PLAIN = RegionConfig(encoders=())
 GOOGLE = "which Google publishes under the Gemma Terms of Use"

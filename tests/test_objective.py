@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rllava_jax.training.objective import suffix_losses
+from rllava_jax.training.losses.cross_entropy import suffix_losses
 
 B, T, D, V = 5, 13, 16, 50
 

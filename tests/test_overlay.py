@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.overlay import draw_outlines
+from data_pipelines.regions.overlay import draw_outlines
 
 GREY = np.full((336, 336, 3), 100, np.uint8)
 BOX = (0.25, 0.25, 0.75, 0.5)

@@ -16,7 +16,7 @@ from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.layers import better_apart
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import SIZES, model_size
-from rllava_jax.training.objective import suffix_losses
+from rllava_jax.training.losses.cross_entropy import suffix_losses
 
 
 def count(model, prefix=""):

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.sources.path_vqa import SOURCE
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.boxes import box_to_pixels, iou
-from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples, phantom
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.regions.boxes import box_to_pixels, iou
+from data_pipelines.sources import phantom
 from data_pipelines.sources.phantom_drawing import LABELS
 from rllava_jax.config import DataConfig, PhantomConfig
 

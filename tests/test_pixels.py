@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import pixels
+from data_pipelines.images import pixels
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "preprocess.npz")
 

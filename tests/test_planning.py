@@ -12,8 +12,9 @@ import jax
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 
-from data_pipelines.loader import training_iterator
+from data_pipelines.loading.loader import training_iterator
 from rllava_jax.config import Config, ConfigError, DataConfig, ModelConfig, PhantomConfig, RegionConfig, TrainConfig
+from rllava_jax.inference.task import load_task
 from rllava_jax.main import main
 from rllava_jax.model.sizes import model_size
 from rllava_jax.planning import plan as planning
@@ -26,7 +27,6 @@ from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.roofline import roofline
 from rllava_jax.planning.topology import parse_topology, require_compiler
 from rllava_jax.planning.traffic import Collective
-from rllava_jax.task import load_task
 
 _ROOT = Path(__file__).parents[1]
 _LIBTPU = Path(os.environ.get("RLLAVA_LIBTPU", _ROOT / ".venv" / "libtpu"))

@@ -4,7 +4,7 @@ import logging
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.sources.pmc_vqa import SOURCE
 
 # Version 1 names the right option by text and letter; version 2 has captions, and the letter alone in "Answer".

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipelines.boxes import area, iou
-from data_pipelines.policy import Shown, choose_regions, regions_under, wrong_regions
 from data_pipelines.records import Region, VQAExample
+from data_pipelines.regions.boxes import area, iou
+from data_pipelines.regions.policy import Shown, choose_regions, regions_under, wrong_regions
 from rllava_jax.config import PolicyConfig
 
 KINDS = ("shifted", "scaled", "another", "mirrored", "random")

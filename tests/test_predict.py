@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from dicom_files import write_dicom
 
-from data_pipelines.boxes import box_to_pixels
-from data_pipelines.records import DataError, Region
-from data_pipelines.sources import load_examples
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.records import Region
+from data_pipelines.regions.boxes import box_to_pixels
 from rllava_jax import predict
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
-from rllava_jax.inference.answerer import Answer
 from rllava_jax.inference.decode import Sampling
+from rllava_jax.inference.generator import Answer
 from rllava_jax.inference.predictor import Predictor
 
 

@@ -12,15 +12,16 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from prepared_sets import in_process, make_source, prepared, row, without_places, write_rows
 
-from data_pipelines import images
-from data_pipelines.cards import Source
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images import reading
+from data_pipelines.loading.examples import load_examples, load_source
 from data_pipelines.prepare import main
 from data_pipelines.prepared import layout, record_shards
 from data_pipelines.prepared.preparation import prepare
-from data_pipelines.records import DataError, ImageError
-from data_pipelines.sources import load_examples, load_source, phantom
+from data_pipelines.records import Source
+from data_pipelines.sources import phantom
 from rllava_jax.config import Config, ConfigError, DataConfig, PhantomConfig
-from rllava_jax.config_validation import validate
+from rllava_jax.config.validation import validate
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_an_image_is_a_small_reference_that_travels_between_processes(source, tm
     prepared(source, tmp_path / "out")
     example = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train").examples[5]
     assert len(pickle.dumps(example.image)) < 500
-    decoded = images.decode(pickle.loads(pickle.dumps(example.image)), example.id)
+    decoded = reading.decode(pickle.loads(pickle.dumps(example.image)), example.id)
     assert (decoded == np.asarray(Image.open(source / "images/1.png"))).all()
 
 
@@ -173,7 +174,7 @@ def test_a_missing_or_damaged_shard_is_named(source, tmp_path):
     for path in (tmp_path / "out/images/1.0.0").glob("*-images.*"):
         path.unlink()
     with pytest.raises(ImageError, match=r"images\[0\]: image cannot be read .*; prepare the data set again"):
-        images.decode(example.image, "x")
+        reading.decode(example.image, "x")
 
 
 def test_an_unknown_source_in_a_configuration_names_the_nearest():

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from prepared_sets import in_process, make_source, prepared, row, write_rows
 
-from data_pipelines import images
+from data_pipelines.core.errors import DataError
+from data_pipelines.images import reading
+from data_pipelines.loading.examples import load_examples, load_source
 from data_pipelines.prepare import main
 from data_pipelines.prepared import image_shards, layout
-from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples, load_source
 from rllava_jax.config import DataConfig
 
 
@@ -96,7 +96,7 @@ def test_an_unreadable_image_that_is_allowed_takes_its_questions_along(source, t
     read = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train")
     assert [example.id for example in read.examples] == [f"jsonl/{n}" for n in range(12) if n % 4 != 2]
     for image in read.images:
-        assert (images.decode(image.image, "x") == np.asarray(Image.open(source / image.image_id))).all()
+        assert (reading.decode(image.image, "x") == np.asarray(Image.open(source / image.image_id))).all()
 
 
 def test_a_detector_s_boxes_are_prepared_in_place_of_the_annotated_ones(source, tmp_path, capsys):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from data_pipelines import images
+from data_pipelines.core.errors import ImageError
+from data_pipelines.images import reading
 from data_pipelines.prepared.image_bytes import storable, without_metadata
-from data_pipelines.records import ImageError
 
 NAME = "Doe^Jane"
 
@@ -60,7 +60,7 @@ JPEG = encoded(pixels(32, 48, 3), "JPEG")
     ],
 )
 def test_a_file_without_metadata_is_stored_as_it_is(plain):
-    assert storable(plain, "x", images.decode) == plain
+    assert storable(plain, "x", reading.decode) == plain
 
 
 @pytest.mark.parametrize(
@@ -80,45 +80,45 @@ def test_a_file_without_metadata_is_stored_as_it_is(plain):
 )
 def test_what_names_a_patient_goes_and_the_pixels_stay(named, kind):
     assert NAME.encode() in named
-    stored = storable(named, "x", images.decode)
+    stored = storable(named, "x", reading.decode)
     assert NAME.encode() not in stored
     assert Image.open(io.BytesIO(stored)).format == kind
     assert Image.open(io.BytesIO(stored)).getexif() == {}
-    assert (images.decode(stored, "x") == images.decode(named, "x")).all()
+    assert (reading.decode(stored, "x") == reading.decode(named, "x")).all()
 
 
 def test_exif_orientation_is_not_applied_as_boxes_are_drawn_on_stored_pixels():
     turned = encoded(pixels(32, 48, 3), "JPEG", exif=exif(orientation=6))
-    assert images.decode(storable(turned, "x", images.decode), "x").shape == (32, 48, 3)
+    assert reading.decode(storable(turned, "x", reading.decode), "x").shape == (32, 48, 3)
 
 
 def test_colours_coded_as_adobe_says_stay_what_they_are():
     cmyk = io.BytesIO()
     Image.fromarray(pixels(16, 16, 3)).convert("CMYK").save(cmyk, "JPEG", exif=exif())
-    stored = storable(cmyk.getvalue(), "x", images.decode)
+    stored = storable(cmyk.getvalue(), "x", reading.decode)
     assert Image.open(io.BytesIO(stored)).mode == "CMYK"
-    assert (images.decode(stored, "x") == images.decode(cmyk.getvalue(), "x")).all()
+    assert (reading.decode(stored, "x") == reading.decode(cmyk.getvalue(), "x")).all()
 
 
 def test_where_dropping_a_segment_would_change_a_pixel_the_pixels_are_stored_as_png(monkeypatch):
     named = encoded(pixels(32, 48, 3), "JPEG", exif=exif())
     monkeypatch.setattr("data_pipelines.prepared.image_bytes.without_metadata", lambda _: JPEG[:-40] + JPEG[-2:])
-    stored = storable(named, "x", images.decode)
+    stored = storable(named, "x", reading.decode)
     assert Image.open(io.BytesIO(stored)).format == "PNG"
-    assert (images.decode(stored, "x") == images.decode(named, "x")).all()
+    assert (reading.decode(stored, "x") == reading.decode(named, "x")).all()
 
 
 def test_a_mask_keeps_its_grey_levels_whatever_its_format(tmp_path):
     levels = np.array([[0, 70], [20, 255]], np.uint8)
     path = tmp_path / "mask.tiff"
     Image.fromarray(levels).save(path)
-    assert (images.decode_grey(storable(str(path), "x", images.decode_grey), "x") == levels).all()
+    assert (reading.decode_grey(storable(str(path), "x", reading.decode_grey), "x") == levels).all()
 
 
 @pytest.mark.parametrize("broken", [b"", b"no image", JPEG[: len(JPEG) // 2], encoded(pixels(9, 9, 3), "PNG")[:-60]])
 def test_what_cannot_be_read_is_not_stored(broken):
     with pytest.raises(ImageError):
-        storable(broken, "x", images.decode)
+        storable(broken, "x", reading.decode)
 
 
 @pytest.mark.parametrize(

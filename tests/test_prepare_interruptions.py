@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from prepared_sets import content, in_process, make_source, prepared
 
-from data_pipelines import images
+from data_pipelines.images import reading
 from data_pipelines.prepare import main
 from data_pipelines.prepared import image_shards
 
@@ -58,8 +58,8 @@ def test_finished_shards_are_not_written_again(source, tmp_path, many_shards, mo
     with pytest.raises(KeyboardInterrupt):
         prepared(source, tmp_path / "out", run=stopped)
     read = []
-    decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda image, where, **of: read.append(where) or decode(image, where, **of))
+    decode = reading.decode
+    monkeypatch.setattr(reading, "decode", lambda image, where, **of: read.append(where) or decode(image, where, **of))
     prepared(source, tmp_path / "out")
     assert read == ["images/3.png"]
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from prepared_sets import content, make_source, prepared, row, write_rows
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.prepare import main
-from data_pipelines.records import DataError
 from data_pipelines.sources import registry
 from rllava_jax.config import ConfigError
 

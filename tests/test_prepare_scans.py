@@ -9,10 +9,11 @@ import pytest
 from dicom_files import write_dicom
 from PIL import Image
 
-from data_pipelines.images import decode
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.reading import decode
+from data_pipelines.loading.examples import load_source
 from data_pipelines.prepare import main
-from data_pipelines.records import DataError
-from data_pipelines.sources import coco, load_source
+from data_pipelines.sources import coco
 from rllava_jax.config import DataConfig
 
 BOX = [4, 8, 16, 6]

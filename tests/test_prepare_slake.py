@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from prepared_sets import prepared, without_places
 
-from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.loader import training_iterator
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples, load_source
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.examples import load_examples, load_source
+from data_pipelines.loading.loader import training_iterator
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import images
-from data_pipelines.boxes import boxes_from_text, iou
-from data_pipelines.policy import Shown
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import DataError, ImageError, MaskFile, Region, VQAExample
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images import reading
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import MaskFile, Region, VQAExample
+from data_pipelines.regions.boxes import boxes_from_text, iou
+from data_pipelines.regions.policy import Shown
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import AugmentConfig, DataConfig, PolicyConfig, RegionConfig
 
 SIZE, PATCH, CROP = 56, 14, 28
@@ -130,7 +131,7 @@ def test_an_unshown_region_leaves_no_trace(build):
 
 def test_evaluation_sees_the_resized_image_and_the_prompt_alone(build, tokenizer):
     arrays = build().evaluation(example(), RIGHT)
-    assert (arrays["image"] == images.resize(picture(), SIZE)).all()
+    assert (arrays["image"] == reading.resize(picture(), SIZE)).all()
     assert arrays["regions"][0] == pytest.approx(BOX)
     assert not arrays["mask_loss"].any()
     real = arrays["text"][arrays["mask_input"] == 1]
@@ -217,7 +218,7 @@ def test_without_outlines_a_mask_counts_as_its_box(build, tmp_path):
 
 def test_overlay_follows_the_mask(build, tmp_path):
     by_mask = build(("overlay",)).evaluation(example(), Shown((mask_region(tmp_path),), "right"))["image"]
-    changed = (by_mask != images.resize(picture(), SIZE)).any(axis=-1)
+    changed = (by_mask != reading.resize(picture(), SIZE)).any(axis=-1)
     columns = np.nonzero(changed)[1]
     assert (columns.min(), columns.max()) == (28, 34)  # 40..50 of 80 pixels, seen at 56
 
@@ -252,7 +253,7 @@ def test_random_window_keeps_the_shown_region_and_reexpresses_its_box(build):
 def test_localise_examples_keep_the_whole_image_as_their_answer_is_a_place_in_it(build):
     detect = example(family="localise", task="detect", question="liver", answer="<loc0256> liver", regions=())
     arrays = build(augment=AugmentConfig(crop=0.5)).training(detect, rng())
-    assert (arrays["image"] == images.resize(picture(), SIZE)).all()
+    assert (arrays["image"] == reading.resize(picture(), SIZE)).all()
 
 
 def test_tone_changes_image_and_crop_alike(build):

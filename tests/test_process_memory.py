@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rllava_jax.planning.chips import CHIPS
-from rllava_jax.process_memory import GPU_SHARE, TUNABLES, is_chosen, is_program, on_cpu_alone
+from rllava_jax.runtime.process_memory import GPU_SHARE, TUNABLES, is_chosen, is_program, on_cpu_alone
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 

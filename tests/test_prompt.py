@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_pipelines.prompt import count_tokens, encode_prompt, format_prefix
-from data_pipelines.records import DataError
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.core.errors import DataError
+from data_pipelines.text.prompt import count_tokens, encode_prompt, format_prefix
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig
 
 TEMPLATES = DataConfig().prompt

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from data_pipelines.boxes import box_to_loc_tokens
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.references import from_file
 
 BOX = box_to_loc_tokens((0.1, 0.2, 0.5, 0.6))

@@ -3,10 +3,9 @@ from collections import Counter
 
 import pytest
 
-from data_pipelines.annotated_image import AnnotatedImage
-from data_pipelines.boxes import boxes_from_text
-from data_pipelines.records import Region
-from data_pipelines.region_questions import IDENTIFY_WORDINGS, region_questions
+from data_pipelines.records import AnnotatedImage, Region
+from data_pipelines.regions.boxes import boxes_from_text
+from data_pipelines.regions.questions import IDENTIFY_WORDINGS, region_questions
 
 FAMILIES = ("identify", "localise", "verify", "choose")
 

@@ -15,7 +15,7 @@ from rllava_jax.inference.decode import generate
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma, positions_of
 from rllava_jax.model.params import merge, split
-from rllava_jax.model.regions import align
+from rllava_jax.model.region_encoders.branch import align
 from rllava_jax.model.resampling import align_corners_matrix, area_matrix
 
 SLOTS = 2

@@ -11,8 +11,9 @@ from PIL import Image
 from remote_code_folders import Question, export, mask, picture, project_arrays, questions, tiny_config
 from transformers import AutoProcessor
 
-from data_pipelines import boxes, images
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.images import reading
+from data_pipelines.regions import boxes
 from rllava_jax.interop.remote_files import remote_code_files
 
 SETTINGS = [
@@ -92,7 +93,7 @@ def test_images_of_every_mode_become_the_projects_pixels(processor, mode):
         image = Image.fromarray(IMAGE).convert(mode)
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
-    expected = processor(images=images.decode(encoded.getvalue(), "x"), text="what")["pixel_values"]
+    expected = processor(images=reading.decode(encoded.getvalue(), "x"), text="what")["pixel_values"]
     np.testing.assert_array_equal(processor(images=image, text="what")["pixel_values"], expected)
     if mode in ("RGB", "L", "I;16"):
         given = processor(images=np.asarray(image), text="what")["pixel_values"]
@@ -186,7 +187,7 @@ def test_plain_folder_gives_paligemmas_processor_with_the_trained_resize(exporte
     assert found["ids"][:17].tolist() == [model.tokenizer.vocab_size] * 16 + [model.tokenizer.bos_id]
     assert found["ids"][-1] == model.tokenizer.newline_id
     # Pillow rounds after each axis where the reference truncates once: a level, seldom two. Bicubic is off by 25.
-    levels = (found["pixels"] + 1) * 127.5 - np.moveaxis(images.resize(image, 56).astype(float), -1, 0)
+    levels = (found["pixels"] + 1) * 127.5 - np.moveaxis(reading.resize(image, 56).astype(float), -1, 0)
     assert np.abs(levels).max() < 2.01
 
 

@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
-from data_pipelines.boxes import box_to_loc_tokens
-from data_pipelines.records import ImageError
+from data_pipelines.core.errors import ImageError
+from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.report.gallery import cases_of, choose_chapters, worst_first
-from rllava_jax.evaluation.report.run_report import write_report
+from rllava_jax.report.gallery import cases_of, choose_chapters, worst_first
+from rllava_jax.report.run_report import write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -300,7 +300,7 @@ def _contrast(first: str, second: str) -> float:
 
 
 def test_text_and_lines_have_contrast_enough_on_a_light_and_a_dark_page():
-    style = resources.files("rllava_jax.evaluation.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("rllava_jax.report").joinpath("page.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in style.split("prefers-color-scheme")[:2])
     assert light.keys() == dark.keys()
     for colours in (light, dark):

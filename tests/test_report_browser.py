@@ -11,7 +11,7 @@ from chromium import cards, chromium, console, requests, shown
 from report_examples import asked, picture
 
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.evaluation.report.run_report import write_report
+from rllava_jax.report.run_report import write_report
 
 _UNSHOWN = {"boxes": (), "box_labels": (), "right_boxes": (), "shown_kind": "none"}
 

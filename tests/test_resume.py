@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from resumed_runs import BATCH, LIGHT, STEPS, checkpoints, examples, losses, rows, wait_for_step
 
-from data_pipelines.sources import load_examples
-from rllava_jax import exit_codes
+from data_pipelines.core import exit_codes
+from data_pipelines.loading.examples import load_examples
+from rllava_jax.checkpoint.provenance import check_workdir
 from rllava_jax.config import ConfigError
-from rllava_jax.config_loading import load_config
-from rllava_jax.provenance import check_workdir
+from rllava_jax.config.loading import load_config
 
 
 def compiled(config):
@@ -161,7 +161,7 @@ def test_a_second_signal_ends_a_process_that_hangs():
     """In C code that never returns to Python, where Python's own handlers cannot run."""
     hangs = (
         "import ctypes, logging; logging.basicConfig(format='%(message)s')\n"
-        "from rllava_jax.interruption import Interruption\n"
+        "from rllava_jax.runtime.interruption import Interruption\n"
         "mutex = ctypes.create_string_buffer(128)\n"
         "with Interruption():\n"
         "    print('hangs', flush=True)\n"

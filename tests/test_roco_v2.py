@@ -5,8 +5,8 @@ import logging
 import pytest
 from PIL import Image
 
-from data_pipelines.csv_files import read_rows
-from data_pipelines.records import DataError
+from data_pipelines.core.csv_files import read_rows
+from data_pipelines.core.errors import DataError
 from data_pipelines.sources import roco_v2
 
 CAPTIONS = {

@@ -7,9 +7,9 @@ import shutil
 import jax
 import pytest
 
-from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.policy import NOTHING, regions_under
-from data_pipelines.sources import load_examples
+from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.regions.policy import NOTHING, regions_under
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import evaluate

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, MeshConfig, ModelConfig, RegionConfig
 from rllava_jax.evaluation import sampling
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
-from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import GREEDY, Sampling
+from rllava_jax.inference.generator import Answer, Answerer
 from rllava_jax.model.params import build, split
-from rllava_jax.sharding import make_mesh
+from rllava_jax.model.sharding import make_mesh
 
 
 @pytest.fixture

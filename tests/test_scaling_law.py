@@ -5,9 +5,9 @@ import pytest
 from synthetic_laws import TEMPLATE, losses
 
 from rllava_jax import scaling
-from rllava_jax.scaling_fit import bootstrap, fit, interval, left_out_predictions
-from rllava_jax.scaling_points import Point
-from rllava_jax.scaling_refusals import before_fit
+from rllava_jax.scaling_laws.fit import bootstrap, fit, interval, left_out_predictions
+from rllava_jax.scaling_laws.points import Point
+from rllava_jax.scaling_laws.refusals import before_fit
 
 BOTH = ("size", "data")
 SIZE = (8e4, 1.9e5, 5.2e5, 1.6e6)

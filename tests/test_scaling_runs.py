@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from synthetic_laws import TEMPLATE, losses
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax import scaling
 from rllava_jax.config import Config, DataConfig, LoraConfig, ModelConfig, OptimizerConfig, RegionConfig, TrainConfig
-from rllava_jax.config_loading import to_json
+from rllava_jax.config.loading import to_json
 from rllava_jax.model.sizes import SIZES, dimensions_of
-from rllava_jax.scaling_points import loss_of, points_of, read_runs, templates_of
+from rllava_jax.scaling_laws.points import loss_of, points_of, read_runs, templates_of
 
 
 def tiny(width, **lora):

@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 from small_runs import CONFIG, SMALL, VOCAB, Run, adam, assert_trains_alike, batch, made, one_device
 
 from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshConfig, ModelConfig, RegionConfig
-from rllava_jax.model import axes, sizes
-from rllava_jax.model.axes import PARAMETERS, check_rules, parameter_spec
+from rllava_jax.model import partition_rules, sizes
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import abstract
-from rllava_jax.sharding import make_mesh, parameter_shardings, say_what_is_held_whole
+from rllava_jax.model.partition_rules import PARAMETERS, check_rules, parameter_spec
+from rllava_jax.model.sharding import make_mesh, parameter_shardings, say_what_is_held_whole
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +107,14 @@ def test_every_rule_is_the_one_that_holds_for_some_parameter(monkeypatch):
     _, shapes = abstract(CONFIG, vocab=VOCAB)
     check_rules(shapes)
     idle = r"llm/layers/attn/q_einsum/weight", (None, "fsdp")
-    monkeypatch.setattr(axes, "PARAMETERS", (*PARAMETERS, idle))
+    monkeypatch.setattr(partition_rules, "PARAMETERS", (*PARAMETERS, idle))
     with pytest.raises(ConfigError, match=r"name no parameter of this model: llm/layers/attn/q_einsum/weight"):
         check_rules(shapes)
 
 
 def test_a_rule_that_an_earlier_one_hides_is_an_error(monkeypatch):
     _, shapes = abstract(CONFIG, vocab=VOCAB)
-    monkeypatch.setattr(axes, "PARAMETERS", ((r"llm/layers/attn/.*", (None,) * 4), *PARAMETERS))
+    monkeypatch.setattr(partition_rules, "PARAMETERS", ((r"llm/layers/attn/.*", (None,) * 4), *PARAMETERS))
     with pytest.raises(ConfigError, match=r"name no parameter of this model: llm/layers/attn/q_einsum/w"):
         check_rules(shapes)
 
@@ -126,7 +126,7 @@ def test_rules_of_the_region_branch_may_idle_without_one():
 
 
 def test_a_rule_of_another_rank_is_an_error(monkeypatch):
-    monkeypatch.setattr(axes, "PARAMETERS", ((r"img/head/kernel", ("fsdp", None, None)),))
+    monkeypatch.setattr(partition_rules, "PARAMETERS", ((r"img/head/kernel", ("fsdp", None, None)),))
     with pytest.raises(ConfigError, match=r"the rule img/head/kernel has 3 axes, but img/head/kernel has 2"):
         parameter_spec("img/head/kernel", (8, 8), {"fsdp": 1, "tensor": 1})
 

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.boxes import box_to_pixels, iou
-from data_pipelines.question_regions import gives_answer_away, link_regions, named_regions
-from data_pipelines.records import DataError, Region
-from data_pipelines.sources import load_examples, slake
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.records import Region
+from data_pipelines.regions.boxes import box_to_pixels, iou
+from data_pipelines.regions.named_structures import gives_answer_away, link_regions, named_regions
+from data_pipelines.sources import slake
 from rllava_jax.config import DataConfig, PolicyConfig
 
 

@@ -24,15 +24,16 @@ from starting_models import (
     write_model,
 )
 
-from rllava_jax import predict, provenance
-from rllava_jax.checkpoint import CheckpointError
+from rllava_jax import predict
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, RegionConfig
-from rllava_jax.config_loading import load_config
+from rllava_jax.config.loading import load_config
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
-from rllava_jax.sharding import make_mesh, parameter_shardings
-from rllava_jax.starting_point import initialiser, origins, resampled, resolve
-from rllava_jax.task import make_preprocessor
+from rllava_jax.model.sharding import make_mesh, parameter_shardings
+from rllava_jax.training.initialisation import initialiser, origins, resampled, resolve
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, parameter_table
 

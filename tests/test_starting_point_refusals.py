@@ -19,9 +19,9 @@ from starting_models import (
 
 from rllava_jax import main as entry
 from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
-from rllava_jax.config_loading import load_config
-from rllava_jax.starting_point import resolve
-from rllava_jax.task import make_preprocessor
+from rllava_jax.config.loading import load_config
+from rllava_jax.inference.task import make_preprocessor
+from rllava_jax.training.initialisation import resolve
 
 
 @pytest.fixture(scope="module")

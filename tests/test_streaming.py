@@ -7,14 +7,14 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rllava_jax import checkpoint
-from rllava_jax.checkpoint import Checkpoints
+from rllava_jax.checkpoint import manager as checkpoint
+from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import MeshConfig
 from rllava_jax.interop import streaming
 from rllava_jax.interop.import_checkpoint import write_model
 from rllava_jax.interop.stored_params import stored_params
 from rllava_jax.interop.streaming import StoredArray, StreamedArray, rows_per_block, streaming_handler
-from rllava_jax.sharding import make_mesh
+from rllava_jax.model.sharding import make_mesh
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

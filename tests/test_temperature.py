@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.confidence.calibration import auroc, expected_calibration_error, ones
 from rllava_jax.evaluation.confidence.temperature import (
     check_enough,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.protocols.protocol import Item
 from rllava_jax.evaluation.protocols.text_overlap import TEXT_OVERLAP
 from rllava_jax.evaluation.text_metrics import (

@@ -10,9 +10,9 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
-from data_pipelines.records import DataError
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
-from data_pipelines.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
+from data_pipelines.core.errors import DataError
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.text.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
 
 CORPUS = [
     "answer en what is the marked structure?",

@@ -14,9 +14,9 @@ import tokenizers
 from other_transformers import run_with_transformers_457
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.records import DataError
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
-from data_pipelines.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
+from data_pipelines.core.errors import DataError
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.text.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
 from rllava_jax.interop.tokenizer_files import _merges, huggingface_tokenizer_files, image_token_id
 
 CORPUS = [

@@ -12,9 +12,9 @@ from small_runs import BATCH, CONFIG, TEXT, VOCAB, Run, adam, assert_trains_alik
 from rllava_jax.config import MeshConfig
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import abstract, merge
-from rllava_jax.sharding import make_mesh
+from rllava_jax.model.sharding import make_mesh
 from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.objective import training_loss
+from rllava_jax.training.losses.cross_entropy import training_loss
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.boxes import area, clip, iou
 from data_pipelines.conditions import TRUST
 from data_pipelines.records import Region, Turn, VQAExample
-from data_pipelines.trust_boxes import VARIANTS, implied_answer, is_asked, labels_of, shift_to_iou, variants
+from data_pipelines.regions.boxes import area, clip, iou
+from data_pipelines.regions.perturbations import VARIANTS, implied_answer, is_asked, labels_of, shift_to_iou, variants
 
 LIVER = Region((0.4, 0.1, 0.6, 0.4), "Liver")
 SPLEEN = Region((0.4, 0.7, 0.5, 0.9), "Spleen")

@@ -14,9 +14,9 @@ from data_pipelines.records import Region, VQAExample
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.models import measure, measure_predictor
-from rllava_jax.inference.answerer import Answerer
+from rllava_jax.inference.generator import Answerer
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.sharding import make_mesh
+from rllava_jax.model.sharding import make_mesh
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "trust_exported_model.py"
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError, Region, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import Region, VQAExample
 from rllava_jax import trust
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.predictions import read_predictions

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipelines.records import DataError
-from data_pipelines.trust_boxes import VARIANTS, Variant
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.perturbations import VARIANTS, Variant
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from resumed_runs import LIGHT, STEPS, checkpoints, examples, losses, wait_for_step
 
-from rllava_jax import exit_codes, hosts
+from data_pipelines.core import exit_codes
 from rllava_jax.config import ConfigError
+from rllava_jax.runtime import hosts
 
 HEARTBEAT = 10
 
@@ -113,7 +114,7 @@ def test_a_failure_of_one_host_stops_the_other_with_its_message(pair, command_li
         command_line.config.read_text()
         + f"""
 import os
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import DataError
 
 read = Preprocessor.training

@@ -3,7 +3,7 @@ import logging
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.sources.vqa_med_2019 import SOURCE
 
 TRAIN = "ImageClef-2019-VQA-Med-Training"

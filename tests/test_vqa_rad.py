@@ -4,8 +4,9 @@ import logging
 import pytest
 from PIL import Image
 
-from data_pipelines.records import DataError
-from data_pipelines.sources import load_examples, vqa_rad
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.sources import vqa_rad
 from rllava_jax.config import DataConfig
 
 

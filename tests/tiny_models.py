@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.interop.huggingface_config import config_json
 from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig

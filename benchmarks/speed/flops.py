@@ -7,7 +7,7 @@ backward pass is twice the forward one, except that nothing flows back into the 
 from __future__ import annotations
 
 from rllava_jax.config import RegionConfig
-from rllava_jax.model.regions import token_encoders
+from rllava_jax.model.region_encoders.branch import token_encoders
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 

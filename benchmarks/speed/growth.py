@@ -16,8 +16,8 @@ import numpy as np
 
 from rllava_jax.config import Config, RegionConfig
 from rllava_jax.interop.import_checkpoint import imported_config
+from rllava_jax.model.sharding import make_mesh, to_devices
 from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of
-from rllava_jax.sharding import make_mesh, to_devices
 from rllava_jax.training.setup import program
 from rllava_jax.training.state import initial_state
 from rllava_jax.training.step import make_train_step

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.records import VQAExample
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import Config, DataConfig, EvaluationConfig, ModelConfig, RegionConfig
-from rllava_jax.task import Task, load_task
+from rllava_jax.inference.task import Task, load_task
 from speed.torchvision_import import import_torchvision
 
 BATCH, BATCHES, WORKERS = 16, 16, 2
@@ -79,7 +79,7 @@ def _config(data: Path, *, side: int, regions: bool, cache_mb: int) -> Config:
 
 
 def _ours(task: Task, *, seed: int) -> Iterator[Any]:
-    from data_pipelines.loader import training_iterator
+    from data_pipelines.loading.loader import training_iterator
 
     data = task.preprocessor.data
     return training_iterator(

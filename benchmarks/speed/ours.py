@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from rllava_jax.checkpoint import Checkpoints
+from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config, OptimizerConfig
 from rllava_jax.inference.decode import generate
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint, imported_config
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import Params, abstract, merge
-from rllava_jax.sharding import make_mesh, sharded_shapes, to_devices
+from rllava_jax.model.sharding import make_mesh, sharded_shapes, to_devices
 from rllava_jax.training.setup import program
 from rllava_jax.training.state import initial_state
 from rllava_jax.training.step import TrainState, make_train_step

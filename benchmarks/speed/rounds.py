@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rllava_jax.process_memory import TUNABLES
+from rllava_jax.runtime.process_memory import TUNABLES
 from speed.setting import Setting
 
 # Logits, losses and decoded tokens of two systems may differ by so much, relative to the largest.

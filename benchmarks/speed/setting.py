@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.tokenizer import Tokenizer, train_tokenizer
+from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 PAD, EOS, BOS, FIRST_PIECE = 0, 1, 2, 3
@@ -151,12 +151,12 @@ def prepare(folder: Path, setting: Setting) -> None:
     import jax
     from flax import nnx
 
-    from rllava_jax import provenance
+    from rllava_jax.checkpoint import provenance
+    from rllava_jax.inference.task import make_preprocessor
     from rllava_jax.interop.export_checkpoint import export_checkpoint
     from rllava_jax.interop.import_checkpoint import imported_config, write_model
     from rllava_jax.interop.streaming import StreamedArray
     from rllava_jax.model.params import build, split
-    from rllava_jax.task import make_preprocessor
 
     ids = setting.ids
     smaller = dataclasses.replace(setting.size, decoder=dataclasses.replace(setting.size.decoder, vocab=ids))

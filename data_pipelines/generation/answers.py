@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.templates import Kind
-from data_pipelines.records import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.annotation_files import parse_json, text_field
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import parse_json, text_field
 
 
 @dataclass(frozen=True)

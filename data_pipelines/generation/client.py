@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.answers import Answer, ChatRequest
-from data_pipelines.records import DataError
 
 if TYPE_CHECKING:
     import openai

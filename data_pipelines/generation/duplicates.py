@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any, Literal
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.pairs import Pair
 from data_pipelines.generation.words import words
-from data_pipelines.records import DataError
 
 DuplicateScope = Literal["image", "set"]
 Bigrams = frozenset[tuple[str, str]]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.languages import is_language
 from data_pipelines.generation.pairs import Pair
 from data_pipelines.generation.words import contains, words
-from data_pipelines.records import DataError
 
 Filter = Literal[
     "pathology", "length", "answer_in_question", "refusal", "mentions_caption", "language", "duplicate"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.words import is_ideograph
-from data_pipelines.records import DataError
 
 # Under so many letters n-grams tell little: "Is a pleural effusion present?" is taken for French.
 LEAST_LETTERS = 30

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.duplicates import DuplicateScope
 from data_pipelines.generation.filters import Filter, PathologyScope
 from data_pipelines.generation.templates import KINDS
-from data_pipelines.records import DataError
 
 # The least value of each option that counts something.
 _LEAST = {
@@ -100,7 +100,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--templates",
         metavar="DIR",
-        help="folder of your own prompts, one KIND.txt each (default: those of data_pipelines/qa_templates)",
+        help="folder of your own prompts, one KIND.txt each (default: those of data_pipelines/generation/qa_templates)",
     )
     group.add_argument("--seed", type=int, default=0, help="of sampling, options' order, wanted answers (default: 0)")
     group.add_argument("--temperature", type=float, default=0.0, help="of sampling (default: 0, greedy)")

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipelines.core.seeding import rng_for
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.templates import Kind
 from data_pipelines.records import Turn
-from data_pipelines.seeding import rng_for
 
 # What an image question may ask after; `image.txt` lists the same names.
 TOPICS = ("modality", "plane", "organ", "position", "appearance", "finding")

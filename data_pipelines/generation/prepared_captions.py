@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
 from data_pipelines.prepared import layout, stored_images
-from data_pipelines.records import DataError, StoredImage
+from data_pipelines.records import StoredImage
 from data_pipelines.sources.prepared import load
 
 IMAGES = "images"

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import json_lines
-from data_pipelines.records import DataError
-from rllava_jax.atomic_files import write_atomically
 
 Verdict = Literal["accept", "reject"]
 COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_pipelines.core.atomic_files import appears_whole
 from data_pipelines.generation.answers import Answer, AnswerStore, Request
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.duplicates import Duplicates
@@ -16,7 +17,6 @@ from data_pipelines.generation.filters import Filters
 from data_pipelines.generation.pairs import Pair, pair_id, question_record
 from data_pipelines.generation.parsing import MalformedError, parse_answer
 from data_pipelines.generation.review import Verdict
-from rllava_jax.atomic_files import appears_whole
 
 QUESTIONS = "questions.jsonl"
 REJECTED = "rejected.jsonl"

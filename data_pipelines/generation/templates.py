@@ -1,4 +1,4 @@
-"""Prompt templates: an editable text file for each kind of question, in `data_pipelines/qa_templates/` or elsewhere.
+"""Prompt templates: an editable text file for each kind of question, in `qa_templates/` or elsewhere.
 
 A file has two parts, each begun by a line of its own: `[system]` and `[user]`. `$caption`, `$context`, `$count`,
 `$answers` and `$language` are filled in; a dollar sign is written `$$`.
@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.seeding import rng_for
 from data_pipelines.generation.captions import Caption
-from data_pipelines.records import DataError
-from data_pipelines.seeding import rng_for
 
 Kind = Literal["open", "closed", "choice", "image", "literature", "conversation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -50,7 +50,7 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Temp
     Raises:
       DataError: a file that is missing, has not the two parts, lacks `$caption`, or names another placeholder.
     """
-    shelf = resources.files("data_pipelines") / "qa_templates" if folder is None else Path(folder)
+    shelf = resources.files("data_pipelines.generation") / "qa_templates" if folder is None else Path(folder)
     templates: dict[Kind, Template] = {}
     for kind in kinds:
         name = f"{kind}.txt"
@@ -59,7 +59,8 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Temp
             text = (shelf / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise DataError(
-                f"{where}: cannot be read as UTF-8 text; copy the file from data_pipelines/qa_templates and edit it"
+                f"{where}: cannot be read as UTF-8 text; copy the file from "
+                "data_pipelines/generation/qa_templates and edit it"
             ) from None
         templates[kind] = _template(kind, name, text, where)
     return templates

@@ -13,11 +13,11 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_pipelines.annotated_image import AnnotatedImage
-from data_pipelines.boxes import area, box_to_pixels
-from data_pipelines.images import decode
+from data_pipelines.core.errors import ImageError
+from data_pipelines.images.reading import decode
 from data_pipelines.inspection.reading import DataSet
-from data_pipelines.records import ImageError, Region, VQAExample
+from data_pipelines.records import AnnotatedImage, Region, VQAExample
+from data_pipelines.regions.boxes import area, box_to_pixels
 
 _COLUMNS = 6
 _SIDE = 300  # of a tile's picture, pixels

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines import boxes
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.question_regions import link_regions
-from data_pipelines.records import VQAExample
+from data_pipelines.records import AnnotatedImage, SourceSplit, VQAExample
+from data_pipelines.regions import boxes
+from data_pipelines.regions.named_structures import link_regions
 
 _TOP = 10
 _QUANTILES = {"p5": 5, "p25": 25, "p50": 50, "p75": 75, "p95": 95}

@@ -21,10 +21,11 @@ from jaxtyping import UInt64
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.images import decode
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images.reading import decode
 from data_pipelines.inspection.figures import Figure
 from data_pipelines.inspection.reading import DataSet
-from data_pipelines.records import DataError, ImageError, ImageSource
+from data_pipelines.records import ImageSource
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.annotated_image import SourceSplit
+from data_pipelines.core.errors import DataError
 from data_pipelines.prepared import layout
-from data_pipelines.records import DataError
+from data_pipelines.records import SourceSplit
 from data_pipelines.sources import prepared, registry
 
 PREPARED = "prepared"

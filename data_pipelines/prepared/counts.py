@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.annotated_image import SourceSplit
-from data_pipelines.cards import Count
+from data_pipelines.records import Count, SourceSplit
 
 # Names listed of each reason in a message; prepared.json has them all.
 _NAMED = 10

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.annotated_image import AnnotatedImage
 from data_pipelines.prepared.layout import MASKS, PICTURES
-from data_pipelines.records import ImageSource, MaskFile, Region, StoredImage, Turn, VQAExample
+from data_pipelines.records import AnnotatedImage, ImageSource, MaskFile, Region, StoredImage, Turn, VQAExample
 
 _NONE = -1
 # The dtype is spelt out so that a big-endian machine writes and reads the same bytes.

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines import images
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.medical_images import is_scan
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images import reading
+from data_pipelines.images.medical import is_scan
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
 from data_pipelines.prepared.tf_example import in_one_order
-from data_pipelines.records import DataError, ImageError, ImageSource, StoredImage, UnnamedFile, VQAExample
-from data_pipelines.scan_parts import split_part
-from data_pipelines.windows import AUTO
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.records import AnnotatedImage, ImageSource, SourceSplit, StoredImage, UnnamedFile, VQAExample
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
 _LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
@@ -151,8 +151,8 @@ def write_shard(shard: ImageShard) -> None:
     if (note := read_note(shard)) is not None and note.identity == identity and os.path.isfile(shard.path):
         return
     features = FeaturesDict(image_features())
-    of_window = functools.partial(images.decode, window=shard.window)
-    decode: Callable[[ImageSource, str], np.ndarray] = images.decode_grey if shard.masks else of_window
+    of_window = functools.partial(reading.decode, window=shard.window)
+    decode: Callable[[ImageSource, str], np.ndarray] = reading.decode_grey if shard.masks else of_window
     checksums, unreadable, stored, scans = [], {}, 0, 0
     partial = f"{shard.path}.{os.getpid()}.partial"
     writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)

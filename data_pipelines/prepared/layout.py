@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 
 # Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
 VERSION = "1.0.0"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.cards import Count, Source
-from data_pipelines.detector_regions import attach_detections
+from data_pipelines.core.atomic_files import check_destination, write_atomically
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.prepared import counts, fields, layout
 from data_pipelines.prepared.image_shards import (
     ImageShard,
@@ -29,10 +29,8 @@ from data_pipelines.prepared.image_shards import (
     remove_notes,
 )
 from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
-from data_pipelines.records import DataError, UnnamedFile, VQAExample
-from data_pipelines.windows import AUTO, window_of
-from rllava_jax.atomic_files import check_destination, write_atomically
-from rllava_jax.config import ConfigError
+from data_pipelines.records import AnnotatedImage, Count, Source, SourceSplit, UnnamedFile, VQAExample
+from data_pipelines.regions.detections import attach_detections
 
 logger = logging.getLogger(__name__)
 

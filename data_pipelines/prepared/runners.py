@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.prepared.image_shards import ImageShard, write_shard
-from data_pipelines.records import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.prepared import layout
 from data_pipelines.prepared.tf_example import read_example
-from data_pipelines.records import DataError, ImageError, StoredImage
+from data_pipelines.records import StoredImage
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource

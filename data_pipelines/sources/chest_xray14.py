@@ -11,14 +11,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import require_folder
-from data_pipelines.boxes import box_from_pixels
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.csv_files import read_rows
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, Region, VQAExample
-from data_pipelines.seeding import rng_for
+from data_pipelines.core.csv_files import read_rows
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import require_folder
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.records import AnnotatedImage, Count, DataCard, Region, Source, SourceSplit, VQAExample
+from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(
     name="chest_xray14",

@@ -18,14 +18,13 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import inner_path, read_json, require_folder, text_field
-from data_pipelines.boxes import box_from_pixels
-from data_pipelines.cards import DataCard, Source
-from data_pipelines.images import size_of
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, ImageError, MaskFile, Region
-from data_pipelines.scan_parts import split_part
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.json_files import inner_path, read_json, require_folder, text_field
+from data_pipelines.images.reading import size_of
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.records import AnnotatedImage, DataCard, MaskFile, Region, Source, SourceSplit
+from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(
     name="coco",

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.records import AnswerType, DataError, Region, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import AnnotatedImage, AnswerType, Count, DataCard, Region, Source, SourceSplit, VQAExample
+from data_pipelines.settings import DocumentsConfig
 from data_pipelines.sources.document_drawing import Page, draw_page
 from data_pipelines.sources.drawn import draw_split, png, yes_or_no
-from rllava_jax.config import DocumentsConfig
 
 MODALITY = "Document"
 

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.records import DataError, VQAExample
-from data_pipelines.seeding import rng_for
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.records import AnnotatedImage, SourceSplit, VQAExample
 
 
 class Drawn(Protocol):

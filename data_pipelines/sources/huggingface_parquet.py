@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import answer_type_by_answer, require_folder, text_field
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import answer_type_by_answer, require_folder, text_field
+from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
+from data_pipelines.sources.left_out import LeftOut
 
 # A row of PathVQA holds about 170 kB of image (5.5 GB in 32,632 rows), so a batch some 11 MB.
 _ROWS_AT_ONCE = 64

@@ -22,14 +22,24 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from data_pipelines import boxes
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import inner_path, parse_json, require_folder, text_field
-from data_pipelines.cards import DataCard, Source
-from data_pipelines.images import size_of
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import AnswerType, DataError, ImageError, MaskFile, Region, Task, Turn, VQAExample
-from data_pipelines.scan_parts import split_part
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.json_files import inner_path, parse_json, require_folder, text_field
+from data_pipelines.images.reading import size_of
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.records import (
+    AnnotatedImage,
+    AnswerType,
+    DataCard,
+    MaskFile,
+    Region,
+    Source,
+    SourceSplit,
+    Task,
+    Turn,
+    VQAExample,
+)
+from data_pipelines.regions import boxes
+from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(
     name="jsonl",

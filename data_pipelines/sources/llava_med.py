@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import read_objects, require_folder, text_field
-from data_pipelines.cards import DataCard
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, Family, Turn, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import read_objects, require_folder, text_field
+from data_pipelines.records import AnnotatedImage, DataCard, Family, SourceSplit, Turn, VQAExample
+from data_pipelines.sources.left_out import LeftOut
 
 PAPER = "Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890"
 URL = "https://github.com/microsoft/LLaVA-Med"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from data_pipelines.cards import Count, DataCard, Source
+from data_pipelines.records import Count, DataCard, Source
 from data_pipelines.sources import llava_med
 
 CARD = DataCard(

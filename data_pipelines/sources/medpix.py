@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit, caption_of
-from data_pipelines.annotation_files import parse_json, require_folder, text_field
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import parse_json, require_folder, text_field
+from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample, caption_of
+from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(
     name="medpix",

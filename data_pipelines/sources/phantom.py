@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.records import AnswerType, DataError, Region, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import AnnotatedImage, AnswerType, Count, DataCard, Region, Source, SourceSplit, VQAExample
+from data_pipelines.settings import PhantomConfig
 from data_pipelines.sources.drawn import draw_split, png, yes_or_no
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
-from rllava_jax.config import PhantomConfig
 
 # What a presence question may ask for, and as what type of content.
 _ASKED_FOR = {

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipelines.boxes import box_from_mask
 from data_pipelines.records import Box
+from data_pipelines.regions.boxes import box_from_mask
 
 LABELS = (
     "Liver",

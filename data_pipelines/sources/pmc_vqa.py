@@ -11,12 +11,11 @@ import os
 import re
 from collections.abc import Mapping
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import require_folder
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.csv_files import read_rows
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, VQAExample
+from data_pipelines.core.csv_files import read_rows
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import require_folder
+from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
+from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(
     name="pmc_vqa",

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import require_folder
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import require_folder
+from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
 from data_pipelines.prepared.tf_example import read_example
-from data_pipelines.records import DataError, StoredImage, VQAExample
-from data_pipelines.windows import window_of
+from data_pipelines.records import AnnotatedImage, SourceSplit, StoredImage, VQAExample
 
 _Record = TypeVar("_Record", VQAExample, AnnotatedImage)
 

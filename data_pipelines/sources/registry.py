@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from data_pipelines.cards import Source
-from data_pipelines.named_exports import named_export
+from data_pipelines.core.registry import named_export
+from data_pipelines.records import Source
 
 _HERE = "data_pipelines.sources"
 # Name on the command line and in `data.source` → module, and after a colon what it exports where that is not `SOURCE`.

@@ -6,7 +6,7 @@ Layout under the root, as published: `train.json`, `validate.json`, `test.json`,
 "Left" in a label is the patient's left, the image's right.
 
 Each language is split by image, but independently of the other: 84 of the 96 English test images are in the Chinese
-training or validation split. `data_pipelines.leaks` refuses such a run.
+training or validation split. `data_pipelines.loading.leaks` refuses such a run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import answer_type_field, read_json, read_objects, require_folder, text_field
-from data_pipelines.boxes import box_from_pixels
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, MaskFile, Region, VQAExample
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import answer_type_field, read_json, read_objects, require_folder, text_field
+from data_pipelines.records import AnnotatedImage, Count, DataCard, MaskFile, Region, Source, SourceSplit, VQAExample
+from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.sources.left_out import LeftOut
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from data_pipelines.annotated_image import AnnotatedImage, SourceSplit
-from data_pipelines.annotation_files import answer_type_field, read_objects, require_folder, text_field
-from data_pipelines.cards import Count, DataCard, Source
-from data_pipelines.left_out import LeftOut
-from data_pipelines.records import DataError, VQAExample
-from data_pipelines.seeding import rng_for
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import answer_type_field, read_objects, require_folder, text_field
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
+from data_pipelines.sources.left_out import LeftOut
 
 SPLITS = ("train", "test", "fit", "validate")
 QUESTIONS = "VQA_RAD Dataset Public.json"

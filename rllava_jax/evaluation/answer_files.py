@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 
 _NAMED = 5  # of each kind of bad line
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from data_pipelines.boxes import boxes_from_text, iou
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.boxes import boxes_from_text, iou
 
 LOCALISE_IOU = 0.5
 _REMEMBERED = 1 << 17  # texts: the answers of a data set are few and come again and again

@@ -14,16 +14,16 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from data_pipelines.conditions import DETECTED
-from data_pipelines.controls import ShuffledImages, picture_kind
-from data_pipelines.evaluation_batches import evaluation_batches
-from data_pipelines.policy import Shown, regions_under
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.loading.controls import ShuffledImages, picture_kind
+from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.seeding import rng_for
+from data_pipelines.regions.policy import Shown, regions_under
 from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.detected_regions import answer_with_detected
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
-from rllava_jax.inference.answerer import Answer, Answerer
+from rllava_jax.inference.generator import Answer, Answerer
 from rllava_jax.model.params import Params
 
 

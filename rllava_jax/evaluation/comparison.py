@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.paired import ComparisonRow, Scored, comparison_rows, unmatched
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.evaluation.subsets import subsets_of
-from rllava_jax.paths import path_of
 
 _ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
 _NOT_OF_TEST = ("validation", "calibration")  # eval/STEP-…: of the validation split

@@ -18,10 +18,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_pipelines.boxes import first_box, iou
 from data_pipelines.conditions import DETECTED
-from data_pipelines.question_regions import structures_to_detect
 from data_pipelines.records import Box, Region, VQAExample
+from data_pipelines.regions.boxes import first_box, iou
+from data_pipelines.regions.named_structures import structures_to_detect
 from rllava_jax.evaluation.intervals import Estimator
 from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.predictions import Prediction

@@ -22,10 +22,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.answers import Answer, AnswerStore, ChatRequest
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
-from data_pipelines.records import DataError
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.generation.client import Endpoint
-from data_pipelines.records import DataError
 from rllava_jax.evaluation.judge import TEMPLATE, Judge, load_template
 
 # Not the parser's defaults, so that an option without --judge-model can be refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.answer_files import Answer, AnswerFile, Findings
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol
 

@@ -30,7 +30,8 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from data_pipelines.conditions import ALL, DETECTED, MAIN
-from data_pipelines.records import FAMILIES, DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import FAMILIES
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.figures import Table, confidence_figures, difference_figure, mean_figure
 from rllava_jax.evaluation.intervals import Estimated, Estimator, Interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 
 
 def optional(module: str, *, package: str) -> Any:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
-from data_pipelines.boxes import boxes_from_text
 from data_pipelines.conditions import ALL as CONDITIONS
-from data_pipelines.records import FAMILIES, AnswerType, Box, DataError
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import path_of
+from data_pipelines.records import FAMILIES, AnswerType, Box
+from data_pipelines.regions.boxes import boxes_from_text
 from rllava_jax.evaluation.answer_files import is_encodable, text_lines
-from rllava_jax.paths import path_of
 
 _TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "family", "answer_type",
                 "region", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.boxes import boxes_from_text
+from data_pipelines.core.errors import DataError
+from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
-from data_pipelines.records import FAMILIES, DataError, VQAExample
-from data_pipelines.sources import load_examples, registry
-from rllava_jax.config import DataConfig, RegionConfig
+from data_pipelines.records import FAMILIES, VQAExample
+from data_pipelines.regions.boxes import boxes_from_text
+from data_pipelines.settings import DataConfig, RegionConfig
+from data_pipelines.sources import registry
 from rllava_jax.evaluation.answer_files import is_encodable, is_number, text_lines
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Prediction

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.metrics import CONDITIONS, Row
 from rllava_jax.evaluation.predictions import Prediction, to_json
-from rllava_jax.paths import path_of
 
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:

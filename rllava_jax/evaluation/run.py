@@ -12,22 +12,24 @@ from typing import Any
 import jax
 from PIL import Image
 
-from data_pipelines.images import decode
-from rllava_jax import hosts, provenance
-from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import to_json
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.images.reading import decode
+from rllava_jax.checkpoint import provenance
+from rllava_jax.config import Config
+from rllava_jax.config.loading import to_json
 from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.report.detected import region_sources
-from rllava_jax.evaluation.report.run_report import write_report
 from rllava_jax.evaluation.results import write_results
-from rllava_jax.inference.answerer import Answerer
 from rllava_jax.inference.calibration import Calibration, stored_calibration
+from rllava_jax.inference.generator import Answerer
+from rllava_jax.inference.task import Task
 from rllava_jax.model.params import Params
-from rllava_jax.task import Task
+from rllava_jax.report.detected import region_sources
+from rllava_jax.report.run_report import write_report
+from rllava_jax.runtime import hosts
 
 
 def check_best_metric(config: Config) -> None:

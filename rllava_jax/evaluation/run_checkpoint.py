@@ -18,13 +18,16 @@ from pathlib import Path
 
 import jax
 
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.records import VQAExample
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax import provenance
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
-from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig
-from rllava_jax.config_validation import validate
+from data_pipelines.settings import DataConfig
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.config import Config, EvaluationConfig
+from rllava_jax.config.validation import validate
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.run import write_evaluation
@@ -32,8 +35,7 @@ from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_r
 from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.paths import absolute, path_of
-from rllava_jax.task import Task, load_task
+from rllava_jax.inference.task import Task, load_task
 
 logger = logging.getLogger(__name__)
 

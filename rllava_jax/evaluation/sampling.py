@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.preprocess import Preprocessor
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.seeding import rng_for
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax.config import ConfigError, EvaluationConfig
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.decode import Sampling
+from rllava_jax.inference.generator import Answer, Answerer
 from rllava_jax.model.params import Params
 
 

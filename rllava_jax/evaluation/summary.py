@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
-from rllava_jax.evaluation.report.plots import Bar, grouped_bars
-from rllava_jax.evaluation.report.tables import CHANCE, subset_name
 from rllava_jax.evaluation.results import markdown_table
-from rllava_jax.paths import path_of
+from rllava_jax.report.plots import Bar, grouped_bars
+from rllava_jax.report.tables import CHANCE, subset_name
 
 # In the order of the headline table; the first that was asked is also the one of the report's tiles.
 HEADLINE = ("family=identify", "family=verify", "family=choose", "has_region=yes", "family=vqa", "family=localise")

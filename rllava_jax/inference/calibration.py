@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.config import ConfigError
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError
+from rllava_jax.checkpoint.manager import CheckpointError
 
 CALIBRATION_FILE = "calibration.json"
 COMMAND = "python -m rllava_jax.calibrate --checkpoint"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rllava_jax.config import ConfigError
+from data_pipelines.core.errors import ConfigError
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.layers import better_apart, unstacked

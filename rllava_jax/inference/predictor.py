@@ -12,23 +12,24 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipelines.batch_shapes import Shape
-from data_pipelines.boxes import first_box
-from data_pipelines.evaluation_batches import stacked_batches
-from data_pipelines.policy import Shown
-from data_pipelines.preprocess import Preprocessor
-from data_pipelines.records import Box, DataError, Region, Task, VQAExample
-from data_pipelines.windows import window_of
-from rllava_jax import provenance
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import absolute
+from data_pipelines.images.windows import window_of
+from data_pipelines.loading.batch_shapes import Shape
+from data_pipelines.loading.evaluation_batches import stacked_batches
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import Box, Region, Task, VQAExample
+from data_pipelines.regions.boxes import first_box
+from data_pipelines.regions.policy import Shown
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, MeshConfig
-from rllava_jax.inference.answerer import Answer, Answerer
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
+from rllava_jax.inference.generator import Answer, Answerer
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.model.params import Params, abstract
-from rllava_jax.paths import absolute
-from rllava_jax.sharding import make_mesh, sharded_shapes
-from rllava_jax.task import make_preprocessor
+from rllava_jax.model.sharding import make_mesh, sharded_shapes
 
 
 class Predicted(NamedTuple):

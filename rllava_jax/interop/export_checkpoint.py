@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination, holds_only, require_room
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
-from rllava_jax.config import Config, ConfigError, LoraConfig
-from rllava_jax.config_loading import to_json
+from data_pipelines.core.atomic_files import appears_whole, check_destination, holds_only, require_room
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.paths import absolute
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.provenance import CONVERSION_FILE
+from rllava_jax.config import Config, LoraConfig
+from rllava_jax.config.loading import to_json
 from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
@@ -33,8 +36,6 @@ from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
-from rllava_jax.paths import absolute
-from rllava_jax.provenance import CONVERSION_FILE
 
 logger = logging.getLogger(__name__)
 

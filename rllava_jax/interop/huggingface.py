@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax.checkpoint import CheckpointError
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.config import Config, LoraConfig
-from rllava_jax.config_loading import from_json
-from rllava_jax.config_upgrade import upgraded
+from rllava_jax.config.loading import from_json
+from rllava_jax.config.upgrade import upgraded
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import TABLE, Spelling, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS

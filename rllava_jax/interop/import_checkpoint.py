@@ -16,11 +16,14 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from etils import epath
 
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax import provenance
-from rllava_jax.atomic_files import appears_whole, check_destination, holds_only, require_room
-from rllava_jax.checkpoint import AssetsHandler, AssetsSave, CheckpointError
-from rllava_jax.config import Config, DataConfig, RegionConfig
+from data_pipelines.core.atomic_files import appears_whole, check_destination, holds_only, require_room
+from data_pipelines.settings import DataConfig, RegionConfig
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave, CheckpointError
+from rllava_jax.checkpoint.provenance import CONVERSION_FILE
+from rllava_jax.config import Config
+from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.big_vision import check_npz, read_npz
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import TABLE
@@ -29,8 +32,6 @@ from rllava_jax.interop.source import Source, check_tokenizer
 from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
 from rllava_jax.model.params import abstract
 from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of, name_of
-from rllava_jax.provenance import CONVERSION_FILE
-from rllava_jax.task import make_preprocessor
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rllava_jax.checkpoint import CheckpointError
+from data_pipelines.core.paths import is_remote
+from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.provenance import CONVERSION_FILE, training_facts
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import SIZES
-from rllava_jax.paths import is_remote
-from rllava_jax.provenance import CONVERSION_FILE, training_facts
 
 Stage = dict[str, Any]
 

@@ -21,8 +21,8 @@ _FILES = (
     ("rllava_jax.interop.remote_code", "regions_rllava.py"),
     ("rllava_jax.interop.remote_code", "processing_rllava.py"),
     ("rllava_jax.interop.remote_code", "marking_rllava.py"),
-    ("data_pipelines", "pixels.py"),
-    ("data_pipelines", "overlay.py"),
+    ("data_pipelines.images", "pixels.py"),
+    ("data_pipelines.regions", "overlay.py"),
 )
 _MODEL = "RllavaPaliGemmaForConditionalGeneration"
 _AUTO_MAP = {

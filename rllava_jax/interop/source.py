@@ -10,8 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from data_pipelines.tokenizer import Tokenizer
-from rllava_jax.checkpoint import CheckpointError
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint.manager import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig, name_of

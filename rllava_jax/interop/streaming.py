@@ -20,8 +20,8 @@ import tensorstore as ts
 from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 from tqdm import tqdm
 
-from rllava_jax.checkpoint import CheckpointError
-from rllava_jax.paths import absolute
+from data_pipelines.core.paths import absolute
+from rllava_jax.checkpoint.manager import CheckpointError
 
 _BLOCK_BYTES = 2**27
 

@@ -13,9 +13,9 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_pipelines.records import DataError
-from data_pipelines.tokenizer import Tokenizer
-from data_pipelines.tokenizer_backends import IMAGE_TOKEN, SPECIAL_TOKENS
+from data_pipelines.core.errors import DataError
+from data_pipelines.text.tokenizer import Tokenizer
+from data_pipelines.text.tokenizer_backends import IMAGE_TOKEN, SPECIAL_TOKENS
 
 logger = logging.getLogger(__name__)
 

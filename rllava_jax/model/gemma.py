@@ -15,10 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rllava_jax.config import AttentionKind, Layers, Remat
-from rllava_jax.model.attention import AttentionHook, attend
-from rllava_jax.model.axes import constrain
+from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
 from rllava_jax.model.lora import Adapter, adapted
+from rllava_jax.model.partition_rules import constrain
 from rllava_jax.model.sizes import GemmaConfig
 
 _NORM_EPSILON = 1e-6

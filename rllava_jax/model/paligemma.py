@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rllava_jax.config import AttentionKind, Layers, LoraConfig, RegionConfig, Remat
-from rllava_jax.model.attention import AttentionHook
-from rllava_jax.model.axes import constrain
+from data_pipelines.settings import RegionConfig
+from rllava_jax.config import AttentionKind, Layers, LoraConfig, Remat
+from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import Gemma
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.lora import attach
-from rllava_jax.model.regions import RegionBranch, align, token_encoders
+from rllava_jax.model.partition_rules import constrain
+from rllava_jax.model.region_encoders.branch import RegionBranch, align, token_encoders
 from rllava_jax.model.siglip import Siglip
 from rllava_jax.model.sizes import PaliGemmaConfig
 

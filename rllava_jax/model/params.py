@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rllava_jax.config import Config, ConfigError
+from data_pipelines.core.errors import ConfigError
+from rllava_jax.config import Config
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import model_size

@@ -14,9 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rllava_jax.config import AttentionKind, Layers, Remat
-from rllava_jax.model.attention import AttentionHook, attend
-from rllava_jax.model.axes import constrain
+from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import Affine, scan_layers, stack_layers
+from rllava_jax.model.partition_rules import constrain
 from rllava_jax.model.resampling import align_corners_matrix
 from rllava_jax.model.sizes import SiglipConfig
 

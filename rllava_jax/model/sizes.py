@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rllava_jax.config import ConfigError, ModelConfig
+from data_pipelines.core.errors import ConfigError
+from rllava_jax.config import ModelConfig
 
 PALIGEMMA_VOCAB = 257_152  # 256,000 text pieces, 1,024 loc and 128 seg tokens
 

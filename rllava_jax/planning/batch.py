@@ -1,4 +1,4 @@
-"""The shapes of a batch, from the configuration alone: what `data_pipelines/preprocess.py` makes, without any data.
+"""The shapes of a batch, from the configuration alone: what `loading/preprocess.py` makes, without data.
 
 Letters: B batch, S image side, T text length, R region slots, C crop side, G crop grid side, K tokens of a region.
 """

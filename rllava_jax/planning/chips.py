@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rllava_jax.process_memory import GPU_SHARE
+from rllava_jax.runtime.process_memory import GPU_SHARE
 
 GIB = 2**30
 

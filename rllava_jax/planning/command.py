@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rllava_jax.atomic_files import write_atomically
-from rllava_jax.config import ConfigError
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError
 from rllava_jax.planning.plan import Plan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import Topology, parse_topology

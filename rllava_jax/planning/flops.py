@@ -18,7 +18,7 @@ from typing import Literal
 
 from rllava_jax.config import Config
 from rllava_jax.model.lora import TARGETS
-from rllava_jax.model.regions import token_encoders
+from rllava_jax.model.region_encoders.branch import token_encoders
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 Part = Literal["vision", "crops", "regions", "decoder", "attention", "adapters", "logits"]

@@ -13,15 +13,24 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.records import DataError
-from rllava_jax.config import Config, ConfigError
-from rllava_jax.config_loading import load
-from rllava_jax.config_validation import validate_patches
-from rllava_jax.curriculum import stage_configs
-from rllava_jax.duration import Duration, parse_duration
-from rllava_jax.model.fused_attention import check_attention
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import path_of
+from rllava_jax.config import Config
+from rllava_jax.config.curriculum import stage_configs
+from rllava_jax.config.durations import Duration, parse_duration
+from rllava_jax.config.loading import load
+from rllava_jax.config.validation import validate_patches
+from rllava_jax.inference.task import training_examples
+from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.sharding import (
+    batch_sharding,
+    batch_shards,
+    check_batches,
+    make_mesh,
+    placed,
+    say_what_is_held_whole,
+)
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
-from rllava_jax.paths import path_of
 from rllava_jax.planning.batch import abstract_batch
 from rllava_jax.planning.flops import Flops, training_flops
 from rllava_jax.planning.hlo import parse_program
@@ -38,9 +47,7 @@ from rllava_jax.planning.memory import (
 from rllava_jax.planning.roofline import Roofline, roofline
 from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
-from rllava_jax.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed, say_what_is_held_whole
-from rllava_jax.starting_point import resolve
-from rllava_jax.task import training_examples
+from rllava_jax.training.initialisation import resolve
 from rllava_jax.training.setup import program as make_program
 from rllava_jax.training.step import Program, make_train_step
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from rllava_jax.config import ConfigError
+from data_pipelines.core.errors import ConfigError
 from rllava_jax.planning.chips import CHIPS, GPUS_PER_HOST, Chip
 
 _TPU = re.compile(r"(\w+):(\d+(?:x\d+){1,2})(?:\*(\d+))?")

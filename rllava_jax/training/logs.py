@@ -18,7 +18,7 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from rllava_jax.growing_files import GrowingFiles
+from data_pipelines.core.append_log import GrowingFiles
 
 logger = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rllava_jax import hosts
-from rllava_jax.checkpoint import Checkpoints
+from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config
-from rllava_jax.interruption import Interrupted, Interruption
-from rllava_jax.sharding import to_devices
+from rllava_jax.model.sharding import to_devices
+from rllava_jax.runtime import hosts
+from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.setup import Setup

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.loader import TrainingIterator, examples_per_epoch, mixed_iterator, training_iterator
-from rllava_jax.config import Config, ConfigError
-from rllava_jax.duration import parse_duration
-from rllava_jax.model.axes import check_rules
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.loading.loader import TrainingIterator, examples_per_epoch, mixed_iterator, training_iterator
+from rllava_jax.config import Config
+from rllava_jax.config.durations import parse_duration
+from rllava_jax.inference.task import Task
 from rllava_jax.model.params import Params, abstract, trainable_names
-from rllava_jax.sharding import say_what_is_held_whole
-from rllava_jax.starting_point import Origin, StartingPoint, origins
-from rllava_jax.task import Task
+from rllava_jax.model.partition_rules import check_rules
+from rllava_jax.model.sharding import say_what_is_held_whole
+from rllava_jax.training.initialisation import Origin, StartingPoint, origins
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import abstract_state, state_shardings
 from rllava_jax.training.step import Program

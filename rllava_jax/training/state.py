@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from rllava_jax.checkpoint import Checkpoints
+from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import trainable_names
-from rllava_jax.sharding import parameter_shardings, placed, replicated
-from rllava_jax.starting_point import StartingPoint, initial_parameters
+from rllava_jax.model.sharding import parameter_shardings, placed, replicated
+from rllava_jax.training.initialisation import StartingPoint, initial_parameters
 from rllava_jax.training.step import Program, TrainState
 
 

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from rllava_jax.config import Config, TrainConfig
-from rllava_jax.model.axes import BATCH
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import Params, merge
-from rllava_jax.sharding import batch_sharding, replicated
-from rllava_jax.training.objective import training_loss
+from rllava_jax.model.partition_rules import BATCH
+from rllava_jax.model.sharding import batch_sharding, replicated
+from rllava_jax.training.losses.cross_entropy import training_loss
 
 # The running mean of the loss, against which a spike is measured: its decay, and the steps it takes to be trusted.
 _LOSS_DECAY = 0.98

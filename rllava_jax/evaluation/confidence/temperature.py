@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-from data_pipelines.records import DataError
-from data_pipelines.seeding import rng_for
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.seeding import rng_for
 from rllava_jax.evaluation.confidence.calibration import auroc, brier_score, expected_calibration_error, ones
 from rllava_jax.evaluation.confidence.equal_mass import ece_equal_mass
 from rllava_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_interval

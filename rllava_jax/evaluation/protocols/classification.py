@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_pipelines.boxes import boxes_from_text, iou
+from data_pipelines.regions.boxes import boxes_from_text, iou
 from rllava_jax.evaluation.answers import LOCALISE_IOU
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.cards import DataCard
+from data_pipelines.records import DataCard
 from data_pipelines.sources import path_vqa, slake, vqa_rad
 from rllava_jax.evaluation.protocols.protocol import Protocol
 from rllava_jax.evaluation.protocols.strict import STRICT

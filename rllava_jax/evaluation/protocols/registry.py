@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from data_pipelines.named_exports import named_export
+from data_pipelines.core.registry import named_export
 from rllava_jax.evaluation.protocols.protocol import Protocol
 
 _HERE = "rllava_jax.evaluation.protocols"

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_pipelines.records import DataError
-from data_pipelines.seeding import rng_for
-from data_pipelines.trust_boxes import FAMILIES, PREFIX, VARIANTS, Variant
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.seeding import rng_for
+from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.predictions import Prediction, read_predictions, to_json
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.boxes import box_to_pixels
-from data_pipelines.records import AnswerType, Box, DataError, VQAExample
-from data_pipelines.trust_boxes import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import AnswerType, Box, VQAExample
+from data_pipelines.regions.boxes import box_to_pixels
+from data_pipelines.regions.perturbations import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
 
 FORMAT = "rllava-trust-boxes"
 VERSION = 1

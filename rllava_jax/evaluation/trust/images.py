@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.images import decode, size_of
-from data_pipelines.records import DataError, ImageSource, VQAExample
-from data_pipelines.sources import load_examples
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.reading import decode, size_of
+from data_pipelines.loading.examples import load_examples
+from data_pipelines.records import ImageSource, VQAExample
+from data_pipelines.settings import DataConfig
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.config import DataConfig
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 
 

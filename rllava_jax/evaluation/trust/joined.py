@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data_pipelines.records import DataError
-from data_pipelines.trust_boxes import PREFIX, VARIANTS, Variant
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.answers import exact_match, normalise_answer, score
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.asking import Run, askable, chosen

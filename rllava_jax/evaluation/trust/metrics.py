@@ -29,7 +29,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data_pipelines.trust_boxes import FAMILIES, PREFIX, VARIANTS
+from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.confidence.calibration import auroc, brier_score
 from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass

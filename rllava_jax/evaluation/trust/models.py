@@ -13,17 +13,18 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.boxes import box_to_pixels
-from data_pipelines.policy import Shown
-from data_pipelines.records import DataError, ImageSource, Region, VQAExample
-from data_pipelines.trust_boxes import VARIANTS
-from rllava_jax.checkpoint import Checkpoints, find_checkpoint
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import absolute
+from data_pipelines.records import ImageSource, Region, VQAExample
+from data_pipelines.regions.boxes import box_to_pixels
+from data_pipelines.regions.perturbations import VARIANTS
+from data_pipelines.regions.policy import Shown
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.asking import Asked, Reply, Run, ask_all, askable, chosen
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 from rllava_jax.evaluation.trust.images import example_of, sources_of
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.paths import absolute
 
 PixelBox = tuple[float, float, float, float]
 AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]

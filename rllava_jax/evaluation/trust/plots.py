@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from data_pipelines.records import DataError
-from rllava_jax.evaluation.report.plots import Bar, file_style
+from data_pipelines.core.errors import DataError
+from rllava_jax.report.plots import Bar, file_style
 
 # Okabe and Ito's palette and a marker each: told apart with any colour vision, and in grey.
 _SERIES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"))

@@ -9,10 +9,10 @@ from PIL import Image
 
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.report.run_report import write_report
 from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile
 from rllava_jax.evaluation.trust.images import images_of
+from rllava_jax.report.run_report import write_report
 
 REPORT_FILE = "report.html"
 

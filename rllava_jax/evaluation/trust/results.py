@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_pipelines.records import DataError
-from data_pipelines.trust_boxes import PREFIX, VARIANTS
-from rllava_jax.atomic_files import write_atomically
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
+from data_pipelines.regions.perturbations import PREFIX, VARIANTS
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.report.plots import Bar
 from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
+from rllava_jax.report.plots import Bar
 
 METRICS_FILE = "metrics.json"
 _CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")

@@ -1,0 +1,1 @@
+"""What the rest stands on: errors, paths, files that appear whole, JSON and CSV, registries, seeded generators."""

@@ -1,0 +1,149 @@
+"""Reading the published JSON files, with errors that name the file, the entry and the field."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.records import AnswerType
+
+# A float holds no more, and Python's own limit lies far beyond.
+_DIGITS = 300
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def require_folder(root: str, setting: str) -> None:
+    """Raises: DataError: `root`, the value of `setting`, is not a folder."""
+    if not root:
+        raise DataError(f"{setting} is empty; set it to the folder of the published files")
+    if not os.path.isdir(root):
+        raise DataError(f"{setting}: no folder {root!r}; set it to the folder of the published files")
+
+
+def read_objects(path: str) -> list[dict[str, Any]]:
+    """The list of objects in a JSON file.
+
+    Raises:
+      DataError: the file is missing, is not JSON, or is not a list of objects.
+    """
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?"
+        )
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(
+                f"{path}: entry {number} is {type(entry).__name__}, not an object; is it the published file?"
+            )
+    return entries
+
+
+def read_json(path: str, *, remedy: str = "copy it from the published data set", unique_keys: bool = False) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark.
+
+    Args:
+      remedy: of a file that is missing or cannot be read.
+      unique_keys: as `parse_json`.
+
+    Raises:
+      DataError: the file is missing, or is not JSON in UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); copy the file again") from None
+    return parse_json(text, path, remedy="copy the file again", unique_keys=unique_keys)
+
+
+def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False) -> Any:
+    """JSON that later stages can compute with and write: no endless nesting, no half characters, no number too long.
+
+    Args:
+      where: names the file, and the line if it is one, in messages.
+      unique_keys: an object that has a key twice, of which `json` keeps the last, is an error. Published files are
+        taken as they are.
+
+    Raises:
+      DataError: it is no such JSON.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > _DIGITS:
+            raise DataError(f"{where}: has a number of {len(digits)} digits; correct it")
+        return int(digits)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+            raise DataError(f"{where}: field {twice!r} stands twice in one object; leave one of them")
+        return entry
+
+    try:
+        content = json.loads(text, parse_int=whole, object_pairs_hook=once if unique_keys else None)
+        if _HALF_CHARACTER.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise DataError(f"{where}: not valid JSON (nested too deeply); {remedy}") from None
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); {remedy}") from None
+    return content
+
+
+def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: bool = False) -> str:
+    """A field as text with runs of blanks made single; numbers, which some answers are, become text.
+
+    Raises:
+      DataError: the field is missing, is neither text nor a number, or is empty.
+    """
+    value = entry.get(field)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: field {field!r} is {value!r}; expected text")
+    text = " ".join(str(value).split())
+    if not text and not may_be_empty:
+        raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry")
+    return text
+
+
+def inner_path(name: str, where: str, field: str) -> str:
+    """A file name relative to the data set's folder, as it was given.
+
+    Raises:
+      DataError: it leaves the folder: what is stored of it would name places of the user's machine.
+    """
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise DataError(f"{where}: field {field!r} is {name!r}; name a file below the data set's folder")
+    return name
+
+
+def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
+    """The `answer_type` field; the published files write "CLOSED", and twice "CLOSED ".
+
+    Raises:
+      DataError: anything but open and closed.
+    """
+    match text_field(entry, "answer_type", where).lower():
+        case "open":
+            return "open"
+        case "closed":
+            return "closed"
+        case other:
+            raise DataError(f"{where}: field 'answer_type' is {other!r}; expected OPEN or CLOSED")
+
+
+def answer_type_by_answer(answer: str) -> AnswerType:
+    """For data sets that do not say which questions are closed: those that are answered yes or no."""
+    return "closed" if answer.lower() in ("yes", "no") else "open"

@@ -1,0 +1,246 @@
+"""DICOM files: stored values to what a viewer shows (PS3.4 N.2: modality transformation, then VOI, then polarity).
+
+Only the elements named here are parsed: names, numbers, dates and places of patients and institutions are never in
+memory, so that nothing that is logged, raised or returned can hold them. Messages of pydicom's own exceptions are not
+repeated either: in a damaged file any bytes may stand in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import warnings
+from collections.abc import MutableSequence
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images.scan_parts import ScanPart, refuse
+from data_pipelines.images.windows import (
+    AUTO,
+    MINMAX,
+    PERCENTILE,
+    Window,
+    grey_levels,
+    is_ct_window,
+    range_of,
+    window_of,
+)
+
+logger = logging.getLogger(__name__)
+
+_CHANNELS = ("Red", "Green", "Blue")
+_ELEMENTS = (
+    *("Modality", "BurnedInAnnotation", "PixelPresentation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *(f"{channel}PaletteColorLookupTableDescriptor" for channel in _CHANNELS),
+    *(f"{channel}PaletteColorLookupTableData" for channel in _CHANNELS),
+    *(f"Segmented{channel}PaletteColorLookupTableData" for channel in _CHANNELS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+# Where enhanced CT and MR keep what other files keep at their top.
+_OF_A_FRAME = {
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+}
+# As decoded: pydicom turns YBR_FULL and YBR_FULL_422 to RGB, and JPEG 2000's decoders undo YBR_RCT and YBR_ICT.
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+
+
+def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame as a viewer shows it: rescaled, windowed, light where the tissue is dense, or in its colours.
+
+    Rows and columns are as stored, as in every viewer. `auto` takes the file's first VOI table or window; without one,
+    8-bit greys as they are, and others from least to greatest. Padding is black.
+
+    Raises:
+      ImageError: truncated, unreadable, without pixels, or compressed in a way that no installed package reads.
+      DataError: no such frame, or a CT window for what is not CT; pydicom is missing.
+    """
+    pydicom = _pydicom()
+    refuse(part, ("axis", "slice", "volume"), name, "a DICOM file")
+    try:
+        dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
+        _require_pixels(dataset, name)
+        frame = _frame(dataset, part, name)
+        _take_from_frame(dataset, frame)
+        if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+            _warn_of_annotation(name)
+        stored = _stored(pydicom, dataset, frame, name)
+        kind = str(dataset.get("PhotometricInterpretation", "")).strip()
+        if kind in ("MONOCHROME1", "MONOCHROME2"):
+            return _greys(dataset, stored, kind, window, name)
+        return _colours(dataset, stored, kind, window, name)
+    except DataError:
+        raise
+    # pydicom reports damaged files with many types: InvalidDicomError, ValueError, KeyError, struct.error, EOFError …
+    except Exception as error:
+        raise ImageError(f"{name}: image cannot be read (damaged DICOM: {type(error).__name__}); replace it") from None
+
+
+@functools.cache
+def _pydicom() -> ModuleType:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError:
+        raise DataError("DICOM files need the package pydicom: pip install 'rllava-jax[data]'") from None
+    # It warns and logs with the values at fault, which in a damaged file may be anybody's name.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    return pydicom
+
+
+def _require_pixels(dataset: Any, name: str) -> None:
+    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageError(f"{name}: image cannot be read (a DICOM file without pixels); leave it out")
+
+
+def _frame(dataset: Any, part: ScanPart, name: str) -> int:
+    """Index from 0."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if part.frame is None:
+        return frames // 2
+    if not 1 <= part.frame <= frames:
+        raise DataError(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}")
+    return part.frame - 1
+
+
+def _take_from_frame(dataset: Any, frame: int) -> None:
+    """Puts the frame's own rescale and window at the top, where those of a simple file stand."""
+    for sequence, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+        groups = dataset.get(sequence)
+        for macro, fields in _OF_A_FRAME.items() if groups else ():
+            for item in (groups[index].get(macro) or ())[:1]:
+                for field in fields:
+                    if field in item:
+                        dataset[field] = item[field]
+
+
+@functools.lru_cache(maxsize=65536)  # once for each file, not for each epoch
+def _warn_of_annotation(name: str) -> None:
+    logger.warning(
+        "%s: BurnedInAnnotation is YES: the pixels may show who the patient is; look at it before it is used", name
+    )
+
+
+def _stored(pydicom: ModuleType, dataset: Any, frame: int, name: str) -> np.ndarray:
+    """The frame's stored values, [H, W] or [H, W, 3]."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        return pydicom.pixels.pixel_array(dataset, index=frame)
+    except (RuntimeError, NotImplementedError):
+        if not syntax.is_compressed:
+            raise
+        # The only text of the file in this message is a name from pydicom's own table of transfer syntaxes.
+        form = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
+        if importlib.util.find_spec("pylibjpeg") is None:
+            remedy = "install its decoders (pip install 'pylibjpeg[all]')"
+        else:
+            remedy = "decompress it with another tool, such as dcmdjpeg or gdcmconv, or replace it"
+        raise ImageError(f"{name}: image cannot be read (nothing installed decodes its {form}); {remedy}") from None
+    except ValueError as error:
+        if "less than expected" not in str(error):
+            raise
+        reason = "truncated: fewer pixels than its rows and columns"
+        raise ImageError(f"{name}: image cannot be read ({reason}); replace it") from None
+
+
+def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    from pydicom.pixels.processing import apply_modality_lut
+
+    padding = _padding(dataset, stored)
+    values = apply_modality_lut(stored, dataset)
+    levels = _levels(dataset, stored, values, padding, window, name)
+    if kind == "MONOCHROME1":
+        levels = 255 - levels
+    grey = np.where(padding, 0, np.rint(levels)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
+    """What is no measurement: the padding value or range (PS3.3 C.7.5.1.1.2), and what is not finite."""
+    blank = ~np.isfinite(stored)
+    value = dataset.get("PixelPaddingValue")
+    if isinstance(value, int):
+        limit = dataset.get("PixelPaddingRangeLimit")
+        ends = (value, limit if isinstance(limit, int) else value)
+        blank |= (stored >= min(ends)) & (stored <= max(ends))
+    return blank
+
+
+def _levels(
+    dataset: Any,
+    stored: np.ndarray,
+    values: np.ndarray,
+    padding: Bool[np.ndarray, "H W"],
+    window: str,
+    name: str,
+) -> Float[np.ndarray, "H W"]:
+    """0 … 255 by the chosen window, before the polarity."""
+    chosen = window_of(window, name)
+    if is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
+        raise DataError(
+            f"{name}: window {window!r} is in Hounsfield units, and the file's modality is not CT; "
+            f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH"
+        )
+    if chosen == AUTO:
+        if dataset.get("VOILUTSequence"):
+            return _voi_table(dataset, values)
+        own = _own_window(dataset, name)
+        if own is None and dataset.get("BitsStored") == 8 and not dataset.PixelRepresentation and values is stored:
+            return stored.astype(np.float64)
+        chosen = own or MINMAX
+    values = values.astype(np.float64)
+    if not isinstance(chosen, Window):
+        chosen = range_of(values, ~padding, chosen)
+    return grey_levels(np.where(padding, chosen.centre, values), chosen)
+
+
+def _own_window(dataset: Any, name: str) -> Window | None:
+    """The first of the file's windows. Raises ImageError where it is none."""
+    pair = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    centre, width = (value[0] if isinstance(value, MutableSequence) and value else value for value in pair)
+    if centre in (None, "") or width in (None, ""):
+        return None
+    shape = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    centre, width = float(centre), float(width)
+    if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (1 if shape == "LINEAR" else 1e-9):
+        remedy = f"name another with #window= or data.window, such as {MINMAX}"
+        raise ImageError(f"{name}: image cannot be read (the file's own window is malformed); {remedy}")
+    return Window(centre, width, shape)  # type: ignore[arg-type]
+
+
+def _voi_table(dataset: Any, values: np.ndarray) -> Float[np.ndarray, "H W"]:
+    from pydicom.pixels.processing import apply_voi
+
+    entries, first, bits = (int(number) for number in dataset.VOILUTSequence[0].LUTDescriptor)
+    # Clipped to the table: apply_voi subtracts in 16 bits, where values far above it would wrap around.
+    within = np.clip(np.rint(values), first, first + (entries or 65536) - 1).astype(np.int64)
+    return apply_voi(within, dataset) * (255 / (2**bits - 1))
+
+
+def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    if is_ct_window(window) or ":" in window:
+        raise DataError(f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}")
+    if kind == "PALETTE COLOR":
+        from pydicom.pixels.processing import apply_color_lut
+
+        picture = apply_color_lut(stored, dataset)[..., :3]
+        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+    elif kind in _COLOURS and stored.ndim == 3:
+        picture, bits = stored, int(dataset.BitsStored)
+    else:
+        known = ", ".join(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS))
+        raise ImageError(f"{name}: image cannot be read (photometric interpretation is not one of {known}); convert it")
+    if picture.dtype != np.uint8 or bits != 8:
+        picture = np.rint(picture * (255 / (2**bits - 1))).astype(np.uint8)
+    return picture

@@ -1,0 +1,95 @@
+"""DICOM and NIfTI files where an image file may stand: recognised by their content, decoded to what a viewer shows."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable
+from typing import BinaryIO, cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images.dicom import decode_dicom
+from data_pipelines.images.nifti import decode_nifti
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
+from data_pipelines.images.windows import AUTO
+
+_Decoder = Callable[[BinaryIO, str, ScanPart, str], UInt8[np.ndarray, "H W 3"]]
+
+_GZIP = b"\x1f\x8b"
+_HEAD = 540  # the length of NIfTI-2's header, the longest that is looked at
+
+
+def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"] | None:
+    """The picture in a DICOM or NIfTI file, or None where it is neither, or missing.
+
+    Args:
+      image: path, perhaps with a part as in `scan_parts`; or the file's bytes.
+      where: names the image in messages when it comes as bytes.
+      window: `DataConfig.window`, which the part's own overrides.
+
+    Raises:
+      ImageError: truncated, unreadable, compressed in a way that no installed package reads, or empty.
+      DataError: a part that the file does not have, a window that does not suit it, or a package that is missing.
+    """
+    if not isinstance(image, str | bytes):
+        return None
+    path, part = split_part(image) if isinstance(image, str) else (image, WHOLE)
+    name = image if isinstance(image, str) else where
+    try:
+        opened = open(path, "rb") if isinstance(path, str) else io.BytesIO(path)  # noqa: SIM115
+    except OSError:
+        return None
+    with opened as file:
+        decoder, stream = _recognise(cast(BinaryIO, file))
+        if decoder is None:
+            _refuse_mistaken(path, part, name)
+            return None
+        picture = decoder(stream, name, part, part.window or window)
+    if 0 in picture.shape:
+        raise ImageError(f"{name}: image cannot be read (it has no pixels); replace it")
+    return picture
+
+
+def is_scan(image: str | bytes) -> bool:
+    """Whether a file, or its bytes, is DICOM or NIfTI by its content. Not if it cannot be read."""
+    try:
+        with open(image, "rb") if isinstance(image, str) else io.BytesIO(image) as file:
+            return _recognise(cast(BinaryIO, file))[0] is not None
+    except OSError:
+        return False
+
+
+def _recognise(file: BinaryIO) -> tuple[_Decoder | None, BinaryIO]:
+    head = file.read(_HEAD)
+    file.seek(0)
+    if head[128:132] == b"DICM":
+        return decode_dicom, file
+    stream = file
+    if head.startswith(_GZIP):
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=file))
+        try:
+            head = stream.read(_HEAD)
+            stream.seek(0)
+        except (OSError, EOFError, zlib.error):
+            file.seek(0)
+            return None, file
+    # NIfTI-1 has its magic at the end of its 348 bytes, NIfTI-2 after the length. "+": header and data in one file.
+    if head[344:348] == b"n+1\0" or head[4:8] == b"n+2\0":
+        return decode_nifti, stream
+    return None, file
+
+
+def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
+    """What is neither DICOM nor NIfTI, but named as if it were."""
+    if part.set_fields():
+        field = part.set_fields()[0]
+        raise DataError(f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name")
+    kind = str(path).lower() if isinstance(path, str) else ""
+    if kind.endswith((".dcm", ".dicom")):
+        raise ImageError(f"{name}: image cannot be read (no DICM at byte 128); write it anew as a DICOM Part 10 file")
+    if kind.endswith((".nii", ".nii.gz", ".hdr")):
+        raise ImageError(f"{name}: image cannot be read (no NIfTI file with its header inside); convert it to .nii.gz")

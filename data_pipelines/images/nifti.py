@@ -1,0 +1,123 @@
+"""NIfTI volumes: one slice, as a radiologist sees it.
+
+The volume is turned to its closest canonical orientation, RAS+ (voxels count towards the patient's right, front and
+head), by permuting and flipping axes; an oblique volume is not resampled. A slice then lies as radiology shows it:
+
+  axial (axis 2):    front up, the patient's left on the image's right
+  coronal (axis 1):  head up, the patient's left on the image's right
+  sagittal (axis 0): head up, front on the image's left
+
+so that "left" in a label or an answer is the patient's left, as it is on the published CT and MRI of SLAKE. Voxels are
+taken as stored, however long their sides: every image becomes a square for the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.images.scan_parts import ScanPart, refuse
+from data_pipelines.images.windows import AUTO, MINMAX, Window, grey_levels, is_ct_window, range_of, window_of
+
+logger = logging.getLogger(__name__)
+
+_AXIAL = 2
+
+
+def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+    """A slice of a NIfTI-1 or NIfTI-2 volume; see the module for how it lies.
+
+    `auto` takes the header's `cal_min` and `cal_max` where they are set, else the slice's least and greatest value. A
+    NIfTI file does not say its modality, so a CT window is applied to whatever it is given.
+
+    Raises:
+      ImageError: truncated or unreadable, or of more than four axes.
+      DataError: no such axis, slice or volume; nibabel is missing.
+    """
+    nibabel = _nibabel()
+    refuse(part, ("frame",), name, "a NIfTI file")
+    try:
+        magic = file.read(8)
+        file.seek(0)
+        kind = nibabel.Nifti2Image if magic[4:7] == b"n+2" else nibabel.Nifti1Image
+        image = kind.from_stream(file)
+        axis = _AXIAL if part.axis is None else part.axis
+        values = _slice(nibabel, image, axis, part, name)
+        if values.dtype.fields:  # RGB24 and RGBA32
+            if is_ct_window(window) or ":" in window:
+                raise DataError(f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}")
+            return np.stack([values[channel] for channel in "RGB"], axis=2).astype(np.uint8)
+        return _grey(image.header, np.asarray(values, np.float64), window, name)
+    except DataError:
+        raise
+    # nibabel reports damaged files with many types: HeaderDataError, ImageFileError, OSError, EOFError, zlib.error …
+    except Exception as error:
+        raise ImageError(f"{name}: image cannot be read (damaged NIfTI: {type(error).__name__}); replace it") from None
+
+
+def _nibabel() -> ModuleType:
+    try:
+        import nibabel
+    except ImportError:
+        raise DataError("NIfTI files need the package nibabel: pip install 'rllava-jax[data]'") from None
+    return nibabel
+
+
+def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str) -> np.ndarray:
+    """The slice of the canonical volume, rows from the top and columns from the left of the picture: [H, W]."""
+    shape = (*image.shape, 1, 1)[: max(3, len(image.shape))]
+    if any(length != 1 for length in shape[4:]):
+        raise ImageError(f"{name}: image cannot be read (it has {len(shape)} axes); give a volume, or a series of some")
+    axis = _within("axis", axis, 3, name)
+    volume = _within("volume", part.volume or 0, shape[3] if len(shape) > 3 else 1, name)
+    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+        _warn_of_orientation(name)
+    # Of each stored axis the canonical one that it runs along, and whether forwards (1) or backwards (-1).
+    orientation = nibabel.io_orientation(image.affine)
+    along = [int(canonical) for canonical in orientation[:, 0]]
+    length = shape[along.index(axis)]
+    number = _within("slice", length // 2 if part.slice is None else part.slice, length, name)
+    chosen: list[int | slice] = [slice(None)] * 3
+    stored_axis = along.index(axis)
+    chosen[stored_axis] = number if orientation[stored_axis, 1] > 0 else length - 1 - number
+    # Through the proxy: of an uncompressed file only the slice is read.
+    stored = np.asarray(image.dataobj[tuple([*chosen, volume, *[0] * (len(shape) - 4)][: len(image.shape)])])
+    stored = stored.reshape([shape[i] for i in range(3) if i != stored_axis])  # a flat image has fewer axes
+    rest = [i for i in range(3) if i != stored_axis]
+    if along[rest[0]] > along[rest[1]]:
+        stored, rest = stored.T, rest[::-1]
+    # Now [lower axis, higher axis]. Columns are the lower and rows the higher one; both run against RAS+ on the
+    # screen: right to left, front to back, head to foot.
+    forwards = [orientation[i, 1] > 0 for i in rest]
+    picture = stored[:: -1 if forwards[0] else 1, :: -1 if forwards[1] else 1]
+    return picture.T
+
+
+def _within(field: str, value: int, count: int, name: str) -> int:
+    if not 0 <= value < count:
+        raise DataError(f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}")
+    return value
+
+
+@functools.lru_cache(maxsize=65536)  # once for each file, not for each epoch
+def _warn_of_orientation(name: str) -> None:
+    logger.warning("%s: the header does not say how the volume lies (sform and qform are 0): left may be right", name)
+
+
+def _grey(header: Any, values: Float[np.ndarray, "H W"], window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    chosen = window_of(window, name)
+    measured = np.isfinite(values)
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    if chosen == AUTO:
+        chosen = Window((low + high) / 2, high - low, "LINEAR_EXACT") if high > low else MINMAX
+    if not isinstance(chosen, Window):
+        chosen = range_of(values, measured, chosen)
+    levels = np.rint(grey_levels(np.where(measured, values, chosen.centre), chosen))
+    grey = np.where(measured, levels, 0).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

@@ -1,0 +1,156 @@
+"""Image files: decoding, and a cache of what was decoded. The arithmetic on pixels is in `images/pixels.py`.
+
+Pillow's formats are decoded here, DICOM and NIfTI in `images/medical.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from data_pipelines.core.errors import ImageError
+from data_pipelines.images.medical import decode_scan
+from data_pipelines.images.pixels import resize, to_rgb
+from data_pipelines.images.windows import AUTO
+from data_pipelines.prepared import stored_images
+from data_pipelines.records import ImageSource, MaskFile, StoredImage, UnnamedFile
+
+
+def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a file or encoded bytes to RGB.
+
+    EXIF orientation is ignored, because boxes are drawn on the pixels as stored. Modes are converted by `to_rgb`.
+
+    Args:
+      image: of a DICOM or NIfTI file, the path may say which picture is meant (`scan_parts`).
+      where: names the image in messages when it comes as bytes.
+      window: `DataConfig.window`, for DICOM and NIfTI files.
+
+    Raises:
+      ImageError: missing, truncated, unreadable or empty.
+      DataError: as `medical_images.decode_scan`.
+    """
+    image = fetched(image)
+    scan = decode_scan(image, where, window)
+    return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
+
+
+def size_of(image: ImageSource, where: str) -> tuple[int, int]:
+    """Width and height of the picture in pixels, of Pillow's formats from the header alone. Raises as `decode`."""
+    image = fetched(image)
+    try:
+        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
+            return opened.size
+    # Pillow does not know DICOM and NIfTI, nor names with a part; and what it cannot open, `decode` explains.
+    except Exception:
+        height, width, _ = decode(image, where).shape
+        return width, height
+
+
+def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
+    """True inside the mask.
+
+    Raises:
+      ImageError: missing, truncated or unreadable.
+    """
+    grey = decode_grey(mask.path, where)
+    return grey > 0 if mask.level is None else grey == mask.level
+
+
+def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
+    """The grey levels of a mask image. Raises ImageError as `decode`."""
+    return np.asarray(_open(fetched(image), where, lambda opened: opened.convert("L")))
+
+
+def fetched(image: ImageSource) -> str | bytes:
+    """Encoded bytes, or a path that messages may name.
+
+    Raises:
+      ImageError: what is read here, rather than where it is decoded, cannot be read.
+    """
+    if isinstance(image, StoredImage):
+        return stored_images.read(image)
+    if isinstance(image, UnnamedFile):
+        try:
+            with open(image.path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            raise ImageError(f"{image}: image is missing; restore it") from None
+        except OSError as error:
+            raise ImageError(f"{image}: image cannot be read ({error.strerror}); replace it") from None
+    return image
+
+
+def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    name = image if isinstance(image, str) else where
+    try:
+        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
+            opened.load()
+            if 0 in opened.size:
+                raise ValueError("it has no pixels")
+            return convert(opened)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: image is missing; restore it") from error
+    except UnidentifiedImageError as error:
+        # Pillow's own message has the path, or where in memory the bytes are.
+        raise ImageError(f"{name}: image cannot be read (no known image format); replace it") from error
+    # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{name}: image cannot be read ({reason}); replace it") from error
+
+
+class ImageCache:
+    """The most recently used decoded images and masks. Thread-safe; pickles empty, so each process has its own."""
+
+    def __init__(self, max_mb: int, window: str = AUTO):
+        self.max_mb = max_mb
+        self.window = window
+        self._clear()
+
+    def _clear(self) -> None:
+        self._entries: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def image(self, image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
+        """`decode`, remembered. The array is read-only. Raises ImageError."""
+        return self._get(image, lambda: decode(image, where, self.window))
+
+    def resized(self, image: ImageSource, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
+        """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
+        return self._get((image, size), lambda: resize(self.image(image, where), size))
+
+    def mask(self, mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
+        """`decode_mask`, remembered. The array is read-only. Raises ImageError."""
+        return self._get(mask, lambda: decode_mask(mask, where))
+
+    def _get(self, key: Any, load: Callable[[], np.ndarray]) -> np.ndarray:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        # Decoded outside the lock: two threads may decode the same image once each, none waits for another.
+        value = load()
+        value.setflags(write=False)
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = value
+                self._bytes += value.nbytes
+            while self._bytes > self.max_mb * 2**20 and self._entries:
+                self._bytes -= self._entries.popitem(last=False)[1].nbytes
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"max_mb": self.max_mb, "window": self.window}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.max_mb, self.window = state["max_mb"], state["window"]
+        self._clear()

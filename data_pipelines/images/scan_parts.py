@@ -1,0 +1,74 @@
+"""Which picture of a file of many is meant: `cine.dcm#frame=3`, `ct.nii.gz#axis=2,slice=40,window=lung`.
+
+Such a name may stand wherever an image file's may. Nothing is read here but whether a file of that very name exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.images.windows import window_of
+
+
+@dataclass(frozen=True)
+class ScanPart:
+    """One picture of a scan; None takes the default, which is the middle one.
+
+    Attributes:
+      frame: of a DICOM file, counted from 1, as DICOM does.
+      axis: of a NIfTI volume, along which it is cut: 0 sagittal, 1 coronal, 2 axial (the default).
+      slice: along that axis, counted from 0 as NIfTI's voxels are, towards the patient's right, front or head.
+      volume: of a NIfTI series (4th axis), counted from 0, which is the default.
+      window: as `windows.window_of` reads it; None is the run's.
+    """
+
+    frame: int | None = None
+    axis: int | None = None
+    slice: int | None = None
+    volume: int | None = None
+    window: str | None = None
+
+    def set_fields(self) -> list[str]:
+        """Names of what is not left to the default."""
+        return [name for name, value in vars(self).items() if value is not None]
+
+
+WHOLE = ScanPart()
+_FIELDS = tuple(field.name for field in dataclasses.fields(ScanPart))
+_SUFFIX = re.compile(r"\w+=[^/#]*")
+
+
+def split_part(name: str) -> tuple[str, ScanPart]:
+    """The file's path, and the part after "#"; a file that is really so named has none.
+
+    Raises:
+      DataError: the part has an unknown, repeated or ill-typed field.
+    """
+    path, mark, text = name.rpartition("#")
+    if not mark or not _SUFFIX.fullmatch(text) or os.path.exists(name):
+        return name, WHOLE
+    values: dict[str, int | str] = {}
+    for item in text.split(","):
+        field, _, value = item.partition("=")
+        if field not in _FIELDS or field in values:
+            fault = "twice" if field in values else "is no part of a scan"
+            raise DataError(f"{name}: {field!r} {fault}; write each of {', '.join(_FIELDS)} once at most")
+        if field == "window":
+            window_of(value, name)
+            values[field] = value
+        elif value.isascii() and value.isdigit():
+            values[field] = int(value)
+        else:
+            raise DataError(f"{name}: {field} is {value!r}; write a whole number")
+    return path, ScanPart(**values)  # type: ignore[arg-type]
+
+
+def refuse(part: ScanPart, fields: tuple[str, ...], name: str, kind: str) -> None:
+    """Raises DataError where a part has one of the fields, which files of this kind do not have."""
+    for field in fields:
+        if field in part.set_fields():
+            raise DataError(f"{name}: {kind} has no {field}; leave {field}= out of the name")

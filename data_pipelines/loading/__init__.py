@@ -1,0 +1,1 @@
+"""From a data set's records to batches of arrays."""

@@ -1,0 +1,121 @@
+"""What is checked of the examples before work starts: every image can be read, every text fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.records import ImageSource, MaskFile, VQAExample
+from data_pipelines.text.prompt import count_tokens
+
+logger = logging.getLogger(__name__)
+
+# Names listed in one message before "and N more".
+_LISTED = 10
+
+
+def verify_images(
+    examples: Sequence[VQAExample], preprocessor: Preprocessor, *, allowed: int, progress: bool = True
+) -> list[VQAExample]:
+    """Decodes every image and mask once, before work starts, and leaves out the examples whose image is unreadable.
+
+    Done up front so that a corrupt file cannot change which examples later batches hold, and every worker agrees on it.
+    What is decoded stays in the preprocessor's cache as far as it fits.
+
+    Args:
+      allowed: `data.corrupt_images_allowed`; so many unreadable images are skipped, counted and listed in a warning.
+
+    Raises:
+      DataError: more unreadable images than allowed; the message lists them.
+    """
+    masks = preprocessor.regions.outlines
+    owners: dict[ImageSource | MaskFile, str] = {}
+    for example in examples:
+        for key in _files(example, masks=masks):
+            owners.setdefault(key, example.image_id)
+
+    def problem(key: ImageSource | MaskFile) -> str | None:
+        cache = preprocessor.cache
+        try:
+            cache.mask(key, owners[key]) if isinstance(key, MaskFile) else cache.image(key, owners[key])
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(1, preprocessor.data.threads)) as pool:
+        # disable=None: no bar where the output is no terminal.
+        found = tqdm(
+            pool.map(problem, owners), total=len(owners), desc="checking images", disable=None if progress else True
+        )
+        problems = {key: message for key, message in zip(owners, found, strict=True) if message is not None}
+    if not problems:
+        return list(examples)
+    listing = _list([message.split(";")[0] for message in problems.values()])
+    if len(problems) > allowed:
+        raise DataError(
+            f"{len(problems)} unreadable images, data.corrupt_images_allowed = {allowed}: {listing}; "
+            "replace the files, or raise the number to train without them"
+        )
+    kept = [example for example in examples if problems.keys().isdisjoint(_files(example, masks=masks))]
+    logger.warning(
+        "skipped %d unreadable images, and with them %d of %d examples: %s",
+        len(problems),
+        len(examples) - len(kept),
+        len(examples),
+        listing,
+    )
+    return kept
+
+
+def _files(example: VQAExample, *, masks: bool) -> list[ImageSource | MaskFile]:
+    """The example's image, and its masks where they are shown, in a fixed order."""
+    regions = (*example.regions, *example.distractors) if masks else ()
+    return [example.image, *(region.mask for region in regions if region.mask is not None)]
+
+
+def check_lengths(
+    examples: Sequence[VQAExample], preprocessor: Preprocessor, *, answers: bool = True, allowed: int = 0
+) -> list[VQAExample]:
+    """Tokenises every example, with its regions shown, before work starts, and leaves out those that are too long.
+
+    Args:
+      answers: count the answer too (training); evaluation needs room for the prompt alone.
+      allowed: `data.long_examples_allowed`; so many are left out, counted and listed in a warning.
+
+    Raises:
+      DataError: more do not fit in data.text_length; the message names the longest and the length needed. Also what
+        `prompt.format_prefix` raises.
+    """
+    limit = preprocessor.data.text_length
+    kept, too_long = [], []
+    for example in examples:
+        turns = preprocessor.turns(example, [region.box for region in example.regions])
+        used = count_tokens(preprocessor.tokenizer, turns, answered=answers)
+        if used > limit:
+            too_long.append((used, example.id))
+        else:
+            kept.append(example)
+    if not too_long:
+        return kept
+    too_long.sort(key=lambda item: (-item[0], item[1]))
+    listing = _list([f"{name} ({used} tokens)" for used, name in too_long])
+    if len(too_long) > allowed:
+        without = f", or data.long_examples_allowed (now {allowed}) to train without them" if answers else ""
+        raise DataError(
+            f"{len(too_long)} examples do not fit in data.text_length = {limit}: {listing}; "
+            f"raise it to {too_long[0][0]}{without}"
+        )
+    logger.warning(
+        "left out %d of %d examples, longer than %d tokens: %s", len(too_long), len(examples), limit, listing
+    )
+    return kept
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,69 @@
+"""The data sets. `load_examples` is the one door: everything a run is trained or asked on comes through it."""
+
+from __future__ import annotations
+
+import logging
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import require_folder
+from data_pipelines.records import FAMILIES, SourceSplit, VQAExample
+from data_pipelines.regions.named_structures import link_regions
+from data_pipelines.regions.questions import region_questions
+from data_pipelines.settings import DataConfig
+from data_pipelines.sources import registry
+from data_pipelines.sources.documents import load as load_documents
+from data_pipelines.sources.phantom import load as load_phantom
+from data_pipelines.sources.prepared import check_window
+from data_pipelines.sources.prepared import load as load_prepared
+from data_pipelines.sources.slake import load as load_slake
+
+logger = logging.getLogger(__name__)
+
+
+def load_examples(data: DataConfig, split: str, *, seed: int, max_regions: int) -> list[VQAExample]:
+    """All questions of one split of the configured source: its own, then the four region families.
+
+    The same arguments give the same list, in the same order, on every machine.
+
+    Args:
+      split: a name the source knows, e.g. `data.train_split`.
+      seed: of the region questions (wording, negatives, order of choices); the phantom's own stands in its settings.
+      max_regions: `RegionConfig.max_regions`. A question that names more boxes than this gets *no* region (how
+        many, is logged), since showing some of "the kidneys" would be a wrong hint.
+
+    Raises:
+      DataError: the source's files are missing or malformed, or two questions share an id.
+    """
+    source = load_source(data, split)
+    questions, counts = link_regions(
+        source.examples, source.images, rule=data.policy.question_regions, max_regions=max_regions
+    )
+    logger.info(
+        "%s %s: %d of %d questions have a region; %d name more than %d boxes and %d would be answered by their box",
+        data.source, split, counts.linked, len(questions), counts.too_many, max_regions, counts.revealing,
+    )  # fmt: skip
+    rebuilt = region_questions(source.images, families=FAMILIES, seed=seed)
+    examples = questions + rebuilt
+    ids: set[str] = set()
+    for example in examples:
+        if example.id in ids:
+            raise DataError(f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique")
+        ids.add(example.id)
+    return examples
+
+
+def load_source(data: DataConfig, split: str) -> SourceSplit:
+    """The split as published: questions without regions, and images with theirs. Raises as `load_examples`."""
+    match data.source:
+        case "slake":
+            return load_slake(data.root, split, languages=data.languages)
+        case "phantom":
+            return load_phantom(data.phantom, split)
+        case "documents":
+            return load_documents(data.documents, split)
+        case "prepared":
+            require_folder(data.root, "data.root")
+            check_window(data.root, data.window)
+            return load_prepared(data.root, split, languages=data.languages)
+        case other:
+            return registry.source(other, setting="data.source").load(data.root, split)

@@ -1,0 +1,1 @@
+"""Boxes and masks: policies, perturbations, and the questions made from them."""

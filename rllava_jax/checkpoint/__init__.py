@@ -1,0 +1,1 @@
+"""Checkpoints: written, verified, and traced back to what they came from."""

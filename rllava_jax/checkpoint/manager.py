@@ -1,0 +1,410 @@
+"""Orbax checkpoints: parameters, optimiser, data position, and what a result needs to be reproduced.
+
+    checkpoints/STEP/params      every parameter, trained and frozen, under its published name
+    checkpoints/STEP/training    step and optimiser state
+    checkpoints/STEP/data        the data iterator's position: one for all hosts, so that their number may change
+    checkpoints/STEP/checksums   of every array of params and training; see checkpoint/integrity.py
+    checkpoints/STEP/assets      config.json, the tokenizer's file, preprocessing.json: prediction needs nothing else
+
+An imported model has params and assets only. A checkpoint is written beside its place and renamed, so that a kill at
+any moment leaves the earlier ones whole; in a bucket, which cannot rename, one is whole when its commit_success.txt
+stands, which is written last. One that turns out to be damaged is set aside as STEP.damaged, never deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import absolute, require_bucket
+from rllava_jax.checkpoint.figures import set_unreadable_aside, write_figures
+from rllava_jax.checkpoint.integrity import checksums
+from rllava_jax.checkpoint.items import require_items
+from rllava_jax.runtime import hosts
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 2**27
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing or damaged; the message names its folder and the remedy."""
+
+
+def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
+    """The checkpoint folder and step that a path means: a workdir, its `checkpoints`, or one step in it.
+
+    An imported model's folder is laid out as a workdir's.
+
+    Args:
+      step: last, best or a number, where the path does not name one; None is last.
+
+    Raises:
+      CheckpointError: the path is none of these, or names another step.
+      ConfigError: its bucket cannot be opened.
+    """
+    require_bucket(path)
+    if path.name.isdigit() and (path / "params").is_dir():
+        if step not in (None, path.name):
+            raise CheckpointError(f"--step {step}: beside {path}, which is step {path.name}; leave one of the two out")
+        return path.parent, path.name
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
+            return folder, step or "last"
+    published = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    if published or path.suffix == ".npz":
+        raise CheckpointError(f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER")
+    raise CheckpointError(
+        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one"
+    )
+
+
+class AssetsHandler(ocp.AsyncCheckpointHandler):
+    """Stores a few small files as they are, so that a person can open them."""
+
+    async def async_save(self, directory: epath.Path, args: AssetsSave) -> list[ocp.future.Future]:
+        """Writes the files once Orbax has made the folder."""
+
+        async def write() -> None:
+            if ocp.multihost.is_primary_host(0):
+                for name, content in args.files.items():
+                    (directory / name).write_bytes(content)
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
+
+    def save(self, directory: epath.Path, args: AssetsSave) -> None:
+        """Writes the files now."""
+        for name, content in args.files.items():
+            (directory / name).write_bytes(content)
+
+    def restore(self, directory: epath.Path, args: AssetsRestore | None = None) -> dict[str, bytes]:
+        """Reads every file but Orbax's own mark that the folder is whole."""
+        return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
+
+    def finalize(self, directory: epath.Path) -> None:
+        """Nothing is left to do."""
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_save=True)
+@dataclasses.dataclass
+class AssetsSave(ocp.args.CheckpointArgs):
+    """File name → content."""
+
+    files: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_restore=True)
+@dataclasses.dataclass
+class AssetsRestore(ocp.args.CheckpointArgs):
+    """Reads all files."""
+
+
+def _save_args(params: Mapping[str, Any]) -> dict[str, ocp.SaveArgs]:
+    """Large arrays are stored in chunks, a stack's layers apart, so that a part can be read without the whole."""
+
+    def of(value: Any) -> ocp.SaveArgs:
+        if value.nbytes <= _CHUNK_BYTES:
+            return ocp.SaveArgs()
+        # Orbax cuts the named axis to single rows, which suits layers; else the longest axis, to the size.
+        axes = (0,) if value.ndim > 2 else ()
+        return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=axes)
+
+    return {name: of(value) for name, value in params.items()}
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use as a context manager: leaving waits for a save under way."""
+
+    def __init__(self, folder: Path, *, keep_last: int = 1, best_metric: str = "", read_only: bool = False):
+        """Opens `folder`, which is made unless read_only.
+
+        Args:
+          keep_last: so many of the newest are kept, and the best one.
+          best_metric: name of the validation figure that decides which is best; higher is better. A folder opened to
+            be read may leave it out: the run's own stands in its checkpoints.
+        """
+        self.folder = folder = absolute(folder)  # Orbax reads no other path
+        self._best_metric = best_metric
+        self._arrays = ocp.StandardCheckpointHandler()
+        self._position = ocp.JsonCheckpointHandler("position.json")
+        self._checksums = ocp.JsonCheckpointHandler("checksums.json")
+        self._assets = AssetsHandler()
+        if read_only and not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
+
+        def figure(metrics: Mapping[str, float]) -> float:
+            return metrics[best_metric]
+
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep_last),
+                checkpoint_managers.BestN(get_metric_fn=figure, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        if not read_only:
+            set_unreadable_aside(folder)
+        self._manager = ocp.CheckpointManager(
+            epath.Path(absolute(folder)),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy, best_fn=figure, create=not read_only, read_only=read_only
+            ),
+            item_handlers={
+                "params": self._arrays,
+                "training": ocp.StandardCheckpointHandler(),
+                "data": self._position,
+                "checksums": self._checksums,
+                "assets": self._assets,
+            },
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Closing waits for all hosts: one that fails alone leaves first (`hosts.fail`).
+        if kind is None or not hosts.several():
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that are whole on disk, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def resolve(self, which: str) -> int:
+        """The step that "last", "best" or a number names.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"{self.folder}: there is no finished checkpoint in it; train first")
+        if which == "last":
+            return steps[-1]
+        if which == "best":
+            return self._best()
+        if not which.isdigit() or int(which) not in steps:
+            raise CheckpointError(f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}")
+        return int(which)
+
+    def _best(self) -> int:
+        name = self._best_metric
+        if not name:
+            files = self.assets(self.steps()[-1])
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file names no figure
+                name = json.loads(files["config.json"])["config"]["train"]["best_metric"]
+        figures = {step: (self._manager.metrics(step) or {}).get(name) for step in self.steps()}
+        validated = [(figure, step) for step, figure in figures.items() if figure is not None]
+        if not validated:
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'"
+            )
+        return max(validated)[1]
+
+    def save(
+        self,
+        step: int,
+        params: Mapping[str, Any],
+        training: Any,
+        data: Any,
+        assets: Mapping[str, bytes],
+    ) -> None:
+        """Saves in the background; returns when the arrays have been copied and may be changed.
+
+        Args:
+          params: every parameter, by name.
+          training: what else a step changes, as a pytree.
+          data: the Grain iterator, whose state is the same on every host.
+          assets: file name → content.
+        """
+        arrays = {"params": dict(params), "training": training}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(arrays["params"], save_args=_save_args(params)),
+                training=ocp.args.StandardSave(training),
+                data=ocp.args.JsonSave(data.get_state()),
+                checksums=ocp.args.JsonSave(checksums(arrays)),
+                assets=AssetsSave(assets),
+            ),
+        )
+
+    def add_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Gives a checkpoint its validation figures after the save, when the validation took place.
+
+        The state is safe before a long validation begins. Without the deciding figure among them the checkpoint is no
+        candidate for the best.
+        """
+        if self._best_metric not in figures:
+            return
+        self.wait()
+        if jax.process_index() == 0:
+            write_figures(self._folder(step), figures)
+        hosts.barrier("figures written")
+        self._manager.reload()
+
+    def has_figures(self, step: int) -> bool:
+        """Whether `step` was validated."""
+        return bool(self._manager.metrics(step))
+
+    def wait(self) -> None:
+        """Returns when a save under way is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore_newest(self, params: Mapping[str, Any], training: Any, data: Any) -> tuple[int, dict[str, Any], Any]:
+        """Step, parameters and training state of the newest checkpoint that is whole; `data` is put in its place.
+
+        Newer ones that cannot be read are named in a warning and set aside, once one is found that can be.
+
+        Args:
+          params, training: as of `restore`.
+
+        Raises:
+          CheckpointError: none can be read; all are left where they are. The error is the newest one's.
+        """
+        damaged: list[tuple[int, CheckpointError]] = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self.restore(step, params, training, data)
+            except CheckpointError as error:
+                # Without its traceback, whose frames hold the arrays that were read: a second copy of the state.
+                damaged.append((step, type(error)(str(error))))
+                continue
+            for newer, reason in damaged:
+                self._set_aside(newer, reason, step)
+            return step, *restored
+        raise damaged[0][1]
+
+    def _set_aside(self, step: int, error: CheckpointError, used: int) -> None:
+        place = self._folder(step)
+        aside = place.parent / f"{step}.damaged"
+        for number in range(2, 1000):
+            if not aside.exists():
+                break
+            aside = place.parent / f"{step}.damaged-{number}"
+        hosts.barrier("damaged checkpoint named")  # before the first host renames what the others look at
+        if jax.process_index() == 0:
+            place.rename(aside)
+            reason = str(error).removeprefix(f"{place}: ").rsplit("; ", 1)[0]
+            logger.warning("%s: %s; renamed to %s, going on from step %d", place, reason, aside.name, used)
+        hosts.barrier("damaged checkpoint set aside")
+        self._manager.reload()
+
+    def restore(self, step: int, params: Mapping[str, Any], training: Any, data: Any) -> tuple[dict[str, Any], Any]:
+        """Parameters and training state of `step`; `data` is put in its place.
+
+        Args:
+          params, training: shapes with shardings: each array is read straight to where it will live.
+
+        Raises:
+          CheckpointError: files are missing, truncated or changed, or of another model; on all hosts alike.
+        """
+        items = self._read(
+            step,
+            params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(params))),
+            training=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(training)),
+            data=lambda folder: self._put_in_place(data, step, folder),
+        )
+        self._verify(step, {"params": items["params"], "training": items["training"]})
+        return items["params"], items["training"]
+
+    def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters alone. Raises as `restore`."""
+        params = self._read(
+            step, params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(abstract)))
+        )["params"]
+        stored = self.shapes(step)
+        # One that is read into another type has other bits.
+        self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})
+        return params
+
+    def _put_in_place(self, data: Any, step: int, folder: epath.Path) -> None:
+        position = self._restore_position(folder)
+        # Invariant 2 of training/loop.py. Any other number would repeat or leave out batches without a word.
+        batch = position.get("next_batch", step)
+        if batch != step:
+            raise ValueError(f"its data position is batch {batch}, step {step} goes on with batch {step}")
+        data.set_state(position)
+
+    def _restore_position(self, folder: epath.Path) -> Mapping[str, Any]:
+        # Runs of 0.1.0 have one file for each host of theirs, all of them alike.
+        for path in sorted(folder.glob("process_*.json")):
+            return json.loads(path.read_text())
+        return self._position.restore(folder)
+
+    def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
+        """Compares what was read with the checksums of what was saved; older and imported checkpoints have none."""
+        folder = self._folder(step)
+        if not hosts.everywhere((folder / "checksums").exists()):
+            if (folder / "data").exists():  # a run's; an imported model never had any
+                logger.warning("%s: has no checksums, as runs of 0.1.0 have none; its numbers are not verified", folder)
+            return
+        stored = self._read(step, checksums=self._checksums.restore)["checksums"]
+        found = checksums(arrays)
+        changed = [name for name, value in found.items() if stored.get(name) != value]
+        if changed:
+            listed = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+            raise self._unreadable(step, f"{listed}: not the numbers that were saved, by their checksum")
+
+    def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the stored parameters by name; no array is read. Raises as `restore`."""
+        with self._naming(step):
+            stored = self._manager.item_metadata(step)["params"].tree
+            return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in stored.items()}
+
+    def assets(self, step: int) -> dict[str, bytes]:
+        """File name → content. Raises as `restore`."""
+        return self._read(step, assets=self._assets.restore)["assets"]
+
+    def _folder(self, step: int) -> epath.Path:
+        return epath.Path(self.folder) / str(step)
+
+    def _read(self, step: int, **items: Callable[[epath.Path], Any]) -> dict[str, Any]:
+        """Reads items, each by its handler. On several hosts all succeed or all raise.
+
+        Not through the manager, whose restore waits for all hosts at its end: one that fails would leave the others
+        waiting.
+        """
+        failed: CheckpointError | None = None
+        read = {}
+        try:
+            with self._naming(step):
+                # Without these a checkpoint could be read, but not verified, or not be asked anything.
+                require_items(self._folder(step), "assets", "checksums")
+                for name, restore in items.items():
+                    folder = self._folder(step) / name
+                    if not folder.is_dir():
+                        raise FileNotFoundError(f"its folder {name} is missing")
+                    read[name] = restore(folder)
+        except CheckpointError as error:
+            failed = error
+        if not hosts.everywhere(failed is None):
+            raise failed or self._unreadable(step, "on another host")
+        return read
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Whatever goes wrong while `step` is read becomes one line that names its folder."""
+        try:
+            yield
+        except DataError:  # the data iterator's own: the checkpoint is whole, the data is another
+            raise
+        except Exception as error:  # Orbax, TensorStore and Grain each raise their own
+            # TensorStore's own words stand before Orbax's dump of its objects.
+            reason = " ".join(str(error).split("See full TensorStore details")[0].split())
+            raise self._unreadable(step, reason[:300]) from error
+
+    def _unreadable(self, step: int, reason: str) -> CheckpointError:
+        others = [other for other in self.steps() if other != step]
+        remedy = f"move that folder away to go on from step {others[-1]}" if others else "it is the only one"
+        return CheckpointError(f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}")

@@ -1,0 +1,301 @@
+"""What makes a result reproducible, written into the workdir and into every checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.paths import require_bucket
+from data_pipelines.loading.preprocess import Preprocessor
+from data_pipelines.settings import DataConfig, MixPart
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax import __version__
+from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.config import Config
+from rllava_jax.config.loading import differences, from_json, to_json
+from rllava_jax.config.upgrade import upgraded
+from rllava_jax.runtime import hosts
+
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
+CONVERSION_FILE = "conversion.json"  # what a converter recorded of the published model; travels with its descendants
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class StartedFrom:
+    """The checkpoint that a run's parameters come from.
+
+    Attributes:
+      facts: its name and step, what it was trained on and with, and what is known of its own beginning.
+      conversion: its `conversion.json`, unchanged.
+    """
+
+    facts: dict[str, Any]
+    conversion: bytes | None
+
+
+def revision() -> str:
+    """The code's git revision, "+changes" where the tree differs from it.
+
+    Outside a checkout RLLAVA_REVISION, which launch/ sets where it copies the code, or "unknown".
+    """
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("RLLAVA_REVISION", "unknown")
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def describe(config: Config, start: StartedFrom | None = None) -> dict[str, Any]:
+    """The resolved configuration, code revision and versions, and what the parameters started from."""
+    return {
+        "config": to_json(config),
+        "rllava_jax": __version__,
+        "revision": revision(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        **({"started_from": start.facts} if start is not None else {}),
+    }
+
+
+# What a resumed run may do otherwise than before. Everything else is part of what the result is a result of, above all
+# train.duration, which the learning rate's schedule depends on; evaluate_every and best_metric decide what is the best.
+_FREE = (
+    # Where data lies and how fast it comes; its order depends on none of them.
+    *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb"),
+    # How the same sums are shared among devices, kept, or recomputed: they are added in another order, which moves
+    # float32 numbers by rounding and nothing else. The data position counts batches, whatever the hosts.
+    *("mesh", "model.remat", "model.layers", "model.attention", "train.accumulate", "train.loss_chunk"),
+    # What is kept and said of the run.
+    *("train.checkpoint_every", "train.keep_last", "train.log_every", "train.log_examples", "evaluation.gallery"),
+    *("train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
+    # What follows a bad step: of no consequence without one, and after one the way to go on. Not what a spike is, whose
+    # running mean belongs to the saved state.
+    *("train.on_bad_step", "train.max_skipped"),
+)
+
+
+def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) -> bool:
+    """Whether the workdir already holds a run, which must be of this very configuration.
+
+    Args:
+      evaluating: the run is only asked again: how it is asked may differ too.
+
+    Raises:
+      ConfigError: it holds a run of another configuration; the differing fields are named. Or its bucket cannot be
+        opened.
+    """
+    require_bucket(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir {workdir}: is a file; give a folder")
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.exists() and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
+            raise ConfigError(f"{path}: missing beside an earlier run's files; choose another --workdir")
+        return False
+    try:
+        stored = upgraded(json.loads(path.read_text(encoding="utf-8"))["config"])
+        names = differences(stored, to_json(config))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
+    free = (*_FREE, "evaluation") if evaluating else _FREE
+    changed = [name for name in names if not _is_free(name, free)]
+    if changed:
+        listed = ", ".join(changed[:6]) + (" …" if len(changed) > 6 else "")
+        raise ConfigError(
+            f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one"
+        )
+    return True
+
+
+def _is_free(name: str, free: Sequence[str]) -> bool:
+    if name.startswith("data.mix.") and name.endswith(".root"):
+        return True
+    return any(name == start or name.startswith(start + ".") for start in free)
+
+
+def stored_config(workdir: Path) -> dict[str, Any]:
+    """The configuration in a workdir that `check_workdir` has accepted."""
+    return upgraded(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"])
+
+
+def started_from(workdir: Path) -> StartedFrom | None:
+    """What the run in a workdir started from; None is random parameters."""
+    facts = json.loads((workdir / "config.json").read_text(encoding="utf-8")).get("started_from")
+    conversion = workdir / CONVERSION_FILE
+    return StartedFrom(facts, conversion.read_bytes() if conversion.is_file() else None) if facts else None
+
+
+def read_tokenizer(workdir: Path) -> Tokenizer:
+    """The run's tokenizer.
+
+    Raises:
+      ConfigError: it is missing, or not the one that the run began with.
+    """
+    present = [name for name in TOKENIZER_FILES if (workdir / name).is_file()]
+    if len(present) != 1:
+        fault = "only one of them belongs there" if present else "missing"
+        raise ConfigError(
+            f"{workdir / (' and '.join(present) or TOKENIZER_FILES[0])}: {fault}; "
+            "leave there the tokenizer file of checkpoints/STEP/assets of this run"
+        )
+    path = workdir / present[0]
+    content = path.read_bytes()
+    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["tokenizer_sha256"]
+    if hashlib.sha256(content).hexdigest() != stored:
+        raise ConfigError(f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it")
+    return Tokenizer(content, str(path))
+
+
+def write_workdir(workdir: Path, config: Config, tokenizer: Tokenizer, start: StartedFrom | None = None) -> None:
+    """Writes the tokenizer, and then config.json: a workdir holds a run once that stands in it.
+
+    The first host writes; the others wait for it.
+    """
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write"
+            ) from None
+        (workdir / tokenizer.file_name).write_bytes(tokenizer.file)
+        if start is not None and start.conversion is not None:
+            (workdir / CONVERSION_FILE).write_bytes(start.conversion)
+        facts = describe(config, start) | {"tokenizer_sha256": tokenizer.sha256}
+        write_atomically(workdir / "config.json", json.dumps(facts, indent=2) + "\n")
+    hosts.barrier("workdir written")
+
+
+def assets(config: Config, preprocessor: Preprocessor, start: StartedFrom | None = None) -> dict[str, bytes]:
+    """The files that travel inside each checkpoint: all that prediction needs besides the weights."""
+    tokenizer = preprocessor.tokenizer
+    preprocessing = {
+        "image_size": preprocessor.image_size,
+        "patch_size": preprocessor.patch_size,
+        "resize": "bilinear with antialiasing, aspect ratio ignored, truncated to uint8",
+        "pixel_range": "x / 127.5 - 1",
+        "window": config.data.window,
+        "prompt": config.data.prompt,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    files = {
+        "config.json": json.dumps(describe(config, start), indent=2).encode(),
+        "preprocessing.json": json.dumps(preprocessing, indent=2).encode(),
+        tokenizer.file_name: tokenizer.file,
+    }
+    if start is not None and start.conversion is not None:
+        files[CONVERSION_FILE] = start.conversion
+    return files
+
+
+def training_facts(config: Config) -> dict[str, Any]:
+    """What a run trained on and with, as its descendants remember it: JSON values, and no path of its machine."""
+    lora, policy = config.lora, config.data.policy
+    return {
+        **_data_facts(config.data),
+        "batch_size": config.train.batch_size,
+        "learning_rate": config.optimizer.learning_rate,
+        "seed": config.seed,
+        "trainable": list(config.optimizer.trainable),
+        "lora": {"rank": lora.rank, "alpha": lora.alpha, "targets": list(lora.targets)} if lora.rank else {},
+        "regions": list(config.regions.encoders),
+        "shown": policy.shown,
+        "wrong": policy.wrong,
+    }
+
+
+def _data_facts(data: DataConfig) -> dict[str, Any]:
+    drawn = [part for part in data.mix.values() if any(w > 0 for _, w in part.anneal or ((0, part.weight),))]
+    parts = drawn or [MixPart(data.source, data.root, split=data.train_split, languages=data.languages)]
+    sources = [
+        _data_name(part) + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")
+        for part in parts
+    ]
+    return {
+        "data": ", ".join(dict.fromkeys(sources)),
+        "split": ", ".join(dict.fromkeys(part.split for part in parts)),
+        "languages": list(dict.fromkeys(language for part in parts for language in part.languages)),
+    }
+
+
+def _data_name(part: MixPart) -> str:
+    """The data set; of a prepared one the name of its folder, without where that lies."""
+    return f"{part.source} {Path(part.root).name}" if part.source == "prepared" else part.source
+
+
+def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+      CheckpointError: the file is missing or damaged; it is named.
+    """
+    path = f"{where}/assets/config.json"
+    return from_json(upgraded(_json_of(files, "config.json", where)["config"]), where=path)
+
+
+def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+      CheckpointError: there is none, or there are two.
+      DataError: the file is no tokenizer.
+    """
+    present = [name for name in TOKENIZER_FILES if name in files]
+    if len(present) != 1:
+        path = f"{where}/assets/{' and '.join(present) or TOKENIZER_FILES[0]}"
+        fault = "only one of them belongs there" if present else "missing"
+        raise CheckpointError(f"{path}: {fault}; the checkpoint is damaged, take another step")
+    return Tokenizer(files[present[0]], f"{where}/assets/{present[0]}")
+
+
+def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) -> StartedFrom:
+    """What a run that starts from a checkpoint records of it.
+
+    Args:
+      files: the checkpoint's assets. name: of its run or imported model.
+
+    Raises:
+      CheckpointError: a file is damaged; it is named.
+    """
+    facts: dict[str, Any] = {"name": name, "step": step}
+    if step:  # an imported model's configuration is not that of a training
+        facts["trained"] = training_facts(config_from_assets(files, where=where))
+    if before := _json_of(files, "config.json", where).get("started_from"):
+        facts["started_from"] = before
+    elif CONVERSION_FILE in files:  # the model was imported; of what, its converter has written down
+        facts["conversion"] = _json_of(files, CONVERSION_FILE, where)
+    return StartedFrom(facts, files.get(CONVERSION_FILE))
+
+
+def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    path = f"{where}/assets/{name}"
+    if name not in files:
+        raise CheckpointError(f"{path}: missing; the checkpoint is damaged, take another step")
+    try:
+        values = json.loads(files[name])
+        if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):
+            raise ValueError("it is no mapping")
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); take another step") from None
+    return values

@@ -1,0 +1,161 @@
+"""Stages: runs one after the other, each from the parameters and with the tokenizer of one before it.
+
+Every stage is an ordinary run in a folder of its own, WORKDIR/STAGE, which everything that reads a run reads.
+WORKDIR/curriculum.json says which stages are done, so that the same command line goes on with the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.paths import path_of
+from rllava_jax.config import Config, Curriculum, InitConfig
+
+_RECORD = "curriculum.json"
+_RESERVED = ("previous", "init")
+
+
+def check_stages(curriculum: Curriculum, *, where: str) -> None:
+    """Checks the stages' names and what they start from.
+
+    Raises:
+      ConfigError: naming the stage, the field, the value and the remedy.
+    """
+    if not curriculum.stages:
+        raise ConfigError(f"{where}: stages: there are none; name at least one")
+    earlier: list[str] = []
+    for name, stage in curriculum.stages.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED:
+            raise ConfigError(
+                f"{where}: stages: {name!r} is no name of a stage; use letters, digits, _ and -, "
+                f"and neither {' nor '.join(_RESERVED)}"
+            )
+        if stage.starts_from not in (*_RESERVED, *earlier):
+            known = f"an earlier stage ({', '.join(earlier)})" if earlier else "no other: it is the first stage"
+            raise ConfigError(
+                f"{where}: stages.{name}.starts_from: {stage.starts_from!r} is not possible; write previous, init, or "
+                f"{known}"
+            )
+        earlier.append(name)
+
+
+def stage_configs(curriculum: Curriculum, workdir: Path) -> dict[str, Config]:
+    """Each stage's configuration, with `init` set to the stage that it starts from.
+
+    A stage that has begun keeps the path it recorded of that one: the same folder may be named otherwise by now, or
+    have been moved with the stages in it.
+    """
+    configs: dict[str, Config] = {}
+    for name, start in _starts(curriculum).items():
+        stage = curriculum.stages[name]
+        config = stage.config
+        if start != "init":
+            # The tokenizer comes with the parameters.
+            data = dataclasses.replace(config.data, tokenizer="")
+            path = _recorded_start(workdir / name, start) or str(workdir / start)
+            config = dataclasses.replace(config, data=data, init=InitConfig(path, stage.step))
+        configs[name] = config
+    return configs
+
+
+def _recorded_start(folder: Path, start: str) -> str:
+    recorded = _recorded_checkpoint(folder) or ""
+    return recorded if re.split(r"[/\\]", recorded)[-1] == start else ""
+
+
+def _recorded_checkpoint(folder: Path) -> str | None:
+    """What the run in a folder began with, "" for random parameters; None where none has begun."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(content["config"]["init"]["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError):  # `provenance.check_workdir` says what is wrong with one
+        return None
+
+
+def _starts(curriculum: Curriculum) -> dict[str, str]:
+    """Each stage's name → the stage that it starts from, or "init"."""
+    starts: dict[str, str] = {}
+    for name, stage in curriculum.stages.items():
+        previous = list(starts)[-1] if starts else "init"
+        starts[name] = previous if stage.starts_from == "previous" else stage.starts_from
+    return starts
+
+
+def check_starts(curriculum: Curriculum, workdir: Path) -> None:
+    """Checks that every stage which has begun began with the stage that the configuration starts it from.
+
+    Before any trains: a stage put in before one that is there already would be trained for nothing.
+
+    Raises:
+      ConfigError: one began with another.
+    """
+    for name, start in _starts(curriculum).items():
+        recorded = _recorded_checkpoint(workdir / name)
+        began = re.split(r"[/\\]", recorded)[-1] if recorded else "init"
+        if recorded is not None and start != "init" and began != start:
+            raise ConfigError(
+                f"{workdir / name / 'config.json'}: stage {name} began with {began}, and the configuration starts it "
+                f"from {start}; write the stages as they were, or choose another --workdir"
+            )
+
+
+def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
+    """Corrects where a stage begins that was stopped before its first checkpoint and moved with the whole folder.
+
+    With a checkpoint a stage goes on from that, whatever became of the place it recorded.
+
+    Returns:
+      The stages whose config.json was written anew.
+    """
+    moved = []
+    for name, start in _starts(curriculum).items():
+        recorded, here = _recorded_start(workdir / name, start), workdir / start
+        saved = workdir / name / "checkpoints"
+        if not recorded or path_of(recorded).exists() or any(path.name.isdigit() for path in _within(saved)):
+            continue
+        if (here / "config.json").exists():
+            path = workdir / name / "config.json"
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts["config"]["init"]["checkpoint"] = str(here)
+            write_atomically(path, json.dumps(facts, indent=2) + "\n")
+            moved.append(name)
+    return moved
+
+
+def _within(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def check_workdir_of_stages(workdir: Path) -> None:
+    """Raises ConfigError where the folder holds a single run."""
+    if (workdir / "config.json").exists():
+        raise ConfigError(f"{workdir / 'config.json'}: this workdir holds a single run; choose another --workdir")
+
+
+def finished_stages(workdir: Path) -> dict[str, int]:
+    """The stages that are done, and the step that each ended with.
+
+    Raises:
+      ConfigError: the record is damaged.
+    """
+    path = workdir / _RECORD
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): int(stage["step"]) for name, stage in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: damaged ({error!r}); remove it: stages that are done are then looked at again, not trained again"
+        ) from None
+
+
+def record_finished(workdir: Path, name: str, step: int) -> None:
+    """Writes down that a stage is done."""
+    done = {**finished_stages(workdir), name: step}
+    content = {name: {"step": step} for name, step in done.items()}
+    write_atomically(workdir / _RECORD, json.dumps(content, indent=2) + "\n")

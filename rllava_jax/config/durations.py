@@ -1,0 +1,106 @@
+"""Durations that say their unit: "1500 steps", "10 epochs", "64000 examples", "5 percent" (of the run), "never".
+
+After big_vision's `steps` helper, with the unit in the value rather than in the name of the setting.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+from data_pipelines.core.errors import ConfigError
+
+Unit = Literal["steps", "epochs", "examples", "percent"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+_PATTERN = re.compile(r"(\d+(?:\.\d+)?) (step|epoch|example|percent)s?")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """An amount and its unit. The amount is exact, so that "0.1 percent" of 1000 steps is 1 step."""
+
+    amount: Fraction
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str, *, field: str = "duration") -> Duration | None:
+        """Reads "AMOUNT UNIT", or None for "never".
+
+        Raises:
+          ConfigError: `text` is no duration; the line names `field`.
+        """
+        if text == "never":
+            return None
+        match = _PATTERN.fullmatch(text)
+        if match is None or text.endswith("percents"):
+            raise ConfigError(
+                f"{field}: {text!r} is not a duration; write a number and a unit ({', '.join(UNITS)}), "
+                f'e.g. "10 epochs", or "never"'
+            )
+        amount = Fraction(match[1])
+        unit = next(unit for unit in UNITS if unit.startswith(match[2]))
+        if unit in ("steps", "examples") and amount.denominator != 1:
+            raise ConfigError(f"{field}: {text!r} is not a whole number of {unit}; write a whole one")
+        if unit == "percent" and amount > 100:
+            raise ConfigError(f"{field}: {text!r} is more than the run; write at most 100 percent")
+        return cls(amount, unit)
+
+    def steps(
+        self,
+        *,
+        batch_size: int,
+        examples_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        field: str = "duration",
+    ) -> int:
+        """Returns the nearest number of optimiser steps, and at least 1 unless the amount is 0 (big_vision's rule).
+
+        Raises:
+          ConfigError: the unit is relative to an epoch or to the run, and `examples_per_epoch` or `total_steps`,
+            which would say how long that is, is None.
+        """
+        if self.unit == "steps":
+            return int(self.amount)
+        if self.unit == "examples":
+            exact = self.amount / batch_size
+        elif self.unit == "epochs":
+            if examples_per_epoch is None:
+                raise ConfigError(f"{field}: no epoch is defined here; write it in steps or examples")
+            exact = self.amount * examples_per_epoch / batch_size
+        else:
+            if total_steps is None:
+                raise ConfigError(f"{field}: a percentage needs the length of the run; write it in another unit")
+            exact = self.amount * total_steps / 100
+        # Halves up: round() would send them to the even neighbour.
+        return max(1, int(exact + Fraction(1, 2))) if exact else 0
+
+
+def parse_duration(
+    text: str,
+    *,
+    batch_size: int,
+    examples_per_epoch: int | None = None,
+    total_steps: int | None = None,
+    field: str = "duration",
+) -> int | None:
+    """Reads a duration as a number of optimiser steps; None is "never".
+
+    Args:
+      text: "1500 steps", "10 epochs", "64000 examples", "5 percent" or "never".
+      batch_size: examples per optimiser step, over all hosts.
+      examples_per_epoch: needed for epochs.
+      total_steps: length of the run, needed for percent.
+      field: the setting's dotted name, for the error.
+
+    Raises:
+      ConfigError: `text` is no duration, or is relative to something that was not given.
+    """
+    duration = Duration.parse(text, field=field)
+    if duration is None:
+        return None
+    return duration.steps(
+        batch_size=batch_size, examples_per_epoch=examples_per_epoch, total_steps=total_steps, field=field
+    )

@@ -1,0 +1,89 @@
+"""A model and a tokenizer: batches of prompts in, answers with their probability out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.inference.decode import GREEDY, Generation, Sampling, generate
+from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.params import Params, merge
+from rllava_jax.model.sharding import batch_sharding, to_devices
+
+
+class Answer(NamedTuple):
+    """Attributes:
+    text: up to eos.
+    log_prob: natural logarithm of the probability of the whole answer, eos included.
+    finished: false where the answer was cut for length.
+    """
+
+    text: str
+    log_prob: float
+    finished: bool
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the whole answer."""
+        return math.exp(self.log_prob)
+
+
+class Answerer:
+    """Decodes batches. Compiled once for each shape of batch."""
+
+    def __init__(
+        self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling = GREEDY
+    ):
+        self.graphdef = graphdef
+        self.tokenizer = tokenizer
+        self.mesh = mesh
+        self.new_tokens = new_tokens
+        self.sampling = sampling
+
+        def run(params: Params, batch: Mapping[str, Any], key: Any) -> Generation:
+            # In scope while the model is traced, for `axes.constrain`.
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return generate(
+                    merge(graphdef, params),
+                    Inputs.from_batch(batch),
+                    new_tokens=new_tokens,
+                    eos=tokenizer.eos_id,
+                    pad=tokenizer.pad_id,
+                    vocab=tokenizer.vocab_size,
+                    sampling=sampling,
+                    key=key if sampling.temperature else None,
+                )
+
+        self._run = jax.jit(run, out_shardings=batch_sharding(mesh))
+
+    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Answer]:
+        """Answers this host's rows of a batch, in their order.
+
+        Args:
+          batch: the preprocessor's arrays with a batch axis that the devices divide.
+          seed: of sampling; greedy decoding has no use for it.
+        """
+        generated = self._run(params, to_devices(batch, self.mesh), jax.random.key(seed))
+        tokens, log_prob, finished = (_local_rows(array) for array in generated)
+        return [
+            Answer(self._text(row), float(value), bool(end))
+            for row, value, end in zip(tokens, log_prob, finished, strict=True)
+        ]
+
+    def _text(self, tokens: np.ndarray) -> str:
+        ids = tokens.tolist()
+        if self.tokenizer.eos_id in ids:
+            ids = ids[: ids.index(self.tokenizer.eos_id)]
+        return self.tokenizer.decode(ids).strip()
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    # Devices of one row of `tensor` hold the same examples.
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

@@ -1,0 +1,1 @@
+"""Attention in XLA, and the fused kernels."""

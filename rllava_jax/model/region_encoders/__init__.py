@@ -1,0 +1,1 @@
+"""How a marked region becomes tokens."""

@@ -1,0 +1,1 @@
+"""The process: hosts, interruption, memory, compiled programs."""

@@ -1,0 +1,262 @@
+"""Reads finished runs as points of a scaling law: a model's size, an amount of data, and the losses of the templates.
+
+A template is a kind of question, as a row of metrics.json names it: data set, split, subset, condition and metric. Its
+loss is 1 - value for metrics of which more is better, and the value itself for errors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.paths import is_remote
+from rllava_jax.checkpoint import provenance
+from rllava_jax.config import Config
+from rllava_jax.config.durations import Duration
+from rllava_jax.config.loading import differences, from_json, to_json
+from rllava_jax.config.upgrade import upgraded
+from rllava_jax.evaluation.metrics import metrics_of
+from rllava_jax.model.params import abstract, trainable_names
+
+logger = logging.getLogger(__name__)
+
+Size = Literal["total", "trainable"]
+Data = Literal["seen", "distinct"]
+
+_MORE_IS_BETTER = ("accuracy", "exact_match", "recall", "f1", "accuracy@0.5", "iou", "auroc")
+_LESS_IS_BETTER = ("brier", "ece")
+# What runs of one law may differ in: the two factors, chance, how a run is computed, kept and asked (rows say that).
+_MAY_DIFFER = (
+    *("model.size", "model.dimensions", "model.remat", "model.attention", "train.duration", "seed", "mesh"),
+    *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb", "evaluation"),
+    *("train.accumulate", "train.loss_chunk", "train.checkpoint_every", "train.keep_last", "train.log_every"),
+    *("train.log_examples", "train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
+    *("train.evaluate_every", "train.best_metric", "train.on_bad_step", "train.max_skipped"),
+)
+_NORMAL_95 = 1.959964
+
+
+class Template(NamedTuple):
+    """One kind of question, and how its answers are scored."""
+
+    dataset: str
+    split: str
+    subset: str
+    region: str
+    metric: str
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.split}, {self.subset}/{self.region}/{self.metric}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run's loss on a template.
+
+    Attributes:
+      size: X, parameters.
+      data: D, examples.
+      error: standard error of the loss over the questions, from its row's 95 % interval or, where that is missing or
+        of no width, the binomial one.
+      n: questions behind it.
+    """
+
+    run: str
+    step: int
+    size: int
+    data: int
+    loss: float
+    error: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and one of its evaluations."""
+
+    folder: Path
+    step: int
+    size: int
+    data: int
+    config: Config
+    rows: Mapping[Template, Mapping[str, Any]]
+
+
+def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, data: Data) -> list[Run]:
+    """Reads runs: of each folder its newest evaluation on the test split; of each metrics.json the run that it is in.
+
+    Raises:
+      DataError: a folder without an evaluation, a file that is no metrics.json of a run, or a run given twice.
+      ConfigError: a run's config.json or tokenizer is missing or damaged.
+    """
+    chosen = [(folder, newest_evaluation(folder)) for folder in folders]
+    chosen += [(_run_of(file), file) for file in files]
+    seen: set[Path] = set()
+    for folder, _ in chosen:
+        place = folder if is_remote(folder) else folder.resolve()
+        if place in seen:
+            raise DataError(
+                f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files"
+            )
+        seen.add(place)
+    runs = [_read_run(folder, file, size=size, data=data) for folder, file in chosen]
+    for name in other_differences(runs):
+        logger.warning("the runs also differ in %s: the law takes no account of it", name)
+    return runs
+
+
+def newest_evaluation(folder: Path) -> Path:
+    """`eval/STEP/metrics.json` of the greatest STEP.
+
+    Raises:
+      DataError: the folder holds none.
+    """
+    found = [file for file in folder.glob("eval/*/metrics.json") if file.parent.name.isdigit()]
+    if not found:
+        raise DataError(
+            f"{folder}: holds no eval/STEP/metrics.json; give a run that was evaluated (--mode evaluate), or --metrics"
+        )
+    return max(found, key=lambda file: int(file.parent.name))
+
+
+def other_differences(runs: Sequence[Run]) -> list[str]:
+    """Settings in which the runs differ besides size, amount of data and what has no effect."""
+    configs = [to_json(run.config) for run in runs]
+    names = dict.fromkeys(name for config in configs[1:] for name in differences(configs[0], config))
+    return [name for name in names if not any(name == may or name.startswith(f"{may}.") for may in _MAY_DIFFER)]
+
+
+def templates_of(runs: Sequence[Run], metrics: Sequence[str]) -> list[Template]:
+    """The templates to fit.
+
+    Args:
+      metrics: as "subset/region/metric"; empty for every question family's main metric with the right region.
+
+    Raises:
+      DataError: a metric that no run has, or that is no loss.
+    """
+    known = dict.fromkeys(template for run in runs for template in run.rows)
+    if not metrics:
+        families = [t for t in known if t.subset.startswith("family=") and t.region == "right"]
+        found = [template for template in families if template.metric == metrics_of(template.subset)[0]]
+        if not found:
+            raise DataError("the runs have no row family=…/right/…; name what to fit with --metric")
+        return found
+    found = []
+    for text in metrics:
+        named = tuple(text.rsplit("/", 2))
+        if len(named) != 3:
+            raise DataError(f"--metric {text}: is not SUBSET/REGION/METRIC, e.g. family=identify/right/accuracy")
+        loss_of(named[2], 0.5)
+        hits = [template for template in known if template[2:] == named]
+        if not hits:
+            near = ", ".join(sorted({"/".join(t[2:]) for t in known if t.subset == named[0]})[:8])
+            subsets = ", ".join(dict.fromkeys(t.subset for t in known))
+            raise DataError(f"--metric {text}: no run has it; there are {near or 'the subsets ' + subsets}")
+        found += hits
+    return list(dict.fromkeys(found))
+
+
+def points_of(runs: Sequence[Run], template: Template) -> list[Point]:
+    """The template's loss in every run that has it; the others are named in a warning."""
+    without = [run.folder.name for run in runs if template not in run.rows]
+    if without:
+        logger.warning("%s: left out %d runs that do not have it: %s", template, len(without), ", ".join(without))
+    points = []
+    for run in runs:
+        if template in run.rows:
+            row = run.rows[template]
+            loss = loss_of(template.metric, row["value"])
+            points.append(Point(str(run.folder), run.step, run.size, run.data, loss, _standard_error(row), row["n"]))
+    return points
+
+
+def loss_of(metric: str, value: float) -> float:
+    """1 - value where more is better, the value where less is.
+
+    Raises:
+      DataError: the metric is neither.
+    """
+    if metric in _MORE_IS_BETTER:
+        return 1 - value
+    if metric in _LESS_IS_BETTER:
+        return value
+    known = ", ".join(_MORE_IS_BETTER + _LESS_IS_BETTER)
+    raise DataError(f"--metric …/{metric}: is neither a score nor an error; use one of {known}")
+
+
+def _standard_error(row: Mapping[str, Any]) -> float:
+    # An interval of no width comes from "yes" to every pair of questions, one of which it answers: no lack of chance.
+    if row["ci_low"] is not None and row["ci_high"] is not None and row["ci_high"] > row["ci_low"]:
+        return float(row["ci_high"] - row["ci_low"]) / (2 * _NORMAL_95)
+    return math.sqrt(max(row["value"] * (1 - row["value"]), 0.0) / row["n"])
+
+
+def _run_of(file: Path) -> Path:
+    if file.name != "metrics.json" or file.parent.parent.name != "eval":
+        raise DataError(f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too")
+    return file.parent.parent.parent
+
+
+def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> Run:
+    match = re.fullmatch(r"(\d+)(-.+)?", file.parent.name)
+    if match is None:
+        raise DataError(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
+    step, config = int(match[1]), _read_config(folder)
+    duration = Duration.parse(config.train.duration)
+    if duration is not None and duration.unit in ("steps", "examples") and config.optimizer.schedule != "constant":
+        whole = duration.steps(batch_size=config.train.batch_size)
+        if step < whole:
+            logger.warning(
+                "%s: evaluated at step %d of %d, before its learning rate had come down; a run of %d steps would do "
+                "better", folder, step, whole, step,
+            )  # fmt: skip
+    amount = step * config.train.batch_size if data == "seen" else _distinct_examples(folder, step)
+    if not amount:
+        raise DataError(f"{file}: is of step 0, which has seen no data")
+    return Run(folder, step, _parameters(folder, config, size), amount, config, _read_rows(file))
+
+
+def _read_config(folder: Path) -> Config:
+    path = folder / "config.json"
+    try:
+        values = upgraded(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is no run's configuration ({error}); give a run's workdir") from None
+    return from_json(values, where=str(path))
+
+
+def _parameters(folder: Path, config: Config, size: Size) -> int:
+    """Parameters of the model as it is built, token table included; shapes alone, no memory."""
+    vocab = config.model.vocab or provenance.read_tokenizer(folder).vocab_size
+    shapes = abstract(config, vocab=vocab)[1]
+    counted = trainable_names(config, shapes) if size == "trainable" else set(shapes)
+    return sum(math.prod(shapes[name].shape) for name in counted)
+
+
+def _distinct_examples(folder: Path, step: int) -> int:
+    path = folder / "examples.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return len({name for row in rows if row["step"] <= step for name in row["examples"]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: distinct examples cannot be counted ({error!r}); train with train.log_examples, or use "
+            "--data seen"
+        ) from None
+
+
+def _read_rows(file: Path) -> dict[Template, Mapping[str, Any]]:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return {Template(*(row[field] for field in Template._fields)): row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: holds no rows of an evaluation ({error!r}); evaluate the run again") from None
