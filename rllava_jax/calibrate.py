@@ -30,7 +30,8 @@ from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.settings import Condition
 from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
 from rllava_jax.evaluation import metrics

@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import local_path, path_of
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
 from rllava_jax.interop.source import DTYPES

@@ -30,7 +30,8 @@ from data_pipelines.core import exit_codes
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints
+from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config, Curriculum
 from rllava_jax.config.curriculum import (
     check_starts,

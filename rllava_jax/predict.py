@@ -30,7 +30,7 @@ from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import PRESETS, window_of
 from data_pipelines.records import Box, Region, Task
 from data_pipelines.regions.boxes import box_from_pixels, box_to_pixels
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.inference.calibration import COMMAND, Stop
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predicted, Predictor

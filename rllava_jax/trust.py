@@ -22,7 +22,7 @@ from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.asking import ANSWERS_FILE, read_run

@@ -13,8 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.loading.loader import TrainingIterator
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.integrity import checksums
-from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import DataConfig, MeshConfig
 from rllava_jax.inference.calibration import calibration_of, write_calibration
 from rllava_jax.model.sharding import make_mesh

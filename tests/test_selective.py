@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from calibrations import CALIBRATION
 
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError
 from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.predictions import Prediction

@@ -26,7 +26,7 @@ from starting_models import (
 
 from rllava_jax import predict
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, RegionConfig
 from rllava_jax.config.loading import load_config
 from rllava_jax.inference.task import make_preprocessor

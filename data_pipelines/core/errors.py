@@ -1,14 +1,37 @@
-"""The errors that a user can fix; each says in one line which file and field, the value, and the remedy."""
+"""The errors that a user can fix; each says in one line which file and field, the value, and the remedy.
+
+Beside the line, which may be reworded at any time, an error has a code, which may not: `AREA.FAULT` in lower case, e.g.
+`config.unknown-field` or `image.unreadable`. A fault that occurs in several places has one code in all of them. Commands
+print the code behind the line; tests and programs that react to an error read the code. docs/ERRORS.md lists them.
+"""
 
 from __future__ import annotations
 
-
-class ConfigError(ValueError):
-    """A setting is wrong; the message names the file or override, the key, the value and the remedy, in one line."""
+from typing import Self
 
 
-class DataError(ValueError):
-    """Something is wrong with the user's data; the message names the file, the field, the value and the remedy."""
+class UserError(Exception):
+    """What ends a command with exit code 2 and one line.
+
+    Attributes:
+      code: see above.
+    """
+
+    def __init__(self, message: str, *, code: str = ""):
+        super().__init__(message)
+        self.code = code
+
+    def within(self, where: str) -> Self:
+        """The same error, with where it happened put before the line: `raise error.within("stages.align") from None`."""
+        return type(self)(f"{where}: {self}", code=self.code)
+
+
+class ConfigError(UserError, ValueError):
+    """A setting or an option is wrong."""
+
+
+class DataError(UserError, ValueError):
+    """Something is wrong with the user's data."""
 
 
 class ImageError(DataError):

@@ -28,6 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import absolute, require_bucket
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.figures import set_unreadable_aside, write_figures
 from rllava_jax.checkpoint.integrity import checksums
 from rllava_jax.checkpoint.items import require_items
@@ -36,10 +37,6 @@ from rllava_jax.runtime import hosts
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 2**27
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is missing or damaged; the message names its folder and the remedy."""
 
 
 def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:

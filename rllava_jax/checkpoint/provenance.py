@@ -22,7 +22,7 @@ from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, MixPart
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.config.loading import differences, from_json, to_json
 from rllava_jax.config.upgrade import upgraded

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 
 CALIBRATION_FILE = "calibration.json"
 COMMAND = "python -m rllava_jax.calibrate --checkpoint"

@@ -14,7 +14,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.interop.layout import TABLE
 from rllava_jax.interop.source import DTYPES, Source, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block

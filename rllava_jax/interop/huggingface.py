@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 
 from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.loading import from_json
 from rllava_jax.config.upgrade import upgraded

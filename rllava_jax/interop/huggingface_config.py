@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 # What transformers' configuration classes fill in, and what published files therefore leave out.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.paths import is_remote
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE, training_facts
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import SIZES

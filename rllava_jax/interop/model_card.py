@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rllava_jax import __version__
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig, name_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import LoraConfig, LoraTarget
 from rllava_jax.interop.layout import Spelling, by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray

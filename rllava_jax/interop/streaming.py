@@ -21,7 +21,7 @@ from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 from tqdm import tqdm
 
 from data_pipelines.core.paths import absolute
-from rllava_jax.checkpoint.manager import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError
 
 _BLOCK_BYTES = 2**27
 

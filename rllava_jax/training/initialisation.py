@@ -25,7 +25,8 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import CheckpointError, Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, InitConfig, ModelConfig
 from rllava_jax.config.loading import from_json
 from rllava_jax.model.lora import is_adapter
