@@ -1,10 +1,10 @@
 """Whether two revisions give the same results, bit for bit, on this machine.
 
-    python benchmarks/same_results.py run OUT [--steps 500]     # in a checkout of each: trains the demo, evaluates, exports
+    python benchmarks/same_results.py run OUT [--steps 500]    # in a checkout of each
     python benchmarks/same_results.py compare BEFORE AFTER      # exit code 1 where they differ
 
-A run's folder is reduced to `digest.json`: a hash of every parameter and of every exported file, the loss of every logged
-step, every answer with its confidence, and every row of the evaluation. Times, paths and the code's revision are left out.
+The demo is trained, evaluated and exported. Compared are a hash of every parameter and of every exported file, the loss
+of every logged step, every answer with its confidence, and every row of figures; not times, paths and code revision.
 Logits reach all of these: a confidence is a softmax of them. Rows and predictions that call a condition `region`, as
 version 0.1 did, are read as those that call it `condition`.
 """

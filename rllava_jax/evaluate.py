@@ -110,7 +110,7 @@ def _check_mode(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from rllava_jax.checkpoint.manager import CheckpointError  # these bring JAX, which scoring a file does not need
+    from rllava_jax.checkpoint.errors import CheckpointError  # these bring JAX, which scoring a file does not need
     from rllava_jax.evaluation import run_checkpoint
 
     run_checkpoint.quiet_logging()

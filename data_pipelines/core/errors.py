@@ -1,8 +1,8 @@
 """The errors that a user can fix; each says in one line which file and field, the value, and the remedy.
 
-Beside the line, which may be reworded at any time, an error has a code, which may not: `AREA.FAULT` in lower case, e.g.
-`config.unknown-field` or `image.unreadable`. A fault that occurs in several places has one code in all of them. Commands
-print the code behind the line; tests and programs that react to an error read the code. docs/ERRORS.md lists them.
+Beside the line, which may be reworded at any time, an error has a code, which may not: `AREA.FAULT` in lower case,
+such as `config.unknown-field` or `image.unreadable`. A fault that occurs in several places has one code in all of them.
+Commands print the code behind the line; tests, and programs that react to an error, read it. docs/ERRORS.md lists them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class UserError(Exception):
         self.code = code
 
     def within(self, where: str) -> Self:
-        """The same error, with where it happened put before the line: `raise error.within("stages.align") from None`."""
+        """The same error with its place before the line: `raise error.within("stages.align") from None`."""
         return type(self)(f"{where}: {self}", code=self.code)
 
 
