@@ -11,10 +11,10 @@ VENV_PYTHON := $(VENV)/bin/python
 INSTALL := $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-fast lint docs clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.runtime-installed ## set up, train and evaluate on the embedded data set; the report goes to runs/demo
 	$(VENV_PYTHON) -m rllava_jax.main --config configs/demo.py --workdir runs/demo
@@ -24,14 +24,21 @@ demo: $(VENV)/.runtime-installed ## set up, train and evaluate on the embedded d
 test: $(VENV)/.test-installed ## set up and run all tests
 	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile
 
-lint: $(VENV)/.test-installed ## check style and types
+test-fast: $(VENV)/.test-installed ## set up and run what needs no second framework and starts no training process: minutes
+	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --fast
+
+lint: $(VENV)/.test-installed ## check style, the layers of imports, and types
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV_PYTHON) -m mypy
 	$(VENV)/bin/shellcheck launch/*.sh launch/gke/*.sh .ci/run
 
+docs: $(VENV)/.docs-installed ## build the guides and the API reference as a site, in site/
+	$(VENV)/bin/mkdocs build --strict
+
 clean: ## remove the environment and caches, but no runs
-	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site ./*.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -path ./runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are written last, so that an interrupted set-up is taken up again.
@@ -55,4 +62,8 @@ $(VENV)/.test-installed: $(VENV)/.runtime-installed tests/transformers-4.57.txt 
 		-r tests/transformers-4.57.txt
 	rm -rf $(VENV)/libtpu
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile --no-deps --target $(VENV)/libtpu -r tests/libtpu.txt
+	@touch $@
+
+$(VENV)/.docs-installed: $(VENV)/.runtime-installed
+	$(INSTALL) -e '.[docs]'
 	@touch $@

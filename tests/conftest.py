@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,41 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ROOT = Path(__file__).parents[1]
+# What `--fast` leaves out: files that bring a second framework or start programs, and fixtures that train a run first.
+_OTHER_FRAMEWORKS = re.compile(
+    r"^\s*(import|from) (torch|transformers|peft|converted|tiny_models|other_transformers|ask_exported)\b", re.MULTILINE
+)
+_STARTS_PROGRAMS = re.compile(r"\b(subprocess\.(run|Popen|check_output)|sys\.executable)\b")
+_TRAINS = {"finished_run", "finished_stages", "stages", "said", "command_line"}
 _DATA = Path(os.environ.get("RLLAVA_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--fast`, for `make test-fast`."""
+    parser.addoption(
+        "--fast", action="store_true", help="no second framework, no training process, nothing marked slow"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that `--fast` does not even import: PyTorch alone takes seconds."""
+    if not config.getoption("--fast") or collection_path.suffix != ".py":
+        return None
+    source = collection_path.read_text(encoding="utf-8")
+    return bool(_OTHER_FRAMEWORKS.search(source) or _STARTS_PROGRAMS.search(source)) or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the other files, tests that train a run first or are marked slow."""
+    if not config.getoption("--fast"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow") or _TRAINS & set(_fixtures(item))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
