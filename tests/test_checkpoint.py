@@ -312,7 +312,7 @@ def test_damaged_newest_checkpoints_are_set_aside_and_the_one_before_is_used(tmp
         assert step == 2
         assert_same(tuple(restored), (params, training))
         assert next(data) == 2
-        warned = [record.getMessage() for record in caplog.records if record.name == "rllava_jax.checkpoint"]
+        warned = [record.getMessage() for record in caplog.records if record.name == "rllava_jax.checkpoint.manager"]
         for line, damaged in zip(warned, (4, 3), strict=True):
             assert line.startswith(f"{folder / str(damaged)}: the checkpoint cannot be read (")
             assert line.endswith(f"; renamed to {damaged}.damaged, going on from step 2")
@@ -452,21 +452,3 @@ def test_checksums_do_not_depend_on_the_mesh_and_see_every_bit():
         assert checksums({"x": jnp.asarray(other.view(np.float32))})["['x']"] not in sums
     swapped = values[::-1]
     assert checksums({"x": jnp.asarray(swapped)})["['x']"] not in sums
-
-
-def test_a_checkpoint_of_earlier_releases_is_read_and_said_to_be_unverified(tmp_path, caplog):
-    """They hold Grain's file of the position for each host, and no checksums."""
-    folder = tmp_path / "c"
-    saved(folder, [3])
-    shutil.rmtree(folder / "3" / "checksums")
-    record = folder / "3" / "_CHECKPOINT_METADATA"
-    described = json.loads(record.read_text())
-    del described["item_handlers"]["checksums"]
-    record.write_text(json.dumps(described))
-    (folder / "3" / "data" / "position.json").rename(folder / "3" / "data" / "process_0-of-1.json")
-    params, training = arrays(3, make_mesh(MeshConfig()))
-    data = numbers()
-    with Checkpoints(folder) as checkpoints:
-        assert_same(checkpoints.restore(3, abstract(params), abstract(training), data), (params, training))
-    assert next(data) == 3
-    assert f"{folder / '3'}: has no checksums" in caplog.text

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from config_files import error_line, write
 
-from rllava_jax.config import Config, ConfigError, DataConfig, MeshConfig, RegionConfig, TrainConfig
+from rllava_jax.config import Config, ConfigError, DataConfig, RegionConfig, TrainConfig
 from rllava_jax.config.loading import differences, from_json, load, load_config, to_json
-from rllava_jax.config.upgrade import upgraded
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -230,38 +229,6 @@ def test_reading_a_configuration_does_not_import_jax() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
-def test_a_configuration_of_version_0_1_0_means_what_it_meant() -> None:
-    values = to_json(Config())
-    for added in ("init", "lora"):
-        del values[added]
-    for section, names in {
-        "model": ("dimensions", "vocab", "layers", "attention"),
-        "optimizer": ("name", "learning_rate_scale", "moment_dtype", "weight_decay_scale", "ema"),
-        "train": (
-            "label_smoothing",
-            "z_loss",
-            "loss_chunk",
-            "on_bad_step",
-            "spike_factor",
-            "max_skipped",
-            "data_wait_warning",
-            "stall_seconds",
-            "compilation_cache",
-        ),
-        "data": ("mix", "mix_temperature", "window", "long_examples_allowed", "documents"),
-        "mesh": ("tensor", "slices"),
-    }.items():
-        for added in names:
-            del values[section][added]
-    del values["data"]["prompt"]["caption"]
-    values["model"]["remat"] = True
-    # What its defaults were, written out as every stored configuration is.
-    values["model"]["frozen_dtype"] = "float32"
-    values["optimizer"] |= {"trainable": [".*"], "weight_decay_on": ["(img|roi)/.*kernel"]}
-    config = from_json(upgraded(values))
-    assert (config.init.checkpoint, config.lora.rank, config.model.vocab) == ("", 0, 0)
-    assert config.optimizer.trainable == (".*",)
-    assert (config.data.mix, config.data.prompt) == ({}, DataConfig().prompt)
-    assert (config.model.remat, config.mesh, config.train.on_bad_step) == ("full", MeshConfig(), "stop")
+def test_json_without_a_section_is_refused() -> None:
     with pytest.raises(ConfigError, match="model is missing"):
         from_json({key: value for key, value in to_json(Config()).items() if key != "model"})

@@ -326,25 +326,16 @@ class Checkpoints:
         return params
 
     def _put_in_place(self, data: Any, step: int, folder: epath.Path) -> None:
-        position = self._restore_position(folder)
+        position = self._position.restore(folder)
         # Invariant 2 of training/loop.py. Any other number would repeat or leave out batches without a word.
         batch = position.get("next_batch", step)
         if batch != step:
             raise ValueError(f"its data position is batch {batch}, step {step} goes on with batch {step}")
         data.set_state(position)
 
-    def _restore_position(self, folder: epath.Path) -> Mapping[str, Any]:
-        # Runs of 0.1.0 have one file for each host of theirs, all of them alike.
-        for path in sorted(folder.glob("process_*.json")):
-            return json.loads(path.read_text())
-        return self._position.restore(folder)
-
     def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
-        """Compares what was read with the checksums of what was saved; older and imported checkpoints have none."""
-        folder = self._folder(step)
-        if not hosts.everywhere((folder / "checksums").exists()):
-            if (folder / "data").exists():  # a run's; an imported model never had any
-                logger.warning("%s: has no checksums, as runs of 0.1.0 have none; its numbers are not verified", folder)
+        """Compares what was read with the checksums of what was saved; an imported model has none."""
+        if not hosts.everywhere((self._folder(step) / "checksums").exists()):
             return
         stored = self._read(step, checksums=self._checksums.restore)["checksums"]
         found = checksums(arrays)

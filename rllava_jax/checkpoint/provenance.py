@@ -25,7 +25,6 @@ from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.config.loading import differences, from_json, to_json
-from rllava_jax.config.upgrade import upgraded
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -114,7 +113,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
             raise ConfigError(f"{path}: missing beside an earlier run's files; choose another --workdir")
         return False
     try:
-        stored = upgraded(json.loads(path.read_text(encoding="utf-8"))["config"])
+        stored = json.loads(path.read_text(encoding="utf-8"))["config"]
         names = differences(stored, to_json(config))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
@@ -136,7 +135,7 @@ def _is_free(name: str, free: Sequence[str]) -> bool:
 
 def stored_config(workdir: Path) -> dict[str, Any]:
     """The configuration in a workdir that `check_workdir` has accepted."""
-    return upgraded(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"])
+    return json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
 
 
 def started_from(workdir: Path) -> StartedFrom | None:
@@ -251,7 +250,7 @@ def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:
       CheckpointError: the file is missing or damaged; it is named.
     """
     path = f"{where}/assets/config.json"
-    return from_json(upgraded(_json_of(files, "config.json", where)["config"]), where=path)
+    return from_json(_json_of(files, "config.json", where)["config"], where=path)
 
 
 def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenizer:

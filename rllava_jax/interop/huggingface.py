@@ -17,7 +17,6 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.loading import from_json
-from rllava_jax.config.upgrade import upgraded
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import TABLE, Spelling, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
@@ -199,7 +198,7 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
     stored = values["rllava"].get("config") if isinstance(values["rllava"], Mapping) else None
     if not isinstance(stored, Mapping):
         raise CheckpointError(f"{folder / 'config.json'}: its section rllava has no config; export the model again")
-    config = from_json(upgraded(stored), where=str(folder / "config.json"))
+    config = from_json(stored, where=str(folder / "config.json"))
     # Whoever merged the adapters with PEFT and saved the model kept its config.json, and no adapter/.
     return config if (folder / "adapter").is_dir() else dataclasses.replace(config, lora=LoraConfig())
 

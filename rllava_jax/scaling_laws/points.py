@@ -21,7 +21,6 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.durations import Duration
 from rllava_jax.config.loading import differences, from_json, to_json
-from rllava_jax.config.upgrade import upgraded
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.model.params import abstract, trainable_names
 
@@ -227,7 +226,7 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> Run:
 def _read_config(folder: Path) -> Config:
     path = folder / "config.json"
     try:
-        values = upgraded(json.loads(path.read_text(encoding="utf-8"))["config"])
+        values = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is no run's configuration ({error}); give a run's workdir") from None
     return from_json(values, where=str(path))
