@@ -21,7 +21,7 @@ FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An encoded image in a prepared data set; `prepared.stored_images.read` reads it when it is needed.
+    """An encoded image in a prepared data set; `images.reading.fetched` reads it when it is needed.
 
     Attributes:
       folder: of the configuration `images`.

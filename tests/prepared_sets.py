@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.prepared import runners, stored_images
+from data_pipelines.images.reading import fetched
+from data_pipelines.prepared import runners
 from data_pipelines.prepared.preparation import prepare
 from data_pipelines.records import StoredImage
 from data_pipelines.sources import registry
@@ -75,4 +76,4 @@ def without_places(records):
 def encoded(image):
     if isinstance(image, bytes):
         return image
-    return stored_images.read(image) if isinstance(image, StoredImage) else Path(image).read_bytes()
+    return fetched(image) if isinstance(image, StoredImage) else Path(image).read_bytes()

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from prepared_sets import in_process, make_source, prepared, row, without_places, write_rows
 
+from data_pipelines.core.array_records import shards
 from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.images import reading
 from data_pipelines.loading.examples import load_examples, load_source
@@ -41,7 +42,7 @@ def test_questions_in_several_shards_keep_their_order(source, tmp_path, monkeypa
     monkeypatch.setattr(record_shards, "_RECORDS_IN_SHARD", 5)
     prepared(source, tmp_path / "out")
     folder = layout.config_folder(str(tmp_path / "out"), "questions")
-    assert [shard.take for shard in layout.shards(folder, "train")] == [5, 5, 2]
+    assert [shard.take for shard in shards(folder, "train")] == [5, 5, 2]
     read = load_source(DataConfig(source="prepared", root=str(tmp_path / "out")), "train")
     assert [example.id for example in read.examples] == [f"jsonl/{n}" for n in range(12)]
     assert len(tfds.builder_from_directory(folder).as_data_source("train")) == 12
@@ -50,9 +51,9 @@ def test_questions_in_several_shards_keep_their_order(source, tmp_path, monkeypa
 def test_each_image_is_stored_once_however_many_questions_and_splits_ask_about_it(source, tmp_path):
     write_rows(source, *(row(number) for number in range(20, 30)), split="test")
     prepared(source, tmp_path / "out")
-    shards = layout.shards(layout.config_folder(str(tmp_path / "out"), "images"), "images")
-    masks = layout.shards(layout.config_folder(str(tmp_path / "out"), "images"), "masks")
-    assert (sum(shard.take for shard in shards), sum(shard.take for shard in masks)) == (4, 1)
+    pictures = shards(layout.config_folder(str(tmp_path / "out"), "images"), "images")
+    masks = shards(layout.config_folder(str(tmp_path / "out"), "images"), "masks")
+    assert (sum(shard.take for shard in pictures), sum(shard.take for shard in masks)) == (4, 1)
 
 
 def test_tfds_opens_all_three_configurations_without_tensorflow(source, tmp_path):

@@ -6,8 +6,8 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.core.array_records import read_example
 from data_pipelines.prepared import fields
-from data_pipelines.prepared.tf_example import read_example
 from data_pipelines.records import FAMILIES, AnnotatedImage, MaskFile, Region, StoredImage, Turn, VQAExample
 
 QUESTIONS = tfds.features.FeaturesDict(fields.question_features())

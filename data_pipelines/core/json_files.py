@@ -8,7 +8,6 @@ import re
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.records import AnswerType
 
 # A float holds no more, and Python's own limit lies far beyond.
 _DIGITS = 300
@@ -127,23 +126,3 @@ def inner_path(name: str, where: str, field: str) -> str:
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
         raise DataError(f"{where}: field {field!r} is {name!r}; name a file below the data set's folder")
     return name
-
-
-def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
-    """The `answer_type` field; the published files write "CLOSED", and twice "CLOSED ".
-
-    Raises:
-      DataError: anything but open and closed.
-    """
-    match text_field(entry, "answer_type", where).lower():
-        case "open":
-            return "open"
-        case "closed":
-            return "closed"
-        case other:
-            raise DataError(f"{where}: field 'answer_type' is {other!r}; expected OPEN or CLOSED")
-
-
-def answer_type_by_answer(answer: str) -> AnswerType:
-    """For data sets that do not say which questions are closed: those that are answered yes or no."""
-    return "closed" if answer.lower() in ("yes", "no") else "open"

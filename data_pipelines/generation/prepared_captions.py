@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
-from data_pipelines.prepared import layout, stored_images
+from data_pipelines.images.reading import fetched
+from data_pipelines.prepared import layout
 from data_pipelines.records import StoredImage
 from data_pipelines.sources.prepared import load
 
@@ -88,7 +89,8 @@ def _written(image: StoredImage, name: str, folder: Path) -> str:
     for ending in (".png", ".jpg"):
         if (folder / IMAGES / (stem + ending)).exists():
             return f"{IMAGES}/{stem}{ending}"
-    content = stored_images.read(image)
+    content = fetched(image)
+    assert isinstance(content, bytes)  # as of every prepared set
     ending = ".png" if content.startswith(b"\x89PNG") else ".jpg"
     file = f"{IMAGES}/{stem}{ending}"
     partial = folder / f"{file}.{os.getpid()}"

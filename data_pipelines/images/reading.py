@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.core.errors import ImageError
+from data_pipelines.core.array_records import opened, read_example
+from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.pixels import resize, to_rgb
 from data_pipelines.images.windows import AUTO
-from data_pipelines.prepared import stored_images
 from data_pipelines.records import ImageSource, MaskFile, StoredImage, UnnamedFile
 
 
@@ -76,7 +76,7 @@ def fetched(image: ImageSource) -> str | bytes:
       ImageError: what is read here, rather than where it is decoded, cannot be read.
     """
     if isinstance(image, StoredImage):
-        return stored_images.read(image)
+        return _stored(image)
     if isinstance(image, UnnamedFile):
         try:
             with open(image.path, "rb") as file:
@@ -86,6 +86,21 @@ def fetched(image: ImageSource) -> str | bytes:
         except OSError as error:
             raise ImageError(f"{image}: image cannot be read ({error.strerror}); replace it") from None
     return image
+
+
+def _stored(image: StoredImage) -> bytes:
+    """The encoded bytes of an image or a mask: JPEG or PNG. Safe in threads and in processes that are spawned."""
+    try:
+        content: bytes = read_example(opened(image.folder, image.split)[image.position])["image"][0]
+        return content
+    except DataError as error:
+        raise ImageError(str(error), code=error.code) from None
+    # array_record reports bad files with many types: RuntimeError, ValueError, IndexError …
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(
+            f"{image}: image cannot be read ({reason}); prepare the data set again", code="image.unreadable"
+        ) from error
 
 
 def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:

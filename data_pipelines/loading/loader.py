@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from data_pipelines.core.child_processes import follow_parent
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.mixture import Part, Schedule, digest, mixed
@@ -258,24 +256,14 @@ def _run(batches: grain.MapDataset, data: DataConfig) -> grain.DatasetIterator:
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(data.prefetch, 1)),
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=_start_worker,
         )
     return iter(dataset)
 
 
-def _outlive_signals(index: int, count: int) -> None:
-    """Leaves Ctrl-C and SIGTERM, which reach the whole group, to the training process: it needs the batch under way to
-    stop in order, and ends its workers itself. One whose training process is gone, however it went, ends too."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(0)
-
-    threading.Thread(target=follow, name="parent", daemon=True).start()
+def _start_worker(index: int, count: int) -> None:
+    # The training process needs the batch under way to stop in order, and ends its workers itself.
+    follow_parent(signal.SIGINT, signal.SIGTERM)
 
 
 def _by_family(

@@ -1,4 +1,4 @@
-"""Questions and annotated images as flat fields, which TFDS writes and `tf_example` reads, and back without a loss.
+"""Questions and annotated images as flat fields, which TFDS writes and `array_records` reads, and back without a loss.
 
 Images and masks are places in the configuration `images`. Boxes and polygons are float64 in bytes, because the floats
 of `tf.train.Example` have 32 bits. "Nothing there" is -1 where a number stands.

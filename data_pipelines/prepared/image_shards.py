@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.core.array_records import in_one_order, shard_name
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.images import reading
@@ -25,8 +26,7 @@ from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
-from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder, shard_name
-from data_pipelines.prepared.tf_example import in_one_order
+from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder
 from data_pipelines.records import AnnotatedImage, ImageSource, SourceSplit, StoredImage, UnnamedFile, VQAExample
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.core.errors import DataError
@@ -34,50 +33,12 @@ def config_folder(root: str, config: str) -> str:
     return os.path.join(root, config, VERSION)
 
 
-def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
-    """TFDS's name of an ArrayRecord file."""
-    return f"{dataset}-{split}.array_record-{shard:05d}-of-{shards:05d}"
-
-
 def check_split_name(split: str, where: str) -> None:
     """Raises: DataError: TFDS could not keep a split of this name."""
     if not _SPLIT.fullmatch(split) or split == "all":
         raise DataError(
             f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"'
         )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file and how many records it has; array_record reads one without opening the file (its `FileInstruction`)."""
-
-    filename: str
-    take: int
-    skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        """All of them: shards are never read in part."""
-        return self.take
-
-
-def shards(folder: str, split: str) -> list[Shard]:
-    """The files of a split of one configuration, in order; none where it has no such split.
-
-    Raises:
-      DataError: dataset_info.json is missing or not TFDS's.
-    """
-    path = os.path.join(folder, "dataset_info.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            info = json.load(file)
-        lengths = [s.get("shardLengths", []) for s in info.get("splits", []) if s["name"] == split]
-        counts = [int(length) for length in lengths[0]] if lengths else []
-        name = info["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
-    files = [os.path.join(folder, shard_name(name, split, i, len(counts))) for i in range(len(counts))]
-    return [Shard(path, count) for path, count in zip(files, counts, strict=True) if count]
 
 
 def read_record(root: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.prepared.layout import VERSION, config_folder, shard_name
-from data_pipelines.prepared.tf_example import in_one_order
+from data_pipelines.core.array_records import in_one_order, shard_name
+from data_pipelines.prepared.layout import VERSION, config_folder
 from data_pipelines.records import DataCard
 
 # Records of text are small: so many of them are some tens of MB.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from data_pipelines.core.child_processes import follow_parent
 from data_pipelines.core.errors import DataError
 from data_pipelines.prepared.image_shards import ImageShard, write_shard
 
@@ -31,7 +30,10 @@ def run_processes(shards: Sequence[ImageShard], *, workers: int) -> None:
             return
         # Spawned, not forked: the readers of ArrayRecord and whatever the caller imported have threads.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, initializer=_follow_parent)
+        # Ctrl-C reaches the whole group; the parent stops them in order.
+        pool = ProcessPoolExecutor(
+            min(workers, len(shards)), mp_context=context, initializer=follow_parent, initargs=(signal.SIGINT,)
+        )
         try:
             running = {pool.submit(write_shard, shard): len(shard.items) for shard in shards}
             for done in as_completed(running):
@@ -45,19 +47,6 @@ def run_processes(shards: Sequence[ImageShard], *, workers: int) -> None:
         finally:
             # After an error or Ctrl-C the shards under way are finished, and no other is begun.
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leaves Ctrl-C, which reaches the whole group, to the parent; one whose parent is gone ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(0)
-
-    threading.Thread(target=follow, name="parent", daemon=True).start()
 
 
 def run_beam(shards: Sequence[ImageShard], *, runner: str, options: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ import pickle
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import answer_type_by_answer, require_folder, text_field
+from data_pipelines.core.json_files import require_folder, text_field
 from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
+from data_pipelines.sources.answer_types import answer_type_by_answer
 from data_pipelines.sources.left_out import LeftOut
 
 CARD = DataCard(

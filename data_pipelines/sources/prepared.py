@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from data_pipelines.core.array_records import read_example, shards
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
-from data_pipelines.prepared.tf_example import read_example
 from data_pipelines.records import AnnotatedImage, SourceSplit, StoredImage, VQAExample
 
 _Record = TypeVar("_Record", VQAExample, AnnotatedImage)
@@ -78,7 +78,7 @@ def _records(
     from array_record.python.array_record_module import ArrayRecordReader
 
     reference = functools.partial(StoredImage, layout.config_folder(root, layout.IMAGES))
-    for shard in layout.shards(layout.config_folder(root, config), split):
+    for shard in shards(layout.config_folder(root, config), split):
         try:
             reader = ArrayRecordReader(shard.filename)
             records = reader.read_all()

@@ -19,9 +19,10 @@ from typing import Any
 from PIL import Image
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import answer_type_field, read_json, read_objects, require_folder, text_field
+from data_pipelines.core.json_files import read_json, read_objects, require_folder, text_field
 from data_pipelines.records import AnnotatedImage, Count, DataCard, MaskFile, Region, Source, SourceSplit, VQAExample
 from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.sources.answer_types import answer_type_field
 from data_pipelines.sources.left_out import LeftOut
 
 logger = logging.getLogger(__name__)

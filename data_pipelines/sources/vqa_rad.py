@@ -13,9 +13,10 @@ import os
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import answer_type_field, read_objects, require_folder, text_field
+from data_pipelines.core.json_files import read_objects, require_folder, text_field
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
+from data_pipelines.sources.answer_types import answer_type_field
 from data_pipelines.sources.left_out import LeftOut
 
 SPLITS = ("train", "test", "fit", "validate")
