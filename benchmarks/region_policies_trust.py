@@ -19,8 +19,8 @@ from region_policies import POLICIES, SEEDS
 
 from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.trust.plots import trust_curve_plot
 from rllava_jax.evaluation.trust.results import curve_of, read_rows, without_box
+from rllava_jax.report.trust_plot import trust_curve_plot
 
 BEGIN, END = "<!-- made by benchmarks/region_policies_trust.py -->", "<!-- end -->"
 PICTURE = "trust_curves.svg"

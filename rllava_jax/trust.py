@@ -30,8 +30,6 @@ from rllava_jax.evaluation.trust.images import examples_of, images_of
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
-from rllava_jax.evaluation.trust.plots import trust_curve_plot
-from rllava_jax.evaluation.trust.report import REPORT_FILE, write_trust_report
 from rllava_jax.evaluation.trust.results import (
     METRICS_FILE,
     curve_of,
@@ -40,6 +38,8 @@ from rllava_jax.evaluation.trust.results import (
     without_box,
     write_rows,
 )
+from rllava_jax.report.trust_plot import trust_curve_plot
+from rllava_jax.report.trust_report import REPORT_FILE, write_trust_report
 
 BOXES_FILE = "boxes.jsonl"
 

@@ -13,10 +13,9 @@ from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.config.validation import validate
 from rllava_jax.evaluation.asking import evaluate
-from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
 from rllava_jax.evaluation.metrics import rows
 from rllava_jax.inference.generator import Answer
-from rllava_jax.report.detected import region_sources
 from rllava_jax.report.run_report import write_report
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")

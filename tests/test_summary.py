@@ -1,6 +1,6 @@
 import json
 
-from rllava_jax.evaluation import summary
+from rllava_jax.report import summary
 
 
 def row(subset, region, value, metric="accuracy"):

@@ -15,9 +15,9 @@ from rllava_jax import trust
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
-from rllava_jax.evaluation.trust import report as trust_report
 from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.models import function_named, measure
+from rllava_jax.report import trust_report
 
 SETTINGS = {"languages": ["en"], "window": "auto", "seed": 0, "max_regions": 1}
 

@@ -12,7 +12,7 @@ are about a given box. A question is asked without a region where nothing was fo
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -104,6 +104,16 @@ def _detect(
             )
     answers = ask(list(first_pass.values()), "none")
     return {key: first_box(answer.prediction) for key, answer in zip(first_pass, answers, strict=True)}
+
+
+def region_sources(predictions: Sequence[Prediction]) -> str:
+    """Questions by the provenance of their regions, e.g. "annotation 120, question 80; found by the model 75"."""
+    given = {(p.dataset, p.split, p.id): p for p in predictions if p.region != DETECTED and p.right_boxes}
+    counts = Counter(p.provenance or "not recorded" for p in given.values())
+    said = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
+    if any(p.region == DETECTED for p in predictions):
+        said += f"; found by the model {sum(p.shown_kind == DETECTED for p in predictions):,}"
+    return said
 
 
 def detected_rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> list[Row]:

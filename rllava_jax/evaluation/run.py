@@ -20,14 +20,13 @@ from rllava_jax.config.loading import to_json
 from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.selective import selective_rows
-from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
 from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.inference.generator import Answerer
 from rllava_jax.inference.task import Task
 from rllava_jax.model.params import Params
-from rllava_jax.report.detected import region_sources
 from rllava_jax.report.run_report import write_report
 from rllava_jax.runtime import hosts
 

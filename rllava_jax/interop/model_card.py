@@ -13,7 +13,7 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
-from rllava_jax.evaluation.summary import HEADLINE
+from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import Stage, is_published, lineage
 from rllava_jax.model.sizes import model_size

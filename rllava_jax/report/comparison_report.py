@@ -11,7 +11,7 @@ from rllava_jax.evaluation.comparison import Comparison, Side, in_both
 from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
 from rllava_jax.evaluation.paired import ComparisonRow
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.summary import HEADLINE
+from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.condition_names import condition_name
 from rllava_jax.report.gallery import Case, ImageOf, cases_of, is_right, new_images_first
 from rllava_jax.report.gallery_cards import (

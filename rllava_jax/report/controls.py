@@ -5,10 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, LEVELS
-from rllava_jax.evaluation.metrics import metrics_of
-from rllava_jax.evaluation.summary import HEADLINE, bar_of
+from rllava_jax.evaluation.metrics import Row, metrics_of
+from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.line_plots import corruption_plot
-from rllava_jax.report.plots import Bar
 from rllava_jax.report.tables import RowIndex, score_table, subset_name
 
 _CONTROLLED = ("right", "none", "blank", *CONTROLS)
@@ -36,7 +35,7 @@ def _corruptions(index: RowIndex) -> str:
     subset = held[0]
     curves = {"JPEG" if kind == "jpeg" else kind: levels for kind, levels in _corrupted(index, subset).items()}
     clean = index.get((subset, "right", metrics_of(subset)[0]))
-    plot = corruption_plot(curves, bar_of(clean) if clean else None)
+    plot = corruption_plot(curves, clean)
     caption = f"{subset_name(subset)}. The image made worse by degrees, the right region shown."
     conditions = ["right", *(f"corrupted:{kind}:{max(levels)}" for kind, levels in _corrupted(index, subset).items())]
     strongest = score_table(
@@ -53,12 +52,12 @@ def _corruptions(index: RowIndex) -> str:
     )
 
 
-def _corrupted(index: RowIndex, subset: str) -> dict[str, dict[int, Bar]]:
+def _corrupted(index: RowIndex, subset: str) -> dict[str, dict[int, Row]]:
     """Kind → strength → accuracy."""
-    found: dict[str, dict[int, Bar]] = {}
+    found: dict[str, dict[int, Row]] = {}
     metric = metrics_of(subset)[0]
     for kind in CORRUPTIONS:
         for level in LEVELS:
             if row := index.get((subset, f"corrupted:{kind}:{level}", metric)):
-                found.setdefault(kind, {})[level] = bar_of(row)
+                found.setdefault(kind, {})[level] = row
     return found

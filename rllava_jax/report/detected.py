@@ -15,16 +15,6 @@ _SUBSETS = ("has_region=yes", "family=vqa", "answer_type=closed", "answer_type=o
 _COLUMNS = ("right", "none", DETECTED, f"right-{DETECTED}", f"{DETECTED}-none")
 
 
-def region_sources(predictions: Sequence[Prediction]) -> str:
-    """Questions by the provenance of their regions, e.g. "annotation 120, question 80; found by the model 75"."""
-    given = {(p.dataset, p.split, p.id): p for p in predictions if p.region != DETECTED and p.right_boxes}
-    counts = Counter(p.provenance or "not recorded" for p in given.values())
-    said = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
-    if any(p.region == DETECTED for p in predictions):
-        said += f"; found by the model {sum(p.shown_kind == DETECTED for p in predictions):,}"
-    return said
-
-
 def detected_chapter(index: RowIndex, predictions: Sequence[Prediction]) -> str:
     """Accuracy with the right region, none, and the one that the model found, as HTML; "" where it was not asked."""
     asked = [p for p in predictions if p.region == DETECTED]

@@ -9,7 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rllava_jax.report.plots import INK, SERIES, STYLE, Bar, condition_style, percent_square, svg_text
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.report.plots import INK, SERIES, STYLE, condition_style, percent_square, svg_text
 
 _MARKERS = ("o", "s", "^", "D", "v")
 
@@ -24,7 +25,7 @@ class TrustPoint(NamedTuple):
 
     curve: str
     iou: float
-    accuracy: Bar
+    accuracy: Row
 
 
 def trust_plot(runs: Mapping[str, Sequence[TrustPoint]], without: Mapping[str, float]) -> str:
@@ -54,10 +55,12 @@ def _draw_trust(axes: Axes, points: Sequence[TrustPoint], prefix: str, colour: s
         held = sorted((p for p in points if p.curve == curve), key=lambda p: p.iou)
         if not held:
             continue
-        x, y = [100 * p.iou for p in held], [100 * p.accuracy.value for p in held]
+        x, y = [100 * p.iou for p in held], [100 * p.accuracy["value"] for p in held]
         for at, p in zip(x, held, strict=True):
-            if p.accuracy.low is not None and p.accuracy.high is not None:
-                axes.vlines(at, 100 * p.accuracy.low, 100 * p.accuracy.high, colors=colour, linewidth=0.9, alpha=0.6)
+            if p.accuracy["ci_low"] is not None and p.accuracy["ci_high"] is not None:
+                axes.vlines(
+                    at, 100 * p.accuracy["ci_low"], 100 * p.accuracy["ci_high"], colors=colour, linewidth=0.9, alpha=0.6
+                )
         style: dict[str, Any] = {"linestyle": line, "linewidth": 1.6, "color": colour}
         label = f"{prefix}{curve or 'other wrong boxes'}"
         if curve:
@@ -66,14 +69,14 @@ def _draw_trust(axes: Axes, points: Sequence[TrustPoint], prefix: str, colour: s
             axes.scatter(x, y, s=22, marker=marker, facecolors="none", edgecolors=colour, label=label)
 
 
-def corruption_plot(curves: Mapping[str, Mapping[int, Bar]], clean: Bar | None) -> str:
+def corruption_plot(curves: Mapping[str, Mapping[int, Row]], clean: Row | None) -> str:
     """Accuracy against the strength of each corruption; strength 0 is the image as it is."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": "corruption"}):
         figure = Figure(figsize=(6.4, 3.5), layout="constrained")
         axes = figure.add_subplot()
         for (kind, levels), colour, marker in zip(curves.items(), SERIES, _MARKERS, strict=False):
             bars = ({0: clean} if clean else {}) | dict(sorted(levels.items()))
-            y = [100 * bar.value for bar in bars.values()]
+            y = [100 * bar["value"] for bar in bars.values()]
             axes.plot(list(bars), y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=kind)
         most = max((level for levels in curves.values() for level in levels), default=1)
         axes.set_xticks(range(most + 1), labels=["as it is", *(str(level) for level in range(1, most + 1))])
@@ -86,7 +89,7 @@ def corruption_plot(curves: Mapping[str, Mapping[int, Bar]], clean: Bar | None) 
         return svg_text(figure, "Line plot of accuracy against the strength of each image corruption")
 
 
-def dot_plot(groups: Mapping[str, Mapping[str, Bar]], description: str, *, legend: bool = True) -> str:
+def dot_plot(groups: Mapping[str, Mapping[str, Row]], description: str, *, legend: bool = True) -> str:
     """Accuracy of each group, one line each, a marker per condition with its 95 % interval.
 
     Args:
@@ -103,11 +106,11 @@ def dot_plot(groups: Mapping[str, Mapping[str, Bar]], description: str, *, legen
             held = [(g + offset, bars[condition]) for g, bars in enumerate(groups.values()) if condition in bars]
             style = condition_style(condition)
             for y, bar in held:
-                if bar.low is not None and bar.high is not None:
-                    axes.hlines(y, 100 * bar.low, 100 * bar.high, colors=style["color"], linewidth=1.2)
+                if bar["ci_low"] is not None and bar["ci_high"] is not None:
+                    axes.hlines(y, 100 * bar["ci_low"], 100 * bar["ci_high"], colors=style["color"], linewidth=1.2)
             hollow = condition == "blank"
             axes.scatter(
-                [100 * bar.value for _, bar in held],
+                [100 * bar["value"] for _, bar in held],
                 [y for y, _ in held],
                 s=30,
                 marker=_MARKERS[c % len(_MARKERS)],

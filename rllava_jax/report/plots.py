@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from rllava_jax.evaluation.confidence.calibration import ReliabilityBin
+from rllava_jax.evaluation.metrics import Row
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness and edge.
 CONDITION_COLOURS = {"right": "#009e73", "none": "#8b94a3", "wrong": "#d55e00", "blank": "none"}
@@ -70,15 +71,7 @@ def file_style(name: str, *, font_size: int) -> dict[Any, Any]:
     }
 
 
-class Bar(NamedTuple):
-    """One bar, in shares of 1."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def grouped_bars(groups: Mapping[str, Mapping[str, Bar]], *, chance: Mapping[str, float]) -> str:
+def grouped_bars(groups: Mapping[str, Mapping[str, Row]], *, chance: Mapping[str, float]) -> str:
     """Accuracy by question group and condition, with whiskers; a dotted line at chance where it is known."""
     conditions = [c for c in CONDITION_COLOURS if any(c in bars for bars in groups.values())]
     width = 0.8 / max(len(conditions), 1)
@@ -105,7 +98,7 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Bar]], *, chance: Mapping[str
 
 
 def _draw_condition(
-    axes: Axes, condition: str, groups: Mapping[str, Mapping[str, Bar]], *, offset: float, width: float
+    axes: Axes, condition: str, groups: Mapping[str, Mapping[str, Row]], *, offset: float, width: float
 ) -> None:
     drawn = [(g, bars[condition]) for g, bars in enumerate(groups.values()) if condition in bars]
     if not drawn:
@@ -114,7 +107,7 @@ def _draw_condition(
     hollow = CONDITION_COLOURS[condition] == "none"
     axes.bar(
         x,
-        [100 * bar.value for _, bar in drawn],
+        [100 * bar["value"] for _, bar in drawn],
         0.86 * width,
         color=CONDITION_COLOURS[condition],
         edgecolor=INK if hollow else CONDITION_COLOURS[condition],
@@ -123,12 +116,12 @@ def _draw_condition(
         label={"blank": "blank image", "none": "no region"}.get(condition, f"{condition} region"),
     )
     for at, (_, bar) in zip(x, drawn, strict=True):
-        top = bar.value
-        if bar.low is not None and bar.high is not None:
-            axes.vlines(at, 100 * bar.low, 100 * bar.high, colors=INK, linewidth=1.3)
-            top = max(top, bar.high)
+        top = bar["value"]
+        if bar["ci_low"] is not None and bar["ci_high"] is not None:
+            axes.vlines(at, 100 * bar["ci_low"], 100 * bar["ci_high"], colors=INK, linewidth=1.3)
+            top = max(top, bar["ci_high"])
         axes.annotate(
-            f"{100 * bar.value:.0f}",
+            f"{100 * bar['value']:.0f}",
             (at, 100 * top),
             xytext=(0, 3),
             textcoords="offset points",

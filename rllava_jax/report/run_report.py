@@ -17,7 +17,7 @@ from rllava_jax.evaluation.confidence.calibration import reliability, risk_cover
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.summary import HEADLINE, bar_of, headline_bars
+from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.condition_names import condition_name
 from rllava_jax.report.controls import controls_html
 from rllava_jax.report.detected import detected_chapter
@@ -27,6 +27,7 @@ from rllava_jax.report.line_plots import dot_plot
 from rllava_jax.report.page import Section, page_html
 from rllava_jax.report.plots import reliability_plot, risk_coverage_plot
 from rllava_jax.report.published import published_table
+from rllava_jax.report.summary import headline_bars
 from rllava_jax.report.tables import (
     RowIndex,
     calibration_table,
@@ -226,7 +227,7 @@ def _by_type(prefix: str, index: RowIndex) -> str:
         held = {c: row for c in CONDITIONS if (row := index.get((subset, c, metrics_of(subset)[0])))}
         if held:
             n = max(row["n"] for row in held.values())
-            groups[f"{subset_name(subset)} ({n:,})"] = {c: bar_of(row) for c, row in held.items()}
+            groups[f"{subset_name(subset)} ({n:,})"] = held
     if not groups:
         return ""
     plot = dot_plot(groups, f"Dot plot of accuracy {heading.lower()}, with 95 % intervals")

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from data_pipelines.conditions import TRUST
-from rllava_jax.evaluation.summary import bar_of
 from rllava_jax.report.condition_names import condition_name
 from rllava_jax.report.line_plots import TrustPoint, dot_plot, trust_plot
 from rllava_jax.report.tables import RowIndex, interval_text, percent, subset_name, table_html, value_cell
@@ -44,7 +43,7 @@ def trust_points(index: RowIndex, subset: str = "all") -> list[TrustPoint]:
             continue
         name = variant.split(":")[1]
         curves = {"right": ("shifted", "scaled"), "shifted": ("shifted",), "scaled": ("scaled",)}.get(name, ("",))
-        points += [TrustPoint(curve, overlap["value"], bar_of(row)) for curve in curves]
+        points += [TrustPoint(curve, overlap["value"], row) for curve in curves]
     return points
 
 
@@ -61,7 +60,7 @@ def trust_html(index: RowIndex) -> str:
     if not held:
         return ""
     dots = dot_plot(
-        {condition_name(v): {"right": bar_of(index["all", v, "accuracy"])} for v in held},
+        {condition_name(v): {"right": index["all", v, "accuracy"]} for v in held},
         "Dot plot of accuracy under each variant of the box, with 95 % intervals",
     )
     figures = (

@@ -13,7 +13,6 @@ from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
-from rllava_jax.report.plots import Bar
 
 METRICS_FILE = "metrics.json"
 _CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
@@ -45,7 +44,7 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Bar]]:
+def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Row]]:
     """The trust curve: (IoU, accuracy) of the shifted boxes and the right one, by rising IoU."""
     found = {row["region"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
     points = []
@@ -53,7 +52,7 @@ def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, B
         row = found.get(PREFIX + name)
         if row is not None:
             iou = 1.0 if name == "right" else float(name.partition(":")[2])
-            points.append((iou, Bar(row["value"], row["ci_low"], row["ci_high"])))
+            points.append((iou, row))
     return points
 
 

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from data_pipelines.core.errors import DataError
-from rllava_jax.report.plots import Bar, file_style
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.report.plots import file_style
 
 # Okabe and Ito's palette and a marker each: told apart with any colour vision, and in grey.
 _SERIES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"))
@@ -18,7 +19,7 @@ _APART = 0.008  # between the whiskers of two models, in IoU
 
 
 def trust_curve_plot(
-    curves: Mapping[str, Sequence[tuple[float, Bar]]], without: Mapping[str, float] | None = None
+    curves: Mapping[str, Sequence[tuple[float, Row]]], without: Mapping[str, float] | None = None
 ) -> str:
     """A self-contained SVG: a curve a model, with 95 % intervals.
 
@@ -37,9 +38,9 @@ def trust_curve_plot(
         for number, ((name, points), (colour, marker)) in enumerate(zip(curves.items(), _SERIES, strict=False)):
             x = [iou + (number - (len(curves) - 1) / 2) * _APART for iou, _ in points]
             for at, (_, bar) in zip(x, points, strict=True):
-                if bar.low is not None and bar.high is not None:
-                    axes.vlines(at, 100 * bar.low, 100 * bar.high, colors=colour, linewidth=1, alpha=0.6)
-            y = [100 * bar.value for _, bar in points]
+                if bar["ci_low"] is not None and bar["ci_high"] is not None:
+                    axes.vlines(at, 100 * bar["ci_low"], 100 * bar["ci_high"], colors=colour, linewidth=1, alpha=0.6)
+            y = [100 * bar["value"] for _, bar in points]
             axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=name)
             if without and name in without:
                 axes.axhline(100 * without[name], color=colour, linestyle=(0, (1, 2)), linewidth=1.3)
