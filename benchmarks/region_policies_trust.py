@@ -98,14 +98,14 @@ def table(found: dict[str, list[list[Row]]]) -> str:
     """Figures down, policies across: mean over the seeds (least to greatest seed), in percent; n of seed 0."""
     names = " | ".join(POLICIES[policy].said for policy in found)
     lines = [f"| | n | {names} |", f"|:--|--:|{'--:|' * len(found)}"]
-    for said, (region, metric) in ROWS.items():
+    for said, (condition, metric) in ROWS.items():
         cells, n = [], 0
         for runs in found.values():
             held = [
                 row
                 for rows in runs
                 for row in rows
-                if (row["subset"], row["region"], row["metric"]) == ("all", region, metric)
+                if (row["subset"], row["condition"], row["metric"]) == ("all", condition, metric)
             ]
             values = [100 * row["value"] for row in held]
             n = n or held[0]["n"]

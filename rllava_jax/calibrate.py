@@ -83,8 +83,8 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(summary(calibration))
     if test:
         found = selective_rows(test, calibration, bootstrap=config.evaluation.bootstrap, seed=config.seed)
-        regions = list(dict.fromkeys(row["region"] for row in found))
-        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, regions=regions)}")
+        conditions = list(dict.fromkeys(row["condition"] for row in found))
+        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, conditions=conditions)}")
     print(f"written: {path}")
 
 
@@ -152,7 +152,7 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     if len(splits) != 1:
         raise DataError(f"{where}: holds predictions of {named}; calibrate on those of one validation split")
     _check_split(splits[0][1], config, where=f"{where}: holds predictions of {named}")
-    held = [p for p in predictions if p.region == CONDITION]
+    held = [p for p in predictions if p.condition == CONDITION]
     if not held:
         raise DataError(f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted")
     if len({p.id for p in held}) < len(held):

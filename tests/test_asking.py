@@ -60,7 +60,7 @@ def test_every_question_is_answered_under_every_condition_in_order(preprocessor)
     config = EvaluationConfig(batch_size=2, wrong_kinds=("another",))
     answerer = EchoAnswerer()
     predictions = evaluate(answerer, "params", preprocessor, examples, config)
-    told = {(p.id, p.region): p.prediction for p in predictions}
+    told = {(p.id, p.condition): p.prediction for p in predictions}
     assert [p.id for p in predictions] == ["a", "b", "c"] * 4
     assert told["a", "right"] == "seen [0.1, 0.1, 0.4, 0.4]"
     assert told["a", "none"] == "seen nothing"
@@ -82,7 +82,7 @@ def test_blank_and_question_only_share_what_shows_no_region(preprocessor):
     answerer = EchoAnswerer()
     examples = [example("a"), example("b", "vqa", (), (LEFT,))]
     config = EvaluationConfig(batch_size=1, conditions=("blank", "question_only"))
-    told = {(p.id, p.region): p.prediction for p in evaluate(answerer, "params", preprocessor, examples, config)}
+    told = {(p.id, p.condition): p.prediction for p in evaluate(answerer, "params", preprocessor, examples, config)}
     assert told["a", "blank"] == "blank [0.1, 0.1, 0.4, 0.4]"
     assert told["a", "question_only"] == told["b", "question_only"] == told["b", "blank"] == "blank nothing"
     assert answerer.asked == 3

@@ -84,7 +84,7 @@ def asked(preprocessor):
 
 
 def detected(predictions):
-    return {p.id: p for p in predictions if p.region == "detected"}
+    return {p.id: p for p in predictions if p.condition == "detected"}
 
 
 def test_a_question_is_answered_with_the_box_that_the_model_found(asked):
@@ -141,11 +141,11 @@ def test_how_often_and_how_well_it_was_found_become_rows(asked):
     assert (found["box_found"]["value"], found["box_found"]["n"]) == (0.5, 4)
     assert found["box_iou"]["value"] == pytest.approx(1 / 3, abs=1e-3)
     assert (found["box_iou"]["n"], found["box_iou"]["subset"]) == (3, "has_region=yes")
-    assert detected_rows([p for p in asked[0] if p.region != "detected"], bootstrap=0, seed=0) == []
+    assert detected_rows([p for p in asked[0] if p.condition != "detected"], bootstrap=0, seed=0) == []
 
 
 def test_accuracy_stands_beside_that_of_the_right_region_and_of_none(asked):
-    index = {(r["subset"], r["region"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
+    index = {(r["subset"], r["condition"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
     assert [index["has_region=yes", c, "accuracy"] for c in ("right", "none")] == [1, 0]
     assert index["has_region=yes", "detected", "accuracy"] == pytest.approx(2 / 3)
     assert index["has_region=yes", "right-detected", "accuracy"] == pytest.approx(1 / 3)

@@ -54,7 +54,7 @@ def image(evaluated, tmp_path_factory):
 
 @pytest.mark.parametrize("condition", ["right", "none", "wrong"])
 def test_answers_are_the_evaluations(predictor, evaluated, condition):
-    asked = [pair for pair in evaluated if pair[1].region == condition]
+    asked = [pair for pair in evaluated if pair[1].condition == condition]
     assert len(asked) == 16
     for example, prediction in asked:
         regions = [Region(box) for box in prediction.boxes]
@@ -91,7 +91,9 @@ def test_more_regions_than_slots_is_an_error(predictor, image):
 
 def test_command_line_prints_the_evaluations_answer(command_line, workdir, evaluated, tmp_path):
     """Its box is in pixels, x, y, width and height, as an annotation tool gives it."""
-    example, prediction = next(pair for pair in evaluated if pair[1].family == "identify" and pair[1].region == "right")
+    example, prediction = next(
+        pair for pair in evaluated if pair[1].family == "identify" and pair[1].condition == "right"
+    )
     path = tmp_path / "scan.png"
     path.write_bytes(example.image)
     box = ",".join(f"{number:.6f}" for number in box_to_pixels(prediction.boxes[0], width=96, height=96))

@@ -69,7 +69,7 @@ def test_a_greedy_answerer_is_refused():
 def predicted(name, text):
     return Prediction(
         id=name, dataset="d", split="test", image_id="i", question="?", answer="liver", prediction=text,
-        confidence=0.5, log_prob=-0.7, family="vqa", answer_type="open", region="right",
+        confidence=0.5, log_prob=-0.7, family="vqa", answer_type="open", condition="right",
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(answerer, mon
     assert [[p.prediction for p in predictions] for predictions in runs] == [run(ours, 0, 2), run(ours, 1, 2)]
     lines = list(run_lines(runs))
     assert [(line["id"], line["run"]) for line in lines] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
-    assert lines[1] == {"id": "a", "region": "right", "run": 1, "answer": runs[1][0].prediction, "confidence": 0.5}
+    assert lines[1] == {"id": "a", "condition": "right", "run": 1, "answer": runs[1][0].prediction, "confidence": 0.5}
 
 
 def test_fewer_than_one_run_is_refused(answerer):

@@ -65,9 +65,9 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
         most_questions=1,
     )
     assert run.most_regions == 2
-    assert [(p.id, p.region, p.prediction) for p in theirs] == [(p.id, p.region, p.prediction) for p in ours]
+    assert [(p.id, p.condition, p.prediction) for p in theirs] == [(p.id, p.condition, p.prediction) for p in ours]
     # As shares of each other: the probability of six random tokens is small.
     shares = [a.confidence / b.confidence for a, b in zip(theirs, ours, strict=True)]
     np.testing.assert_allclose(shares, 1, rtol=2e-3)
-    assert {p.region for p in ours} >= {"trust:two", "trust:contradicted", "trust:tiny"}
+    assert {p.condition for p in ours} >= {"trust:two", "trust:contradicted", "trust:tiny"}
     assert len({p.log_prob for p in ours}) > 10  # the box matters to this model

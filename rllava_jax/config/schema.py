@@ -136,7 +136,7 @@ class TrainConfig:
       accumulate: micro-batches per step; the batch is split into this many, and the result equals the full batch's.
       checkpoint_every, log_every, evaluate_every: durations; "never" for none but the last (not for log_every).
       keep_last: checkpoints kept besides the best.
-      best_metric: of the validation rows, as "subset/region/metric"; higher is better.
+      best_metric: of the validation rows, as "subset/condition/metric"; higher is better.
       label_smoothing: share of the target's probability that is spread over the vocabulary.
       z_loss: weight of the squared log of the softmax's normaliser, which keeps logits from drifting (PaLM: 1e-4).
       loss_chunk: answer positions of each example whose logits are held at once.

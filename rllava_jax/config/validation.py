@@ -333,10 +333,10 @@ def _validate_train(config: Config) -> None:
 def _validate_best_metric(config: Config) -> None:
     field, value = "train.best_metric", config.train.best_metric
     parts = value.split("/")
-    _require(len(parts) == 3 and all(parts), field, value, 'write "subset/region/metric"')
-    subset, region, _ = parts
+    _require(len(parts) == 3 and all(parts), field, value, 'write "subset/condition/metric"')
+    subset, condition, _ = parts
     conditions = config.evaluation.conditions
-    asked = region in conditions or (region.startswith("wrong:") and "wrong" in conditions)
+    asked = condition in conditions or (condition.startswith("wrong:") and "wrong" in conditions)
     _require(asked, field, value, f"evaluation.conditions asks only for {', '.join(conditions)}")
     if subset.startswith("family="):
         families = config.evaluation.families

@@ -162,7 +162,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answe
         log_prob=answer.log_prob,
         family=example.family,
         answer_type=example.answer_type,
-        region=condition,
+        condition=condition,
         content_type=example.content_type,
         modality=example.modality,
         shown_kind=shown.kind,
@@ -176,7 +176,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answe
 
 
 def _under(prediction: Prediction, condition: str) -> Prediction:
-    return from_json(to_json(prediction) | {"region": condition})
+    return from_json(to_json(prediction) | {"condition": condition})
 
 
 def _gather(predictions: list[Prediction]) -> list[Prediction]:

@@ -139,7 +139,7 @@ def validation_figures(
     Rows and predictions go to `eval/STEP-validation/`.
 
     Returns:
-      "subset/region/metric" → value, from which `train.best_metric` picks.
+      "subset/condition/metric" → value, from which `train.best_metric` picks.
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
@@ -147,4 +147,4 @@ def validation_figures(
     rows = metrics.rows(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
-    return {f"{row['subset']}/{row['region']}/{row['metric']}": float(row["value"]) for row in rows}
+    return {f"{row['subset']}/{row['condition']}/{row['metric']}": float(row["value"]) for row in rows}

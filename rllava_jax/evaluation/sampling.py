@@ -87,7 +87,7 @@ def run_lines(runs: Sequence[Sequence[Prediction]]) -> Iterator[dict[str, Any]]:
         for run, prediction in enumerate(answers):
             yield {
                 "id": prediction.id,
-                "region": prediction.region,
+                "condition": prediction.condition,
                 "run": run,
                 "answer": prediction.prediction,
                 "confidence": prediction.confidence,

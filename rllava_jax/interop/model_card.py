@@ -277,7 +277,7 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
             f"{whose}right: the region as annotated; none: without it; wrong: another one; blank: a grey image with "
             "the right region named, which shows what can be told without looking.",
         )
-    unmarked = [row for row in shown if row["region"] == "none"]
+    unmarked = [row for row in shown if row["condition"] == "none"]
     if not unmarked:
         return "## Evaluation\n\nNo question was asked as this folder is: without a region, and not about one."
     told = (

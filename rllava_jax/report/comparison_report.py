@@ -78,7 +78,7 @@ def _headline(first: Side, second: Side, rows: Sequence[ComparisonRow]) -> str:
         row
         for subset in _HEADLINE
         for row in rows
-        if row["subset"] == subset and row["region"] in CONDITIONS and row["metric"] == metrics_of(subset)[0]
+        if row["subset"] == subset and row["condition"] in CONDITIONS and row["metric"] == metrics_of(subset)[0]
     ]
     main = main or [row for row in rows if row["subset"] == "all"]  # the trust benchmark alone
     return (
@@ -92,9 +92,11 @@ def _headline(first: Side, second: Side, rows: Sequence[ComparisonRow]) -> str:
 
 def _numbers(first: Side, second: Side, rows: Sequence[ComparisonRow]) -> str:
     parts = []
-    for region in [c for c in ALL if any(row["region"] == c for row in rows)]:
-        table = _table(f"In percent. {condition_name(region)}", [row for row in rows if row["region"] == region])
-        parts.append(f"<details><summary>{escape(condition_name(region))}</summary>{table}</details>")
+    for condition in [c for c in ALL if any(row["condition"] == c for row in rows)]:
+        table = _table(
+            f"In percent. {condition_name(condition)}", [row for row in rows if row["condition"] == condition]
+        )
+        parts.append(f"<details><summary>{escape(condition_name(condition))}</summary>{table}</details>")
     return "".join(parts)
 
 
@@ -106,7 +108,7 @@ def _table(caption: str, rows: Sequence[ComparisonRow]) -> str:
         detail = "" if row["metric"] == "accuracy" else metric_name(row["metric"])
         lines.append(
             f'<tr><th scope="row">{escape(name)}<small>{escape(detail)}</small></th>'
-            f"<td>{escape(condition_name(row['region']))}</td><td>{row['n']:,}</td>"
+            f"<td>{escape(condition_name(row['condition']))}</td><td>{row['n']:,}</td>"
             f"<td>{percent(row['first'])}</td><td>{percent(row['second'])}</td>{_difference(row)}"
             f"<td>{_p(row['p'])}</td><td>{_count(row['first_only'])}</td><td>{_count(row['second_only'])}</td>"
             f"<td>{_p(row['mcnemar_p'])}</td></tr>"
@@ -135,7 +137,7 @@ def _trust(first: Side, second: Side, dataset: str, split: str) -> str:
     """Both trust curves, from the rows that each side's folder holds."""
     runs = {
         f"{letter}": {
-            (r["subset"], r["region"], r["metric"]): r
+            (r["subset"], r["condition"], r["metric"]): r
             for r in side.rows
             if (r["dataset"], r["split"]) == (dataset, split)
         }
@@ -164,13 +166,16 @@ def differing(first: Side, second: Side) -> list[Pair]:
 
 def _conditions(pair: Pair) -> list[str]:
     """Those under which just one of the two is right."""
-    both = ((c, pair.first.by_region[c], pair.second.by_region[c]) for c in ALL if c in pair.first.by_region)
+    both = ((c, pair.first.by_condition[c], pair.second.by_condition[c]) for c in ALL if c in pair.first.by_condition)
     return [c for c, ours, theirs in both if is_right(ours) != is_right(theirs)]
 
 
 def _surest_error(pair: Pair) -> tuple[float, str]:
     wrong = [
-        p for c in _conditions(pair) for p in (pair.first.by_region[c], pair.second.by_region[c]) if not is_right(p)
+        p
+        for c in _conditions(pair)
+        for p in (pair.first.by_condition[c], pair.second.by_condition[c])
+        if not is_right(p)
     ]
     return -max(p.confidence for p in wrong), pair.first.first.id
 
@@ -216,10 +221,10 @@ def _gallery(first: Side, second: Side, images: ImageOf | str, album: Album | No
 def _card(pair: Pair, values: dict[str, str | float], album: Album | None) -> str:
     p = pair.first.first
     rows = []
-    for c in [c for c in ALL if c in pair.first.by_region]:
+    for c in [c for c in ALL if c in pair.first.by_condition]:
         if c not in CONDITIONS and c not in _conditions(pair):
             continue  # of the many variants only those that tell the two apart
-        for letter, answered in (("A", pair.first.by_region[c]), ("B", pair.second.by_region[c])):
+        for letter, answered in (("A", pair.first.by_condition[c]), ("B", pair.second.by_condition[c])):
             name = escape(f"{condition_name(c)}, {letter}")
             rows.append(
                 f'<tr><th scope="row">{name}</th><td>{verdict_html(answered)}</td>{confidence_cell(answered)}</tr>'

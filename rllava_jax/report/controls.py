@@ -16,7 +16,7 @@ _CONTROLLED = ("right", "none", "blank", *CONTROLS)
 def controls_html(index: RowIndex) -> str:
     """A table of the controls and a plot of the corruptions; "" where none was asked."""
     parts = []
-    if any(region in CONTROLS for _, region, _ in index):
+    if any(condition in CONTROLS for _, condition, _ in index):
         subsets = [*HEADLINE, "answer_type=closed", "answer_type=open"]
         caption = "Accuracy in percent without the image, or with one that is not the question’s; 95 % intervals"
         parts.append(
@@ -25,7 +25,7 @@ def controls_html(index: RowIndex) -> str:
             "blank image and no region.</p>"
             + score_table(caption, index, subsets, differences=False, conditions=_CONTROLLED)
         )
-    if any(region.startswith("corrupted:") for _, region, _ in index):
+    if any(condition.startswith("corrupted:") for _, condition, _ in index):
         parts.append(_corruptions(index))
     return "".join(parts)
 

@@ -17,7 +17,7 @@ _COLUMNS = ("right", "none", DETECTED, f"right-{DETECTED}", f"{DETECTED}-none")
 
 def detected_chapter(index: RowIndex, predictions: Sequence[Prediction]) -> str:
     """Accuracy with the right region, none, and the one that the model found, as HTML; "" where it was not asked."""
-    asked = [p for p in predictions if p.region == DETECTED]
+    asked = [p for p in predictions if p.condition == DETECTED]
     if not asked:
         return ""
     heads = ("Questions", "n", *(column.capitalize().replace("-", " − ") for column in _COLUMNS))

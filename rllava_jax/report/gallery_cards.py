@@ -125,8 +125,8 @@ def card_values(case: Case, group: str) -> dict[str, str | float]:
         "modality": p.modality,
         "effect": case.effect(worst) if worst else "",
     }
-    asked = [c for c in _FILTERED_CONDITIONS if c in case.by_region]
-    return values | {c: "right" if is_right(case.by_region[c]) else "wrong" for c in asked}
+    asked = [c for c in _FILTERED_CONDITIONS if c in case.by_condition]
+    return values | {c: "right" if is_right(case.by_condition[c]) else "wrong" for c in asked}
 
 
 def cards_html(
@@ -146,9 +146,9 @@ def cards_html(
 
 def _card(case: Case, values: Mapping[str, str | float], album: Album) -> str:
     p = case.first
-    main = [c for c in ALL if c in case.by_region and (c in MAIN or c in ("trust:right", "trust:none"))]
-    further = [c for c in ALL if c in case.by_region and c not in main]
-    rows = "".join(_answer_row(c, case.by_region[c]) for c in main)
+    main = [c for c in ALL if c in case.by_condition and (c in MAIN or c in ("trust:right", "trust:none"))]
+    further = [c for c in ALL if c in case.by_condition and c not in main]
+    rows = "".join(_answer_row(c, case.by_condition[c]) for c in main)
     return (
         f'{card_start(p, values)}{figure(case_boxes(case), p, album)}<div class="card-text">{question_html(p)}'
         f"{_answers_table(rows)}{_effect_html(case)}{_further(case, further, album)}"
@@ -185,13 +185,13 @@ def _further(case: Case, conditions: Sequence[str], album: Album) -> str:
         return ""
     rows = []
     for c in conditions:
-        p = case.by_region[c]
+        p = case.by_condition[c]
         picture = ""
         if c.startswith("trust:") and p.boxes and not isinstance(album.size(p), str):
             kinds = ("right" if box in p.right_boxes else "wrong" for box in p.boxes)
             picture = f'<span class="small-picture">{_picture(list(zip(kinds, p.boxes, strict=True)), p, album)}</span>'
         rows.append(_answer_row(c, p, picture))
-    wrong = sum(not is_right(case.by_region[c]) for c in conditions)
+    wrong = sum(not is_right(case.by_condition[c]) for c in conditions)
     summary = f"{len(conditions)} further conditions, {wrong} answered wrong"
     return f"<details><summary>{summary}</summary>{_answers_table(''.join(rows))}</details>"
 
@@ -202,7 +202,9 @@ def _effect_html(case: Case) -> str:
     if p is None or not (effect := case.effect(p)):
         return ""
     plain = case.asked("none")
-    kind = condition_name(p.region).lower() if p.region.startswith("trust:") else p.shown_kind.removeprefix("wrong:")
+    kind = (
+        condition_name(p.condition).lower() if p.condition.startswith("trust:") else p.shown_kind.removeprefix("wrong:")
+    )
     inside = ", ".join(filter(None, p.box_labels))
     what = f"Wrong box ({kind}{', on ' + inside if inside else ''}):"
     verdict = EFFECTS[effect].partition(":")[2].strip() or effect
@@ -247,7 +249,7 @@ def _shown_note(p: Prediction) -> str:
     inside = ", ".join(filter(None, p.box_labels))
     if p.shown_kind.startswith("wrong:"):
         note = p.shown_kind.removeprefix("wrong:") + (f": {inside}" if inside else "")
-    elif p.region in ("right", "wrong") and not p.boxes:
+    elif p.condition in ("right", "wrong") and not p.boxes:
         note = "none shown"
     else:
         return ""
@@ -268,7 +270,7 @@ def case_boxes(case: Case) -> list[tuple[str, Box]]:
     """The boxes of a case's picture: the right ones, the wrong ones of the wrong condition, and those written."""
     p = case.first
     boxes = [("right", box) for box in p.right_boxes]
-    worst = case.by_region.get("wrong", case.gravest)
+    worst = case.by_condition.get("wrong", case.gravest)
     if worst is not None and worst in case.wrong_boxes:
         boxes += [("wrong", box) for box in worst.boxes if box not in p.right_boxes]
     if p.family == "localise":

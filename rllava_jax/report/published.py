@@ -55,8 +55,8 @@ _OPEN, _CLOSED = ("answer_type=open", "recall"), ("answer_type=closed", "accurac
 def published_table(dataset: str, index: RowIndex) -> str:
     """This run's open and closed scores above the published ones; "" where either is missing."""
     own = [
-        (name, index.get((_OPEN[0], region, _OPEN[1])), index.get((_CLOSED[0], region, _CLOSED[1])))
-        for region, name in (
+        (name, index.get((_OPEN[0], condition, _OPEN[1])), index.get((_CLOSED[0], condition, _CLOSED[1])))
+        for condition, name in (
             ("none", "This run, no region shown"),
             ("right", "This run, right region where there is one"),
         )

@@ -74,7 +74,9 @@ def write_report(
     sections = []
     for number, (dataset, split) in enumerate(groups):
         index = {
-            (r["subset"], r["region"], r["metric"]): r for r in rows if (r["dataset"], r["split"]) == (dataset, split)
+            (r["subset"], r["condition"], r["metric"]): r
+            for r in rows
+            if (r["dataset"], r["split"]) == (dataset, split)
         }
         held = [p for p in predictions if (p.dataset, p.split) == (dataset, split)]
         suffix = f": {dataset}, {split} split" if len(groups) > 1 else ""
@@ -106,10 +108,10 @@ def _scope(predictions: Sequence[Prediction]) -> str:
     names = dict.fromkeys(f"{p.dataset}, {p.split} split" for p in predictions)
     questions = len({(p.dataset, p.split, p.id) for p in predictions})
     images = len({(p.dataset, p.image_id) for p in predictions})
-    regions = {p.region for p in predictions}
-    asked = [condition_name(c).lower() for c in (*CONDITIONS, *CONTROLS) if c in regions]
+    conditions = {p.condition for p in predictions}
+    asked = [condition_name(c).lower() for c in (*CONDITIONS, *CONTROLS) if c in conditions]
     for prefix, name in (("corrupted:", "corruptions of the image"), ("trust:", "variants of the box")):
-        if count := sum(region.startswith(prefix) for region in regions):
+        if count := sum(c.startswith(prefix) for c in conditions):
             asked.append(f"{count} {name}")
     return f"{'; '.join(names)}. {questions:,} questions about {images:,} images, asked under: {', '.join(asked)}."
 
@@ -250,7 +252,7 @@ def _wrong_kinds(index: RowIndex) -> str:
 
 
 def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> str:
-    held = {c: [p for p in predictions if p.region == c] for c in CONDITIONS}
+    held = {c: [p for p in predictions if p.condition == c] for c in CONDITIONS}
     pairs = {c: _confidence_and_correctness(asked) for c, asked in held.items() if asked}
     if not pairs:
         return ""

@@ -25,9 +25,9 @@ def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str
     chance = {}
     for subset in subsets:
         held = {
-            row["region"]: row
+            row["condition"]: row
             for row in rows
-            if row["subset"] == subset and row["metric"] == metrics_of(subset)[0] and row["region"] in CONDITIONS
+            if row["subset"] == subset and row["metric"] == metrics_of(subset)[0] and row["condition"] in CONDITIONS
         }
         if held:
             name = subset_name(subset).replace(", ", ",\n")

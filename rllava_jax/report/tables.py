@@ -8,7 +8,7 @@ from html import escape
 from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Row, metrics_of
 from rllava_jax.report.condition_names import condition_name
 
-# (subset, region, metric) of one data set's split.
+# (subset, condition, metric) of one data set's split.
 RowIndex = Mapping[tuple[str, str, str], Row]
 
 CHANCE = {
@@ -81,7 +81,7 @@ def score_table(
 
 def wrong_kind_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> str:
     """Subsets down, kinds of wrong region across; each cell with its own n."""
-    kinds = sorted({region for _, region, _ in index if region.startswith("wrong:")})
+    kinds = sorted({condition for _, condition, _ in index if condition.startswith("wrong:")})
     lines = []
     for subset in subsets:
         metric = metrics_of(subset)[0]

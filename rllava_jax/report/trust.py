@@ -1,7 +1,7 @@
 """The report's section on the region trust benchmark: accuracy as the shown box goes wrong by degrees.
 
-It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`), whose regions are "trust:VARIANT" and
-"trust".
+It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`), whose conditions are "trust:VARIANT"
+and "trust".
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _level_label(along: Factor, level: int) -> str:
 def _title(outcome: Outcome) -> str:
     template = outcome.template
     name = template.subset.removeprefix("family=")
-    head = f"{name}: {template.metric}" + ("" if template.region == "right" else f" ({template.region})")
+    head = f"{name}: {template.metric}" + ("" if template.condition == "right" else f" ({template.condition})")
     if outcome.law is None:
         return f"{head}\nno law"
     law = outcome.law
