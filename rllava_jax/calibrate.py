@@ -43,7 +43,7 @@ from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.inference.task import training_examples
+from rllava_jax.inference.run_data import training_examples
 
 CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
 FAILURE_CHANCE = 0.05
@@ -253,7 +253,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
         )
     logger.info("%d questions of %s", len(examples), split)
     predictions = evaluate(
-        predictor.answerer, predictor.params, predictor.preprocessor, examples, settings, progress=split
+        predictor.generator, predictor.params, predictor.preprocessor, examples, settings, progress=split
     )
     if jax.process_index() == 0:
         write_results(_asked(checkpoint), metrics.rows(predictions, bootstrap=0, seed=config.seed), predictions)

@@ -15,7 +15,7 @@ from rllava_jax.config.validation import validate
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.inference.generator import Answer
+from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.report.run_report import write_report
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")
@@ -46,7 +46,7 @@ class Finder:
                 said = f"{box_to_loc_tokens(HALF)} liver" if "liver" in prompt else "<loc0009><loc0009> spleen"
             else:
                 said = "yes" if valid.any() else "no"
-            answers.append(Answer(said, -0.5, True))
+            answers.append(GeneratedAnswer(said, -0.5, True))
         return answers
 
 

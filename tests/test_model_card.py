@@ -26,10 +26,10 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.lineage import exported_stage, import_record, lineage
 from rllava_jax.interop.model_card import model_card
+from rllava_jax.model.preprocessing import make_preprocessor
 
 PLAIN = RegionConfig(encoders=())
 GOOGLE = "which Google publishes under the Gemma Terms of Use"

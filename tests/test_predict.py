@@ -17,7 +17,7 @@ from rllava_jax import predict
 from rllava_jax.config.loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.generator import Answer
+from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.inference.predictor import Predictor
 
 
@@ -135,15 +135,23 @@ class Finder:
     def answer(self, params, batch, *, seed=0):
         prompt = self.tokenizer.decode(batch["text"][0][batch["mask_input"][0].astype(bool)].tolist())
         if "detect" in prompt:
-            return [Answer("<loc0000><loc0256><loc0512><loc1023> liver" if "liver" in prompt else "spleen", -0.5, True)]
+            return [
+                GeneratedAnswer(
+                    "<loc0000><loc0256><loc0512><loc1023> liver" if "liver" in prompt else "spleen", -0.5, True
+                )
+            ]
         box = batch["regions"][0, 0].round(2).tolist()
-        return [Answer(f"marked {box}" if batch["region_valid"][0].any() else f"nothing marked: {prompt}", -0.5, True)]
+        return [
+            GeneratedAnswer(
+                f"marked {box}" if batch["region_valid"][0].any() else f"nothing marked: {prompt}", -0.5, True
+            )
+        ]
 
 
 @pytest.fixture
 def finding(monkeypatch, predictor):
     stand_in = Finder()
-    stand_in.tokenizer = predictor.answerer.tokenizer
+    stand_in.tokenizer = predictor.generator.tokenizer
     found = Predictor(
         predictor.preprocessor, stand_in, predictor.params,
         checkpoint=predictor.checkpoint, config=predictor.config, files={},

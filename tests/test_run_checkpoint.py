@@ -151,14 +151,14 @@ def test_sorted_and_cut_batches_give_the_answers_of_whole_ones_in_the_original_o
     predictor, examples = asked
     preprocessor = predictor.preprocessor
     settings = dataclasses.replace(predictor.config.evaluation, conditions=(condition,), batch_size=2)
-    found = evaluate(predictor.answerer, predictor.params, preprocessor, examples, settings)
+    found = evaluate(predictor.generator, predictor.params, preprocessor, examples, settings)
     assert [prediction.id for prediction in found] == [example.id for example in examples]
     for prediction, example in zip(found, examples, strict=True):
         # The text padded to its full length, every region slot there, and alone.
         arrays = preprocessor.evaluation(example, regions_under(example, condition, ()))
         assert arrays["text"].shape == (preprocessor.data.text_length,)
         batch = {name: array[None] for name, array in arrays.items()}
-        alone = predictor.answerer.answer(predictor.params, batch)[0]
+        alone = predictor.generator.answer(predictor.params, batch)[0]
         assert prediction.prediction == alone.text
         assert prediction.log_prob == pytest.approx(alone.log_prob, abs=1e-3)
 
@@ -175,16 +175,16 @@ def test_batches_of_an_evaluation_are_cut_to_few_shapes(asked):
 
 def test_each_shape_is_compiled_once_whatever_the_conditions(asked):
     predictor, examples = asked
-    answerer = predictor.answerer
+    generator = predictor.generator
     settings = dataclasses.replace(predictor.config.evaluation, conditions=CONDITIONS, batch_size=2)
-    answerer._run.clear_cache()
-    evaluate(answerer, predictor.params, predictor.preprocessor, examples, settings)
-    programs = answerer._run._cache_size()
+    generator._run.clear_cache()
+    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    programs = generator._run._cache_size()
     assert 1 < programs <= 6
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
     )
-    evaluate(answerer, predictor.params, predictor.preprocessor, examples, settings)
-    assert answerer._run._cache_size() == programs
+    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    assert generator._run._cache_size() == programs
     assert not compiled

@@ -14,7 +14,7 @@ from data_pipelines.records import Region, VQAExample
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.models import measure, measure_predictor
-from rllava_jax.inference.generator import Answerer
+from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.sharding import make_mesh
 
@@ -51,9 +51,9 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
     exported = export(tiny_config(("crop", "align")), tmp_path / "folder")
     asked, sources = boxes(), {f"i{i}": image(i) for i in range(2)}
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
-    answerer = Answerer(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
+    generator = Generator(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
     predictor = Predictor(
-        exported.preprocessor, answerer, exported.params, checkpoint=exported.folder, config=Config(), files={}
+        exported.preprocessor, generator, exported.params, checkpoint=exported.folder, config=Config(), files={}
     )
     ours, run = measure_predictor(predictor, asked, sources, model={}, batch_size=3, most_questions=1)
     theirs, _ = measure(

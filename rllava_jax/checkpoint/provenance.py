@@ -87,7 +87,7 @@ _FREE = (
     *("mesh", "model.remat", "model.layers", "model.attention", "train.accumulate", "train.loss_chunk"),
     # What is kept and said of the run.
     *("train.checkpoint_every", "train.keep_last", "train.log_every", "train.log_examples", "evaluation.gallery"),
-    *("train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
+    *("train.wandb_project", "train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
     # What follows a bad step: of no consequence without one, and after one the way to go on. Not what a spike is, whose
     # running mean belongs to the saved state.
     *("train.on_bad_step", "train.max_skipped"),

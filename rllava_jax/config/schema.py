@@ -147,6 +147,7 @@ class TrainConfig:
       data_wait_warning: share of the time between two logged steps spent waiting for input, above which the log warns.
       stall_seconds: a step that takes longer is named in the log, with what the run is waiting for.
       log_examples: write the ids of every step's examples to examples.jsonl, to find those behind a change of the loss.
+      wandb_project: also log to this project of Weights & Biases; "" does not. Needs the extra `wandb`.
       compilation_cache: folder of compiled programs, so that a second start need not compile; "workdir" keeps it in
         the run's own, "" keeps none.
     """
@@ -168,6 +169,7 @@ class TrainConfig:
     data_wait_warning: float = 0.2
     stall_seconds: float = 300.0
     log_examples: bool = False
+    wandb_project: str = ""
     compilation_cache: str = "workdir"
 
 

@@ -37,6 +37,7 @@ _MAY_DIFFER = (
     *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb", "evaluation"),
     *("train.accumulate", "train.loss_chunk", "train.checkpoint_every", "train.keep_last", "train.log_every"),
     *("train.log_examples", "train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
+    *("train.wandb_project",),
     *("train.evaluate_every", "train.best_metric", "train.on_bad_step", "train.max_skipped"),
 )
 _NORMAL_95 = 1.959964
