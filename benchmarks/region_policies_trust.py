@@ -20,7 +20,7 @@ from region_policies import POLICIES, SEEDS
 from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.trust.results import curve_of, read_rows, without_box
-from rllava_jax.report.trust_plot import trust_curve_plot
+from rllava_jax.report.line_plots import trust_picture
 
 BEGIN, END = "<!-- made by benchmarks/region_policies_trust.py -->", "<!-- end -->"
 PICTURE = "trust_curves.svg"
@@ -88,7 +88,7 @@ def main() -> int:
         write_atomically(options.document, f"{old[:start]}\n{text}\n{old[old.index(END, start) :]}")
         first = {POLICIES[policy].said: runs[0] for policy, runs in found.items()}
         without = {name: value for name, rows in first.items() if (value := without_box(rows)) is not None}
-        curves = trust_curve_plot({name: curve_of(rows) for name, rows in first.items()}, without)
+        curves = trust_picture({name: curve_of(rows) for name, rows in first.items()}, without)
         write_atomically(options.document.parent / PICTURE, curves)
     print(text)
     return 0

@@ -300,7 +300,7 @@ def _contrast(first: str, second: str) -> float:
 
 
 def test_text_and_lines_have_contrast_enough_on_a_light_and_a_dark_page():
-    style = resources.files("rllava_jax.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("rllava_jax.report").joinpath("templates/page.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in style.split("prefers-color-scheme")[:2])
     assert light.keys() == dark.keys()
     for colours in (light, dark):

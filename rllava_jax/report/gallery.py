@@ -37,22 +37,22 @@ class Case(NamedTuple):
         """Under the condition that stands first in every table: the right region, where that was asked."""
         return next(self.by_condition[c] for c in ALL if c in self.by_condition)
 
-    def asked(self, condition: str) -> Prediction | None:
+    def under(self, condition: str) -> Prediction | None:
         """Under a condition, or under the trust benchmark's own form of it (`trust:right`, `trust:none`)."""
         return self.by_condition.get(condition) or self.by_condition.get(f"trust:{condition}")
 
     def right(self, condition: str) -> bool | None:
         """Whether the answer was right, None when not asked."""
-        p = self.asked(condition)
+        p = self.under(condition)
         return None if p is None else is_right(p)
 
     def shown(self, condition: str) -> bool:
         """Whether a region was really shown; a question without one is asked plainly under every condition."""
-        p = self.asked(condition)
+        p = self.under(condition)
         return p is not None and bool(p.boxes)
 
     def confidence(self, condition: str) -> float:
-        p = self.asked(condition)
+        p = self.under(condition)
         return 0.0 if p is None else p.confidence
 
     @property
