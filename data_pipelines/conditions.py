@@ -8,7 +8,7 @@ detected                    the box that the model itself finds of the structure
 corrupted:KIND:LEVEL        the image made worse, with the right region; LEVEL 1 to 5
 trust:VARIANT               the right box, none, or a box made wrong by degrees: the region trust benchmark
 
-A name stands in `Prediction.condition` and in the `condition` of a result's rows. The order here is that of tables.
+A name stands in `Prediction.region` and in the `region` of a result's rows. The order here is that of tables.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ DETECTED: Literal["detected"] = "detected"
 CORRUPTIONS = ("noise", "blur", "contrast", "jpeg", "occlusion")
 LEVELS = (1, 2, 3, 4, 5)
 CORRUPTED = tuple(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS)
+ASKED = (*MAIN, *CONTROLS, *CORRUPTED)  # what an evaluation can show; the trust variants are the trust benchmark's
 SHIFTED_IOUS = (0.75, 0.5, 0.25, 0.0)
 SCALES = (0.5, 0.71, 1.41, 2.0, 4.0)
 TRUST = (

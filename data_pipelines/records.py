@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data_pipelines.settings import FAMILIES as FAMILIES
+from data_pipelines.settings import Family as Family
+from data_pipelines.settings import Task as Task
+
 Box = tuple[float, float, float, float]
 AnswerType = Literal["open", "closed"]
-# `vqa` is a question or conversation of the data set, `caption` its caption; the other four are rebuilt from its boxes.
-Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
-Task = Literal["answer", "detect", "caption"]
-
-FAMILIES: tuple[Family, ...] = ("vqa", "identify", "localise", "verify", "choose", "caption")
 
 
 @dataclass(frozen=True)

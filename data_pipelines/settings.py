@@ -1,17 +1,116 @@
-"""The settings of data and regions, as frozen dataclasses; those of a model and its training: `rllava_jax/config`."""
+"""The settings of data and regions, as frozen dataclasses; those of a model and its training: `rllava_jax/config`.
+
+A field declares beside its type what it may hold and what changing it has an effect on. Nothing is checked when a
+section is made, so that a configuration file may complete it by `dataclasses.replace`: `rllava_jax/config/loading.py`
+has pydantic check the whole, once, when the file and the command line have said all they have to say.
+"""
 
 from __future__ import annotations
 
+import enum
+import itertools
+import math
+import re
+import string
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from data_pipelines.core.registry import nearest
 
 Condition = Literal["right", "none", "wrong", "blank"]
 RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
+# `vqa` is a question or conversation of the data set, `caption` its caption; the other four are rebuilt from its boxes.
+Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+Task = Literal["answer", "detect", "caption"]
+
+T = TypeVar("T")
+
+
+class Effect(enum.Enum):
+    """What a setting has an effect on, declared in its annotation; one without a mark has an effect on the parameters.
+
+    NOTHING: how the same numbers are computed, fetched, kept or reported. Sharing sums among devices in another way
+      moves float32 numbers by rounding. A resumed run may change it.
+    EVALUATION: how a trained model is evaluated. A run that is evaluated again may change it.
+    SCALE: size, duration and chance, in which the runs of one scaling law differ; also what decides which checkpoint
+      is the best.
+    """
+
+    NOTHING = enum.auto()
+    EVALUATION = enum.auto()
+    SCALE = enum.auto()
+
+
+class Settings:
+    """A section. A stored or written value must have the very type of its field, and no other field is allowed."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def conflict(field: str, value: object, remedy: str) -> PydanticCustomError:
+    """What a section's validator raises where `field` has a value that does not go with another field's."""
+    return PydanticCustomError("config.conflict", "{remedy}", {"field": field, "value": value, "remedy": remedy})
+
+
+def require(holds: Callable[[Any], bool], remedy: str) -> AfterValidator:
+    """Marks a field whose values satisfy `holds`; `remedy` says in the error line what to write instead."""
+
+    def check(value: T) -> T:
+        if not holds(value):
+            raise ValueError(remedy)
+        return value
+
+    return AfterValidator(check)
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """Marks a field that holds one of these names; the error line names the nearest, or all of them."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(nearest(name, names))
+        return name
+
+    return AfterValidator(check)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Distinct = require(lambda values: len(set(values)) == len(values), "name each one once")
+NotEmpty = require(bool, "name at least one")
+FamilyName = Annotated[str, one_of(FAMILIES)]
+TaskName = Annotated[str, one_of(get_args(Task))]
+Weights = dict[FamilyName, NonNegativeFloat]
+AnyWeight = require(lambda weights: sum(weights.values()) > 0, "give one of them a weight above 0")
+NoneOrAnyWeight = require(lambda weights: not weights or sum(weights.values()) > 0, "give one of them a weight above 0")
+Rising = require(
+    lambda points: all(one < other for (one, _), (other, _) in itertools.pairwise(points)),
+    "write its points in the order of the run, each later than the last",
+)
+Square = require(lambda number: math.isqrt(number) ** 2 == number, "write a square number, e.g. 9 or 16")
+Local = require(
+    lambda path: "://" not in path,
+    "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)",
+)
+PartName = Annotated[str, require(re.compile(r"[A-Za-z0-9_-]+").fullmatch, "use letters, digits, _ and - alone")]
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(Settings):
     """Which regions a training example is shown. See `data_pipelines/regions/policy.py`.
 
     Attributes:
@@ -24,15 +123,21 @@ class PolicyConfig:
         "none": ordinary questions have no region.
     """
 
-    shown: float = 1 / 3
-    shown_by_family: dict[str, float] = field(default_factory=dict)
-    wrong: float = 0.1
-    wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
+    shown: Share = 1 / 3
+    shown_by_family: dict[FamilyName, Share] = field(default_factory=dict)
+    wrong: Share = 0.1
+    wrong_kinds: Annotated[tuple[WrongKind, ...], Distinct] = ("shifted", "scaled", "another", "mirrored", "random")
     question_regions: Literal["question", "answer", "none"] = "question"
+
+    @model_validator(mode="after")
+    def _check(self) -> PolicyConfig:
+        if self.wrong and not self.wrong_kinds:
+            raise conflict("wrong_kinds", self.wrong_kinds, "name at least one, or write wrong=0")
+        return self
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Settings):
     """Random changes of training images; all off at 0. No flips: left and right carry meaning in medicine.
 
     Attributes:
@@ -42,25 +147,25 @@ class AugmentConfig:
       contrast: multiplicative, as log-scale.
     """
 
-    crop: float = 0.0
-    box_jitter: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
+    crop: ShareBelowOne = 0.0
+    box_jitter: NonNegativeFloat = 0.0
+    brightness: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
-class PhantomConfig:
+class PhantomConfig(Settings):
     """The embedded data set: procedurally drawn CT-like slices (`data_pipelines/sources/phantom.py`)."""
 
-    train_images: int = 600
-    validate_images: int = 60
-    test_images: int = 120
-    image_size: int = 160
-    seed: int = 0
+    train_images: PositiveInt = 600
+    validate_images: PositiveInt = 60
+    test_images: PositiveInt = 120
+    image_size: PositiveInt = 160
+    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
-class MixPart:
+class MixPart(Settings):
     """One source of a training mix. See `data_pipelines/loading/mixture.py`.
 
     Attributes:
@@ -76,29 +181,40 @@ class MixPart:
     """
 
     source: str = "phantom"
-    root: str = ""
-    languages: tuple[str, ...] = ("en",)
+    root: Annotated[str, Local, Effect.NOTHING] = ""
+    languages: Annotated[tuple[str, ...], Distinct, NotEmpty] = ("en",)
     split: str = "train"
-    families: dict[str, float] = field(default_factory=dict)
-    weight: float = 1.0
-    anneal: tuple[tuple[float, float], ...] = ()
-    epochs: float = 0.0
+    families: Annotated[Weights, NoneOrAnyWeight] = field(default_factory=dict)
+    weight: NonNegativeFloat = 1.0
+    anneal: Annotated[tuple[tuple[Share, NonNegativeFloat], ...], Rising] = ()
+    epochs: NonNegativeFloat = 0.0
     policy: PolicyConfig | None = None
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it has a weight above 0 at any time."""
+        return any(weight > 0 for _, weight in self.anneal or ((0.0, self.weight),))
+
+    @model_validator(mode="after")
+    def _check(self) -> MixPart:
+        if self.anneal and self.weight != 1:
+            raise conflict("weight", self.weight, "anneal takes its place; leave one of them out")
+        return self
+
 
 @dataclass(frozen=True)
-class DocumentsConfig:
+class DocumentsConfig(Settings):
     """The drawn contract pages (`data_pipelines/sources/documents.py`); `page_width` is in pixels."""
 
-    train_images: int = 600
-    validate_images: int = 60
-    test_images: int = 120
-    page_width: int = 256
-    seed: int = 0
+    train_images: PositiveInt = 600
+    validate_images: PositiveInt = 60
+    test_images: PositiveInt = 120
+    page_width: PositiveInt = 256
+    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Where examples come from and how they become batches.
 
     Attributes:
@@ -131,42 +247,55 @@ class DataConfig:
     """
 
     source: str = "phantom"
-    root: str = ""
-    languages: tuple[str, ...] = ("en",)
-    families: dict[str, float] = field(
+    root: Annotated[str, Local, Effect.NOTHING] = ""
+    languages: Annotated[tuple[str, ...], Distinct, NotEmpty] = ("en",)
+    families: Annotated[Weights, AnyWeight] = field(
         default_factory=lambda: {"vqa": 0.4, "identify": 0.3, "localise": 0.1, "verify": 0.1, "choose": 0.1}
     )
     train_split: str = "train"
     validation_split: str = "validate"
     test_split: str = "test"
-    mix: dict[str, MixPart] = field(default_factory=dict)
-    mix_temperature: float = 0.0
+    mix: Annotated[dict[PartName, MixPart], Field(max_length=127)] = field(default_factory=dict)
+    mix_temperature: NonNegativeFloat = 0.0
     allow_test_images_in_training: bool = False
-    prompt: dict[str, str] = field(
+    prompt: dict[TaskName, str] = field(
         default_factory=lambda: {
             "answer": "answer {language} {regions}{question}",
             "detect": "detect {question}",
             "caption": "caption {language}",
         }
     )
-    tokenizer: str = ""
-    tokenizer_vocab: int = 2000
+    tokenizer: Annotated[str, Local] = ""
+    tokenizer_vocab: PositiveInt = 2000
     window: str = "auto"
-    text_length: int = 40
-    workers: int = 0
-    threads: int = 2
-    prefetch: int = 2
-    image_cache_mb: int = 1024
-    long_examples_allowed: int = 0
-    corrupt_images_allowed: int = 0
+    text_length: PositiveInt = 40
+    workers: Annotated[NonNegativeInt, Effect.NOTHING] = 0
+    threads: Annotated[PositiveInt, Effect.NOTHING] = 2
+    prefetch: Annotated[PositiveInt, Effect.NOTHING] = 2
+    image_cache_mb: Annotated[NonNegativeInt, Effect.NOTHING] = 1024
+    long_examples_allowed: NonNegativeInt = 0
+    corrupt_images_allowed: NonNegativeInt = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
 
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.mix_temperature and not self.mix:
+            raise conflict("mix_temperature", self.mix_temperature, "it weighs the parts of mix, which is empty")
+        if self.mix and not any(part.drawn for part in self.mix.values()):
+            raise conflict("mix", sorted(self.mix), "give one of its parts a weight above 0")
+        if missing := [task for task in get_args(Task) if task not in self.prompt]:
+            raise conflict("prompt", sorted(self.prompt), f"write a template for {', '.join(missing)} too")
+        for task, template in self.prompt.items():
+            if remedy := _template_fault(task, template):
+                raise conflict(f"prompt.{task}", template, remedy)
+        return self
+
 
 @dataclass(frozen=True)
-class RegionConfig:
+class RegionConfig(Settings):
     """How a marked region reaches the model.
 
     Attributes:
@@ -182,10 +311,23 @@ class RegionConfig:
         right regions often have an outline and wrong ones never do, so the outline itself would tell them apart.
     """
 
-    encoders: tuple[RegionEncoder, ...] = ("crop",)
-    max_regions: int = 1
-    tokens: int = 16
-    crop_size: int = 112
-    crop_context: float = 1.5
-    crop_min_pixels: int = 48
+    encoders: Annotated[tuple[RegionEncoder, ...], Distinct] = ("crop",)
+    max_regions: PositiveInt = 1
+    tokens: Annotated[PositiveInt, Square] = 16
+    crop_size: PositiveInt = 112
+    crop_context: Annotated[float, Field(ge=1)] = 1.5
+    crop_min_pixels: PositiveInt = 48
     outlines: bool = False
+
+
+def _template_fault(task: str, template: str) -> str:
+    """What to change in a prompt template; empty for a valid one."""
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        return f"it is not a template: {error}"
+    if not names <= {"language", "regions", "question"}:
+        return "the placeholders are {language}, {regions} and {question}"
+    if task != "caption" and "question" not in names:
+        return "it must contain {question}"
+    return "leave the newline out: it is added after the prompt" if "\n" in template else ""

@@ -24,7 +24,7 @@ from data_pipelines.core.paths import path_of
 from data_pipelines.images.reading import decode
 from data_pipelines.loading.examples import load_examples
 from rllava_jax.checkpoint.provenance import stored_config
-from rllava_jax.config.loading import from_json
+from rllava_jax.config.stored import from_json
 from rllava_jax.evaluation.comparison import Comparison, Side, compare_sides, read_side
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import rows_as_json

@@ -1,10 +1,10 @@
-"""Configuration files written for a test, and the one line that a wrong one gives."""
+"""Configuration files written for a test, and what is said of a wrong one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from expected_errors import refused
 
 from rllava_jax.config import ConfigError
 from rllava_jax.config.loading import load_config
@@ -16,9 +16,7 @@ def write(folder: Path, body: str) -> Path:
     return path
 
 
-def error_line(path: Path, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as error:
+def assert_refused(path: Path, code: str, *named: str, overrides: tuple[str, ...] = ()) -> None:
+    """Loading is refused with this code, in one line that names everything in `named`."""
+    with refused(ConfigError, code, *named):
         load_config(path, overrides)
-    line = str(error.value)
-    assert "\n" not in line
-    return line

@@ -4,20 +4,21 @@ import io
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.conditions import CORRUPTED
+from data_pipelines.conditions import ASKED, CORRUPTED
 from data_pipelines.core.errors import DataError
 from data_pipelines.images.corruptions import corrupted, noise_image
 from data_pipelines.images.pixels import resize
-from data_pipelines.loading.controls import ASKED, ShuffledImages
+from data_pipelines.loading.controls import ShuffledImages
 from data_pipelines.loading.evaluation_batches import evaluation_batches
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import MaskFile, Region, VQAExample
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
-from rllava_jax.config.loading import from_json, to_json
-from rllava_jax.config.validation import validate
+from rllava_jax.config.loading import validated
+from rllava_jax.config.stored import from_json, to_json
 
 LEFT = Region((0.1, 0.1, 0.5, 0.5), "Liver", mask=MaskFile("a mask of another size"))
 PLAIN = Region(LEFT.box, LEFT.label)
@@ -154,14 +155,12 @@ def test_a_split_of_one_image_cannot_be_shuffled():
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("nosie", "'noise'"), ("corrupted:blurr:2", "'corrupted:blur:2'"), ("corrupted:blur:6", "did you mean"),
-     ("question only", "'question_only'"), ("trust:right", "there are right, none"), ("zzz", "there are right, none")],
+    [("nosie", "'noise'"), ("corrupted:blurr:2", "'corrupted:blur:2'"), ("corrupted:blur:6", "'corrupted:blur:"),
+     ("question only", "'question_only'"), ("trust:right", "'right'"), ("zzz", "right, none")],
 )  # fmt: skip
 def test_a_condition_misspelt_is_refused_and_the_nearest_named(said, meant):
-    with pytest.raises(ConfigError, match=r"evaluation\.conditions") as raised:
-        validate(Config(evaluation=EvaluationConfig(conditions=("right", said))))
-    assert repr(said) in str(raised.value)
-    assert meant in str(raised.value).replace("There", "there")
+    with refused(ConfigError, "config.invalid-value", "evaluation.conditions", repr(said), meant):
+        validated(Config(evaluation=EvaluationConfig(conditions=("right", said))))
 
 
 def test_a_condition_that_no_evaluation_asks_is_no_picture(preprocessor):
@@ -171,7 +170,7 @@ def test_a_condition_that_no_evaluation_asks_is_no_picture(preprocessor):
 
 def test_every_control_may_be_asked_and_is_stored():
     config = Config(evaluation=EvaluationConfig(conditions=ASKED))
-    validate(config)
+    validated(config)
     assert from_json(to_json(config)) == config
     assert len(CORRUPTED) == 25
     assert len(ASKED) == 4 + 3 + 25

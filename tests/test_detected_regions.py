@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from expected_errors import refused
 from PIL import Image
 
 from data_pipelines.loading.preprocess import Preprocessor
@@ -11,11 +12,12 @@ from data_pipelines.regions.boxes import box_to_loc_tokens, first_box
 from data_pipelines.regions.named_structures import structures_to_detect
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
-from rllava_jax.config.validation import validate
+from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.asking import evaluate
-from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
+from rllava_jax.evaluation.detected_regions import detected_rows
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.inference.generator import GeneratedAnswer
+from rllava_jax.inference.generator import Answer
+from rllava_jax.report.detected import region_sources
 from rllava_jax.report.run_report import write_report
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")
@@ -46,7 +48,7 @@ class Finder:
                 said = f"{box_to_loc_tokens(HALF)} liver" if "liver" in prompt else "<loc0009><loc0009> spleen"
             else:
                 said = "yes" if valid.any() else "no"
-            answers.append(GeneratedAnswer(said, -0.5, True))
+            answers.append(Answer(said, -0.5, True))
         return answers
 
 
@@ -84,7 +86,7 @@ def asked(preprocessor):
 
 
 def detected(predictions):
-    return {p.id: p for p in predictions if p.condition == "detected"}
+    return {p.id: p for p in predictions if p.region == "detected"}
 
 
 def test_a_question_is_answered_with_the_box_that_the_model_found(asked):
@@ -141,11 +143,11 @@ def test_how_often_and_how_well_it_was_found_become_rows(asked):
     assert (found["box_found"]["value"], found["box_found"]["n"]) == (0.5, 4)
     assert found["box_iou"]["value"] == pytest.approx(1 / 3, abs=1e-3)
     assert (found["box_iou"]["n"], found["box_iou"]["subset"]) == (3, "has_region=yes")
-    assert detected_rows([p for p in asked[0] if p.condition != "detected"], bootstrap=0, seed=0) == []
+    assert detected_rows([p for p in asked[0] if p.region != "detected"], bootstrap=0, seed=0) == []
 
 
 def test_accuracy_stands_beside_that_of_the_right_region_and_of_none(asked):
-    index = {(r["subset"], r["condition"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
+    index = {(r["subset"], r["region"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
     assert [index["has_region=yes", c, "accuracy"] for c in ("right", "none")] == [1, 0]
     assert index["has_region=yes", "detected", "accuracy"] == pytest.approx(2 / 3)
     assert index["has_region=yes", "right-detected", "accuracy"] == pytest.approx(1 / 3)
@@ -183,13 +185,17 @@ def test_the_first_of_several_boxes_counts():
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "expected"),
+    ("evaluation", "code", "field"),
     [
-        (EvaluationConfig(conditions=("right", "detected")), "add none"),
-        (EvaluationConfig(structures=("liver",)), "evaluation.structures"),
-        (EvaluationConfig(conditions=("none", "detected"), structures=(" ",)), "evaluation.structures"),
+        (EvaluationConfig(conditions=("right", "detected")), "config.conflict", "evaluation.conditions"),
+        (EvaluationConfig(structures=("liver",)), "config.conflict", "evaluation.structures"),
+        (
+            EvaluationConfig(conditions=("none", "detected"), structures=(" ",)),
+            "config.invalid-value",
+            "evaluation.structures",
+        ),
     ],
 )
-def test_settings_that_say_nothing_are_refused(evaluation, expected):
-    with pytest.raises(ConfigError, match=expected):
-        validate(Config(evaluation=evaluation))
+def test_settings_that_say_nothing_are_refused(evaluation, code, field):
+    with refused(ConfigError, code, field):
+        validated(Config(evaluation=evaluation))

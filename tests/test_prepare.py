@@ -9,6 +9,7 @@ import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from expected_errors import refused
 from PIL import Image
 from prepared_sets import in_process, make_source, prepared, row, without_places, write_rows
 
@@ -22,7 +23,7 @@ from data_pipelines.prepared.preparation import prepare
 from data_pipelines.records import Source
 from data_pipelines.sources import phantom
 from rllava_jax.config import Config, ConfigError, DataConfig, PhantomConfig
-from rllava_jax.config.validation import validate
+from rllava_jax.config.loading import validated
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_a_missing_or_damaged_shard_is_named(source, tmp_path):
 
 
 def test_an_unknown_source_in_a_configuration_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"data\.source: 'prepard' is not possible; did you mean 'prepared'"):
-        validate(Config(data=DataConfig(source="prepard", root="x")))
-    with pytest.raises(ConfigError, match=r"prepared needs the folder of a prepared data set: --config\.data\.root"):
-        validate(Config(data=DataConfig(source="prepared")))
+    with refused(ConfigError, "config.invalid-value", "data.source", "'prepard'", "'prepared'"):
+        validated(Config(data=DataConfig(source="prepard", root="x")))
+    with refused(ConfigError, "config.conflict", "--config.data.root"):
+        validated(Config(data=DataConfig(source="prepared")))

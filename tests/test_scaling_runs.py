@@ -10,7 +10,7 @@ from synthetic_laws import TEMPLATE, losses
 from data_pipelines.core.errors import DataError
 from rllava_jax import scaling
 from rllava_jax.config import Config, DataConfig, LoraConfig, ModelConfig, OptimizerConfig, RegionConfig, TrainConfig
-from rllava_jax.config.loading import to_json
+from rllava_jax.config.stored import to_json
 from rllava_jax.model.sizes import SIZES, dimensions_of
 from rllava_jax.scaling_laws.points import loss_of, points_of, read_runs, templates_of
 
@@ -33,7 +33,7 @@ def tiny(width, **lora):
 def row(subset, metric, value, n=500):
     half = 1.96 * 0.005
     return {
-        "dataset": "slake", "split": "test", "subset": subset, "condition": "right", "metric": metric,
+        "dataset": "slake", "split": "test", "subset": subset, "region": "right", "metric": metric,
         "value": value, "n": n, "ci_low": value - half, "ci_high": value + half,
     }  # fmt: skip
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from data_pipelines.core.errors import DataError
+
+
+def nearest(name: str, known: Collection[str], *, listed: str = "") -> str:
+    """The remedy for a name that is not among the known ones: the one that was probably meant, or all of them.
+
+    Args:
+      listed: says in short what there is, where the known names are too many.
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {listed or ', '.join(known)}"
 
 
 def named_export(exports: Mapping[str, str], name: str, *, what: str, setting: str, usual: str = "") -> Any:
@@ -22,8 +32,6 @@ def named_export(exports: Mapping[str, str], name: str, *, what: str, setting: s
       DataError: there is none; names the nearest.
     """
     if name not in exports:
-        near = difflib.get_close_matches(name, exports, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(exports)}"
-        raise DataError(f"{setting}: no {what} {name!r}; {remedy}")
+        raise DataError(f"{setting}: no {what} {name!r}; {nearest(name, exports)}", code="data.unknown-name")
     module, _, exported = exports[name].partition(":")
     return getattr(importlib.import_module(module), exported or usual)

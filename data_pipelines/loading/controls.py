@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.conditions import CONTROLS, CORRUPTED, MAIN
+from data_pipelines.conditions import ASKED, CONTROLS, CORRUPTED, MAIN
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.images.corruptions import corrupted, noise_image
 from data_pipelines.records import Region, VQAExample
 
-ASKED = (*MAIN, *CONTROLS, *CORRUPTED)  # what an evaluation can ask; trust variants are the region trust benchmark's
 BLANK = ("blank", "question_only")
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,12 +19,12 @@ from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
-from data_pipelines.settings import DataConfig, MixPart
+from data_pipelines.settings import DataConfig, Effect, MixPart
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
-from rllava_jax.config.loading import differences, from_json, to_json
+from rllava_jax.config.stored import changed, from_json, to_json
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -77,28 +77,11 @@ def describe(config: Config, start: StartedFrom | None = None) -> dict[str, Any]
     }
 
 
-# What a resumed run may do otherwise than before. Everything else is part of what the result is a result of, above all
-# train.duration, which the learning rate's schedule depends on; evaluate_every and best_metric decide what is the best.
-_FREE = (
-    # Where data lies and how fast it comes; its order depends on none of them.
-    *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb"),
-    # How the same sums are shared among devices, kept, or recomputed: they are added in another order, which moves
-    # float32 numbers by rounding and nothing else. The data position counts batches, whatever the hosts.
-    *("mesh", "model.remat", "model.layers", "model.attention", "train.accumulate", "train.loss_chunk"),
-    # What is kept and said of the run.
-    *("train.checkpoint_every", "train.keep_last", "train.log_every", "train.log_examples", "evaluation.gallery"),
-    *("train.wandb_project", "train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
-    # What follows a bad step: of no consequence without one, and after one the way to go on. Not what a spike is, whose
-    # running mean belongs to the saved state.
-    *("train.on_bad_step", "train.max_skipped"),
-)
-
-
 def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) -> bool:
     """Whether the workdir already holds a run, which must be of this very configuration.
 
     Args:
-      evaluating: the run is only asked again: how it is asked may differ too.
+      evaluating: the run is only evaluated again, which may be done in another way.
 
     Raises:
       ConfigError: it holds a run of another configuration; the differing fields are named. Or its bucket cannot be
@@ -114,23 +97,19 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
         return False
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["config"]
-        names = differences(stored, to_json(config))
+        effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
+        names = changed(stored, to_json(config), besides=effects)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a run's configuration ({error!r}); choose another --workdir") from None
-    free = (*_FREE, "evaluation") if evaluating else _FREE
-    changed = [name for name in names if not _is_free(name, free)]
-    if changed:
-        listed = ", ".join(changed[:6]) + (" …" if len(changed) > 6 else "")
         raise ConfigError(
-            f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one"
+            f"{path}: not a run's configuration ({error!r}); choose another --workdir", code="file.malformed"
+        ) from None
+    if names:
+        listed = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
+        raise ConfigError(
+            f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one",
+            code="config.other-run",
         )
     return True
-
-
-def _is_free(name: str, free: Sequence[str]) -> bool:
-    if name.startswith("data.mix.") and name.endswith(".root"):
-        return True
-    return any(name == start or name.startswith(start + ".") for start in free)
 
 
 def stored_config(workdir: Path) -> dict[str, Any]:
@@ -225,7 +204,7 @@ def training_facts(config: Config) -> dict[str, Any]:
 
 
 def _data_facts(data: DataConfig) -> dict[str, Any]:
-    drawn = [part for part in data.mix.values() if any(w > 0 for _, w in part.anneal or ((0, part.weight),))]
+    drawn = [part for part in data.mix.values() if part.drawn]
     parts = drawn or [MixPart(data.source, data.root, split=data.train_split, languages=data.languages)]
     sources = [
         _data_name(part) + (f" (shown in {own.shown:.0%}, wrong {own.wrong:.0%})" if (own := part.policy) else "")

@@ -26,26 +26,23 @@ class Duration:
     unit: Unit
 
     @classmethod
-    def parse(cls, text: str, *, field: str = "duration") -> Duration | None:
+    def parse(cls, text: str) -> Duration | None:
         """Reads "AMOUNT UNIT", or None for "never".
 
         Raises:
-          ConfigError: `text` is no duration; the line names `field`.
+          ValueError: `text` is not a duration; says what to write instead.
         """
         if text == "never":
             return None
         match = _PATTERN.fullmatch(text)
         if match is None or text.endswith("percents"):
-            raise ConfigError(
-                f"{field}: {text!r} is not a duration; write a number and a unit ({', '.join(UNITS)}), "
-                f'e.g. "10 epochs", or "never"'
-            )
+            raise ValueError(f"write a number and a unit ({', '.join(UNITS)}), e.g. " + '"10 epochs", or "never"')
         amount = Fraction(match[1])
         unit = next(unit for unit in UNITS if unit.startswith(match[2]))
         if unit in ("steps", "examples") and amount.denominator != 1:
-            raise ConfigError(f"{field}: {text!r} is not a whole number of {unit}; write a whole one")
+            raise ValueError(f"write a whole number of {unit}")
         if unit == "percent" and amount > 100:
-            raise ConfigError(f"{field}: {text!r} is more than the run; write at most 100 percent")
+            raise ValueError("write at most 100 percent, which is the whole run")
         return cls(amount, unit)
 
     def steps(
@@ -68,11 +65,16 @@ class Duration:
             exact = self.amount / batch_size
         elif self.unit == "epochs":
             if examples_per_epoch is None:
-                raise ConfigError(f"{field}: no epoch is defined here; write it in steps or examples")
+                raise ConfigError(
+                    f"{field}: no epoch is defined here; write it in steps or examples", code="config.conflict"
+                )
             exact = self.amount * examples_per_epoch / batch_size
         else:
             if total_steps is None:
-                raise ConfigError(f"{field}: a percentage needs the length of the run; write it in another unit")
+                raise ConfigError(
+                    f"{field}: a percentage needs the length of the run; write it in another unit",
+                    code="config.conflict",
+                )
             exact = self.amount * total_steps / 100
         # Halves up: round() would send them to the even neighbour.
         return max(1, int(exact + Fraction(1, 2))) if exact else 0
@@ -96,9 +98,12 @@ def parse_duration(
       field: the setting's dotted name, for the error.
 
     Raises:
-      ConfigError: `text` is no duration, or is relative to something that was not given.
+      ConfigError: `text` is not a duration, or is relative to something that was not given.
     """
-    duration = Duration.parse(text, field=field)
+    try:
+        duration = Duration.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {text!r} is not possible; {error}", code="config.invalid-value") from None
     if duration is None:
         return None
     return duration.steps(

@@ -2,14 +2,43 @@
 
 Those of data and regions are declared in `data_pipelines/settings.py`; `rllava_jax.config` exports both.
 Durations carry their unit in the text: "1500 steps", "10 epochs", "64000 examples", "5 percent" (of the run).
+What a field may hold, and what changing it has an effect on (`Effect`), stands in its annotation.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from data_pipelines.settings import DataConfig, RegionConfig, WrongKind
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from data_pipelines.conditions import ASKED, CONTROLS, CORRUPTIONS, DETECTED, MAIN
+from data_pipelines.core.registry import nearest
+from data_pipelines.settings import (
+    FAMILIES,
+    DataConfig,
+    Distinct,
+    Effect,
+    FamilyName,
+    NotEmpty,
+    RegionConfig,
+    Settings,
+    Share,
+    ShareBelowOne,
+    WrongKind,
+    conflict,
+    require,
+)
+from rllava_jax.config.durations import Duration
 
 Remat = Literal["none", "attention", "dots", "full"]
 Layers = Literal["auto", "scanned", "apart"]
@@ -20,8 +49,38 @@ LoraTarget = Literal[
 ]  # fmt: skip
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"it is not a regular expression: {error}") from None
+    return text
+
+
+def _duration(text: str) -> str:
+    Duration.parse(text)
+    return text
+
+
+def _condition(name: str) -> str:
+    if name not in (*ASKED, DETECTED):
+        listed = (
+            f"{', '.join((*MAIN, *CONTROLS, DETECTED))}, and corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
+        )
+        raise ValueError(nearest(name, (*ASKED, DETECTED), listed=listed))
+    return name
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+DurationText = Annotated[str, AfterValidator(_duration)]
+Interval = Annotated[DurationText, require(lambda text: not re.match(r"0+(\.0+)? ", text), "write an amount above 0")]
+NotNever = require(lambda text: text != "never", 'write an amount and a unit, e.g. "20 steps"')
+ConditionName = Annotated[str, AfterValidator(_condition)]
+Devices = Annotated[int, require(lambda number: number >= 1 or number == -1, "write a number, or -1 for the rest")]
+
+
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Which PaliGemma. The named sizes stand in `model/sizes.py`.
 
     Attributes:
@@ -46,20 +105,26 @@ class ModelConfig:
         holds the attention weights of a whole sequence.
     """
 
-    size: str = "tiny"
-    dimensions: dict[str, float] = field(default_factory=dict)
-    image_size: int = 0
-    vocab: int = 0
+    size: Annotated[str, Effect.SCALE] = "tiny"
+    dimensions: Annotated[dict[str, float], Effect.SCALE] = field(default_factory=dict)
+    image_size: NonNegativeInt = 0
+    vocab: NonNegativeInt = 0
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    remat: Remat = "none"
-    layers: Layers = "auto"
-    attention: AttentionKind = "xla"
+    remat: Annotated[Remat, Effect.NOTHING] = "none"
+    layers: Annotated[Layers, Effect.NOTHING] = "auto"
+    attention: Annotated[AttentionKind, Effect.NOTHING] = "xla"
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if bool(self.dimensions) != (self.size == "custom"):
+            raise conflict("dimensions", self.dimensions, 'they are those of size="custom" and of no other')
+        return self
 
 
 @dataclass(frozen=True)
-class InitConfig:
+class InitConfig(Settings):
     """Where the parameters start. Regions and adapters that the checkpoint does not have are made fresh.
 
     Attributes:
@@ -69,11 +134,17 @@ class InitConfig:
     """
 
     checkpoint: str = ""
-    step: str = "last"
+    step: Annotated[str, Field(pattern=r"^(last|best|\d+)$")] = "last"
+
+    @model_validator(mode="after")
+    def _check(self) -> InitConfig:
+        if self.step != "last" and not self.checkpoint:
+            raise conflict("step", self.step, "it is a step of checkpoint, which is not set")
+        return self
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings):
     """Low-rank adapters (arXiv 2106.09685) beside frozen projections: `y = x W + alpha / rank · (x A) B`, B from zero.
 
     MedM's: `LoraConfig(rank=12, alpha=32, targets=("q", "k", "v", "o", "up", "down"))`.
@@ -85,13 +156,13 @@ class LoraConfig:
         vision.v, vision.o, vision.fc1, vision.fc2; between them stands head.
     """
 
-    rank: int = 0
-    alpha: float = 32.0
-    targets: tuple[LoraTarget, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    rank: NonNegativeInt = 0
+    alpha: PositiveFloat = 32.0
+    targets: Annotated[tuple[LoraTarget, ...], Distinct, NotEmpty] = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """AdamW as in the published PaliGemma transfers (clip 1, b2 0.999, cosine with 5 % warm-up), or Adafactor.
 
     Attributes:
@@ -111,23 +182,34 @@ class OptimizerConfig:
     """
 
     name: Literal["adamw", "adafactor"] = "adamw"
-    learning_rate: float = 1e-3
-    learning_rate_scale: dict[str, float] = field(default_factory=dict)
-    b1: float = 0.9
-    b2: float = 0.999
+    learning_rate: PositiveFloat = 1e-3
+    learning_rate_scale: dict[Pattern, NonNegativeFloat] = field(default_factory=dict)
+    b1: ShareBelowOne = 0.9
+    b2: ShareBelowOne = 0.999
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 1e-4
-    weight_decay_on: tuple[str, ...] = ()
-    weight_decay_scale: dict[str, float] = field(default_factory=dict)
-    ema: float = 0.0
-    warmup: str = "5 percent"
+    weight_decay: NonNegativeFloat = 1e-4
+    weight_decay_on: tuple[Pattern, ...] = ()
+    weight_decay_scale: dict[Pattern, NonNegativeFloat] = field(default_factory=dict)
+    ema: ShareBelowOne = 0.0
+    warmup: Annotated[DurationText, NotNever] = "5 percent"
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = 1.0
-    trainable: tuple[str, ...] = ()
+    clip_norm: PositiveFloat = 1.0
+    trainable: Annotated[tuple[Pattern, ...], Distinct] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimizerConfig:
+        if self.name != "adamw":
+            for name, default in (("b1", 0.9), ("b2", 0.999), ("moment_dtype", "float32")):
+                if getattr(self, name) != default:
+                    raise conflict(name, getattr(self, name), f"{self.name} has none; write {default}, its default")
+        for name in ("weight_decay_on", "weight_decay_scale"):
+            if getattr(self, name) and not self.weight_decay:
+                raise conflict(name, getattr(self, name), "weight_decay is 0; leave it out")
+        return self
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The loop: how long, how much at a time, and what is kept.
 
     Attributes:
@@ -136,7 +218,7 @@ class TrainConfig:
       accumulate: micro-batches per step; the batch is split into this many, and the result equals the full batch's.
       checkpoint_every, log_every, evaluate_every: durations; "never" for none but the last (not for log_every).
       keep_last: checkpoints kept besides the best.
-      best_metric: of the validation rows, as "subset/condition/metric"; higher is better.
+      best_metric: of the validation rows, as "subset/region/metric"; higher is better.
       label_smoothing: share of the target's probability that is spread over the vocabulary.
       z_loss: weight of the squared log of the softmax's normaliser, which keeps logits from drifting (PaLM: 1e-4).
       loss_chunk: answer positions of each example whose logits are held at once.
@@ -147,34 +229,46 @@ class TrainConfig:
       data_wait_warning: share of the time between two logged steps spent waiting for input, above which the log warns.
       stall_seconds: a step that takes longer is named in the log, with what the run is waiting for.
       log_examples: write the ids of every step's examples to examples.jsonl, to find those behind a change of the loss.
-      wandb_project: also log to this project of Weights & Biases; "" does not. Needs the extra `wandb`.
       compilation_cache: folder of compiled programs, so that a second start need not compile; "workdir" keeps it in
         the run's own, "" keeps none.
     """
 
-    duration: str = "1000 steps"
-    batch_size: int = 32
-    accumulate: int = 1
-    log_every: str = "20 steps"
-    checkpoint_every: str = "250 steps"
-    evaluate_every: str = "never"
-    keep_last: int = 2
-    best_metric: str = "family=identify/right/accuracy"
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    loss_chunk: int = 8
-    on_bad_step: Literal["stop", "skip"] = "stop"
-    spike_factor: float = 0.0
-    max_skipped: int = 10
-    data_wait_warning: float = 0.2
-    stall_seconds: float = 300.0
-    log_examples: bool = False
-    wandb_project: str = ""
-    compilation_cache: str = "workdir"
+    duration: Annotated[
+        Interval,
+        require(lambda text: text != "never" and "percent" not in text, "write steps, epochs or examples"),
+        Effect.SCALE,
+    ] = "1000 steps"
+    batch_size: PositiveInt = 32
+    accumulate: Annotated[PositiveInt, Effect.NOTHING] = 1
+    log_every: Annotated[Interval, NotNever, Effect.NOTHING] = "20 steps"
+    checkpoint_every: Annotated[Interval, Effect.NOTHING] = "250 steps"
+    evaluate_every: Annotated[Interval, Effect.SCALE] = "never"
+    keep_last: Annotated[PositiveInt, Effect.NOTHING] = 2
+    best_metric: Annotated[str, Effect.SCALE] = "family=identify/right/accuracy"
+    label_smoothing: ShareBelowOne = 0.0
+    z_loss: NonNegativeFloat = 0.0
+    loss_chunk: Annotated[PositiveInt, Effect.NOTHING] = 8
+    on_bad_step: Annotated[Literal["stop", "skip"], Effect.NOTHING] = "stop"
+    spike_factor: Annotated[float, require(lambda factor: factor == 0 or factor > 1, "write one above 1, or 0")] = 0.0
+    max_skipped: Annotated[PositiveInt, Effect.NOTHING] = 10
+    data_wait_warning: Annotated[Share, Effect.NOTHING] = 0.2
+    stall_seconds: Annotated[PositiveFloat, Effect.NOTHING] = 300.0
+    log_examples: Annotated[bool, Effect.NOTHING] = False
+    compilation_cache: Annotated[str, Effect.NOTHING] = "workdir"
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            remedy = f"it must divide into accumulate={self.accumulate} equal micro-batches"
+            raise conflict("batch_size", self.batch_size, remedy)
+        parts = self.best_metric.split("/")
+        if self.evaluate_every != "never" and not (len(parts) == 3 and all(parts)):
+            raise conflict("best_metric", self.best_metric, 'write "subset/condition/metric"')
+        return self
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """What is asked after training (test split), and during it (validation split, at most `during_examples`).
 
     Attributes:
@@ -189,20 +283,32 @@ class EvaluationConfig:
       gallery: example images shown in the report.
     """
 
-    conditions: tuple[str, ...] = ("right", "none", "wrong", "blank")
-    structures: tuple[str, ...] = ()
-    families: tuple[str, ...] = ("vqa", "identify", "localise", "verify", "choose")
-    wrong_kinds: tuple[WrongKind, ...] = ("shifted", "scaled", "another", "mirrored", "random")
-    batch_size: int = 64
-    max_new_tokens: int = 24
-    max_examples: int = 0
-    during_examples: int = 200
-    bootstrap: int = 1000
-    gallery: int = 60
+    conditions: Annotated[tuple[ConditionName, ...], Distinct, NotEmpty] = ("right", "none", "wrong", "blank")
+    structures: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Distinct] = ()
+    families: Annotated[tuple[FamilyName, ...], Distinct, NotEmpty] = FAMILIES[:-1]  # all but caption
+    wrong_kinds: Annotated[tuple[WrongKind, ...], Distinct] = ("shifted", "scaled", "another", "mirrored", "random")
+    batch_size: PositiveInt = 64
+    max_new_tokens: PositiveInt = 24
+    max_examples: NonNegativeInt = 0
+    during_examples: PositiveInt = 200
+    bootstrap: PositiveInt = 1000
+    gallery: Annotated[NonNegativeInt, Effect.NOTHING] = 60
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        detects = DETECTED in self.conditions
+        if detects and "none" not in self.conditions:
+            raise conflict("conditions", self.conditions, "add none, with which the detected box is compared")
+        if self.structures and not detects:
+            remedy = 'the condition "detected" looks for them; add it to conditions, or leave them out'
+            raise conflict("structures", self.structures, remedy)
+        if "wrong" in self.conditions and not self.wrong_kinds:
+            raise conflict("wrong_kinds", self.wrong_kinds, "name at least one, or leave wrong out of conditions")
+        return self
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Settings):
     """Devices by axis; one of data, fsdp and tensor may be -1 (the rest).
 
     Attributes:
@@ -213,14 +319,22 @@ class MeshConfig:
         gradients travel between them. 0 counts them from the devices.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    slices: int = 0
+    data: Devices = -1
+    fsdp: Devices = 1
+    tensor: Devices = 1
+    slices: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> MeshConfig:
+        rest = [name for name in ("data", "fsdp", "tensor") if getattr(self, name) == -1]
+        if len(rest) > 1:
+            remedy = f"only one axis may be -1, the rest of the devices, and {rest[0]} is; write a number"
+            raise conflict(rest[-1], -1, remedy)
+        return self
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """One run. A file under `configs/` builds one, or a `Curriculum`, and names it `config`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -230,13 +344,13 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    seed: int = 0
+    evaluation: Annotated[EvaluationConfig, Effect.EVALUATION] = field(default_factory=EvaluationConfig)
+    mesh: Annotated[MeshConfig, Effect.NOTHING] = field(default_factory=MeshConfig)
+    seed: Annotated[int, Field(ge=0, lt=2**32), Effect.SCALE] = 0
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Settings):
     """A run of a curriculum, and the parameters that it starts from.
 
     Attributes:
@@ -254,7 +368,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(Settings):
     """Runs one after the other, by name. See `config/curriculum.py`."""
 
     stages: dict[str, Stage]

@@ -20,7 +20,7 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config, LoraConfig
-from rllava_jax.config.loading import to_json
+from rllava_jax.config.stored import to_json
 from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json

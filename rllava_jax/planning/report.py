@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from rllava_jax.config.loading import to_json
+from rllava_jax.config.stored import to_json
 from rllava_jax.planning.chips import GIB
 from rllava_jax.planning.plan import Plan
 from rllava_jax.planning.roofline import assumptions

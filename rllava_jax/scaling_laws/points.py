@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple
 
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import is_remote
+from data_pipelines.settings import Effect
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.durations import Duration
-from rllava_jax.config.loading import differences, from_json, to_json
+from rllava_jax.config.stored import changed, from_json, to_json
 from rllava_jax.evaluation.metrics import metrics_of
 from rllava_jax.model.params import abstract, trainable_names
 
@@ -31,15 +32,6 @@ Data = Literal["seen", "distinct"]
 
 _MORE_IS_BETTER = ("accuracy", "exact_match", "recall", "f1", "accuracy@0.5", "iou", "auroc")
 _LESS_IS_BETTER = ("brier", "ece")
-# What runs of one law may differ in: the two factors, chance, how a run is computed, kept and asked (rows say that).
-_MAY_DIFFER = (
-    *("model.size", "model.dimensions", "model.remat", "model.attention", "train.duration", "seed", "mesh"),
-    *("data.root", "data.workers", "data.threads", "data.prefetch", "data.image_cache_mb", "evaluation"),
-    *("train.accumulate", "train.loss_chunk", "train.checkpoint_every", "train.keep_last", "train.log_every"),
-    *("train.log_examples", "train.data_wait_warning", "train.stall_seconds", "train.compilation_cache"),
-    *("train.wandb_project",),
-    *("train.evaluate_every", "train.best_metric", "train.on_bad_step", "train.max_skipped"),
-)
 _NORMAL_95 = 1.959964
 
 
@@ -49,11 +41,11 @@ class Template(NamedTuple):
     dataset: str
     split: str
     subset: str
-    condition: str
+    region: str
     metric: str
 
     def __str__(self) -> str:
-        return f"{self.dataset} {self.split}, {self.subset}/{self.condition}/{self.metric}"
+        return f"{self.dataset} {self.split}, {self.subset}/{self.region}/{self.metric}"
 
 
 @dataclass(frozen=True)
@@ -128,23 +120,22 @@ def newest_evaluation(folder: Path) -> Path:
 
 def other_differences(runs: Sequence[Run]) -> list[str]:
     """Settings in which the runs differ besides size, amount of data and what has no effect."""
-    configs = [to_json(run.config) for run in runs]
-    names = dict.fromkeys(name for config in configs[1:] for name in differences(configs[0], config))
-    return [name for name in names if not any(name == may or name.startswith(f"{may}.") for may in _MAY_DIFFER)]
+    first, *others = (to_json(run.config) for run in runs)
+    return list(dict.fromkeys(name for other in others for name in changed(first, other, besides=tuple(Effect))))
 
 
 def templates_of(runs: Sequence[Run], metrics: Sequence[str]) -> list[Template]:
     """The templates to fit.
 
     Args:
-      metrics: as "subset/condition/metric"; empty for every question family's main metric with the right region.
+      metrics: as "subset/region/metric"; empty for every question family's main metric with the right region.
 
     Raises:
       DataError: a metric that no run has, or that is no loss.
     """
     known = dict.fromkeys(template for run in runs for template in run.rows)
     if not metrics:
-        families = [t for t in known if t.subset.startswith("family=") and t.condition == "right"]
+        families = [t for t in known if t.subset.startswith("family=") and t.region == "right"]
         found = [template for template in families if template.metric == metrics_of(template.subset)[0]]
         if not found:
             raise DataError("the runs have no row family=…/right/…; name what to fit with --metric")
