@@ -71,7 +71,7 @@ def main() -> None:
     predictions = [
         p
         for p in read_predictions(options.predictions)
-        if p.region == "right" and (not families or p.family in families)
+        if p.condition == "right" and (not families or p.family in families)
     ]
     log_prob, correct = log_prob_and_correctness(predictions)
     images = [p.image_id for p in predictions]

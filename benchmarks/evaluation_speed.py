@@ -7,7 +7,7 @@ docs/ask_exported_model.py does. Both answer the same questions about the right 
 the same questions (of like length and answer, which is the best order for both), each in a process of its own, both on
 the one core that --core names, in turn. First answers are compared, and warm both up.
 
-generate   prepared inputs to tokens and text: `Answerer.answer`, and `model.generate` with `processor.answers`
+generate   prepared inputs to tokens and text: `Generator.answer`, and `model.generate` with `processor.answers`
 evaluate   decoded images, questions and boxes to answers: preprocessing too
 """
 
@@ -151,14 +151,14 @@ def _asked(options: argparse.Namespace) -> Any:
     from rllava_jax.evaluation.asking import choose_examples
     from rllava_jax.evaluation.evaluate_options import make_parser
     from rllava_jax.evaluation.run_checkpoint import asked_config, open_checkpoint
-    from rllava_jax.inference.task import load_task
+    from rllava_jax.inference.run_data import load_run_data
 
     step = ["--step", options.step] if options.step else []
     said = ["--checkpoint", str(options.checkpoint), "--out", "-", "--root", options.root, *step]
     asked = make_parser("").parse_args([*said, "--batch-size", str(options.batch)])
     checkpoint, own, tokenizer = open_checkpoint(options.checkpoint, options.step)
     config = asked_config(own, asked, devices=1)
-    task = load_task(config, tokenizer=tokenizer, training=False)
+    task = load_run_data(config, tokenizer=tokenizer, training=False)
     families = [family for family in config.evaluation.families if family != "localise"]
     examples = choose_examples(task.test, families, most=0)
     random.Random(options.seed).shuffle(examples)
@@ -183,10 +183,10 @@ def _ours(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, Any
     settings = dataclasses.replace(config.evaluation, conditions=("right",), batch_size=options.batch)
 
     def generate() -> list[str]:
-        return [a.text for batch in arrays for a in predictor.answerer.answer(predictor.params, batch)]
+        return [a.text for batch in arrays for a in predictor.generator.answer(predictor.params, batch)]
 
     def whole() -> list[str]:
-        found = evaluate(predictor.answerer, predictor.params, preprocessor, examples, settings)
+        found = evaluate(predictor.generator, predictor.params, preprocessor, examples, settings)
         return [prediction.prediction for prediction in found]
 
     return {"generate": generate, "evaluate": whole}, {

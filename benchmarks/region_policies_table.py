@@ -86,9 +86,9 @@ def read(out: Path) -> tuple[dict[tuple[str, str, str], Cell], dict[str, str]]:
             for p in read_predictions(folder / "predictions.jsonl"):
                 images[p.id] = p.image_id
                 right = score(p)["accuracy"]
-                of_seed[policy, p.family, p.region][p.id] = right
+                of_seed[policy, p.family, p.condition][p.id] = right
                 if p.family == "vqa" and p.right_boxes:
-                    of_seed[policy, "with a region", p.region][p.id] = right
+                    of_seed[policy, "with a region", p.condition][p.id] = right
             for key, scores in of_seed.items():
                 found[key].append(scores)
     return {key: _cell(seeds) for key, seeds in found.items()}, images

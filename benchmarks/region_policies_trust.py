@@ -19,8 +19,8 @@ from region_policies import POLICIES, SEEDS
 
 from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.trust.plots import trust_curve_plot
 from rllava_jax.evaluation.trust.results import curve_of, read_rows, without_box
+from rllava_jax.report.line_plots import trust_picture
 
 BEGIN, END = "<!-- made by benchmarks/region_policies_trust.py -->", "<!-- end -->"
 PICTURE = "trust_curves.svg"
@@ -88,7 +88,7 @@ def main() -> int:
         write_atomically(options.document, f"{old[:start]}\n{text}\n{old[old.index(END, start) :]}")
         first = {POLICIES[policy].said: runs[0] for policy, runs in found.items()}
         without = {name: value for name, rows in first.items() if (value := without_box(rows)) is not None}
-        curves = trust_curve_plot({name: curve_of(rows) for name, rows in first.items()}, without)
+        curves = trust_picture({name: curve_of(rows) for name, rows in first.items()}, without)
         write_atomically(options.document.parent / PICTURE, curves)
     print(text)
     return 0
@@ -98,14 +98,14 @@ def table(found: dict[str, list[list[Row]]]) -> str:
     """Figures down, policies across: mean over the seeds (least to greatest seed), in percent; n of seed 0."""
     names = " | ".join(POLICIES[policy].said for policy in found)
     lines = [f"| | n | {names} |", f"|:--|--:|{'--:|' * len(found)}"]
-    for said, (region, metric) in ROWS.items():
+    for said, (condition, metric) in ROWS.items():
         cells, n = [], 0
         for runs in found.values():
             held = [
                 row
                 for rows in runs
                 for row in rows
-                if (row["subset"], row["region"], row["metric"]) == ("all", region, metric)
+                if (row["subset"], row["condition"], row["metric"]) == ("all", condition, metric)
             ]
             values = [100 * row["value"] for row in held]
             n = n or held[0]["n"]

@@ -125,7 +125,7 @@ def measure(config: Config, tokenizer_file: str) -> tuple[Mixture, int]:
 
 
 def trained_tokenizer(examples: Sequence[VQAExample], pieces: int) -> Tokenizer:
-    """The one that a run trains on these examples (`rllava_jax/inference/task.py`)."""
+    """The one that a run trains on these examples (`rllava_jax/inference/run_data.py`)."""
     texts = [text for e in examples for text in (f"answer {e.language} {e.question}", e.answer)]
     texts += [f"detect {e.question}" for e in examples if e.task == "detect"]
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ detected                    the box that the model itself finds of the structure
 corrupted:KIND:LEVEL        the image made worse, with the right region; LEVEL 1 to 5
 trust:VARIANT               the right box, none, or a box made wrong by degrees: the region trust benchmark
 
-A name stands in `Prediction.region` and in the `region` of a result's rows. The order here is that of tables.
+A name stands in `Prediction.condition` and in the `condition` of a result's rows. The order here is that of tables.
 """
 
 from __future__ import annotations

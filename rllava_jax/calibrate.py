@@ -43,7 +43,7 @@ from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.inference.task import training_examples
+from rllava_jax.inference.run_data import training_examples
 
 CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
 FAILURE_CHANCE = 0.05
@@ -83,8 +83,8 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(summary(calibration))
     if test:
         found = selective_rows(test, calibration, bootstrap=config.evaluation.bootstrap, seed=config.seed)
-        regions = list(dict.fromkeys(row["region"] for row in found))
-        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, regions=regions)}")
+        conditions = list(dict.fromkeys(row["condition"] for row in found))
+        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, conditions=conditions)}")
     print(f"written: {path}")
 
 
@@ -152,7 +152,7 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     if len(splits) != 1:
         raise DataError(f"{where}: holds predictions of {named}; calibrate on those of one validation split")
     _check_split(splits[0][1], config, where=f"{where}: holds predictions of {named}")
-    held = [p for p in predictions if p.region == CONDITION]
+    held = [p for p in predictions if p.condition == CONDITION]
     if not held:
         raise DataError(f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted")
     if len({p.id for p in held}) < len(held):
@@ -253,7 +253,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
         )
     logger.info("%d questions of %s", len(examples), split)
     predictions = evaluate(
-        predictor.answerer, predictor.params, predictor.preprocessor, examples, settings, progress=split
+        predictor.generator, predictor.params, predictor.preprocessor, examples, settings, progress=split
     )
     if jax.process_index() == 0:
         write_results(_asked(checkpoint), metrics.rows(predictions, bootstrap=0, seed=config.seed), predictions)

@@ -160,7 +160,7 @@ def _score(options: argparse.Namespace) -> int:
         theirs = _judged(marker, theirs, judging)[0] if theirs else None
     rows = score_rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
     print(f"{protocol.name}: {options.predictions}")
-    print(markdown_table(_named_regions(rows), regions=_regions(rows)), end="")
+    print(markdown_table(_named_conditions(rows), conditions=_conditions(rows)), end="")
     comparison: list[paired.ComparisonRow] = []
     if theirs:
         comparison = _compare(ours, theirs, protocol, options)
@@ -247,9 +247,9 @@ def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing
     for line in file.findings.lines():
         print(f"note: {name}: {line}", file=sys.stderr)
     if MISSING in file.findings:
-        for region in file.regions:
-            held = [item for item in items if item.region == region]
-            lacking = sum((item.id, item.region) not in file.answers for item in held)
+        for condition in file.conditions:
+            held = [item for item in items if item.condition == condition]
+            lacking = sum((item.id, item.condition) not in file.answers for item in held)
             _check_complete(protocol, len(held) - lacking, allow_missing, what=f"{name} answers", lacking=lacking)
     return _Scoring(score_items(items, protocol), file.findings)
 
@@ -293,7 +293,7 @@ def _compare(
 
 def _paired(s: ScoredItem, protocol: Protocol) -> paired.Scored:
     item = s.item
-    question = (item.dataset, item.split, item.id, item.region)
+    question = (item.dataset, item.split, item.id, item.condition)
     return paired.Scored(question, item.image_id, protocol.subsets(item), s.scores)
 
 
@@ -331,7 +331,7 @@ def _scored_line(s: ScoredItem) -> dict[str, Any]:
     item = s.item
     return {
         "id": item.id,
-        "region": item.region,
+        "condition": item.condition,
         "image_id": item.image_id,
         "question": item.question,
         "answer": item.answer,
@@ -343,12 +343,12 @@ def _scored_line(s: ScoredItem) -> dict[str, Any]:
     }
 
 
-def _named_regions(rows: Sequence[Any]) -> list[Any]:
-    return [{**row, "region": row["region"] or "score"} for row in rows]
+def _named_conditions(rows: Sequence[Any]) -> list[Any]:
+    return [{**row, "condition": row["condition"] or "score"} for row in rows]
 
 
-def _regions(rows: Sequence[Any]) -> list[str]:
-    return list(dict.fromkeys(row["region"] or "score" for row in rows))
+def _conditions(rows: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(row["condition"] or "score" for row in rows))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -44,8 +44,8 @@ from rllava_jax.config.curriculum import (
 from rllava_jax.config.loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.config.validation import validate_patches
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run, validation_figures
-from rllava_jax.inference.generator import Answerer
-from rllava_jax.inference.task import check_examples, load_task, same_examples
+from rllava_jax.inference.generator import Generator
+from rllava_jax.inference.run_data import check_examples, load_run_data, same_examples
 from rllava_jax.model.attention.fused import check_attention
 from rllava_jax.model.params import abstract, compute_dtype
 from rllava_jax.model.sharding import check_batches, make_mesh, sharded_shapes
@@ -234,7 +234,7 @@ def run(
 
     Args:
       evaluates: whether the test split is asked after training.
-      later: the stages to come, see `task.load_task`.
+      later: the stages to come, see `run_data.load_run_data`.
 
     Returns:
       The step of the parameters at the end.
@@ -247,14 +247,14 @@ def run(
     if not training and not known:
         raise ConfigError(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
     tokenizer = provenance.read_tokenizer(workdir) if known else start.tokenizer if start else None
-    task = load_task(config, tokenizer=tokenizer, training=training, later=later)
+    task = load_run_data(config, tokenizer=tokenizer, training=training, later=later)
     graphdef, shapes = abstract(config, vocab=task.tokenizer.vocab_size)
-    answerer = Answerer(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
+    generator = Generator(graphdef, task.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     started_from = provenance.started_from(workdir) if known else start.record if start else None
     setup = None
     if training:
         assets = provenance.assets(config, task.preprocessor, started_from)
-        validate = functools.partial(validation_figures, answerer, config, task, workdir)
+        validate = functools.partial(validation_figures, generator, config, task, workdir)
         setup = set_up(config, task, mesh, start, assets=assets, validate=validate)
     if not known:
         provenance.write_workdir(workdir, config, task.tokenizer, started_from)
@@ -265,15 +265,15 @@ def run(
         read_only=not training,
     ) as checkpoints:
         if setup is not None:
-            state = train(config, workdir, setup, mesh, checkpoints, interruption)
-            step, params = int(state.step), state.answering
+            state = train(config.train, setup, workdir, checkpoints, interruption)
+            step, params = int(state.step), state.inference_params
         else:
             step = checkpoints.resolve(which or "last")
             params = checkpoints.restore_params(step, sharded_shapes(mesh, shapes))
     if not evaluates:
         return step
     stored = provenance.stored_config(workdir)
-    folder = evaluate_run(answerer, params, config, task, workdir, step=step, command=command, config_of_run=stored)
+    folder = evaluate_run(generator, params, config, task, workdir, step=step, command=command, config_of_run=stored)
     logger.info("report: %s", folder / "report.html")
     return step
 

@@ -30,8 +30,6 @@ from rllava_jax.evaluation.trust.images import examples_of, images_of
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
-from rllava_jax.evaluation.trust.plots import trust_curve_plot
-from rllava_jax.evaluation.trust.report import REPORT_FILE, write_trust_report
 from rllava_jax.evaluation.trust.results import (
     METRICS_FILE,
     curve_of,
@@ -40,6 +38,8 @@ from rllava_jax.evaluation.trust.results import (
     without_box,
     write_rows,
 )
+from rllava_jax.report.line_plots import trust_picture
+from rllava_jax.report.trust_report import REPORT_FILE, write_trust_report
 
 BOXES_FILE = "boxes.jsonl"
 
@@ -168,7 +168,7 @@ def _table(options: argparse.Namespace) -> None:
     if options.picture:
         curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}
         without = {name: without_box(rows, subset=options.subset) for name, rows in runs.items()}
-        drawn = trust_curve_plot(curves, {name: value for name, value in without.items() if value is not None})
+        drawn = trust_picture(curves, {name: value for name, value in without.items() if value is not None})
         write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from rllava_jax import convert
 from rllava_jax.checkpoint import provenance
 from rllava_jax.inference.decode import generate
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.import_checkpoint import write_model
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import abstract, merge
+from rllava_jax.model.preprocessing import make_preprocessor
 
 
 def run_convert(*arguments) -> None:

@@ -20,13 +20,13 @@ from data_pipelines.text.prompt import encode_prompt
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config, DataConfig, ModelConfig, RegionConfig
 from rllava_jax.inference.decode import generate
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.layout import TABLE, exported, spellings
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import Params, build, merge, split
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of, model_size
 
 NEW_TOKENS = 6

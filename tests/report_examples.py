@@ -12,9 +12,9 @@ RIGHT_BOX, WRONG_BOX = (0.1, 0.2, 0.5, 0.6), (0.5, 0.5, 0.9, 0.75)
 def asked(number: int, *, family: str = "identify", right=True, none=False, wrong=False, **changes) -> list[Prediction]:
     """One question under all four conditions."""
     found = []
-    for region, correct in (("right", right), ("none", none), ("wrong", wrong), ("blank", none)):
-        boxes = {"right": (RIGHT_BOX,), "blank": (RIGHT_BOX,), "wrong": (WRONG_BOX,), "none": ()}[region]
-        kind = {"right": "right", "blank": "right", "wrong": "wrong:shifted", "none": "none"}[region]
+    for condition, correct in (("right", right), ("none", none), ("wrong", wrong), ("blank", none)):
+        boxes = {"right": (RIGHT_BOX,), "blank": (RIGHT_BOX,), "wrong": (WRONG_BOX,), "none": ()}[condition]
+        kind = {"right": "right", "blank": "right", "wrong": "wrong:shifted", "none": "none"}[condition]
         fields = {
             "id": f"slake/{family}/{number}",
             "dataset": "slake",
@@ -27,7 +27,7 @@ def asked(number: int, *, family: str = "identify", right=True, none=False, wron
             "log_prob": -1.0,
             "family": family,
             "answer_type": "open",
-            "region": region,
+            "condition": condition,
             "shown_kind": kind,
             "boxes": boxes,
             "box_labels": ("",) * len(boxes),

@@ -9,8 +9,7 @@ import pytest
 from rllava_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, RegionConfig
 from rllava_jax.model.sharding import make_mesh, to_devices
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of
-from rllava_jax.training.setup import program
-from rllava_jax.training.state import initial_state
+from rllava_jax.training.program import initial_state, make_program
 from rllava_jax.training.step import make_train_step
 
 VOCAB = 64
@@ -54,7 +53,7 @@ def one_device():
 
 
 def made(config, mesh):
-    return program(config, mesh, vocab=VOCAB, steps=10, warmup=2)
+    return make_program(config, mesh, vocab=VOCAB, steps=10, warmup=2)
 
 
 def copied(tree):

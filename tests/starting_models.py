@@ -10,9 +10,9 @@ from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave
 from rllava_jax.config import InitConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, parameter_shardings
 from rllava_jax.training.initialisation import initial_parameters, origins, resolve
 

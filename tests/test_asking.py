@@ -12,7 +12,7 @@ from data_pipelines.records import Region, VQAExample
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.evaluation.asking import choose_examples, evaluate
-from rllava_jax.inference.generator import Answer
+from rllava_jax.inference.generator import GeneratedAnswer
 
 LEFT, RIGHT = Region((0.1, 0.1, 0.4, 0.4), "Liver"), Region((0.6, 0.6, 0.9, 0.9), "Spleen")
 
@@ -31,7 +31,7 @@ class EchoAnswerer:
             self.asked += 1
             seen = "blank" if np.ptp(image) == 0 else "seen"
             answers.append(
-                Answer(f"{seen} {np.round(box.astype(float), 2).tolist() if valid else 'nothing'}", -0.5, True)
+                GeneratedAnswer(f"{seen} {np.round(box.astype(float), 2).tolist() if valid else 'nothing'}", -0.5, True)
             )
         return answers
 
@@ -58,9 +58,9 @@ def preprocessor(tmp_path):
 def test_every_question_is_answered_under_every_condition_in_order(preprocessor):
     examples = [example("a"), example("b", "vqa", (), (LEFT, RIGHT)), example("c")]
     config = EvaluationConfig(batch_size=2, wrong_kinds=("another",))
-    answerer = EchoAnswerer()
-    predictions = evaluate(answerer, "params", preprocessor, examples, config)
-    told = {(p.id, p.region): p.prediction for p in predictions}
+    generator = EchoAnswerer()
+    predictions = evaluate(generator, "params", preprocessor, examples, config)
+    told = {(p.id, p.condition): p.prediction for p in predictions}
     assert [p.id for p in predictions] == ["a", "b", "c"] * 4
     assert told["a", "right"] == "seen [0.1, 0.1, 0.4, 0.4]"
     assert told["a", "none"] == "seen nothing"
@@ -71,29 +71,29 @@ def test_every_question_is_answered_under_every_condition_in_order(preprocessor)
 
 
 def test_a_question_that_shows_no_region_is_decoded_once(preprocessor):
-    answerer = EchoAnswerer()
+    generator = EchoAnswerer()
     examples = [example(str(n), "vqa", (), (LEFT,)) for n in range(4)]
-    predictions = evaluate(answerer, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
+    predictions = evaluate(generator, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
     assert len(predictions) == 16
-    assert answerer.asked == 8  # once on the scan, once on the blank image
+    assert generator.asked == 8  # once on the scan, once on the blank image
 
 
 def test_blank_and_question_only_share_what_shows_no_region(preprocessor):
-    answerer = EchoAnswerer()
+    generator = EchoAnswerer()
     examples = [example("a"), example("b", "vqa", (), (LEFT,))]
     config = EvaluationConfig(batch_size=1, conditions=("blank", "question_only"))
-    told = {(p.id, p.region): p.prediction for p in evaluate(answerer, "params", preprocessor, examples, config)}
+    told = {(p.id, p.condition): p.prediction for p in evaluate(generator, "params", preprocessor, examples, config)}
     assert told["a", "blank"] == "blank [0.1, 0.1, 0.4, 0.4]"
     assert told["a", "question_only"] == told["b", "question_only"] == told["b", "blank"] == "blank nothing"
-    assert answerer.asked == 3
+    assert generator.asked == 3
 
 
 def test_noise_and_shuffled_images_are_asked_for_themselves(preprocessor):
-    answerer = EchoAnswerer()
+    generator = EchoAnswerer()
     examples = [example(name, "vqa", (), (LEFT,)) for name in "abc"]
     config = EvaluationConfig(batch_size=1, conditions=("right", "none", "noise", "shuffled", "corrupted:blur:1"))
-    assert len(evaluate(answerer, "params", preprocessor, examples, config)) == 15
-    assert answerer.asked == 3 * 4
+    assert len(evaluate(generator, "params", preprocessor, examples, config)) == 15
+    assert generator.asked == 3 * 4
 
 
 def test_shuffled_takes_images_of_the_whole_split(preprocessor):

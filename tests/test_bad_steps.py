@@ -13,7 +13,6 @@ from data_pipelines.core import exit_codes
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.watchdog import Watchdog
 
 # In the real preprocessing, of one example, which the environment names.
 POISON = """
@@ -120,8 +119,9 @@ def metrics(*, bad, example_loss=(1.0, 9.0)):
 
 
 def outcomes_of(tmp_path, **settings):
-    log = TrainingLog(tmp_path, first_step=0, steps=10)
-    return log, Outcomes(TrainConfig(on_bad_step="skip", **settings), log, Watchdog(100), ["a", "b", "c"])
+    config = TrainConfig(on_bad_step="skip", **settings)
+    log = TrainingLog(tmp_path, config, first_step=0, steps=10)
+    return log, Outcomes(config, log, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def calibrated(workdir):
 def test_the_command_asks_validation_and_keeps_the_answers(calibrated, workdir):
     calibration = stored_calibration(calibrated)
     asked = read_predictions(workdir / "eval" / "14-calibration" / "predictions.jsonl")
-    assert {(p.split, p.region) for p in asked} == {("validate", "right")}
+    assert {(p.split, p.condition) for p in asked} == {("validate", "right")}
     assert calibration.questions == len(asked) >= 100
     assert calibration.images == 24
     assert calibration.split == "validate"
@@ -113,7 +113,7 @@ def test_predictions_of_test_and_training_questions_are_refused(refused, changed
 
 def test_other_unfit_predictions_are_refused(refused, changed, tmp_path):
     assert "a question is answered twice" in refused("--predictions", changed(repeat=2))
-    wrong = changed(lambda p: dataclasses.replace(p, region="wrong"))
+    wrong = changed(lambda p: dataclasses.replace(p, condition="wrong"))
     assert "no prediction under the condition 'right'" in refused("--predictions", wrong)
     all_right = changed(lambda p: dataclasses.replace(p, prediction=p.answer))
     assert "needs at least 10 right and 10 wrong" in refused("--predictions", all_right)
@@ -261,8 +261,8 @@ def test_an_evaluation_of_a_calibrated_checkpoint_has_its_rows(calibrated, workd
     status, _, err = command_line.run(command_line.main(workdir, "--mode", "evaluate"))
     assert status == 0, err
     rows = json.loads((workdir / "eval" / "14" / "metrics.json").read_text())
-    regions = {row["region"] for row in rows if row["metric"] == "coverage@risk=0.20"}
-    assert regions == {"right", "none", "wrong", "blank"}
+    conditions = {row["condition"] for row in rows if row["metric"] == "coverage@risk=0.20"}
+    assert conditions == {"right", "none", "wrong", "blank"}
 
 
 def test_an_export_has_the_calibration_and_its_card_tells_of_it(calibrated, tmp_path):

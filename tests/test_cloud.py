@@ -304,7 +304,7 @@ def test_prediction_reads_a_checkpoint_in_a_bucket(copied_run, finished_run, com
     config = load_config(command_line.config, [])
     examples = load_examples(config.data, "test", seed=config.seed, max_regions=config.regions.max_regions)
     prediction = next(
-        p for p in read_predictions(finished_run / "eval" / str(STEPS) / "predictions.jsonl") if p.region == "right"
+        p for p in read_predictions(finished_run / "eval" / str(STEPS) / "predictions.jsonl") if p.condition == "right"
     )
     example = next(example for example in examples if example.id == prediction.id)
     predictor = Predictor.load(path_of(copied_run))

@@ -30,7 +30,9 @@ def two(tmp_path):
 def test_the_difference_is_taken_over_the_same_questions(two):
     first, second = (read_side(str(folder)) for folder in two)
     found = compare_sides(first, second, bootstrap=0, seed=0).rows
-    (row,) = [r for r in found if (r["subset"], r["region"], r["metric"]) == ("family=identify", "right", "accuracy")]
+    (row,) = [
+        r for r in found if (r["subset"], r["condition"], r["metric"]) == ("family=identify", "right", "accuracy")
+    ]
     # a has 6 of 8, b 3 of 8; four only a (0 to 3), one only b (6): p = 2 (1 + 5) / 2^5.
     assert (row["first"], row["second"], row["difference"], row["n"]) == (0.75, 0.375, 0.375, 8)
     assert (row["first_only"], row["second_only"]) == (4, 1)
@@ -53,7 +55,7 @@ def test_an_id_that_names_another_question_is_not_compared(two):
         dataclasses.replace(p, question="Is this a lung?") if p.id.endswith("/3") else p for p in second.predictions
     ]
     found = compare_sides(first, dataclasses.replace(second, predictions=other), bootstrap=0, seed=0)
-    assert found.changed == [f"slake/identify/3 ({region})" for region in ("blank", "none", "right", "wrong")]
+    assert found.changed == [f"slake/identify/3 ({condition})" for condition in ("blank", "none", "right", "wrong")]
     assert {row["n"] for row in found.rows} == {7}
 
 
@@ -89,9 +91,10 @@ def test_trust_curves_of_both_are_drawn_from_their_rows(tmp_path, two):
         path = folder / "eval" / "10" / "metrics.json"
         found = json.loads(path.read_text(encoding="utf-8"))
         common = {"dataset": "slake", "split": "test", "subset": "all", "n": 8, "ci_low": None, "ci_high": None}
-        for region, iou in (("trust:right", 1.0), ("trust:shifted:0.50", 0.5)):
+        for condition, iou in (("trust:right", 1.0), ("trust:shifted:0.50", 0.5)):
             found += [
-                {**common, "region": region, "metric": m, "value": v} for m, v in (("accuracy", 0.5), ("iou", iou))
+                {**common, "condition": condition, "metric": m, "value": v}
+                for m, v in (("accuracy", 0.5), ("iou", iou))
             ]
         path.write_text(json.dumps(found), encoding="utf-8")
     assert main([*map(str, two), "--out", str(tmp_path / "x.html"), "--bootstrap", "0"]) == 0

@@ -16,7 +16,7 @@ from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import merge
-from rllava_jax.training.state import initial_state
+from rllava_jax.training.program import initial_state
 
 TURNS = [("answer en where?", "here"), ("answer en what?", "a liver"), ("answer en well?", "yes")]
 BOX = (0.0, 0.25, 0.5, 1.0)
@@ -142,7 +142,7 @@ def test_a_caption_asks_nothing(preprocessor, tokenizer):
 def test_a_later_turn_changes_nothing_about_an_earlier_answer():
     """On the model: states of the first answer do not see what follows."""
     program = made(CONFIG, one_device())
-    params = initial_state(CONFIG, program, vocab=VOCAB).answering
+    params = initial_state(CONFIG, program, vocab=VOCAB).inference_params
     given = batch()
     # prefix 2, answer 2, question 2, answer 2
     given["mask_input"][:] = 1

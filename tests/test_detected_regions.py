@@ -14,10 +14,9 @@ from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.asking import evaluate
-from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
 from rllava_jax.evaluation.metrics import rows
-from rllava_jax.inference.generator import Answer
-from rllava_jax.report.detected import region_sources
+from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.report.run_report import write_report
 
 LIVER, SPLEEN = Region((0.0, 0.0, 0.5, 0.5), "Liver"), Region((0.5, 0.5, 1.0, 1.0), "Spleen")
@@ -48,7 +47,7 @@ class Finder:
                 said = f"{box_to_loc_tokens(HALF)} liver" if "liver" in prompt else "<loc0009><loc0009> spleen"
             else:
                 said = "yes" if valid.any() else "no"
-            answers.append(Answer(said, -0.5, True))
+            answers.append(GeneratedAnswer(said, -0.5, True))
         return answers
 
 
@@ -86,7 +85,7 @@ def asked(preprocessor):
 
 
 def detected(predictions):
-    return {p.id: p for p in predictions if p.region == "detected"}
+    return {p.id: p for p in predictions if p.condition == "detected"}
 
 
 def test_a_question_is_answered_with_the_box_that_the_model_found(asked):
@@ -143,11 +142,11 @@ def test_how_often_and_how_well_it_was_found_become_rows(asked):
     assert (found["box_found"]["value"], found["box_found"]["n"]) == (0.5, 4)
     assert found["box_iou"]["value"] == pytest.approx(1 / 3, abs=1e-3)
     assert (found["box_iou"]["n"], found["box_iou"]["subset"]) == (3, "has_region=yes")
-    assert detected_rows([p for p in asked[0] if p.region != "detected"], bootstrap=0, seed=0) == []
+    assert detected_rows([p for p in asked[0] if p.condition != "detected"], bootstrap=0, seed=0) == []
 
 
 def test_accuracy_stands_beside_that_of_the_right_region_and_of_none(asked):
-    index = {(r["subset"], r["region"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
+    index = {(r["subset"], r["condition"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
     assert [index["has_region=yes", c, "accuracy"] for c in ("right", "none")] == [1, 0]
     assert index["has_region=yes", "detected", "accuracy"] == pytest.approx(2 / 3)
     assert index["has_region=yes", "right-detected", "accuracy"] == pytest.approx(1 / 3)

@@ -54,7 +54,7 @@ def test_scores_are_those_computed_by_hand(tmp_path):
     assert scores["answer_type=yes_no/accuracy"] == (1 / 2, 2)
     assert scores["answer_type=open/exact_match"] == (1, 2)
     assert scores["answer_type=open/recall"] == (1, 2)
-    assert {row["region"] for row in scores.rows} == {""}
+    assert {row["condition"] for row in scores.rows} == {""}
     assert scores.about["found"] == {}
 
 
@@ -139,17 +139,19 @@ def test_confidences_that_are_none_are_left_out_of_their_own_figures_alone(tmp_p
 
 
 def test_conditions_of_a_file_are_scored_apart(tmp_path):
-    rows = [{"id": "a", "region": region, "answer": text} for region, text in (("right", "yes"), ("blank", "no"))]
+    rows = [
+        {"id": "a", "condition": condition, "answer": text} for condition, text in (("right", "yes"), ("blank", "no"))
+    ]
     scores = evaluate(tmp_path, rows, questions=QUESTIONS[:1])
-    assert [(r["region"], r["value"]) for r in scores.rows if r["subset"] == "all"] == [("right", 1), ("blank", 0)]
+    assert [(r["condition"], r["value"]) for r in scores.rows if r["subset"] == "all"] == [("right", 1), ("blank", 0)]
 
 
-def own_prediction(number: int, region: str) -> Prediction:
+def own_prediction(number: int, condition: str) -> Prediction:
     closed = number % 2 == 0
     return Prediction(
         id=f"q{number}", dataset="slake", split="test", image_id=f"i{number % 5}", question="?",
         answer="yes" if closed else "left lung", prediction=["yes", "no", "lung", "left lung"][number * 7 % 4],
-        confidence=(number % 10) / 10, log_prob=-1.0, family="vqa", region=region,
+        confidence=(number % 10) / 10, log_prob=-1.0, family="vqa", condition=condition,
         modality="CT" if number % 3 else "MRI", answer_type="closed" if closed else "open",
         right_boxes=((0, 0, 1, 1),) if number % 4 == 0 else (),
         accepted=("lung",) if number % 5 == 0 else (),
@@ -157,16 +159,16 @@ def own_prediction(number: int, region: str) -> Prediction:
 
 
 def test_a_runs_own_file_scores_as_the_run_did(tmp_path):
-    predictions = [own_prediction(n, region) for region in ("right", "none", "trust:tiny") for n in range(40)]
+    predictions = [own_prediction(n, condition) for condition in ("right", "none", "trust:tiny") for n in range(40)]
     expected = rows_of_a_run(predictions, bootstrap=50, seed=3)
     write_results(tmp_path / "run", expected, predictions)
     command = ["--predictions", str(tmp_path / "run" / "predictions.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--bootstrap", "50", "--seed", "3"]) == 0
 
     def key(row):
-        return row["subset"], row["region"], row["metric"]
+        return row["subset"], row["condition"], row["metric"]
 
-    differences = [r for r in expected if "-" in r["region"]]  # a comparison's part
+    differences = [r for r in expected if "-" in r["condition"]]  # a comparison's part
     scores = Scores(tmp_path / "out")
     assert sorted(scores.rows, key=key) == sorted((r for r in expected if r not in differences), key=key)
 
@@ -182,17 +184,17 @@ def test_a_question_that_a_runs_own_file_has_twice_counts_once(tmp_path):
 
 
 def test_two_runs_are_compared_under_the_conditions_that_both_have(tmp_path):
-    for name, regions in (("first", ("right", "none")), ("second", ("right",))):
-        write_results(tmp_path / name, [], [own_prediction(n, region) for region in regions for n in range(8)])
+    for name, conditions in (("first", ("right", "none")), ("second", ("right",))):
+        write_results(tmp_path / name, [], [own_prediction(n, condition) for condition in conditions for n in range(8)])
     command = ["--predictions", str(tmp_path / "first" / "predictions.jsonl"), "--out", str(tmp_path / "out")]
     assert main([*command, "--against", str(tmp_path / "second" / "predictions.jsonl"), "--bootstrap", "0"]) == 0
     rows = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert {(row["region"], row["difference"]) for row in rows} == {("right", 0)}
+    assert {(row["condition"], row["difference"]) for row in rows} == {("right", 0)}
 
 
 def test_a_condition_of_the_trust_benchmark_expects_questions_with_a_region_alone(tmp_path):
     questions = [{**QUESTIONS[0], "has_region": True}, QUESTIONS[1]]
-    rows = [{"id": "a", "region": "trust:tiny", "answer": "yes"}]
+    rows = [{"id": "a", "condition": "trust:tiny", "answer": "yes"}]
     scores = evaluate(tmp_path, rows, questions=questions)
     assert scores["all/accuracy"] == (1, 1)
     assert scores.about["found"] == {}

@@ -16,7 +16,7 @@ from rllava_jax.config.loading import load_config
 from rllava_jax.config.stored import to_json
 
 STEPS = 14
-ROW = {"dataset", "split", "subset", "region", "metric", "value", "n", "ci_low", "ci_high"}
+ROW = {"dataset", "split", "subset", "condition", "metric", "value", "n", "ci_low", "ci_high"}
 TIMES = {"examples_per_second", "tokens_per_second", "step_seconds", "data_wait_fraction"}
 MAYBE = {"compile_seconds"}  # of the first step of each start
 
@@ -102,12 +102,12 @@ def test_evaluation_has_a_row_for_every_condition_and_family(finished_run):
     rows = json.loads((folder / "metrics.json").read_text())
     assert all(row.keys() == ROW for row in rows)
     assert {(row["dataset"], row["split"]) for row in rows} == {("phantom", "test")}
-    found = {(row["subset"], row["region"], row["metric"]) for row in rows}
-    for region in ("right", "none", "wrong", "blank", "right-none", "none-wrong"):
-        assert ("family=identify", region, "accuracy") in found
-    for region in ("right", "none", "wrong", "blank"):
-        assert ("answer_type=closed", region, "accuracy") in found
-        assert ("answer_type=open", region, "exact_match") in found
+    found = {(row["subset"], row["condition"], row["metric"]) for row in rows}
+    for condition in ("right", "none", "wrong", "blank", "right-none", "none-wrong"):
+        assert ("family=identify", condition, "accuracy") in found
+    for condition in ("right", "none", "wrong", "blank"):
+        assert ("answer_type=closed", condition, "accuracy") in found
+        assert ("answer_type=open", condition, "exact_match") in found
     for row in rows:
         if row["ci_low"] is not None:
             assert row["ci_low"] <= row["value"] <= row["ci_high"]
@@ -116,18 +116,21 @@ def test_evaluation_has_a_row_for_every_condition_and_family(finished_run):
 
 def test_every_question_is_asked_under_every_condition(finished_run):
     predictions = json_lines(finished_run / "eval" / str(STEPS) / "predictions.jsonl")
-    asked = {region: {p["id"] for p in predictions if p["region"] == region} for region in ("right", "none", "wrong")}
+    asked = {
+        condition: {p["id"] for p in predictions if p["condition"] == condition}
+        for condition in ("right", "none", "wrong")
+    }
     assert asked["right"] == asked["none"] == asked["wrong"]
     assert len(asked["right"]) == 16  # two families, eight of each
     assert len(predictions) == 4 * 16
     identify = [p for p in predictions if p["family"] == "identify"]
     for prediction in identify:
         right = prediction["boxes"] == prediction["right_boxes"]
-        assert right == (prediction["region"] in ("right", "blank"))
-        assert bool(prediction["boxes"]) == (prediction["region"] != "none")
+        assert right == (prediction["condition"] in ("right", "blank"))
+        assert bool(prediction["boxes"]) == (prediction["condition"] != "none")
         assert 0 <= prediction["confidence"] <= 1
         assert prediction["confidence"] == pytest.approx(np.exp(prediction["log_prob"]), rel=1e-5)
-    confidence = {(p["id"], p["region"]): p["confidence"] for p in identify}
+    confidence = {(p["id"], p["condition"]): p["confidence"] for p in identify}
     assert any(confidence[p["id"], "right"] != confidence[p["id"], "none"] for p in identify)
 
 

@@ -29,18 +29,18 @@ def predicted(answer: str = "yes", prediction: str = "yes", **changes) -> Predic
         "log_prob": -0.69,
         "family": "vqa",
         "answer_type": "closed",
-        "region": "right",
+        "condition": "right",
     }
     return Prediction(**{**fields, **changes})
 
 
-def value(found: list[Row], subset: str, region: str, metric: str) -> tuple[float, int]:
-    (row,) = [r for r in found if (r["subset"], r["region"], r["metric"]) == (subset, region, metric)]
+def value(found: list[Row], subset: str, condition: str, metric: str) -> tuple[float, int]:
+    (row,) = [r for r in found if (r["subset"], r["condition"], r["metric"]) == (subset, condition, metric)]
     return row["value"], row["n"]
 
 
-def has(found: list[Row], subset: str, region: str) -> bool:
-    return any((r["subset"], r["region"]) == (subset, region) for r in found)
+def has(found: list[Row], subset: str, condition: str) -> bool:
+    return any((r["subset"], r["condition"]) == (subset, condition) for r in found)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,11 @@ def conditions(id: str, *, right: bool, none: bool, wrong: bool, kind: str = "sh
     """One question with a region under three conditions, answered rightly or not."""
     given = {"id": id, "right_boxes": (BOX,), **changes}
     return [
-        predicted("yes", "yes" if right else "no", region="right", shown_kind="right", boxes=(BOX,), **given),
-        predicted("yes", "yes" if none else "no", region="none", **given),
-        predicted("yes", "yes" if wrong else "no", region="wrong", shown_kind=f"wrong:{kind}", boxes=(BOX,), **given),
+        predicted("yes", "yes" if right else "no", condition="right", shown_kind="right", boxes=(BOX,), **given),
+        predicted("yes", "yes" if none else "no", condition="none", **given),
+        predicted(
+            "yes", "yes" if wrong else "no", condition="wrong", shown_kind=f"wrong:{kind}", boxes=(BOX,), **given
+        ),
     ]
 
 
@@ -200,7 +202,7 @@ def test_conditions_are_compared_on_the_questions_that_have_a_region():
     with_region = conditions("a", right=True, none=False, wrong=False) + conditions(
         "b", right=True, none=True, wrong=False
     )
-    without = [predicted("yes", "no", id="c", region=c) for c in ("right", "none", "wrong")]
+    without = [predicted("yes", "no", id="c", condition=c) for c in ("right", "none", "wrong")]
     found = rows(with_region + without, bootstrap=0, seed=0)
     assert value(found, "family=vqa", "right", "accuracy") == (pytest.approx(2 / 3), 3)
     assert value(found, "has_region=yes", "right", "accuracy") == (1, 2)
@@ -220,7 +222,7 @@ def test_differences_pair_the_same_question_whatever_the_order():
 
 
 def test_blank_is_compared_over_all_questions():
-    found = rows([predicted(id="a"), predicted("yes", "no", id="a", region="blank")], bootstrap=0, seed=0)
+    found = rows([predicted(id="a"), predicted("yes", "no", id="a", condition="blank")], bootstrap=0, seed=0)
     assert value(found, "family=vqa", "right-blank", "accuracy") == (1, 1)
     assert value(found, "answer_type=closed", "right-blank", "accuracy") == (1, 1)
 
@@ -259,7 +261,7 @@ def test_auroc_has_no_row_where_every_answer_is_right():
 
 
 def test_a_question_answered_twice_is_an_error():
-    with pytest.raises(DataError, match="'q0': answered twice under region 'right'"):
+    with pytest.raises(DataError, match="'q0': answered twice under condition 'right'"):
         rows([predicted(), predicted()], bootstrap=0, seed=0)
 
 
@@ -270,7 +272,13 @@ def test_no_predictions_are_an_error():
 
 @pytest.mark.parametrize(
     ("field", "bad"),
-    [("answer_type", "CLOSED "), ("answer", 3), ("family", "describe"), ("region", "elsewhere"), ("confidence", 1.5)],
+    [
+        ("answer_type", "CLOSED "),
+        ("answer", 3),
+        ("family", "describe"),
+        ("condition", "elsewhere"),
+        ("confidence", 1.5),
+    ],
 )
 def test_a_field_that_would_leave_a_denominator_is_an_error(field, bad):
     with pytest.raises(DataError, match=f"'q0': {field} is "):
@@ -322,6 +330,13 @@ def test_a_broken_predictions_file_is_named_with_its_line(tmp_path):
         from_json({**{k: v for k, v in to_json(predicted()).items() if k != "id"}, "colour": "red"})
 
 
+def test_the_condition_is_also_read_under_its_older_name():
+    fields = to_json(predicted(condition="none"))
+    assert from_json({("region" if name == "condition" else name): value for name, value in fields.items()}) == (
+        predicted(condition="none")
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -334,7 +349,7 @@ def test_a_broken_predictions_file_is_named_with_its_line(tmp_path):
         ({"boxes": None}, "'q0': boxes is None"),
         ({"right_boxes": [[0, 0, 1]]}, r"'q0': right_boxes is \[\[0, 0, 1\]\]"),
         ({"choices": "left"}, "'q0': choices is 'left'"),
-        ({"region": ["right"]}, r"'q0': region is \['right'\]"),
+        ({"condition": ["right"]}, r"'q0': condition is \['right'\]"),
         ({"family": "localise"}, "'q0': answer is 'yes', expected four loc tokens"),
         ({"prediction": "\ud83d"}, "'q0': prediction is .*, expected a string that UTF-8 can hold"),
         (b"\xff", "is not UTF-8"),
@@ -359,7 +374,7 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_read(tmp_path):
 
 
 def test_markdown_puts_conditions_across_and_names_differing_counts():
-    asked = [predicted(id="a"), predicted("yes", "no", id="b"), predicted(id="a", region="none")]
+    asked = [predicted(id="a"), predicted("yes", "no", id="b"), predicted(id="a", condition="none")]
     table = markdown_table([r for r in rows(asked, bootstrap=0, seed=0) if r["metric"] == "accuracy"])
     lines = table.splitlines()
     assert lines[0] == "| questions | metric | n | right | none |"
@@ -368,7 +383,7 @@ def test_markdown_puts_conditions_across_and_names_differing_counts():
 
 def test_bars_and_line_ends_in_names_leave_a_markdown_table_whole():
     found = rows([predicted(content_type="a|b")], bootstrap=0, seed=0)
-    (row,) = [{**r, "region": "x|\ny"} for r in found if r["subset"] == "content_type=a|b"]
-    head, _, line = markdown_table([row], regions=[row["region"]]).splitlines()
+    (row,) = [{**r, "condition": "x|\ny"} for r in found if r["subset"] == "content_type=a|b"]
+    head, _, line = markdown_table([row], conditions=[row["condition"]]).splitlines()
     assert head == r"| questions | metric | n | x\| y |"
     assert line.startswith(r"| content_type=a\|b | accuracy | 1 |")

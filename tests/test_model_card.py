@@ -26,10 +26,10 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.lineage import exported_stage, import_record, lineage
 from rllava_jax.interop.model_card import model_card
+from rllava_jax.model.preprocessing import make_preprocessor
 
 PLAIN = RegionConfig(encoders=())
 GOOGLE = "which Google publishes under the Gemma Terms of Use"
@@ -213,9 +213,9 @@ def test_a_region_free_run_shows_one_column(tmp_path):
     row = {"dataset": "slake", "split": "test", "metric": "accuracy", "value": 0.5, "n": 8}
     row |= {"ci_low": None, "ci_high": None}
     rows = [
-        row | {"subset": f"family={family}", "region": region}
+        row | {"subset": f"family={family}", "condition": condition}
         for family in ("identify", "vqa")
-        for region in ("right", "none", "blank")
+        for condition in ("right", "none", "blank")
     ]
     trained = replace(checkpoint(config=Config(regions=PLAIN)), folder=tmp_path / "run" / "checkpoints")
     results = tmp_path / "run" / "eval" / "40"

@@ -163,7 +163,7 @@ def test_the_moving_average_follows_the_parameters_and_answers():
         np.testing.assert_array_equal(run.initial.ema[name], start, err_msg=name)
         expected = 0.75 * (0.75 * start + 0.25 * first.params[name]) + 0.25 * second.params[name]
         np.testing.assert_allclose(second.ema[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
-        assert second.answering[name] is second.ema[name]
+        assert second.inference_params[name] is second.ema[name]
 
 
 def test_the_state_is_that_of_earlier_releases():

@@ -79,9 +79,9 @@ def test_of_two_equal_models_few_are_told_apart():
     assert 1 <= called <= 24
 
 
-def scored(name: str, image: str, accuracy: float, region: str = "") -> Scored:
+def scored(name: str, image: str, accuracy: float, condition: str = "") -> Scored:
     subsets = ("all", "answer_type=open") if name == "c" else ("all",)
-    return Scored(("d", "test", name, region), image, subsets, {"accuracy": accuracy, "f1": accuracy / 2})
+    return Scored(("d", "test", name, condition), image, subsets, {"accuracy": accuracy, "f1": accuracy / 2})
 
 
 def test_a_p_too_small_for_a_float_keeps_its_counts_and_bars_stay_in_their_cell():
@@ -100,7 +100,7 @@ def test_rows_are_over_the_questions_that_both_have():
         return ("f1",) if subset == "answer_type=open" else ("accuracy",)
 
     rows = comparison_rows(first, second, metrics_of, resamples=0, seed=0)
-    assert [(r["subset"], r["region"], r["metric"], r["n"]) for r in rows] == [
+    assert [(r["subset"], r["condition"], r["metric"], r["n"]) for r in rows] == [
         ("all", "", "accuracy", 2),
         ("answer_type=open", "", "f1", 1),
     ]

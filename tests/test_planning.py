@@ -14,7 +14,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 
 from data_pipelines.loading.loader import training_iterator
 from rllava_jax.config import Config, ConfigError, DataConfig, ModelConfig, PhantomConfig, RegionConfig, TrainConfig
-from rllava_jax.inference.task import load_task
+from rllava_jax.inference.run_data import load_run_data
 from rllava_jax.main import main
 from rllava_jax.model.sizes import model_size
 from rllava_jax.planning import plan as planning
@@ -53,7 +53,7 @@ def eight_devices(monkeypatch):
 @pytest.mark.parametrize("encoders", [(), ("crop",), ("align",), ("crop", "align", "overlay", "loc")])
 def test_a_batch_has_the_loaders_names_shapes_and_types_without_any_data(encoders):
     config = dataclasses.replace(CONFIG, regions=dataclasses.replace(CONFIG.regions, encoders=encoders))
-    task = load_task(config, tokenizer=None)
+    task = load_run_data(config, tokenizer=None)
     loader = training_iterator(
         task.train, task.preprocessor, families=config.data.families, batch_size=8, seed=0, data=config.data
     )

@@ -13,7 +13,7 @@ from rllava_jax.config import Config, DataConfig, LoraConfig, ModelConfig, Optim
 from rllava_jax.model.sizes import SIZES, GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of, model_size
 from rllava_jax.planning.batch import abstract_batch
 from rllava_jax.planning.flops import sequence_length, training_flops
-from rllava_jax.training.setup import program
+from rllava_jax.training.program import make_program
 from rllava_jax.training.step import make_train_step
 
 VOCAB = 512
@@ -39,7 +39,7 @@ def configured(remat="none", *, decoder=DECODER, lora=None, encoders=("crop", "a
 def step_of(config: Config) -> tuple[Any, Any]:
     """The jitted step on one device, and its program."""
     mesh = one_device()
-    made = program(config, mesh, vocab=VOCAB, steps=10, warmup=0)
+    made = make_program(config, mesh, vocab=VOCAB, steps=10, warmup=0)
     step = make_train_step(made, config, mesh)
     return step.trace(made.abstract, abstract_batch(config, model_size(config.model, vocab=VOCAB))), made
 

@@ -17,7 +17,7 @@ from rllava_jax import predict
 from rllava_jax.config.loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.generator import Answer
+from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.inference.predictor import Predictor
 
 
@@ -54,7 +54,7 @@ def image(evaluated, tmp_path_factory):
 
 @pytest.mark.parametrize("condition", ["right", "none", "wrong"])
 def test_answers_are_the_evaluations(predictor, evaluated, condition):
-    asked = [pair for pair in evaluated if pair[1].region == condition]
+    asked = [pair for pair in evaluated if pair[1].condition == condition]
     assert len(asked) == 16
     for example, prediction in asked:
         regions = [Region(box) for box in prediction.boxes]
@@ -91,7 +91,9 @@ def test_more_regions_than_slots_is_an_error(predictor, image):
 
 def test_command_line_prints_the_evaluations_answer(command_line, workdir, evaluated, tmp_path):
     """Its box is in pixels, x, y, width and height, as an annotation tool gives it."""
-    example, prediction = next(pair for pair in evaluated if pair[1].family == "identify" and pair[1].region == "right")
+    example, prediction = next(
+        pair for pair in evaluated if pair[1].family == "identify" and pair[1].condition == "right"
+    )
     path = tmp_path / "scan.png"
     path.write_bytes(example.image)
     box = ",".join(f"{number:.6f}" for number in box_to_pixels(prediction.boxes[0], width=96, height=96))
@@ -133,15 +135,23 @@ class Finder:
     def answer(self, params, batch, *, seed=0):
         prompt = self.tokenizer.decode(batch["text"][0][batch["mask_input"][0].astype(bool)].tolist())
         if "detect" in prompt:
-            return [Answer("<loc0000><loc0256><loc0512><loc1023> liver" if "liver" in prompt else "spleen", -0.5, True)]
+            return [
+                GeneratedAnswer(
+                    "<loc0000><loc0256><loc0512><loc1023> liver" if "liver" in prompt else "spleen", -0.5, True
+                )
+            ]
         box = batch["regions"][0, 0].round(2).tolist()
-        return [Answer(f"marked {box}" if batch["region_valid"][0].any() else f"nothing marked: {prompt}", -0.5, True)]
+        return [
+            GeneratedAnswer(
+                f"marked {box}" if batch["region_valid"][0].any() else f"nothing marked: {prompt}", -0.5, True
+            )
+        ]
 
 
 @pytest.fixture
 def finding(monkeypatch, predictor):
     stand_in = Finder()
-    stand_in.tokenizer = predictor.answerer.tokenizer
+    stand_in.tokenizer = predictor.generator.tokenizer
     found = Predictor(
         predictor.preprocessor, stand_in, predictor.params,
         checkpoint=predictor.checkpoint, config=predictor.config, files={},

@@ -87,9 +87,9 @@ def test_the_same_evaluation_gives_the_same_page(tmp_path, several):
 def test_the_headline_shows_the_numbers_of_the_rows(tmp_path, several):
     page = write(tmp_path / "report.html", several)
     found = rows(several, bootstrap=50, seed=0)
-    for region in ("right", "none", "wrong", "blank"):
+    for condition in ("right", "none", "wrong", "blank"):
         (row,) = [
-            r for r in found if (r["subset"], r["region"], r["metric"]) == ("family=identify", region, "accuracy")
+            r for r in found if (r["subset"], r["condition"], r["metric"]) == ("family=identify", condition, "accuracy")
         ]
         assert f'<dd class="figure">{100 * row["value"]:.1f}<small> %</small></dd>' in page
     assert "the right region raises accuracy by 41.7 points" in page  # 9 of 12 right with it, 4 of 12 without
@@ -150,7 +150,7 @@ def test_an_image_lost_since_the_run_does_not_cost_the_report(tmp_path):
 
 
 def test_one_condition_alone_still_makes_a_report(tmp_path):
-    page = write(tmp_path / "report.html", [p for p in asked(0) if p.region == "none"])
+    page = write(tmp_path / "report.html", [p for p in asked(0) if p.condition == "none"])
     assert "No region" in page
     assert "Wrong region" not in page
 
@@ -224,8 +224,8 @@ def test_cards_stand_worst_first():
 )
 def test_what_a_wrong_box_did(none, wrong, inside, effect):
     (case,) = cases_of(asked(0, none=none, wrong=wrong))
-    marked = dataclasses.replace(case.by_region["wrong"], box_labels=(inside,))
-    case.by_region["wrong"] = marked
+    marked = dataclasses.replace(case.by_condition["wrong"], box_labels=(inside,))
+    case.by_condition["wrong"] = marked
     assert case.gravest == marked
     assert case.effect(marked) == effect
 
@@ -243,9 +243,9 @@ def test_published_results_stand_only_beside_their_own_data_set(tmp_path):
     assert "Other models" not in write(tmp_path / "other.html", others)
 
 
-def _row(region: str, metric: str, value: float) -> dict:
+def _row(condition: str, metric: str, value: float) -> dict:
     return {
-        "dataset": "slake", "split": "test", "subset": "all", "region": region, "metric": metric, "value": value,
+        "dataset": "slake", "split": "test", "subset": "all", "condition": condition, "metric": metric, "value": value,
         "n": 40, "ci_low": None, "ci_high": None,
     }  # fmt: skip
 
@@ -265,11 +265,11 @@ def test_the_trust_benchmark_is_shown_where_it_was_run(tmp_path):
 
 
 def test_controls_and_corruptions_are_shown_where_they_were_asked(tmp_path):
-    right = [p for i in range(6) for p in asked(i) if p.region == "right"]
+    right = [p for i in range(6) for p in asked(i) if p.condition == "right"]
     further = [
-        dataclasses.replace(p, region=region)
+        dataclasses.replace(p, condition=condition)
         for p in right
-        for region in ("noise", "shuffled", "question_only", "corrupted:blur:1", "corrupted:blur:5")
+        for condition in ("noise", "shuffled", "question_only", "corrupted:blur:1", "corrupted:blur:5")
     ]
     page = write(tmp_path / "report.html", right + further)
     assert "Another question’s image" in page
@@ -300,7 +300,7 @@ def _contrast(first: str, second: str) -> float:
 
 
 def test_text_and_lines_have_contrast_enough_on_a_light_and_a_dark_page():
-    style = resources.files("rllava_jax.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("rllava_jax.report").joinpath("templates/page.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in style.split("prefers-color-scheme")[:2])
     assert light.keys() == dark.keys()
     for colours in (light, dark):

@@ -39,10 +39,10 @@ def results(workdir, tmp_path_factory):
 
 
 def test_the_answers_are_those_of_the_runs_own_evaluation(results, finished_run):
-    before = {(p.id, p.region): p for p in read_predictions(finished_run / "eval" / "14" / "predictions.jsonl")}
-    now = {(p.id, p.region): p for p in read_predictions(results / "predictions.jsonl")}
+    before = {(p.id, p.condition): p for p in read_predictions(finished_run / "eval" / "14" / "predictions.jsonl")}
+    now = {(p.id, p.condition): p for p in read_predictions(results / "predictions.jsonl")}
     shared = before.keys() & now.keys()
-    assert {region for _, region in shared} == {"right", "none", "blank"}
+    assert {condition for _, condition in shared} == {"right", "none", "blank"}
     assert len(shared) == 16 * 3
     for key in shared:
         # Eight devices share what one answered there: other sums, the same numbers to float32's rounding.
@@ -54,8 +54,15 @@ def test_the_answers_are_those_of_the_runs_own_evaluation(results, finished_run)
 
 def test_every_condition_has_rows_and_the_controls_differences(results):
     rows = json.loads((results / "metrics.json").read_text())
-    regions = {row["region"] for row in rows}
-    assert regions >= {*CONDITIONS, "right-none", "right-blank", "right-noise", "right-shuffled", "none-question_only"}
+    conditions = {row["condition"] for row in rows}
+    assert conditions >= {
+        *CONDITIONS,
+        "right-none",
+        "right-blank",
+        "right-noise",
+        "right-shuffled",
+        "none-question_only",
+    }
     assert all(row["n"] == 16 for row in rows if row["subset"] == "all" and row["metric"] == "accuracy")
     assert "shuffled" in (results / "report.html").read_text() or "noise" in (results / "report.html").read_text()
 
@@ -69,13 +76,13 @@ def test_intervals_are_those_of_the_resamples_and_the_seed_asked_for(results):
 
 def test_sampled_runs_answer_every_question_so_often(results):
     lines = [json.loads(line) for line in (results / "sampled.jsonl").read_text().splitlines()]
-    asked = [(p.id, p.region) for p in read_predictions(results / "predictions.jsonl")]
-    assert sorted((line["id"], line["region"], line["run"]) for line in lines) == sorted(
+    asked = [(p.id, p.condition) for p in read_predictions(results / "predictions.jsonl")]
+    assert sorted((line["id"], line["condition"], line["run"]) for line in lines) == sorted(
         (*one, run) for one in asked for run in range(3)
     )
     answers = {}
     for line in lines:
-        answers.setdefault((line["id"], line["region"]), set()).add(line["answer"])
+        answers.setdefault((line["id"], line["condition"]), set()).add(line["answer"])
     assert any(len(given) > 1 for given in answers.values())
 
 
@@ -144,14 +151,14 @@ def test_sorted_and_cut_batches_give_the_answers_of_whole_ones_in_the_original_o
     predictor, examples = asked
     preprocessor = predictor.preprocessor
     settings = dataclasses.replace(predictor.config.evaluation, conditions=(condition,), batch_size=2)
-    found = evaluate(predictor.answerer, predictor.params, preprocessor, examples, settings)
+    found = evaluate(predictor.generator, predictor.params, preprocessor, examples, settings)
     assert [prediction.id for prediction in found] == [example.id for example in examples]
     for prediction, example in zip(found, examples, strict=True):
         # The text padded to its full length, every region slot there, and alone.
         arrays = preprocessor.evaluation(example, regions_under(example, condition, ()))
         assert arrays["text"].shape == (preprocessor.data.text_length,)
         batch = {name: array[None] for name, array in arrays.items()}
-        alone = predictor.answerer.answer(predictor.params, batch)[0]
+        alone = predictor.generator.answer(predictor.params, batch)[0]
         assert prediction.prediction == alone.text
         assert prediction.log_prob == pytest.approx(alone.log_prob, abs=1e-3)
 
@@ -168,16 +175,16 @@ def test_batches_of_an_evaluation_are_cut_to_few_shapes(asked):
 
 def test_each_shape_is_compiled_once_whatever_the_conditions(asked):
     predictor, examples = asked
-    answerer = predictor.answerer
+    generator = predictor.generator
     settings = dataclasses.replace(predictor.config.evaluation, conditions=CONDITIONS, batch_size=2)
-    answerer._run.clear_cache()
-    evaluate(answerer, predictor.params, predictor.preprocessor, examples, settings)
-    programs = answerer._run._cache_size()
+    generator._run.clear_cache()
+    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    programs = generator._run._cache_size()
     assert 1 < programs <= 6
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
     )
-    evaluate(answerer, predictor.params, predictor.preprocessor, examples, settings)
-    assert answerer._run._cache_size() == programs
+    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    assert generator._run._cache_size() == programs
     assert not compiled

@@ -15,22 +15,22 @@ from rllava_jax.evaluation import sampling
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
 from rllava_jax.inference.decode import GREEDY, Sampling
-from rllava_jax.inference.generator import Answer, Answerer
+from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import build, split
 from rllava_jax.model.sharding import make_mesh
 
 
 @pytest.fixture
-def answerer(tmp_path, monkeypatch):
-    """A sampling answerer that answers with the seed of its decoding, and the seeds."""
+def generator(tmp_path, monkeypatch):
+    """A sampling generator that answers with the seed of its decoding, and the seeds."""
     seeds = []
 
     def answer(self, params, batch, *, seed=0):
         seeds.append(seed)
-        return [Answer(str(seed), -0.5, True)]
+        return [GeneratedAnswer(str(seed), -0.5, True)]
 
-    monkeypatch.setattr(Answerer, "__init__", lambda self, *_, **__: None)
-    monkeypatch.setattr(Answerer, "answer", answer)
+    monkeypatch.setattr(Generator, "__init__", lambda self, *_, **__: None)
+    monkeypatch.setattr(Generator, "answer", answer)
 
     def make(seed=0):
         seeds.clear()
@@ -39,23 +39,23 @@ def answerer(tmp_path, monkeypatch):
     return make
 
 
-def run(answerer, run_number, batches=3):
-    answerer.begin(run_number)
-    return [answerer.answer(None, {})[0].text for _ in range(batches)]
+def run(generator, run_number, batches=3):
+    generator.begin(run_number)
+    return [generator.answer(None, {})[0].text for _ in range(batches)]
 
 
-def test_every_run_and_batch_draws_anew(answerer):
-    ours, seeds = answerer()
+def test_every_run_and_batch_draws_anew(generator):
+    ours, seeds = generator()
     for number in range(5):
         run(ours, number)
     assert len(set(seeds)) == 15
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_the_same_seed_gives_the_same_runs_and_another_others(answerer):
-    first, _ = answerer(seed=3)
-    second, _ = answerer(seed=3)
-    other, _ = answerer(seed=4)
+def test_the_same_seed_gives_the_same_runs_and_another_others(generator):
+    first, _ = generator(seed=3)
+    second, _ = generator(seed=3)
+    other, _ = generator(seed=4)
     runs = [[run(ours, number) for number in (0, 1)] for ours in (first, second, other)]
     assert runs[0] == runs[1] != runs[2]
     assert run(second, 0) == runs[0][0]  # in whatever order the runs are made
@@ -69,15 +69,15 @@ def test_a_greedy_answerer_is_refused():
 def predicted(name, text):
     return Prediction(
         id=name, dataset="d", split="test", image_id="i", question="?", answer="liver", prediction=text,
-        confidence=0.5, log_prob=-0.7, family="vqa", answer_type="open", region="right",
+        confidence=0.5, log_prob=-0.7, family="vqa", answer_type="open", condition="right",
     )  # fmt: skip
 
 
-def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(answerer, monkeypatch):
-    ours, _ = answerer()
+def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(generator, monkeypatch):
+    ours, _ = generator()
 
-    def evaluate(answerer, params, preprocessor, examples, config, *, progress):
-        return [predicted(name, answerer.answer(params, {})[0].text) for name in examples]
+    def evaluate(generator, params, preprocessor, examples, config, *, progress):
+        return [predicted(name, generator.answer(params, {})[0].text) for name in examples]
 
     monkeypatch.setattr(sampling, "evaluate", evaluate)
     runs = sampled_runs(ours, None, None, ["a", "b"], EvaluationConfig(), runs=2)
@@ -85,11 +85,11 @@ def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(answerer, mon
     assert [[p.prediction for p in predictions] for predictions in runs] == [run(ours, 0, 2), run(ours, 1, 2)]
     lines = list(run_lines(runs))
     assert [(line["id"], line["run"]) for line in lines] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
-    assert lines[1] == {"id": "a", "region": "right", "run": 1, "answer": runs[1][0].prediction, "confidence": 0.5}
+    assert lines[1] == {"id": "a", "condition": "right", "run": 1, "answer": runs[1][0].prediction, "confidence": 0.5}
 
 
-def test_fewer_than_one_run_is_refused(answerer):
-    ours, _ = answerer()
+def test_fewer_than_one_run_is_refused(generator):
+    ours, _ = generator()
     with pytest.raises(ConfigError, match="--sampled-runs 0: write 1 or more"):
         sampled_runs(ours, None, None, [], EvaluationConfig(), runs=0)
 

@@ -33,7 +33,7 @@ def tiny(width, **lora):
 def row(subset, metric, value, n=500):
     half = 1.96 * 0.005
     return {
-        "dataset": "slake", "split": "test", "subset": subset, "region": "right", "metric": metric,
+        "dataset": "slake", "split": "test", "subset": subset, "condition": "right", "metric": metric,
         "value": value, "n": n, "ci_low": value - half, "ci_high": value + half,
     }  # fmt: skip
 

@@ -15,18 +15,18 @@ from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.inference.calibration import calibration_of, stored_calibration, write_calibration
 
 
-def predicted(name, probability, *, right, region="right", family="vqa"):
+def predicted(name, probability, *, right, condition="right", family="vqa"):
     return Prediction(
         id=name, dataset="made", split="test", image_id=f"image of {name}", question="is it?", answer="yes",
         prediction="yes" if right else "no", confidence=probability, log_prob=float(np.log(probability)),
-        family=family, answer_type="closed", region=region,
+        family=family, answer_type="closed", condition=condition,
     )  # fmt: skip
 
 
 def cells(predictions, **options):
     options = {"bootstrap": 0, "seed": 0, **options}
     found = selective_rows(predictions, CALIBRATION, **options)
-    return {(row["subset"], row["region"], row["metric"]): row for row in found}
+    return {(row["subset"], row["condition"], row["metric"]): row for row in found}
 
 
 def test_coverage_and_risk_are_of_the_thresholds_that_validation_fixed():
@@ -57,7 +57,7 @@ def test_conditions_and_families_have_rows_of_their_own():
     found = cells(
         [
             predicted("a", 0.9, right=True),
-            predicted("a", 0.9, right=False, region="wrong"),
+            predicted("a", 0.9, right=False, condition="wrong"),
             predicted("b", 0.9, right=False, family="identify"),
         ]
     )

@@ -8,6 +8,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import pytest
+from expected_errors import refused
 from jax.sharding import PartitionSpec
 from small_runs import CONFIG, SMALL, VOCAB, Run, adam, assert_trains_alike, batch, made, one_device
 
@@ -15,7 +16,7 @@ from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshC
 from rllava_jax.model import partition_rules, sizes
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import abstract
-from rllava_jax.model.partition_rules import PARAMETERS, check_rules, parameter_spec
+from rllava_jax.model.partition_rules import RULES, check_rules, parameter_spec
 from rllava_jax.model.sharding import make_mesh, parameter_shardings, say_what_is_held_whole
 
 
@@ -106,17 +107,32 @@ def test_fsdp_cuts_every_named_size(size):
 def test_every_rule_is_the_one_that_holds_for_some_parameter(monkeypatch):
     _, shapes = abstract(CONFIG, vocab=VOCAB)
     check_rules(shapes)
-    idle = r"llm/layers/attn/q_einsum/weight", (None, "fsdp")
-    monkeypatch.setattr(partition_rules, "PARAMETERS", (*PARAMETERS, idle))
-    with pytest.raises(ConfigError, match=r"name no parameter of this model: llm/layers/attn/q_einsum/weight"):
+    monkeypatch.setitem(RULES, "llm", {**RULES["llm"], r"layers/attn/q_einsum/weight": (None, "fsdp")})
+    with refused(ConfigError, "mesh.partition-rules", "llm/layers/attn/q_einsum/weight"):
         check_rules(shapes)
 
 
 def test_a_rule_that_an_earlier_one_hides_is_an_error(monkeypatch):
     _, shapes = abstract(CONFIG, vocab=VOCAB)
-    monkeypatch.setattr(partition_rules, "PARAMETERS", ((r"llm/layers/attn/.*", (None,) * 4), *PARAMETERS))
-    with pytest.raises(ConfigError, match=r"name no parameter of this model: llm/layers/attn/q_einsum/w"):
+    monkeypatch.setitem(RULES, "llm", {r"layers/attn/.*": (None,) * 4, **RULES["llm"]})
+    with refused(ConfigError, "mesh.partition-rules", "llm/layers/attn/q_einsum/w"):
         check_rules(shapes)
+
+
+def test_a_new_parameter_declares_its_axes_where_it_is_defined(monkeypatch):
+    _, shapes = abstract(CONFIG, vocab=VOCAB)
+    shapes |= {"roi/toy/kernel": jax.ShapeDtypeStruct((8, 16), jnp.float32)}
+    with refused(ConfigError, "mesh.partition-rules", "roi/toy/kernel"):
+        check_rules(shapes)
+    monkeypatch.setattr(partition_rules, "RULES", dict(RULES))
+    partition_rules.register_rules("roi/toy", {r"kernel": (None, "fsdp")})
+    check_rules(shapes)
+    sharding = parameter_shardings(make_mesh(MeshConfig(1, 8)), shapes)["roi/toy/kernel"]
+    assert sharding.spec == PartitionSpec(None, "fsdp")
+    del shapes["roi/toy/kernel"]  # its rules idle in a model without it
+    check_rules(shapes)
+    with pytest.raises(ValueError, match="roi/toy already has other rules"):
+        partition_rules.register_rules("roi/toy", {r"kernel": ()})
 
 
 def test_rules_of_the_region_branch_may_idle_without_one():
@@ -126,21 +142,20 @@ def test_rules_of_the_region_branch_may_idle_without_one():
 
 
 def test_a_rule_of_another_rank_is_an_error(monkeypatch):
-    monkeypatch.setattr(partition_rules, "PARAMETERS", ((r"img/head/kernel", ("fsdp", None, None)),))
-    with pytest.raises(ConfigError, match=r"the rule img/head/kernel has 3 axes, but img/head/kernel has 2"):
+    monkeypatch.setitem(RULES, "img", {r"head/kernel": ("fsdp", None, None)})
+    with refused(ConfigError, "mesh.partition-rules", "img/head/kernel", "3 axes"):
         parameter_spec("img/head/kernel", (8, 8), {"fsdp": 1, "tensor": 1})
 
 
 def test_a_parameter_without_a_rule_is_an_error():
     shapes = {"llm/adapter/down": jax.ShapeDtypeStruct((8, 8), jnp.float32)}
-    with pytest.raises(ConfigError, match="no rule names the parameter llm/adapter/down, of 2 axes"):
+    with refused(ConfigError, "mesh.partition-rules", "llm/adapter/down", "2 axes"):
         parameter_shardings(one_device(), shapes)
 
 
 def test_fsdp_that_does_not_divide_names_the_parameter():
     shapes = {"img/head/kernel": jax.ShapeDtypeStruct((12, 64), jnp.float32)}
-    message = r"mesh\.fsdp: 8 does not divide axis 0 of img/head/kernel \(12, 64\); choose a divisor of 12"
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, "mesh.mismatch", "mesh.fsdp: 8", "axis 0 of img/head/kernel (12, 64)", "divisor of 12"):
         parameter_shardings(make_mesh(MeshConfig(1, 8)), shapes)
 
 
@@ -149,7 +164,7 @@ def test_mesh_takes_the_rest_of_the_devices():
     assert dict(make_mesh(MeshConfig(2, -1)).shape) == {"slice": 1, "data": 2, "fsdp": 4, "tensor": 1}
     assert dict(make_mesh(MeshConfig(1, 2, -1, 2)).shape) == {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2}
     for wrong in (MeshConfig(3, -1), MeshConfig(4, 1), MeshConfig(16, 1), MeshConfig(-1, 1, 3)):
-        with pytest.raises(ConfigError, match="do not make 8 devices"):
+        with refused(ConfigError, "mesh.mismatch", "8 devices"):
             make_mesh(wrong)
 
 

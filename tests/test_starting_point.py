@@ -29,13 +29,14 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, RegionConfig
 from rllava_jax.config.loading import load_config
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, parameter_shardings
 from rllava_jax.training.initialisation import initialiser, origins, resampled, resolve
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
-from rllava_jax.training.state import abstract_state, parameter_table
+from rllava_jax.training.program import abstract_state
+from rllava_jax.training.setup import parameter_table
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from starting_models import (
 from rllava_jax import main as entry
 from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
 from rllava_jax.config.loading import load_config
-from rllava_jax.inference.task import make_preprocessor
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.training.initialisation import resolve
 
 

@@ -1,11 +1,11 @@
 import json
 
-from rllava_jax.evaluation import summary
+from rllava_jax.report import summary
 
 
-def row(subset, region, value, metric="accuracy"):
+def row(subset, condition, value, metric="accuracy"):
     return {
-        "dataset": "slake", "split": "test", "subset": subset, "region": region, "metric": metric,
+        "dataset": "slake", "split": "test", "subset": subset, "condition": condition, "metric": metric,
         "value": value, "n": 10, "ci_low": value - 0.1, "ci_high": value + 0.1,
     }  # fmt: skip
 

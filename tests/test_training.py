@@ -207,7 +207,7 @@ def test_pixels_become_minus_one_to_one_on_the_way_in():
 def test_resuming_drops_the_log_rows_after_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "loss": 1}\n{"step": 4, "lo')
-    with TrainingLog(tmp_path, first_step=2, steps=4) as log:
+    with TrainingLog(tmp_path, CONFIG.train, first_step=2, steps=4) as log:
         log.advance()
         log.write(3, {"loss": jnp.asarray(1.5)}, examples=4, tokens=10)
     rows = [json.loads(line) for line in path.read_text().splitlines()]

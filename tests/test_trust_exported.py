@@ -14,7 +14,7 @@ from data_pipelines.records import Region, VQAExample
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.models import measure, measure_predictor
-from rllava_jax.inference.generator import Answerer
+from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.sharding import make_mesh
 
@@ -51,9 +51,9 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
     exported = export(tiny_config(("crop", "align")), tmp_path / "folder")
     asked, sources = boxes(), {f"i{i}": image(i) for i in range(2)}
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
-    answerer = Answerer(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
+    generator = Generator(exported.graphdef, exported.tokenizer, mesh, new_tokens=NEW_TOKENS)
     predictor = Predictor(
-        exported.preprocessor, answerer, exported.params, checkpoint=exported.folder, config=Config(), files={}
+        exported.preprocessor, generator, exported.params, checkpoint=exported.folder, config=Config(), files={}
     )
     ours, run = measure_predictor(predictor, asked, sources, model={}, batch_size=3, most_questions=1)
     theirs, _ = measure(
@@ -65,9 +65,9 @@ def test_the_example_answers_as_the_model_itself_under_every_variant(example, tm
         most_questions=1,
     )
     assert run.most_regions == 2
-    assert [(p.id, p.region, p.prediction) for p in theirs] == [(p.id, p.region, p.prediction) for p in ours]
+    assert [(p.id, p.condition, p.prediction) for p in theirs] == [(p.id, p.condition, p.prediction) for p in ours]
     # As shares of each other: the probability of six random tokens is small.
     shares = [a.confidence / b.confidence for a, b in zip(theirs, ours, strict=True)]
     np.testing.assert_allclose(shares, 1, rtol=2e-3)
-    assert {p.region for p in ours} >= {"trust:two", "trust:contradicted", "trust:tiny"}
+    assert {p.condition for p in ours} >= {"trust:two", "trust:contradicted", "trust:tiny"}
     assert len({p.log_prob for p in ours}) > 10  # the box matters to this model

@@ -15,9 +15,9 @@ from rllava_jax import trust
 from rllava_jax.evaluation.answers import score
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
-from rllava_jax.evaluation.trust import report as trust_report
 from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.models import function_named, measure
+from rllava_jax.report import trust_report
 
 SETTINGS = {"languages": ["en"], "window": "auto", "seed": 0, "max_regions": 1}
 
@@ -110,13 +110,13 @@ def test_a_function_is_shown_the_image_the_words_and_pixels(path):
     assert seen[-1][1] == "The marked structure is the spleen. What is it?"
     assert len(seen[-2][2]) == 2
     assert run.has_confidence
-    assert predictions[0].region == "trust:right"
+    assert predictions[0].condition == "trust:right"
     assert predictions[0].confidence == 0.75
 
 
 def test_variants_with_more_boxes_than_the_function_takes_are_not_asked():
     predictions, _ = measure(lambda *_: ("x", None), made(1), picture, name="toy", most_regions=1)
-    assert "trust:two" not in {p.region for p in predictions}
+    assert "trust:two" not in {p.condition for p in predictions}
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):

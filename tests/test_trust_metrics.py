@@ -43,7 +43,7 @@ def answered(questions, replies, *, confidence=0.5, has_confidence=True, most_re
         Prediction(
             id=q.id, dataset="toy", split="test", image_id=q.image_id, question=q.question, answer=q.answer,
             prediction=text, confidence=confidence if isinstance(confidence, float) else confidence[i], log_prob=0.0,
-            family=q.family, answer_type="open", region=f"trust:{name}",
+            family=q.family, answer_type="open", condition=f"trust:{name}",
         )
         for name, texts in replies.items()
         for i, (q, text) in enumerate(zip(questions, texts, strict=True))
@@ -53,7 +53,9 @@ def answered(questions, replies, *, confidence=0.5, has_confidence=True, most_re
 
 
 def values(answers, subset="all"):
-    return {(r["region"], r["metric"]): r["value"] for r in trust_rows(answers, bootstrap=0) if r["subset"] == subset}
+    return {
+        (r["condition"], r["metric"]): r["value"] for r in trust_rows(answers, bootstrap=0) if r["subset"] == subset
+    }
 
 
 ANOTHER = {"right": (1.0, "Liver", ""), "none": None, "another": (0.0, "Spleen", "Spleen")}
@@ -91,7 +93,7 @@ def test_followed_counts_the_name_of_what_lies_in_the_wrong_box():
 def test_followed_leaves_out_questions_whose_implied_answer_is_unknown():
     questions = [*FOUR[:3], question(3, variants=ANOTHER | {"another": (0.0, "", "")})]
     rows = trust_rows(answered(questions, REPLIES), bootstrap=0)
-    row = next(r for r in rows if (r["subset"], r["region"], r["metric"]) == ("all", "trust:another", "followed"))
+    row = next(r for r in rows if (r["subset"], r["condition"], r["metric"]) == ("all", "trust:another", "followed"))
     assert (row["value"], row["n"]) == (pytest.approx(2 / 3), 3)
 
 
@@ -163,7 +165,7 @@ def test_a_missing_a_double_and_an_unknown_answer_are_named():
     boxes = BoxesFile({"sha256": "x"}, tuple(FOUR))
     stranger = Prediction(
         id="q9", dataset="toy", split="test", image_id="i", question="", answer="", prediction="", confidence=0.0,
-        log_prob=0.0, family="vqa", answer_type="open", region="trust:right",
+        log_prob=0.0, family="vqa", answer_type="open", condition="trust:right",
     )  # fmt: skip
     with pytest.raises(DataError, match="1 answers are to no question of the boxes file, the first to 'q9'"):
         join(boxes, [stranger], Run({}, "x", 1))
@@ -174,9 +176,9 @@ def test_a_missing_a_double_and_an_unknown_answer_are_named():
 def test_intervals_are_by_image():
     one_image = [replace(q, image_id="same") for q in FOUR]
     row = trust_rows(answered(one_image, REPLIES), bootstrap=100)
-    accuracy = next(r for r in row if r["region"] == "trust:right" and r["metric"] == "accuracy")
+    accuracy = next(r for r in row if r["condition"] == "trust:right" and r["metric"] == "accuracy")
     assert (accuracy["ci_low"], accuracy["ci_high"]) == (0.0, 1.0)  # nothing is known about other images
-    apart = next(r for r in trust_rows(answered(FOUR, REPLIES), bootstrap=100) if r["region"] == "trust:right")
+    apart = next(r for r in trust_rows(answered(FOUR, REPLIES), bootstrap=100) if r["condition"] == "trust:right")
     assert 0 <= apart["ci_low"] < 0.75 < apart["ci_high"] <= 1
 
 
@@ -272,7 +274,7 @@ def test_the_summary_is_of_the_questions_and_has_an_interval():
         "random": ["Liver", "?", "?", "Spleen"],
     }
     rows = trust_rows(answered(questions, replies), bootstrap=200)
-    found = {r["metric"]: r for r in rows if r["region"] == "trust" and r["subset"] == "all"}
+    found = {r["metric"]: r for r in rows if r["condition"] == "trust" and r["subset"] == "all"}
     assert {metric: row["value"] for metric, row in found.items()} == {
         "trust_score": pytest.approx(0.5),
         "use": pytest.approx(0.5),

@@ -18,8 +18,7 @@ from rllava_jax.config import Config, RegionConfig
 from rllava_jax.interop.import_checkpoint import imported_config
 from rllava_jax.model.sharding import make_mesh, to_devices
 from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of
-from rllava_jax.training.setup import program
-from rllava_jax.training.state import initial_state
+from rllava_jax.training.program import initial_state, make_program
 from rllava_jax.training.step import make_train_step
 from speed.flops import example_flops
 from speed.ours import model_batch, training_options
@@ -63,7 +62,7 @@ def _measure(setting: Setting, case: Case, repeats: int) -> dict[str, float]:
     setting = dataclasses.replace(setting, size=size, batch=case.batch, text=case.text)
     config = _config(size, case.regions)
     mesh = make_mesh(config.mesh)
-    made = program(config, mesh, vocab=size.decoder.vocab, steps=1000, warmup=0)
+    made = make_program(config, mesh, vocab=size.decoder.vocab, steps=1000, warmup=0)
     state = initial_state(config, made, vocab=size.decoder.vocab)
     step = make_train_step(made, config, mesh)
     batch = model_batch(training_batch(setting)) | _regions(config.regions, case, vision.patch)

@@ -14,7 +14,7 @@ from typing import Any
 from data_pipelines.records import VQAExample
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import Config, DataConfig, EvaluationConfig, ModelConfig, RegionConfig
-from rllava_jax.inference.task import Task, load_task
+from rllava_jax.inference.run_data import RunData, load_run_data
 from speed.torchvision_import import import_torchvision
 
 BATCH, BATCHES, WORKERS = 16, 16, 2
@@ -32,7 +32,7 @@ def open_pipeline(name: str, folder: Path, data: Path, side: int = 224) -> tuple
     tokenizer = Tokenizer.load(folder / "published" / "tokenizer.model")
     regions = name == OURS_REGIONS
     cache = 0 if name == OURS_UNCACHED else 1024
-    task = load_task(_config(data, side=side, regions=regions, cache_mb=cache), tokenizer=tokenizer)
+    task = load_run_data(_config(data, side=side, regions=regions, cache_mb=cache), tokenizer=tokenizer)
     if name.startswith("rllava_jax"):
         start = 0
 
@@ -78,7 +78,7 @@ def _config(data: Path, *, side: int, regions: bool, cache_mb: int) -> Config:
     )
 
 
-def _ours(task: Task, *, seed: int) -> Iterator[Any]:
+def _ours(task: RunData, *, seed: int) -> Iterator[Any]:
     from data_pipelines.loading.loader import training_iterator
 
     data = task.preprocessor.data

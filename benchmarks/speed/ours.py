@@ -19,9 +19,9 @@ from rllava_jax.interop.import_checkpoint import import_checkpoint, imported_con
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import Params, abstract, merge
 from rllava_jax.model.sharding import make_mesh, sharded_shapes, to_devices
-from rllava_jax.training.setup import program
-from rllava_jax.training.state import initial_state
-from rllava_jax.training.step import TrainState, make_train_step
+from rllava_jax.training.program import initial_state, make_program
+from rllava_jax.training.state import TrainState
+from rllava_jax.training.step import make_train_step
 from speed.setting import CLIP, LEARNING_RATE, PAD, WEIGHT_DECAY, Batch, Setting, prompts, training_batch
 
 
@@ -123,7 +123,7 @@ def model_batch(batch: Batch) -> dict[str, np.ndarray]:
 def training_step(config: Config, params: Params, setting: Setting) -> tuple[Any, TrainState]:
     """The product's jitted step and a state that holds `params`."""
     mesh = make_mesh(config.mesh)
-    made = program(config, mesh, vocab=setting.size.decoder.vocab, steps=1000, warmup=0)
+    made = make_program(config, mesh, vocab=setting.size.decoder.vocab, steps=1000, warmup=0)
     state = initial_state(config, made, vocab=setting.size.decoder.vocab)
     # A copy: the step takes its state's memory.
     own = {name: jax.device_put(np.asarray(params[name]), place) for name, place in made.shardings.params.items()}

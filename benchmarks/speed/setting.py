@@ -152,11 +152,11 @@ def prepare(folder: Path, setting: Setting) -> None:
     from flax import nnx
 
     from rllava_jax.checkpoint import provenance
-    from rllava_jax.inference.task import make_preprocessor
     from rllava_jax.interop.export_checkpoint import export_checkpoint
     from rllava_jax.interop.import_checkpoint import imported_config, write_model
     from rllava_jax.interop.streaming import StreamedArray
     from rllava_jax.model.params import build, split
+    from rllava_jax.model.preprocessing import make_preprocessor
 
     ids = setting.ids
     smaller = dataclasses.replace(setting.size, decoder=dataclasses.replace(setting.size.decoder, vocab=ids))

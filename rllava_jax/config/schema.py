@@ -218,7 +218,7 @@ class TrainConfig(Settings):
       accumulate: micro-batches per step; the batch is split into this many, and the result equals the full batch's.
       checkpoint_every, log_every, evaluate_every: durations; "never" for none but the last (not for log_every).
       keep_last: checkpoints kept besides the best.
-      best_metric: of the validation rows, as "subset/region/metric"; higher is better.
+      best_metric: of the validation rows, as "subset/condition/metric"; higher is better.
       label_smoothing: share of the target's probability that is spread over the vocabulary.
       z_loss: weight of the squared log of the softmax's normaliser, which keeps logits from drifting (PaLM: 1e-4).
       loss_chunk: answer positions of each example whose logits are held at once.
@@ -229,6 +229,7 @@ class TrainConfig(Settings):
       data_wait_warning: share of the time between two logged steps spent waiting for input, above which the log warns.
       stall_seconds: a step that takes longer is named in the log, with what the run is waiting for.
       log_examples: write the ids of every step's examples to examples.jsonl, to find those behind a change of the loss.
+      wandb_project: also log to this project of Weights & Biases; "" does not. Needs the extra `wandb`.
       compilation_cache: folder of compiled programs, so that a second start need not compile; "workdir" keeps it in
         the run's own, "" keeps none.
     """
@@ -254,6 +255,7 @@ class TrainConfig(Settings):
     data_wait_warning: Annotated[Share, Effect.NOTHING] = 0.2
     stall_seconds: Annotated[PositiveFloat, Effect.NOTHING] = 300.0
     log_examples: Annotated[bool, Effect.NOTHING] = False
+    wandb_project: Annotated[str, Effect.NOTHING] = ""
     compilation_cache: Annotated[str, Effect.NOTHING] = "workdir"
 
     @model_validator(mode="after")

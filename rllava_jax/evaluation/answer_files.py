@@ -1,8 +1,8 @@
 """Reading anyone's predictions: whatever a line holds, it is counted and never stops the reading.
 
 A line is an object with `id` and `answer`, or with `id` and `prediction`, which a run's own predictions.jsonl has
-(there `answer` is the reference). `confidence` and `region`, the condition under which the question was asked, are
-optional.
+(there `answer` is the reference). `confidence` and `condition`, under which the question was asked, are optional;
+`region` is an older name of it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AnswerFile:
     """The answers of a file by question and condition, in the file's order.
 
     Attributes:
-      answers: (id, region) → what its lines say; region is "" where they name no condition.
+      answers: (id, condition) → what its lines say; condition is "" where they name none.
       findings: what was odd.
     """
 
@@ -78,9 +78,9 @@ class AnswerFile:
     findings: Findings
 
     @property
-    def regions(self) -> list[str]:
+    def conditions(self) -> list[str]:
         """The conditions that the file names, in its order; [""] where it names none."""
-        return list(dict.fromkeys(region for _, region in self.answers))
+        return list(dict.fromkeys(condition for _, condition in self.answers))
 
 
 def read_answers(path: Path, *, lists: bool) -> AnswerFile:
@@ -148,12 +148,12 @@ def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, An
 
 
 def _key(fields: Mapping[str, Any]) -> tuple[str, str] | None:
-    name, region = fields.get("id"), fields.get("region")
+    name, condition = fields.get("id"), fields.get("condition", fields.get("region"))
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
-    if not isinstance(name, str) or not name or not (region is None or isinstance(region, str)):
+    if not isinstance(name, str) or not name or not (condition is None or isinstance(condition, str)):
         return None
-    return _encodable(name), _encodable(region or "")
+    return _encodable(name), _encodable(condition or "")
 
 
 def _answers(fields: Mapping[str, Any], name: str, findings: Findings, *, lists: bool) -> list[Answer]:

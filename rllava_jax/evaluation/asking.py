@@ -23,7 +23,7 @@ from data_pipelines.regions.policy import Shown, regions_under
 from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.detected_regions import answer_with_detected
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
-from rllava_jax.inference.generator import Answer, Answerer
+from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params
 
 
@@ -49,7 +49,7 @@ def choose_examples(examples: Sequence[VQAExample], families: Sequence[str], *, 
 
 
 def evaluate(
-    answerer: Answerer,
+    generator: Generator,
     params: Params,
     preprocessor: Preprocessor,
     examples: Sequence[VQAExample],
@@ -75,7 +75,7 @@ def evaluate(
     images = ShuffledImages(examples if split is None else split) if "shuffled" in config.conditions else None
 
     def ask(asked: Sequence[VQAExample], condition: str) -> list[Prediction]:
-        return _gather(_ask(answerer, params, preprocessor, asked, condition, config, images, progress=progress))
+        return _gather(_ask(generator, params, preprocessor, asked, condition, config, images, progress=progress))
 
     for condition in config.conditions:
         if condition == DETECTED:
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def _ask(
-    answerer: Answerer,
+    generator: Generator,
     params: Params,
     preprocessor: Preprocessor,
     examples: Sequence[VQAExample],
@@ -123,7 +123,7 @@ def _ask(
     )
     predictions: list[Prediction] = []
 
-    def read(answers: Future[list[Answer]], asked: list[tuple[VQAExample, Shown]]) -> None:
+    def read(answers: Future[list[GeneratedAnswer]], asked: list[tuple[VQAExample, Shown]]) -> None:
         predictions.extend(
             _prediction(example, shown, condition, answer)
             for (example, shown), answer in zip(asked, answers.result()[: len(asked)], strict=True)
@@ -137,10 +137,10 @@ def _ask(
             total=len(examples), desc=f"{progress} {condition}", unit=" examples", disable=None if progress else True
         ) as bar,
     ):
-        pending: tuple[Future[list[Answer]], list[tuple[VQAExample, Shown]]] | None = None
+        pending: tuple[Future[list[GeneratedAnswer]], list[tuple[VQAExample, Shown]]] | None = None
         for batch, asked in batches:
             batch.pop("example_valid")
-            following = (devices.submit(answerer.answer, params, batch), asked)
+            following = (devices.submit(generator.answer, params, batch), asked)
             if pending:
                 read(*pending)
             pending = following
@@ -149,7 +149,7 @@ def _ask(
     return predictions
 
 
-def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answer) -> Prediction:
+def _prediction(example: VQAExample, shown: Shown, condition: str, answer: GeneratedAnswer) -> Prediction:
     return Prediction(
         id=example.id,
         dataset=example.dataset,
@@ -162,7 +162,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answe
         log_prob=answer.log_prob,
         family=example.family,
         answer_type=example.answer_type,
-        region=condition,
+        condition=condition,
         content_type=example.content_type,
         modality=example.modality,
         shown_kind=shown.kind,
@@ -176,7 +176,7 @@ def _prediction(example: VQAExample, shown: Shown, condition: str, answer: Answe
 
 
 def _under(prediction: Prediction, condition: str) -> Prediction:
-    return from_json(to_json(prediction) | {"region": condition})
+    return from_json(to_json(prediction) | {"condition": condition})
 
 
 def _gather(predictions: list[Prediction]) -> list[Prediction]:

@@ -133,7 +133,7 @@ _Key = tuple[str, str, str, str]
 
 def key_of(p: Prediction) -> _Key:
     """What makes two answers answers to the same question."""
-    return p.dataset, p.split, p.id, p.region
+    return p.dataset, p.split, p.id, p.condition
 
 
 def _check_unique(predictions: Iterable[Prediction], path: Path) -> None:
@@ -141,8 +141,8 @@ def _check_unique(predictions: Iterable[Prediction], path: Path) -> None:
     for p in predictions:
         if key_of(p) in seen:
             raise DataError(
-                f"{path}: prediction {p.id!r} stands there twice under region {p.region!r}; each question counts once, "
-                "so remove one of the two lines"
+                f"{path}: prediction {p.id!r} stands there twice under condition {p.condition!r}; each question counts "
+                "once, so remove one of the two lines"
             )
         seen.add(key_of(p))
 

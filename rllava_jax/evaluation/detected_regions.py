@@ -12,7 +12,7 @@ are about a given box. A question is asked without a region where nothing was fo
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -71,7 +71,7 @@ def answer_with_detected(
     return [
         replace(
             answered[example.id],
-            region=DETECTED,
+            condition=DETECTED,
             shown_kind=shown[example.id][0],
             right_boxes=tuple(region.box for region in example.regions),
             provenance=DETECTED if shown[example.id][1] else "",
@@ -106,17 +106,27 @@ def _detect(
     return {key: first_box(answer.prediction) for key, answer in zip(first_pass, answers, strict=True)}
 
 
+def region_sources(predictions: Sequence[Prediction]) -> str:
+    """Questions by the provenance of their regions, e.g. "annotation 120, question 80; found by the model 75"."""
+    given = {(p.dataset, p.split, p.id): p for p in predictions if p.condition != DETECTED and p.right_boxes}
+    counts = Counter(p.provenance or "not recorded" for p in given.values())
+    said = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
+    if any(p.condition == DETECTED for p in predictions):
+        said += f"; found by the model {sum(p.shown_kind == DETECTED for p in predictions):,}"
+    return said
+
+
 def detected_rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> list[Row]:
     """How often and how well the model found what ordinary questions name; no rows where it was not asked.
 
-    region "detected", 95 % intervals by image:
+    condition "detected", 95 % intervals by image:
       subset family=vqa, metric box_found      share of the questions naming a structure that were asked with a box
       subset has_region=yes, metric box_iou    of those that have annotated boxes: each such box's greatest IoU with a
                                                detected one, mean over the question's boxes; 0 where none was found
     """
     groups: dict[tuple[str, str], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
-        if prediction.region == DETECTED and prediction.shown_kind != "none":
+        if prediction.condition == DETECTED and prediction.shown_kind != "none":
             groups[prediction.dataset, prediction.split].append(prediction)
     found: list[Row] = []
     for (dataset, split), asked in groups.items():

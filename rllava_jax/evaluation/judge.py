@@ -158,7 +158,7 @@ def verdict_of(reply: Answer) -> bool | None:
 
 def item_key(item: Item) -> tuple[str, ...]:
     """What names an item among others."""
-    return item.dataset, item.split, item.id, item.region
+    return item.dataset, item.split, item.id, item.condition
 
 
 def request_of(judge: Judge, item: Item) -> JudgeRequest:

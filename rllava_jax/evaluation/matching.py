@@ -53,33 +53,33 @@ def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, find
             f"no prediction has an id of the references: predictions have {_some(key[0] for key in unknown)}; "
             f"the references have {_some(item.id for item in references)}"
         )
-    for name, region in unknown:
-        findings.add(UNKNOWN, _named(name, region))
+    for name, condition in unknown:
+        findings.add(UNKNOWN, _named(name, condition))
     items = []
-    for item in _under_conditions(counted, file.regions):
-        answers = file.answers.get((item.id, item.region), ())
+    for item in _under_conditions(counted, file.conditions):
+        answers = file.answers.get((item.id, item.condition), ())
         if not answers:
-            findings.add(MISSING, _named(item.id, item.region))
+            findings.add(MISSING, _named(item.id, item.condition))
         items.append(_answered(item, answers, protocol.runs, findings) if answers else item)
     return items
 
 
-def _under_conditions(references: Sequence[Item], regions: Sequence[str]) -> Iterable[Item]:
-    if any(item.region for item in references):
-        asked = [item for item in references if item.region in regions]
+def _under_conditions(references: Sequence[Item], conditions: Sequence[str]) -> Iterable[Item]:
+    if any(item.condition for item in references):
+        asked = [item for item in references if item.condition in conditions]
         if not asked:
-            named = ", ".join(dict.fromkeys(item.region for item in references))
+            named = ", ".join(dict.fromkeys(item.condition for item in references))
             raise DataError(f"predictions: were asked under none of the conditions of the references ({named})")
         yield from asked
         return
-    for region in regions:
+    for condition in conditions:
         for item in references:
-            if item.has_region or not region.startswith(_TRUST):
-                yield dataclasses.replace(item, region=region) if region else item
+            if item.has_region or not condition.startswith(_TRUST):
+                yield dataclasses.replace(item, condition=condition) if condition else item
 
 
 def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findings) -> Item:
-    name = _named(item.id, item.region)
+    name = _named(item.id, item.condition)
     if runs > 1 and any(_run(answer) is not None for answer in answers):
         answers = _by_run(answers, runs, name, findings)
     texts = [answer.text for answer in answers]
@@ -126,8 +126,8 @@ def _by_run(answers: Sequence[Answer], runs: int, name: str, findings: Findings)
     return kept
 
 
-def _named(name: str, region: str) -> str:
-    return f"{name!r} ({region})" if region else repr(name)
+def _named(name: str, condition: str) -> str:
+    return f"{name!r} ({condition})" if condition else repr(name)
 
 
 def _some(names: Iterable[str]) -> str:

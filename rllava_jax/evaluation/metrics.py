@@ -1,24 +1,24 @@
 """From predictions to the rows of metrics.json.
 
-A row is one number: {dataset, split, subset, region, metric, value, n, ci_low, ci_high}.
+A row is one number: {dataset, split, subset, condition, metric, value, n, ci_low, ci_high}.
 
-subset   all                         every question, all families
-         family=identify, …          one question family; family=vqa are the data set's own questions
-         has_region=yes              ordinary questions that have a region: the only ones on which right, none and
-                                     wrong differ
-         answer_type=closed|open     ordinary questions; closed is the published score, over *all* closed ones
-         answer_type=yes_no          the closed ones whose reference is yes or no
-         content_type=…, modality=…  ordinary questions
-region   right, none, wrong, blank   the condition; another of `data_pipelines/conditions.py` where it was asked
-         wrong:shifted, …            those of the wrong condition that were shown this kind
-         right-none, …               the difference on the same questions, question by question
-         right-detected, …           against the box that the model found itself
-metric   accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
-         exact_match, recall,
-         precision, f1               open questions
-         accuracy@0.5, iou           localise
-         confidence, ece, brier, auroc
-         box_found, box_iou          see `detected_regions.detected_rows`
+subset     all                         every question, all families
+           family=identify, …          one question family; family=vqa are the data set's own questions
+           has_region=yes              ordinary questions that have a region: the only ones on which right, none and
+                                       wrong differ
+           answer_type=closed|open     ordinary questions; closed is the published score, over *all* closed ones
+           answer_type=yes_no          the closed ones whose reference is yes or no
+           content_type=…, modality=…  ordinary questions
+condition  right, none, wrong, blank   or another of `data_pipelines/conditions.py` that was evaluated
+           wrong:shifted, …            those of the wrong condition that were shown this kind
+           right-none, …               the difference on the same questions, question by question
+           right-detected, …           against the box that the model found itself
+metric     accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
+           exact_match, recall,
+           precision, f1               open questions
+           accuracy@0.5, iou           localise
+           confidence, ece, brier, auroc
+           box_found, box_iou          see `detected_regions.detected_rows`
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Row(TypedDict):
     dataset: str
     split: str
     subset: str
-    region: str
+    condition: str
     metric: str
     value: float
     n: int
@@ -60,12 +60,12 @@ class Row(TypedDict):
 
 
 def make_row(
-    dataset: str, split: str, subset: str, region: str, metric: str, value: float, n: int, interval: Interval | None
+    dataset: str, split: str, subset: str, condition: str, metric: str, value: float, n: int, interval: Interval | None
 ) -> Row:
     """A row; without an interval both its ends are None."""
     low, high = interval or (None, None)
     return Row(
-        dataset=dataset, split=split, subset=subset, region=region, metric=metric,
+        dataset=dataset, split=split, subset=subset, condition=condition, metric=metric,
         value=value, n=n, ci_low=low, ci_high=high,
     )  # fmt: skip
 
@@ -132,8 +132,8 @@ def rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> lis
     found: list[Row] = []
     for (dataset, split), by_subset in groups.items():
         for subset in sorted(by_subset, key=_rank):
-            for region, metric, figure in _subset_cells(answers, subset, by_subset[subset]):
-                found.append(make_row(dataset, split, subset, region, metric, *figure))
+            for condition, metric, figure in _subset_cells(answers, subset, by_subset[subset]):
+                found.append(make_row(dataset, split, subset, condition, metric, *figure))
     return found
 
 
@@ -150,31 +150,31 @@ _Cell = tuple[str, str, Estimated]
 
 
 def _subset_cells(answers: _Answers, subset: str, members: Sequence[int]) -> Iterator[_Cell]:
-    """(region, metric, figure) of every condition, wrong kind and difference."""
-    by_region: dict[str, list[int]] = {c: [] for c in ALL}
+    """(condition, metric, figure) of every condition, wrong kind and difference."""
+    by_condition: dict[str, list[int]] = {c: [] for c in ALL}
     by_kind: dict[str, list[int]] = defaultdict(list)
     for i in members:
         prediction = answers.predictions[i]
-        by_region[prediction.region].append(i)
-        if prediction.region == "wrong" and prediction.shown_kind.startswith("wrong:"):
+        by_condition[prediction.condition].append(i)
+        if prediction.condition == "wrong" and prediction.shown_kind.startswith("wrong:"):
             by_kind[prediction.shown_kind].append(i)
-    for region, held in by_region.items():
+    for condition, held in by_condition.items():
         if held:
-            yield from _score_cells(answers, subset, region, held)
+            yield from _score_cells(answers, subset, condition, held)
             if has_confidence_rows(subset):
                 for metric, figure in confidence_figures(answers.table, np.array(held), answers.estimator):
-                    yield region, metric, figure
+                    yield condition, metric, figure
     for kind in sorted(by_kind):
         yield from _score_cells(answers, subset, kind, by_kind[kind])
     for pair in (*PAIRS, *DETECTED_PAIRS):
-        yield from _difference_cells(answers, subset, pair, by_region[pair.first], by_region[pair.second])
+        yield from _difference_cells(answers, subset, pair, by_condition[pair.first], by_condition[pair.second])
 
 
-def _score_cells(answers: _Answers, subset: str, region: str, held: Sequence[int]) -> Iterator[_Cell]:
+def _score_cells(answers: _Answers, subset: str, condition: str, held: Sequence[int]) -> Iterator[_Cell]:
     for metric in metrics_of(subset):
         figure = mean_figure(answers.table, np.array(held), metric, answers.estimator)
         if figure is not None:
-            yield region, metric, figure
+            yield condition, metric, figure
 
 
 def _difference_cells(
@@ -199,7 +199,7 @@ def _difference_cells(
 def _check_unique(predictions: Sequence[Prediction]) -> None:
     seen: set[tuple[str, str, str, str]] = set()
     for p in predictions:
-        key = (p.dataset, p.split, p.id, p.region)
+        key = (p.dataset, p.split, p.id, p.condition)
         if key in seen:
-            raise DataError(f"prediction {p.id!r}: answered twice under region {p.region!r}; ids must be unique")
+            raise DataError(f"prediction {p.id!r}: answered twice under condition {p.condition!r}; ids must be unique")
         seen.add(key)

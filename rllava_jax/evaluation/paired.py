@@ -49,7 +49,7 @@ class Scored(NamedTuple):
     """A question as it was answered and scored, by whatever scored it.
 
     Attributes:
-      question: (dataset, split, id, region): the same in both sets of answers.
+      question: (dataset, split, id, condition): the same in both sets of answers.
       subsets: those it belongs to, e.g. "answer_type=closed".
       scores: metric → value.
     """
@@ -66,7 +66,7 @@ class ComparisonRow(TypedDict):
     dataset: str
     split: str
     subset: str
-    region: str
+    condition: str
     metric: str
     first: float
     second: float
@@ -136,11 +136,11 @@ def comparison_rows(
     cells: dict[tuple[str, str, str, str], list[tuple[Scored, Scored]]] = {}
     for s in first:
         if s.question in others:
-            dataset, split, _, region = s.question
+            dataset, split, _, condition = s.question
             for subset in s.subsets:
-                cells.setdefault((dataset, split, subset, region), []).append((s, others[s.question]))
+                cells.setdefault((dataset, split, subset, condition), []).append((s, others[s.question]))
     rows = []
-    for (dataset, split, subset, region), pairs in cells.items():
+    for (dataset, split, subset, condition), pairs in cells.items():
         for metric in metrics_of(subset):
             held = [(s, other) for s, other in pairs if metric in s.scores and metric in other.scores]
             if not held:
@@ -152,7 +152,7 @@ def comparison_rows(
             only = found.mcnemar
             rows.append(
                 ComparisonRow(
-                    dataset=dataset, split=split, subset=subset, region=region, metric=metric,
+                    dataset=dataset, split=split, subset=subset, condition=condition, metric=metric,
                     first=float(values[:, 0].mean()), second=float(values[:, 1].mean()),
                     difference=found.difference, n=found.n, ci_low=low, ci_high=high, p=found.p,
                     first_only=only.first_only if only else None, second_only=only.second_only if only else None,
@@ -163,11 +163,11 @@ def comparison_rows(
 
 
 def unmatched(first: Iterable[Scored], second: Iterable[Scored]) -> tuple[list[str], list[str]]:
-    """The questions that only the first, and only the second, has; as "id (region)"."""
+    """The questions that only the first, and only the second, has; as "id (condition)"."""
     ours, theirs = ({s.question: None for s in side} for side in (first, second))
 
     def names(questions: Iterable[tuple[str, str, str, str]]) -> list[str]:
-        return [f"{name} ({region})" if region else name for _, _, name, region in questions]
+        return [f"{name} ({condition})" if condition else name for _, _, name, condition in questions]
 
     return names(q for q in ours if q not in theirs), names(q for q in theirs if q not in ours)
 
@@ -175,14 +175,14 @@ def unmatched(first: Iterable[Scored], second: Iterable[Scored]) -> tuple[list[s
 def markdown(rows: Sequence[ComparisonRow]) -> str:
     """Subsets and metrics down, in percent; differences in points with 95 % intervals."""
     several = len({(row["dataset"], row["split"]) for row in rows}) > 1
-    conditions = any(row["region"] for row in rows)
+    conditions = any(row["condition"] for row in rows)
     lines = [
         "| questions | metric | n | first | second | difference | p | McNemar |",
         "|:--|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         name = f"{row['dataset']} {row['split']}, {row['subset']}" if several else row["subset"]
-        name += f" ({row['region']})" if conditions and row["region"] else ""
+        name += f" ({row['condition']})" if conditions and row["condition"] else ""
         name = markdown_text(name)
         difference = f"{100 * row['difference']:+.1f}"
         if row["ci_low"] is not None and row["ci_high"] is not None:

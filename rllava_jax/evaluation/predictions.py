@@ -18,7 +18,7 @@ from data_pipelines.regions.boxes import boxes_from_text
 from rllava_jax.evaluation.answer_files import is_encodable, text_lines
 
 _TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "family", "answer_type",
-                "region", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip
+                "condition", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip
 _LIST_FIELDS = ("box_labels", "choices", "accepted")
 _BOX_FIELDS = ("boxes", "right_boxes")
 _LOG_PROB_ROUNDING = 1e-3  # rounding may lift a sum of float32 logarithms above 0
@@ -28,12 +28,12 @@ _LOG_PROB_ROUNDING = 1e-3  # rounding may lift a sum of float32 logarithms above
 class Prediction:
     """What the model answered to one question under one condition.
 
-    A question is asked once per condition; `(dataset, split, id, region)` is unique.
+    A question is asked once per condition; `(dataset, split, id, condition)` is unique.
 
     Attributes:
       confidence: probability of the decoded answer, eos included, 0..1.
       log_prob: its natural logarithm, as the decoder summed it.
-      region: the condition of the evaluation: right, none, wrong, blank or another of `data_pipelines/conditions.py`.
+      condition: right, none, wrong, blank or another of `data_pipelines/conditions.py`.
       shown_kind: what was really shown, e.g. "right", "none" (also a question without a region under "right"),
         "wrong:shifted".
       boxes: the shown boxes, (y0, x0, y1, x1) normalised to the image.
@@ -53,7 +53,7 @@ class Prediction:
     log_prob: float
     family: str
     answer_type: AnswerType
-    region: str
+    condition: str
     content_type: str = ""
     modality: str = ""
     shown_kind: str = "none"
@@ -75,7 +75,9 @@ class Prediction:
             _require(_is_text(getattr(self, name)), self.id, name, getattr(self, name), "a string that UTF-8 can hold")
         _require(self.family in FAMILIES, self.id, "family", self.family, f"one of {', '.join(FAMILIES)}")
         _require(self.answer_type in get_args(AnswerType), self.id, "answer_type", self.answer_type, "open or closed")
-        _require(self.region in CONDITIONS, self.id, "region", self.region, f"one of {', '.join(CONDITIONS[:7])} …")
+        _require(
+            self.condition in CONDITIONS, self.id, "condition", self.condition, f"one of {', '.join(CONDITIONS[:7])} …"
+        )
         in_range = _is_finite(self.confidence) and 0 <= self.confidence <= 1
         _require(in_range, self.id, "confidence", self.confidence, "a probability, 0 to 1")
         in_range = _is_finite(self.log_prob) and self.log_prob <= _LOG_PROB_ROUNDING
@@ -112,6 +114,8 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
     known = {f.name: f for f in dataclasses.fields(Prediction)}
     # Scores stand in predictions.jsonl for human readers; they follow from the rest and are computed anew.
     given = {name: value for name, value in fields.items() if name != "scores"}
+    if "region" in given:  # its older name, in answers to the trust benchmark that others gave
+        given.setdefault("condition", given.pop("region"))
     name_of = given.get("id", "without id")
     unknown = sorted(given.keys() - known.keys())
     required = {n for n, f in known.items() if f.default is dataclasses.MISSING}

@@ -83,9 +83,9 @@ def from_predictions(predictions: Iterable[Prediction]) -> list[Item]:
         item = Item(
             id=p.id, dataset=p.dataset, split=p.split, image_id=p.image_id, question=p.question, answer=p.answer,
             answer_type=p.answer_type, family=p.family, content_type=p.content_type, modality=p.modality,
-            choices=p.choices, accepted=p.accepted, has_region=bool(p.right_boxes), region=p.region,
+            choices=p.choices, accepted=p.accepted, has_region=bool(p.right_boxes), condition=p.condition,
         )  # fmt: skip
-        found.setdefault((p.id, p.region), item)
+        found.setdefault((p.id, p.condition), item)
     return list(found.values())
 
 

@@ -32,25 +32,25 @@ def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable
     write_atomically(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def markdown_table(rows: Sequence[Row], *, regions: Sequence[str] = CONDITIONS) -> str:
+def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITIONS) -> str:
     """Subsets and metrics down, conditions across, in percent with 95 % intervals.
 
     n is that of the conditions; where they differ each cell names its own.
     """
-    shown = [r for r in regions if any(row["region"] == r for row in rows)]
+    shown = [r for r in conditions if any(row["condition"] == r for row in rows)]
     cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
     for row in rows:
-        if row["region"] in shown:
+        if row["condition"] in shown:
             key = (row["dataset"], row["split"], row["subset"], row["metric"])
-            cells.setdefault(key, {})[row["region"]] = row
+            cells.setdefault(key, {})[row["condition"]] = row
     several = len({key[:2] for key in cells}) > 1
     lines = [
         f"| questions | metric | n | {' | '.join(map(markdown_text, shown))} |",
         f"|:--|:--|--:|{'--:|' * len(shown)}",
     ]
-    for (dataset, split, subset, metric), by_region in cells.items():
-        counts = {row["n"] for row in by_region.values()}
-        values = [_markdown_cell(by_region.get(r), own_n=len(counts) > 1) for r in shown]
+    for (dataset, split, subset, metric), by_condition in cells.items():
+        counts = {row["n"] for row in by_condition.values()}
+        values = [_markdown_cell(by_condition.get(r), own_n=len(counts) > 1) for r in shown]
         name = f"{dataset} {split}, {subset}" if several else subset
         n = str(counts.pop()) if len(counts) == 1 else "–"
         lines.append(f"| {markdown_text(name)} | {metric} | {n} | {' | '.join(values)} |")

@@ -20,14 +20,13 @@ from rllava_jax.config.stored import to_json
 from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.selective import selective_rows
-from rllava_jax.evaluation.detected_regions import detected_rows
+from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
 from rllava_jax.inference.calibration import Calibration, stored_calibration
-from rllava_jax.inference.generator import Answerer
-from rllava_jax.inference.task import Task
+from rllava_jax.inference.generator import Generator
+from rllava_jax.inference.run_data import RunData
 from rllava_jax.model.params import Params
-from rllava_jax.report.detected import region_sources
 from rllava_jax.report.run_report import write_report
 from rllava_jax.runtime import hosts
 
@@ -50,10 +49,10 @@ def check_best_metric(config: Config) -> None:
 
 
 def evaluate_run(
-    answerer: Answerer,
+    generator: Generator,
     params: Params,
     config: Config,
-    task: Task,
+    task: RunData,
     workdir: Path,
     *,
     step: int,
@@ -72,7 +71,7 @@ def evaluate_run(
     settings = config.evaluation
     calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.test, progress="test")
+    predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.test, progress="test")
     asked = to_json(config)["evaluation"]
     suffix = ""
     if asked != config_of_run["evaluation"]:
@@ -98,7 +97,7 @@ def write_evaluation(
     folder: Path,
     predictions: Sequence[Prediction],
     config: Config,
-    task: Task,
+    task: RunData,
     calibration: Calibration | None,
     *,
     title: str,
@@ -133,19 +132,19 @@ def write_evaluation(
 
 
 def validation_figures(
-    answerer: Answerer, config: Config, task: Task, workdir: Path, params: Params, step: int
+    generator: Generator, config: Config, task: RunData, workdir: Path, params: Params, step: int
 ) -> Mapping[str, float]:
     """Scores at most `evaluation.during_examples` validation questions of each family.
 
     Rows and predictions go to `eval/STEP-validation/`.
 
     Returns:
-      "subset/region/metric" → value, from which `train.best_metric` picks.
+      "subset/condition/metric" → value, from which `train.best_metric` picks.
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
-    predictions = evaluate(answerer, params, task.preprocessor, examples, settings, split=task.validation)
+    predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.validation)
     rows = metrics.rows(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
-    return {f"{row['subset']}/{row['region']}/{row['metric']}": float(row["value"]) for row in rows}
+    return {f"{row['subset']}/{row['condition']}/{row['metric']}": float(row["value"]) for row in rows}

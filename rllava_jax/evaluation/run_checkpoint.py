@@ -35,7 +35,7 @@ from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_r
 from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.inference.task import Task, load_task
+from rllava_jax.inference.run_data import RunData, load_run_data
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,13 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     config = asked_config(own, options, devices=len(jax.devices()))
     validated(config)
     # Everything that can be wrong with the data is told before weights are read.
-    task = load_task(config, tokenizer=tokenizer, training=False)
+    task = load_run_data(config, tokenizer=tokenizer, training=False)
     calibration = stored_calibration(checkpoint)
     settings = config.evaluation
     predictor = Predictor.load(checkpoint, new_tokens=settings.max_new_tokens, devices=jax.devices())
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
     predictions = evaluate(
-        predictor.answerer,
+        predictor.generator,
         predictor.params,
         task.preprocessor,
         examples,
@@ -125,15 +125,15 @@ def _sampling(options: argparse.Namespace) -> Sampling | None:
 def _write_sampled(
     path: Path,
     predictor: Predictor,
-    task: Task,
+    task: RunData,
     examples: Sequence[VQAExample],
     config: Config,
     sampling: Sampling,
     *,
     runs: int,
 ) -> None:
-    greedy = predictor.answerer
-    answerer = SampledAnswerer(
+    greedy = predictor.generator
+    generator = SampledAnswerer(
         greedy.graphdef,
         greedy.tokenizer,
         greedy.mesh,
@@ -142,7 +142,7 @@ def _write_sampled(
         seed=config.seed,
     )
     answered = sampled_runs(
-        answerer, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
+        generator, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
     )
     lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in run_lines(answered))
     write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -17,12 +17,12 @@ from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.generator import Answer, Answerer
+from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params
 
 
-class SampledAnswerer(Answerer):
-    """An answerer that draws anew for every batch; compiled once for all runs.
+class SampledAnswerer(Generator):
+    """An generator that draws anew for every batch; compiled once for all runs.
 
     The draw depends on seed, run and the batch's place in it: the same questions in the same order and batch size have
     the same answers.
@@ -42,15 +42,15 @@ class SampledAnswerer(Answerer):
         """Begins a run, from its first batch."""
         self._run_number, self._batches = run, 0
 
-    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Answer]:
-        """As `Answerer.answer`; `seed` is not read."""
+    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[GeneratedAnswer]:
+        """As `Generator.answer`; `seed` is not read."""
         drawn = rng_for(self._seed, "sampled run", self._run_number, self._batches).integers(2**31)
         self._batches += 1
         return super().answer(params, batch, seed=int(drawn))
 
 
 def sampled_runs(
-    answerer: SampledAnswerer,
+    generator: SampledAnswerer,
     params: Params,
     preprocessor: Preprocessor,
     examples: Sequence[VQAExample],
@@ -75,9 +75,9 @@ def sampled_runs(
         raise ConfigError(f"--sampled-runs {runs}: write 1 or more")
     found = []
     for run in range(runs):
-        answerer.begin(run)
+        generator.begin(run)
         label = f"{progress} run {run + 1}/{runs}" if progress else ""
-        found.append(evaluate(answerer, params, preprocessor, examples, config, progress=label))
+        found.append(evaluate(generator, params, preprocessor, examples, config, progress=label))
     return found
 
 
@@ -87,7 +87,7 @@ def run_lines(runs: Sequence[Sequence[Prediction]]) -> Iterator[dict[str, Any]]:
         for run, prediction in enumerate(answers):
             yield {
                 "id": prediction.id,
-                "region": prediction.region,
+                "condition": prediction.condition,
                 "run": run,
                 "answer": prediction.prediction,
                 "confidence": prediction.confidence,

@@ -1,7 +1,7 @@
 """Rows of a protocol: a mean or a statistic for each subset, condition and metric, with an interval by image.
 
-A row is one of `evaluation.metrics` ({dataset, split, subset, region, metric, value, n, ci_low, ci_high}). Its `region`
-is the condition under which the questions were asked, and "" where the file of predictions names none.
+A row is one of `evaluation.metrics` ({dataset, split, subset, condition, metric, value, n, ci_low, ci_high}). Its
+`condition` is "" where the file of predictions names none.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def score_rows(scored: Sequence[ScoredItem], protocol: Protocol, *, bootstrap: i
     for position, item in enumerate(items):
         group = cells.setdefault((item.dataset, item.split), {})
         for subset in protocol.subsets(item):
-            group.setdefault((subset, item.region), []).append(position)
+            group.setdefault((subset, item.condition), []).append(position)
     rows = []
     for (dataset, split), group in cells.items():
-        for subset, region in sorted(group, key=lambda key: (rank(key[0]), _region_rank(key[1]))):
-            held = np.array(group[subset, region])
+        for subset, condition in sorted(group, key=lambda key: (rank(key[0]), _condition_rank(key[1]))):
+            held = np.array(group[subset, condition])
             for metric, figure in _figures(items, table, held, subset, protocol, estimator):
-                rows.append(make_row(dataset, split, subset, region, metric, *figure))
+                rows.append(make_row(dataset, split, subset, condition, metric, *figure))
     return rows
 
 
@@ -83,8 +83,8 @@ def _figures(
         yield from confidence_figures(table, held, estimator)
 
 
-_PLACES: Mapping[str, int] = {region: place for place, region in enumerate(ALL)}
+_PLACES: Mapping[str, int] = {condition: place for place, condition in enumerate(ALL)}
 
 
-def _region_rank(region: str) -> tuple[int, str]:
-    return (_PLACES.get(region, len(ALL)), region) if region else (-1, "")
+def _condition_rank(condition: str) -> tuple[int, str]:
+    return (_PLACES.get(condition, len(ALL)), condition) if condition else (-1, "")

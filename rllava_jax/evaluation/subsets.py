@@ -8,6 +8,8 @@ from rllava_jax.evaluation.answers import normalise_answer
 
 _ORDER = ("all", "family=", "has_region=", "answer_type=closed", "answer_type=yes_no", "answer_type=open",
           "content_type=", "modality=")  # fmt: skip
+# In the order of the headline table; the first that was evaluated is also the one of the report's tiles.
+HEADLINE = ("family=identify", "family=verify", "family=choose", "has_region=yes", "family=vqa", "family=localise")
 
 
 class Described(Protocol):

@@ -17,7 +17,7 @@ from rllava_jax.model.params import Params, merge
 from rllava_jax.model.sharding import batch_sharding, to_devices
 
 
-class Answer(NamedTuple):
+class GeneratedAnswer(NamedTuple):
     """Attributes:
     text: up to eos.
     log_prob: natural logarithm of the probability of the whole answer, eos included.
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
         return math.exp(self.log_prob)
 
 
-class Answerer:
+class Generator:
     """Decodes batches. Compiled once for each shape of batch."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Answerer:
 
         self._run = jax.jit(run, out_shardings=batch_sharding(mesh))
 
-    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Answer]:
+    def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[GeneratedAnswer]:
         """Answers this host's rows of a batch, in their order.
 
         Args:
@@ -72,7 +72,7 @@ class Answerer:
         generated = self._run(params, to_devices(batch, self.mesh), jax.random.key(seed))
         tokens, log_prob, finished = (_local_rows(array) for array in generated)
         return [
-            Answer(self._text(row), float(value), bool(end))
+            GeneratedAnswer(self._text(row), float(value), bool(end))
             for row, value, end in zip(tokens, log_prob, finished, strict=True)
         ]
 

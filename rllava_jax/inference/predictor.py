@@ -26,9 +26,9 @@ from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
-from rllava_jax.inference.generator import Answer, Answerer
-from rllava_jax.inference.task import make_preprocessor
+from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params, abstract
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, sharded_shapes
 
 
@@ -56,7 +56,7 @@ class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
     Attributes:
-      preprocessor, answerer, params: what `evaluation.asking.evaluate` asks many questions with.
+      preprocessor, generator, params: what `evaluation.asking.evaluate` asks many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
     """
@@ -64,7 +64,7 @@ class Predictor:
     def __init__(
         self,
         preprocessor: Preprocessor,
-        answerer: Answerer,
+        generator: Generator,
         params: Params,
         *,
         checkpoint: Path,
@@ -72,7 +72,7 @@ class Predictor:
         files: Mapping[str, bytes],
     ):
         self.preprocessor = preprocessor
-        self.answerer = answerer
+        self.generator = generator
         self.params = params
         self.checkpoint = checkpoint
         self.config = config
@@ -96,7 +96,7 @@ class Predictor:
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
-          devices: that share each batch of `answerer`, a copy of the model on each; None is one, enough for one
+          devices: that share each batch of `generator`, a copy of the model on each; None is one, enough for one
             question at a time.
 
         Raises:
@@ -124,10 +124,10 @@ class Predictor:
             }
             mesh = make_mesh(MeshConfig(), devices or jax.local_devices()[:1])
             params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
-        answerer = Answerer(
+        generator = Generator(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
-        return cls(preprocessor, answerer, params, checkpoint=folder / str(number), config=config, files=files)
+        return cls(preprocessor, generator, params, checkpoint=folder / str(number), config=config, files=files)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -143,9 +143,9 @@ class Predictor:
         calibration = self.calibration
         if calibration is None:
             return "the checkpoint has no calibration"
-        if self.answerer.sampling != GREEDY:
+        if self.generator.sampling != GREEDY:
             return "it was measured on greedy answers"
-        if self.answerer.new_tokens != calibration.max_new_tokens:
+        if self.generator.new_tokens != calibration.max_new_tokens:
             return f"it was measured on answers of at most {calibration.max_new_tokens} tokens"
         family = {"detect": "localise", "caption": "caption"}.get(task)
         if family is not None and family not in calibration.families:
@@ -191,7 +191,7 @@ class Predictor:
         shown = Shown(tuple(regions), "right" if regions else "none")
         arrays = self.preprocessor.evaluation(example, shown)
         batch = {name: value[None] for name, value in arrays.items()}
-        answer = self.answerer.answer(self.params, batch, seed=seed)[0]
+        answer = self.generator.answer(self.params, batch, seed=seed)[0]
         raw = math.exp(min(answer.log_prob, 0.0))  # rounding may lift it above 1
         confidence, held = raw, not self.uncalibrated(task)
         if self.calibration is not None and held:
@@ -211,7 +211,7 @@ class Predictor:
 
     def answers(
         self, asked: Sequence[tuple[VQAExample, Shown]], *, batch_size: int, text_length: int
-    ) -> Iterator[list[Answer]]:
+    ) -> Iterator[list[GeneratedAnswer]]:
         """Answers many questions, in order, in batches of one shape; the last one is filled up with its last question.
 
         Args:
@@ -232,4 +232,4 @@ class Predictor:
         shapes = [shape] * math.ceil(len(asked) / batch_size)
         for batch, rows in stacked_batches(asked, shapes, preprocessor, batch_size):
             batch.pop("example_valid")
-            yield self.answerer.answer(self.params, batch)[: len(rows)]
+            yield self.generator.answer(self.params, batch)[: len(rows)]

@@ -18,10 +18,11 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import from_json
 from rllava_jax.interop.huggingface_config import parse_config
-from rllava_jax.interop.layout import TABLE, Spelling, by_array, canonical, is_buffer, spellings
+from rllava_jax.interop.layout import TABLE, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
 from rllava_jax.interop.source import DTYPES, Source, check_names
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
+from rllava_jax.model.published_names import Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 _INDEX = "model.safetensors.index.json"

@@ -24,7 +24,6 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
-from rllava_jax.inference.task import make_preprocessor
 from rllava_jax.interop.big_vision import check_npz, read_npz
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import TABLE
@@ -32,6 +31,7 @@ from rllava_jax.interop.lineage import import_record
 from rllava_jax.interop.source import Source, check_tokenizer
 from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
 from rllava_jax.model.params import abstract
+from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of, name_of
 
 logger = logging.getLogger(__name__)

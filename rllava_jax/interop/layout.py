@@ -1,7 +1,7 @@
 """How each of our arrays is spelled in Hugging Face's PaliGemma, and nothing else: a table, read in both directions.
 
 Axes, as in the model files: L layers (our leading axis, their `{layer}`), V vocabulary, D width, N heads, K kv heads,
-H head dim, F mlp, W vision width, P patches, E region encoders, T region tokens, r rank. A pattern is einops': ours on
+H head dim, F mlp, W vision width, P patches, r rank. A pattern is einops': ours on
 the left, theirs on the right; read from right to left it imports.
 
 Sources: the module trees of transformers 4.57 and 5.23; big_vision's parameter names are ours.
@@ -12,62 +12,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-import einops
-import numpy as np
-
+from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.model.published_names import REGISTERED, Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 TABLE = "llm/embedder/input_embedding"
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """One of their tensors, as a part of one of our arrays.
-
-    Attributes:
-      ours: the array.
-      theirs: the tensor's canonical name, see `canonical`; `{layer}` where ours has a leading layer axis.
-      pattern: ours, without layer axis and index, → theirs.
-      index: where ours holds several tensors on its first axis (after the layers'), which one this is.
-    """
-
-    ours: str
-    theirs: str
-    pattern: str
-    index: int | None = None
-
-    @property
-    def layered(self) -> bool:
-        """Whether ours is a stack over layers."""
-        return "{layer}" in self.theirs
-
-    def part(self, layer: np.ndarray) -> np.ndarray:
-        """Our part of a layer's slice (or of the whole, where there are no layers); a view."""
-        view: np.ndarray = layer if self.index is None else layer[self.index]
-        return view
-
-    def export(self, part: np.ndarray) -> np.ndarray:
-        """Their tensor of our part (one layer, one index)."""
-        return np.ascontiguousarray(einops.rearrange(part, self.pattern))
-
-    def part_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """Shape of our part, given the shape of the whole array."""
-        return tuple(ours[int(self.layered) + int(self.index is not None) :])
-
-    def import_(self, tensor: np.ndarray, part_shape: Sequence[int]) -> np.ndarray:
-        """Our part of their tensor; the inverse of `export`."""
-        left, right = self.pattern.split(" -> ")
-        sizes = {name: size for name, size in zip(left.split(), part_shape, strict=True) if name != "1"}
-        return einops.rearrange(tensor, f"{right} -> {left}", **sizes)
-
-    def their_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """Shape of their tensor, given the shape of our whole array."""
-        left, right = self.pattern.split(" -> ")
-        sizes = dict(zip(left.split(), self.part_shape(ours), strict=True))
-        groups = re.findall(r"\(([^)]*)\)|(\S+)", right)
-        return tuple(int(np.prod([sizes[name] for name in (group or single).split()])) for group, single in groups)
 
 
 _BLOCK = "img/Transformer/encoderblock/"
@@ -141,14 +91,6 @@ def _decoder(*, post_norms: bool) -> list[Spelling]:
     ]
 
 
-_REGIONS = [
-    Spelling("roi/geometry/kernel", "region_branch.geometry.weight", "G W -> W G"),
-    Spelling("roi/geometry/bias", "region_branch.geometry.bias", "W -> W"),
-    Spelling("roi/token_embedding", "region_branch.token_embedding", "E T W -> E T W"),
-    Spelling("roi/inside", "region_branch.inside", "E W -> E W"),
-]
-
-
 def _adapter(ours: str, theirs: str, inputs: str, outputs: str) -> list[Spelling]:
     """An adapter's pair: A maps `inputs` to the rank, B the rank to `outputs`; theirs are torch's [out, in]."""
     return [
@@ -183,12 +125,17 @@ def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]
     """The spellings of the named arrays of a model of this size, in the order of the table.
 
     Raises:
-      ValueError: a name that the table does not know: the model has grown and the table has not.
+      CheckpointError: a name that nothing declares: the model has grown and its published names have not.
     """
-    table = [*_vision(), *_decoder(post_norms=size.decoder.post_norms), *_REGIONS, *_ADAPTERS]
+    table = [*_vision(), *_decoder(post_norms=size.decoder.post_norms), *_ADAPTERS]
+    table += [row for rows in REGISTERED.values() for row in rows]
     unknown = sorted(set(names) - {spelling.ours for spelling in table})
     if unknown:
-        raise ValueError(f"interop.layout has no spelling of {', '.join(unknown)}; add one")
+        raise CheckpointError(
+            f"{', '.join(unknown)}: parameters without a published name, so no Hugging Face folder can hold them; "
+            "declare one (rllava_jax/model/published_names.py)",
+            code="export.unsupported",
+        )
     return [spelling for spelling in table if spelling.ours in names]
 
 

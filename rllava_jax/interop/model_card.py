@@ -13,7 +13,7 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
-from rllava_jax.evaluation.summary import HEADLINE
+from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import Stage, is_published, lineage
 from rllava_jax.model.sizes import model_size
@@ -277,7 +277,7 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
             f"{whose}right: the region as annotated; none: without it; wrong: another one; blank: a grey image with "
             "the right region named, which shows what can be told without looking.",
         )
-    unmarked = [row for row in shown if row["region"] == "none"]
+    unmarked = [row for row in shown if row["condition"] == "none"]
     if not unmarked:
         return "## Evaluation\n\nNo question was asked as this folder is: without a region, and not about one."
     told = (

@@ -11,9 +11,10 @@ import numpy as np
 
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import LoraConfig, LoraTarget
-from rllava_jax.interop.layout import Spelling, by_array, spellings
+from rllava_jax.interop.layout import by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray
 from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
+from rllava_jax.model.published_names import Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 

@@ -18,10 +18,23 @@ from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
 from rllava_jax.model.lora import Adapter, adapted
-from rllava_jax.model.partition_rules import constrain
+from rllava_jax.model.partition_rules import TENSOR_OR_WHOLE, constrain, register_rules
 from rllava_jax.model.sizes import GemmaConfig
 
 _NORM_EPSILON = 1e-6
+
+register_rules(
+    "llm",
+    {
+        r".*scale": (),
+        r"embedder/input_embedding": ("tensor", "fsdp"),  # [V, D]
+        r"layers/attn/q_einsum/w": (None, "tensor", "fsdp", None),  # [L, N, D, H]
+        r"layers/attn/kv_einsum/w": (None, None, TENSOR_OR_WHOLE, "fsdp", None),  # [L, 2, K, D, H]
+        r"layers/attn/attn_vec_einsum/w": (None, "tensor", None, "fsdp"),  # [L, N, H, D]
+        r"layers/mlp/gating_einsum": (None, None, "fsdp", "tensor"),  # [L, 2, D, F]
+        r"layers/mlp/linear": (None, "tensor", "fsdp"),  # [L, F, D]
+    },
+)
 
 
 class KVCache(NamedTuple):

@@ -1,12 +1,20 @@
-"""How every parameter and activation is cut over the mesh: two tables, and what reads them inside the model.
+"""How every parameter and activation is sharded over the mesh: rules as data, and what reads them inside the model.
 
 The mesh has the axes `slice` (groups of devices with a slow network between them), `data` (copies of the model), `fsdp`
-(each parameter is cut, and gathered where it is used; ZeRO 3) and `tensor` (heads, feed-forward and vocabulary are cut,
-and computed apart). Examples are cut over all but `tensor`. The axes are compiler-driven: the tables say where arrays
-live, XLA adds the collectives.
+(each parameter is sharded, and gathered where it is used; ZeRO 3) and `tensor` (heads, feed-forward and vocabulary are
+sharded, and computed without gathering). Examples are sharded over all but `tensor`. The axes are compiler-driven: the
+rules say where arrays live, XLA adds the collectives.
 
-Axes: L layers, W vision width, D decoder width, N heads, K kv heads, H head dim, F mlp, V vocabulary, P patches, p side
-of a patch, C geometry features, B batch, S sequence, M positions of a chunk.
+A parameter's rule stands in the file that defines the parameter, which calls `register_rules` once at its top level:
+
+    register_rules("roi/toy", {r".*/kernel": (None, "fsdp"), r".*/bias": ()})
+
+Nothing else needs to know: optimiser state, checkpoints, planning and restoring ask by name. A parameter without a
+rule, and a rule without a parameter in a model that has its owner, are errors (`check_rules`). Adapters need no rule:
+their axes are those of the projection beside which they stand, and their rank is never sharded.
+
+Axes: D decoder width, V vocabulary, B batch, S sequence, N heads, H head dim, F mlp, W vision width, P patches,
+M positions of a chunk.
 """
 
 from __future__ import annotations
@@ -23,41 +31,39 @@ from rllava_jax.model.lora import TARGETS, is_adapter
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
 BATCH = ("slice", "data", "fsdp")
 
-# Cut over `tensor` where that divides it, and else held whole on purpose: Gemma 2B has one key-value head for all its
-# query heads, and every device of `tensor` needs it.
+# Sharded over `tensor` where that divides it, and else replicated on purpose: Gemma 2B has one key-value head for all
+# its query heads, and every device of `tensor` needs it.
 TENSOR_OR_WHOLE = "tensor or whole"
 
-# The mesh axis that cuts each axis of a parameter; () keeps a whole copy everywhere (vectors, where gathering would
-# cost more than it saves). The first pattern that matches the whole name holds. Adapters need no rule: their axes are
-# those of the projection beside which they stand, and their rank is never cut.
-PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"(img|roi)/.*bias", ()),
-    (r"(img|llm)/.*scale", ()),
-    (r"img/embedding/kernel", (None, None, None, "fsdp")),  # [p, p, 3, W]
-    (r"img/pos_embedding", (None, None, "fsdp")),  # [1, P, W]
-    (r"img/.*/(query|key|value)/kernel", (None, "fsdp", "tensor", None)),  # [L, W, N, H]
-    (r"img/.*/out/kernel", (None, "tensor", None, "fsdp")),  # [L, N, H, W]
-    (r"img/.*/Dense_0/kernel", (None, "fsdp", "tensor")),  # [L, W, F]
-    (r"img/.*/Dense_1/kernel", (None, "tensor", "fsdp")),  # [L, F, W]
-    (r"img/head/kernel", ("fsdp", None)),  # [W, D]
-    (r"llm/embedder/input_embedding", ("tensor", "fsdp")),  # [V, D]
-    (r"llm/layers/attn/q_einsum/w", (None, "tensor", "fsdp", None)),  # [L, N, D, H]
-    (r"llm/layers/attn/kv_einsum/w", (None, None, TENSOR_OR_WHOLE, "fsdp", None)),  # [L, 2, K, D, H]
-    (r"llm/layers/attn/attn_vec_einsum/w", (None, "tensor", None, "fsdp")),  # [L, N, H, D]
-    (r"llm/layers/mlp/gating_einsum", (None, None, "fsdp", "tensor")),  # [L, 2, D, F]
-    (r"llm/layers/mlp/linear", (None, "tensor", "fsdp")),  # [L, F, D]
-    (r"roi/geometry/kernel", (None, "fsdp")),  # [C, W]
-    (r"roi/(token_embedding|inside)", ()),
-)
+# The mesh axis that shards each axis of a parameter; () keeps a whole copy everywhere (vectors, where gathering would
+# cost more than it saves).
+Axes = tuple[str | None, ...]
+# By owner: patterns for the rest of a name, in order.
+RULES: dict[str, Mapping[str, Axes]] = {}
+
+
+def register_rules(owner: str, rules: Mapping[str, Axes]) -> None:
+    """Declares how the parameters under `owner/` are sharded.
+
+    Args:
+      owner: what their names begin with: `llm`, `roi/toy`, `heads/contrastive`. The longest owner of a name decides.
+      rules: a regular expression for the whole rest of the name → the axes. The first that matches holds.
+
+    Raises:
+      ValueError: the owner has declared other rules already.
+    """
+    if RULES.setdefault(owner, rules) != rules:
+        raise ValueError(f"register_rules: {owner} already has other rules")
+
 
 # The same for the activations whose place is not left to the compiler.
 ACTIVATIONS: dict[str, tuple[str | tuple[str, ...] | None, ...]] = {
-    "rows": (("slice", "data"), None, "fsdp"),  # [B, S, D]: of the token table, as they lie there
+    "rows": (("slice", "data"), None, "fsdp"),  # [B, S, D]: of the token embedding, as they lie there
     "states": (BATCH, None, None),  # [B, S, D] or [B, P, W], between layers
     "heads": (BATCH, None, "tensor", None),  # [B, S, N, H]
     "hidden": (BATCH, None, "tensor"),  # [B, S, F]
     "logits": (BATCH, None, "tensor"),  # [B, M, V]
-    "output": ("tensor", None),  # [V, D]: the token table as the output layer's weight
+    "output": ("tensor", None),  # [V, D]: the token embedding as the output layer's weight
     "table": ("tensor", "fsdp"),  # [V, D]: its gradient, while it is summed
 }
 
@@ -71,10 +77,10 @@ def constrain(x: jax.Array, name: str) -> jax.Array:
 
 
 def parameter_spec(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Where a parameter is cut on a mesh whose axes have the given sizes.
+    """How a parameter is sharded on a mesh whose axes have the given sizes.
 
     Raises:
-      ConfigError: no rule names it, or a mesh axis does not divide the axis that it is to cut.
+      ConfigError: no rule names it, or a mesh axis does not divide the axis that it is to shard.
     """
     axes = _axes(name, len(shape))
     spec: list[str | None] = []
@@ -86,7 +92,8 @@ def parameter_spec(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) 
         elif size % sizes[axis]:
             raise ConfigError(
                 f"mesh.{axis}: {sizes[axis]} does not divide axis {len(spec)} of {name} {shape}; "
-                f"choose a divisor of {size}"
+                f"choose a divisor of {size}",
+                code="mesh.mismatch",
             )
         else:
             spec.append(axis)
@@ -96,57 +103,68 @@ def parameter_spec(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) 
 
 
 def held_whole(name: str, shape: tuple[int, ...], tensor: int) -> bool:
-    """Whether a parameter has an axis that `tensor` would cut if it could, and that is held whole instead."""
+    """Whether a parameter has an axis that `tensor` would shard if it could, and that is replicated instead."""
     axes = _axes(name, len(shape))
     return any(axis == TENSOR_OR_WHOLE and size % tensor for size, axis in zip(shape, axes, strict=False))
 
 
 def check_rules(names: Mapping[str, object]) -> None:
-    """Every rule for a part that the model has must be the one that holds for some parameter of it.
+    """Every parameter has a rule, and every rule of an owner that the model has holds for some parameter.
 
     Args:
       names: all parameters of a model.
 
     Raises:
-      ConfigError: listing the rules that name nothing.
+      ConfigError: listing the parameters without a rule and the rules without a parameter.
     """
-    parts = {name.split("/")[0] for name in names}
-    used = {_rule(name) for name in names if not is_adapter(name)}
-    idle = [pattern for pattern, _ in PARAMETERS if pattern not in used and _parts(pattern) & parts]
-    if idle:
-        raise ConfigError(f"sharding: rules that name no parameter of this model: {', '.join(idle)}; mend PARAMETERS")
+    found = {name: _rule(name) for name in names if not is_adapter(name)}
+    bare = sorted(name for name, rule in found.items() if rule is None)
+    owners = {rule[0] for rule in found.values() if rule is not None}
+    idle = [f"{owner}/{rule}" for owner in owners for rule in RULES[owner] if (owner, rule) not in found.values()]
+    wrong = [f"no rule names the parameters {', '.join(bare)}"] if bare else []
+    wrong += [f"rules that name no parameter of this model: {', '.join(sorted(idle))}"] if idle else []
+    if wrong:
+        raise ConfigError(f"sharding: {'; '.join(wrong)}; fix register_rules", code="mesh.partition-rules")
 
 
-def _parts(pattern: str) -> set[str]:
-    return set(re.findall(r"\w+", pattern.split("/")[0]))
+def _rule(name: str) -> tuple[str, str] | None:
+    """The owner and pattern that hold for a parameter."""
+    owners = sorted((owner for owner in RULES if name.startswith(f"{owner}/")), key=len, reverse=True)
+    for owner in owners[:1]:
+        for pattern in RULES[owner]:
+            if re.fullmatch(pattern, name.removeprefix(f"{owner}/")):
+                return owner, pattern
+    return None
 
 
-def _rule(name: str) -> str | None:
-    return next((pattern for pattern, _ in PARAMETERS if re.fullmatch(pattern, name)), None)
-
-
-def _axes(name: str, rank: int) -> tuple[str | None, ...]:
+def _axes(name: str, rank: int) -> Axes:
     if is_adapter(name):
         return _adapter_axes(name)
-    pattern = _rule(name)
-    if pattern is None:
-        raise ConfigError(f"sharding: no rule names the parameter {name}, of {rank} axes; add one to PARAMETERS")
-    axes = dict(PARAMETERS)[pattern]
+    rule = _rule(name)
+    if rule is None:
+        raise ConfigError(
+            f"sharding: no rule names the parameter {name}, of {rank} axes; add one with register_rules",
+            code="mesh.partition-rules",
+        )
+    axes = RULES[rule[0]][rule[1]]
     if axes and len(axes) != rank:
         raise ConfigError(
-            f"sharding: the rule {pattern} has {len(axes)} axes, but {name} has {rank}; mend it in PARAMETERS"
+            f"sharding: the rule {'/'.join(rule)} has {len(axes)} axes, but {name} has {rank}; fix it",
+            code="mesh.partition-rules",
         )
     return axes
 
 
 def _adapter_axes(name: str) -> tuple[str | None, ...]:
-    """An adapter's factors are cut along the axes that they share with their projection."""
+    """An adapter's factors are sharded along the axes that they share with their projection."""
     adapter, _, half = name.rpartition("/")
     site = next((site for site in TARGETS.values() if site.adapter == adapter), None)
     if site is None or half not in ("a", "b"):
-        raise ConfigError(f"sharding: no target of LoRA has the parameter {name}; add it to lora.TARGETS")
+        raise ConfigError(
+            f"sharding: no target of LoRA has the parameter {name}; add it to lora.TARGETS", code="mesh.partition-rules"
+        )
     a, b, projection = site.equation.replace("->", ",").split(",")
-    base = dict(PARAMETERS)[_rule(site.base) or ""]
-    cut: dict[str, str | None] = dict(zip(projection, base[-len(projection) :], strict=True))
+    owner, pattern = _rule(site.base) or ("", "")
+    sharded: dict[str, str | None] = dict(zip(projection, RULES[owner][pattern][-len(projection) :], strict=True))
     letters = a if half == "a" else b
-    return (*((None,) if site.stacked else ()), *(cut.get(letter) for letter in letters))
+    return (*((None,) if site.stacked else ()), *(sharded.get(letter) for letter in letters))

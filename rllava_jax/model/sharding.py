@@ -1,4 +1,4 @@
-"""The mesh, and where parameters and batches live on it. The tables stand in `model/axes.py`."""
+"""The mesh, and where parameters and batches live on it. `partition_rules.py` has the rules."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             remedy = "the others must divide that" if -1 in sizes.values() else "set one of the last three to -1"
         raise ConfigError(
             f"mesh: slices={sizes['slice']}, data={config.data}, fsdp={config.fsdp} and tensor={config.tensor} do not "
-            f"make {len(devices)} devices{f' in {counted} slices' if counted > 1 else ''}; {remedy}"
+            f"make {len(devices)} devices{f' in {counted} slices' if counted > 1 else ''}; {remedy}",
+            code="mesh.mismatch",
         )
     shape = tuple(sizes.values())
     if counted > 1:
@@ -63,12 +64,13 @@ def _check_hosts(mesh: Mesh) -> None:
     if any(len({device.process_index for device in row}) > 1 for row in rows):
         raise ConfigError(
             f"mesh.tensor: {mesh.shape['tensor']} devices that share an example would lie on several hosts here; "
-            "choose a smaller number"
+            "choose a smaller number",
+            code="mesh.mismatch",
         )
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Parts that a batch is cut into."""
+    """Parts that a batch is sharded into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
@@ -82,12 +84,13 @@ def check_batches(config: Config, mesh: Mesh) -> None:
         if size % parts:
             raise ConfigError(
                 f"{field}: {size} examples at a time cannot be shared by {parts} parts (slices x data x fsdp); "
-                "make it a multiple"
+                "make it a multiple",
+                code="mesh.mismatch",
             )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples are cut over every axis but `tensor`."""
+    """Examples are sharded over every axis but `tensor`."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -107,7 +110,7 @@ def parameter_shardings(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) 
 
 
 def say_what_is_held_whole(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Logs the parameters that `tensor` would cut if it could: replicating them is meant, and takes memory."""
+    """Logs the parameters that `tensor` would shard if it could: replicating them is meant, and takes memory."""
     tensor = mesh.shape["tensor"]
     whole = [f"{name} {shape.shape}" for name, shape in shapes.items() if held_whole(name, shape.shape, tensor)]
     if whole:

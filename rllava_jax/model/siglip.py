@@ -16,11 +16,25 @@ from jaxtyping import Array, Float
 from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import Affine, scan_layers, stack_layers
-from rllava_jax.model.partition_rules import constrain
+from rllava_jax.model.partition_rules import constrain, register_rules
 from rllava_jax.model.resampling import align_corners_matrix
 from rllava_jax.model.sizes import SiglipConfig
 
 _NORM_EPSILON = 1e-6
+
+register_rules(
+    "img",
+    {
+        r".*(bias|scale)": (),
+        r"embedding/kernel": (None, None, None, "fsdp"),  # [p, p, 3, W]
+        r"pos_embedding": (None, None, "fsdp"),  # [1, P, W]
+        r".*/(query|key|value)/kernel": (None, "fsdp", "tensor", None),  # [L, W, N, H]
+        r".*/out/kernel": (None, "tensor", None, "fsdp"),  # [L, N, H, W]
+        r".*/Dense_0/kernel": (None, "fsdp", "tensor"),  # [L, W, F]
+        r".*/Dense_1/kernel": (None, "tensor", "fsdp"),  # [L, F, W]
+        r"head/kernel": ("fsdp", None),  # [W, D]
+    },
+)
 
 
 class LayerNorm(nnx.Module):

@@ -20,7 +20,7 @@ from rllava_jax.config.curriculum import stage_configs
 from rllava_jax.config.durations import Duration, parse_duration
 from rllava_jax.config.loading import load
 from rllava_jax.config.validation import validate_patches
-from rllava_jax.inference.task import training_examples
+from rllava_jax.inference.run_data import training_examples
 from rllava_jax.model.attention.fused import check_attention
 from rllava_jax.model.sharding import (
     batch_sharding,
@@ -48,8 +48,8 @@ from rllava_jax.planning.roofline import Roofline, roofline
 from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
 from rllava_jax.training.initialisation import resolve
-from rllava_jax.training.setup import program as make_program
-from rllava_jax.training.step import Program, make_train_step
+from rllava_jax.training.program import Program, make_program
+from rllava_jax.training.step import make_train_step
 
 NOT_AT_HAND = "(not at hand)"
 

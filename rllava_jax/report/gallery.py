@@ -30,35 +30,35 @@ _NOT_WRONG = ("trust:right", "trust:none", "trust:two", "trust:contradicted")
 class Case(NamedTuple):
     """One question with its prediction under each condition it was asked under."""
 
-    by_region: dict[str, Prediction]
+    by_condition: dict[str, Prediction]
 
     @property
     def first(self) -> Prediction:
         """Under the condition that stands first in every table: the right region, where that was asked."""
-        return next(self.by_region[c] for c in ALL if c in self.by_region)
+        return next(self.by_condition[c] for c in ALL if c in self.by_condition)
 
-    def asked(self, region: str) -> Prediction | None:
+    def under(self, condition: str) -> Prediction | None:
         """Under a condition, or under the trust benchmark's own form of it (`trust:right`, `trust:none`)."""
-        return self.by_region.get(region) or self.by_region.get(f"trust:{region}")
+        return self.by_condition.get(condition) or self.by_condition.get(f"trust:{condition}")
 
-    def right(self, region: str) -> bool | None:
+    def right(self, condition: str) -> bool | None:
         """Whether the answer was right, None when not asked."""
-        p = self.asked(region)
+        p = self.under(condition)
         return None if p is None else is_right(p)
 
-    def shown(self, region: str) -> bool:
+    def shown(self, condition: str) -> bool:
         """Whether a region was really shown; a question without one is asked plainly under every condition."""
-        p = self.asked(region)
+        p = self.under(condition)
         return p is not None and bool(p.boxes)
 
-    def confidence(self, region: str) -> float:
-        p = self.asked(region)
+    def confidence(self, condition: str) -> float:
+        p = self.under(condition)
         return 0.0 if p is None else p.confidence
 
     @property
     def wrong_boxes(self) -> list[Prediction]:
         """The predictions under a box that is wrong, in the order of `conditions.ALL`."""
-        return [p for c in ALL if (p := self.by_region.get(c)) and p.boxes and _is_wrong_box(p)]
+        return [p for c in ALL if (p := self.by_condition.get(c)) and p.boxes and _is_wrong_box(p)]
 
     def effect(self, p: Prediction) -> str:
         """What the wrong box of a prediction did (a key of EFFECTS), or "" where no answer without a box is known."""
@@ -85,7 +85,7 @@ def is_right(p: Prediction) -> bool:
 
 
 def _is_wrong_box(p: Prediction) -> bool:
-    return p.shown_kind.startswith("wrong:") or (p.region.startswith("trust:") and p.region not in _NOT_WRONG)
+    return p.shown_kind.startswith("wrong:") or (p.condition.startswith("trust:") and p.condition not in _NOT_WRONG)
 
 
 def _names_the_box(p: Prediction) -> bool:
@@ -104,7 +104,7 @@ def cases_of(predictions: Iterable[Prediction]) -> list[Case]:
     """Gathers the predictions by question."""
     found: dict[tuple[str, str, str], Case] = {}
     for p in predictions:
-        found.setdefault((p.dataset, p.split, p.id), Case({})).by_region[p.region] = p
+        found.setdefault((p.dataset, p.split, p.id), Case({})).by_condition[p.condition] = p
     return list(found.values())
 
 
@@ -130,8 +130,8 @@ def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[
     shuffled = sorted(cases, key=lambda case: case.first.id)
     random.Random(seed).shuffle(shuffled)
 
-    def most_confident(region: str, keep: Callable[[Case], bool]) -> list[Case]:
-        return sorted(filter(keep, shuffled), key=lambda case: -case.confidence(region))
+    def most_confident(condition: str, keep: Callable[[Case], bool]) -> list[Case]:
+        return sorted(filter(keep, shuffled), key=lambda case: -case.confidence(condition))
 
     plans = [
         ("Drawn at random", "No selection: what an ordinary case looks like.", shuffled),

@@ -1,49 +1,70 @@
-"""The frame of every page that this package writes: self-contained, with a list of its sections."""
+"""The frame of every page that this package writes: self-contained HTML from templates, with a list of its sections."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from html import escape
-from importlib import resources
-from string import Template
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 
 class Section(NamedTuple):
-    """A part of a page: its name in the address, its heading, and HTML."""
+    """A part of a page.
 
-    name: str
+    Attributes:
+      chapter: the macro of `templates/chapters.html` that shows it.
+      data: what the macro takes; None leaves the section out.
+      group: counts the data sets' splits of a page from 0; each has the same chapters.
+    """
+
+    chapter: str
     heading: str
-    html: str
+    data: Mapping[str, Any] | None
+    group: int = 0
+
+    @property
+    def name(self) -> str:
+        """In the address of the page, e.g. "trust-2"."""
+        return f"{self.chapter}-{self.group + 1}" if self.group else self.chapter
 
 
-def page_html(*, eyebrow: str, title: str, scope: str, sections: Sequence[Section], after: str = "") -> str:
-    """The whole page. Sections without HTML are left out.
+def page_html(
+    *, eyebrow: str, title: str, scope: str, sections: Sequence[Section], images: Sequence[Mapping[str, Any]]
+) -> str:
+    """The whole page.
 
-    The page carries a policy under which a browser loads nothing from elsewhere and runs no script but the page's own.
+    It carries a policy under which a browser loads nothing from elsewhere and runs no script but the page's own.
 
     Args:
       scope: one sentence on what was evaluated.
-      after: HTML at the page's end, such as the images that its cards refer to.
+      images: that its cards refer to, from `Album.images`.
     """
-    script = _resource("gallery.js")
-    held = [section for section in sections if section.html]
-    links = "".join(f'<li><a href="#{s.name}">{escape(s.heading)}</a></li>' for s in held)
-    body = "\n".join(f'<section id="{s.name}"><h2>{escape(s.heading)}</h2>{s.html}</section>' for s in held)
-    return Template(_resource("page.html")).substitute(
-        eyebrow=escape(eyebrow),
-        title=escape(title),
-        scope=escape(scope),
-        style=_resource("page.css"),
+    script = _source("gallery.js")
+    return _environment().get_template("page.html").render(
+        eyebrow=eyebrow,
+        title=title,
+        scope=scope,
+        sections=[section for section in sections if section.data is not None],
+        images=images,
+        style=_source("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        links=links,
-        body=body,
-        after=after,
-    )
+    )  # fmt: skip
 
 
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+@cache
+def _environment() -> Environment:
+    """What templates insert is escaped, unless it is `Markup`; a name that they lack is an error."""
+    loader = PackageLoader("rllava_jax.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _source(name: str) -> Markup:
+    """A file as it is: its braces are no template's."""
+    environment = _environment()
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])

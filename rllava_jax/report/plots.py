@@ -1,206 +1,74 @@
-"""The plots of the report, as SVG text that takes its colours from the page around it."""
+"""The plots of the pages, as SVG text that takes its colours from the page around it, and of files that stand alone."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from jaxtyping import Float
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy import ndarray
 
 from rllava_jax.evaluation.confidence.calibration import ReliabilityBin
+from rllava_jax.evaluation.metrics import Row
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness and edge.
 CONDITION_COLOURS = {"right": "#009e73", "none": "#8b94a3", "wrong": "#d55e00", "blank": "none"}
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DOTTED = (0, (1, 2))
 
-# Stand-ins that `svg_text` turns into the page's own colours, so that one picture serves a light and a dark page. The
+# Stand-ins that `_page_svg` turns into the page's own colours, so that one picture serves a light and a dark page. The
 # series of a line plot each have a shade of their own per page: no one colour has contrast enough on both.
-INK, RULE = "#010203", "#040506"
+INK, _RULE = "#010203", "#040506"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
 _SERIES_ALONE = ("#0072b2", "#b26a00", "#00805d", "#c04f00", "#a8497c")  # where no page defines them
 _PAGE_COLOURS = {
     INK: "currentColor",
-    RULE: "var(--rule)",
+    _RULE: "var(--rule)",
     **{c: f"var(--series-{i}, {alone})" for i, (c, alone) in enumerate(zip(SERIES, _SERIES_ALONE, strict=True), 1)},
 }
 FILE_INK = "#1f2630"  # of pictures that stand alone, on white
 
 
-def _axes_style(ink: str, *, rule: str, grid: str, ground: str) -> dict[Any, Any]:
+def _style(ink: str, rule: str, grid: str, ground: str) -> dict[Any, Any]:
     return {
-        "text.color": ink,
-        "axes.labelcolor": ink,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink),
+        **dict.fromkeys(("axes.facecolor", "figure.facecolor"), ground),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
         "axes.edgecolor": rule,
-        "axes.facecolor": ground,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": ink,
-        "ytick.color": ink,
         "grid.color": grid,
-        "figure.facecolor": ground,
+        "grid.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a name of the data may hold dollar signs
     }
 
 
-STYLE: dict[Any, Any] = {
-    **_axes_style(INK, rule=RULE, grid=RULE, ground="none"),
-    "svg.fonttype": "none",  # text stays text: searchable, read aloud, in the page's font
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "hatch.linewidth": 0.8,
-}
-
-
-def file_style(name: str, *, font_size: int) -> dict[Any, Any]:
-    """The style of a picture in a file of its own.
+def page_plot(description: str, draw: Callable[[Axes], object], size: tuple[float, float] = (4.5, 4.0)) -> Markup:
+    """Inline SVG: no prolog, no fixed size, the page's colours.
 
     Args:
-      name: of the picture; the identifiers in the file follow from it, so that the same picture is the same file.
+      description: what a screen reader says of the picture.
+      draw: draws it.
+      size: in inches, which give the aspect.
     """
-    return {
-        **_axes_style(FILE_INK, rule="#c9d0d9", grid="#e6eaee", ground="white"),
-        "svg.fonttype": "path",  # looks the same wherever it is shown
-        "svg.hashsalt": name,
-        "font.size": font_size,
+    style = _style(INK, _RULE, _RULE, "none") | {
+        "svg.fonttype": "none",  # text stays text: searchable, read aloud, in the page's font
+        "svg.hashsalt": description,
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "hatch.linewidth": 0.8,
     }
-
-
-class Bar(NamedTuple):
-    """One bar, in shares of 1."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def grouped_bars(groups: Mapping[str, Mapping[str, Bar]], *, chance: Mapping[str, float]) -> str:
-    """Accuracy by question group and condition, with whiskers; a dotted line at chance where it is known."""
-    conditions = [c for c in CONDITION_COLOURS if any(c in bars for bars in groups.values())]
-    width = 0.8 / max(len(conditions), 1)
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "bars"}):
-        figure = Figure(figsize=(9.2, 3.5), layout="constrained")
-        axes = figure.add_subplot()
-        for c, condition in enumerate(conditions):
-            _draw_condition(axes, condition, groups, offset=(c - (len(conditions) - 1) / 2) * width, width=width)
-        for g, name in enumerate(groups):
-            if name in chance:
-                axes.hlines(100 * chance[name], g - 0.46, g + 0.46, colors=INK, linestyles=(0, (1, 2)), linewidth=1.2)
-        axes.set_xticks(range(len(groups)), labels=list(groups))
-        axes.set_xlim(-0.6, len(groups) - 0.4)
-        axes.tick_params(length=0)
-        axes.set_ylim(0, 108)
-        axes.set_yticks(range(0, 101, 25), labels=[f"{v} %" for v in range(0, 101, 25)])
-        axes.grid(axis="y", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.legend(
-            ncols=4, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, handlelength=1.2
-        )
-        return svg_text(figure, "Bar chart of accuracy by question family and region condition, with 95 % intervals")
-
-
-def _draw_condition(
-    axes: Axes, condition: str, groups: Mapping[str, Mapping[str, Bar]], *, offset: float, width: float
-) -> None:
-    drawn = [(g, bars[condition]) for g, bars in enumerate(groups.values()) if condition in bars]
-    if not drawn:
-        return
-    x = [g + offset for g, _ in drawn]
-    hollow = CONDITION_COLOURS[condition] == "none"
-    axes.bar(
-        x,
-        [100 * bar.value for _, bar in drawn],
-        0.86 * width,
-        color=CONDITION_COLOURS[condition],
-        edgecolor=INK if hollow else CONDITION_COLOURS[condition],
-        linewidth=1,
-        hatch="///" if hollow else None,
-        label={"blank": "blank image", "none": "no region"}.get(condition, f"{condition} region"),
-    )
-    for at, (_, bar) in zip(x, drawn, strict=True):
-        top = bar.value
-        if bar.low is not None and bar.high is not None:
-            axes.vlines(at, 100 * bar.low, 100 * bar.high, colors=INK, linewidth=1.3)
-            top = max(top, bar.high)
-        axes.annotate(
-            f"{100 * bar.value:.0f}",
-            (at, 100 * top),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-        )
-
-
-def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]], *, bins_of: str = "equal width") -> str:
-    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect.
-
-    Args:
-      bins_of: "equal width" or "equal mass", told to those who do not see the picture.
-    """
-    with mpl.rc_context({**STYLE, "svg.hashsalt": f"reliability, {bins_of}"}):
-        figure = Figure(figsize=(4.5, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (1, 2)))
-        for condition, bins in curves.items():
-            total = sum(b.n for b in bins)
-            x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
-            axes.plot(x, y, linewidth=1.6, label=condition, **condition_style(condition))
-            areas = [14 + 160 * b.n / total for b in bins]
-            axes.scatter(x, y, s=areas, color=_colour(condition), alpha=0.75, linewidths=0, zorder=3)
-        percent_square(axes, "confidence", "share answered right")
-        axes.legend(frameon=False, loc="upper left", fontsize=10)
-        return svg_text(
-            figure, f"Reliability diagram in bins of {bins_of}: share of right answers against the model's confidence"
-        )
-
-
-def risk_coverage_plot(curves: Mapping[str, tuple[Float[ndarray, " U"], Float[ndarray, " U"]]]) -> str:
-    """Share of wrong answers when only the most confident ones are given."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "risk"}):
-        figure = Figure(figsize=(4.5, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        for condition, (coverage, risk) in curves.items():
-            axes.step(
-                100 * coverage, 100 * risk, where="post", linewidth=1.6, label=condition, **condition_style(condition)
-            )
-        percent_square(axes, "share of questions answered, most confident first", "share answered wrong")
-        axes.legend(frameon=False, loc="upper left", fontsize=10)
-        return svg_text(figure, "Risk-coverage curve: error rate against the share of questions answered")
-
-
-def condition_style(condition: str) -> dict[str, Any]:
-    """Colour and dashes of a condition's line; one beyond the four is drawn in the ink."""
-    return {"color": _colour(condition), "linestyle": (0, (4, 2)) if condition == "blank" else "-"}
-
-
-def _colour(condition: str) -> str:
-    colour = CONDITION_COLOURS.get(condition, "none")
-    return INK if colour == "none" else colour
-
-
-def percent_square(axes: Axes, x_label: str, y_label: str) -> None:
-    """Both axes from 0 to 100 %."""
-    ticks = range(0, 101, 25)
-    axes.set(xlim=(-2, 102), ylim=(-2, 102), xlabel=x_label, ylabel=y_label)
-    axes.set_xticks(ticks, labels=[f"{t} %" for t in ticks])
-    axes.set_yticks(ticks, labels=[f"{t} %" for t in ticks])
-    axes.grid(linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-
-
-def svg_text(figure: Figure, description: str) -> str:
-    """Inline SVG: no prolog, no fixed size, the page's colours."""
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure)
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot())
+        text = file_svg(figure)
     text = text[text.index("<svg") :]
     for stand_in, colour in _PAGE_COLOURS.items():
         text = text.replace(stand_in, colour)
@@ -209,4 +77,130 @@ def svg_text(figure: Figure, description: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     head, body = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{description}">{body}'
+    return Markup(head) + Markup(' role="img" aria-label="{}">').format(description) + Markup(body)
+
+
+def file_style(name: str, *, font_size: int) -> dict[Any, Any]:
+    """The style of a picture in a file of its own.
+
+    Args:
+      name: of the picture; the identifiers in the file follow from it, so that the same picture is the same file.
+    """
+    looks_the_same_everywhere = {"svg.fonttype": "path", "svg.hashsalt": name, "font.size": font_size}
+    return _style(FILE_INK, "#c9d0d9", "#e6eaee", "white") | looks_the_same_everywhere
+
+
+def file_svg(figure: Figure) -> str:
+    """A figure as SVG, without the date, so that the same figure is the same text."""
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return buffer.getvalue()
+
+
+def percent_axes(axes: Axes, which: str = "xy") -> None:
+    """Axes from 0 to 100 % with a grid."""
+    ticks, limits = range(0, 101, 25), (-2, 102)
+    for name in which:
+        axes.set(**{f"{name}lim": limits, f"{name}ticks": ticks, f"{name}ticklabels": [f"{t} %" for t in ticks]})
+    axes.grid(axis="both" if which == "xy" else which)  # type: ignore[arg-type]
+    axes.tick_params(length=0)
+
+
+def whisker(axes: Axes, at: float, row: Row, *, across: bool = False, **style: Any) -> None:
+    """The interval of a row, where it has one."""
+    low, high = row["ci_low"], row["ci_high"]
+    if low is not None and high is not None:
+        (axes.hlines if across else axes.vlines)(at, 100 * low, 100 * high, **style)
+
+
+def condition_label(condition: str) -> str:
+    """What a legend calls one of the four conditions."""
+    return {"blank": "blank image", "none": "no region"}.get(condition, f"{condition} region")
+
+
+def condition_colour(condition: str) -> str:
+    """The colour of a condition's line; "blank", and one beyond the four, is drawn in the ink."""
+    colour = CONDITION_COLOURS.get(condition, "none")
+    return INK if colour == "none" else colour
+
+
+def grouped_bars(groups: Mapping[str, Mapping[str, Row]], *, chance: Mapping[str, float]) -> Markup:
+    """Accuracy by question group and condition, with whiskers; a dotted line at chance where it is known."""
+    conditions = [c for c in CONDITION_COLOURS if any(c in rows for rows in groups.values())]
+    width = 0.8 / max(len(conditions), 1)
+
+    def draw(axes: Axes) -> None:
+        for c, condition in enumerate(conditions):
+            held = [(g, rows[condition]) for g, rows in enumerate(groups.values()) if condition in rows]
+            offset = (c - (len(conditions) - 1) / 2) * width
+            _draw_bars(axes, condition, [(g + offset, row) for g, row in held], 0.86 * width)
+        for g, name in enumerate(groups):
+            if name in chance:
+                axes.hlines(100 * chance[name], g - 0.46, g + 0.46, colors=INK, linestyles=DOTTED, linewidth=1.2)
+        percent_axes(axes, "y")
+        axes.set(xticks=range(len(groups)), xticklabels=list(groups), xlim=(-0.6, len(groups) - 0.4), ylim=(0, 108))
+        axes.spines["left"].set_visible(False)
+        axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, handlelength=1.2)
+
+    description = "Bar chart of accuracy by question family and region condition, with 95 % intervals"
+    return page_plot(description, draw, (9.2, 3.5))
+
+
+def _draw_bars(axes: Axes, condition: str, places: Sequence[tuple[float, Row]], width: float) -> None:
+    hollow = condition == "blank"
+    axes.bar(
+        [at for at, _ in places],
+        [100 * row["value"] for _, row in places],
+        width,
+        color=CONDITION_COLOURS[condition],
+        edgecolor=condition_colour(condition),
+        linewidth=1,
+        hatch="///" if hollow else None,
+        label=condition_label(condition),
+    )
+    for at, row in places:
+        whisker(axes, at, row, colors=INK, linewidth=1.3)
+        place = at, 100 * max(row["value"], row["ci_high"] or 0)
+        style: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+        axes.annotate(f"{100 * row['value']:.0f}", place, **style)
+
+
+def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]], *, bins_of: str = "equal width") -> Markup:
+    """Accuracy over confidence for each condition; a dot's area is its bin's share; the diagonal is perfect.
+
+    Args:
+      bins_of: "equal width" or "equal mass", told to those who do not see the picture.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=DOTTED)
+        for condition, bins in curves.items():
+            total = sum(b.n for b in bins)
+            x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
+            axes.plot(x, y, linewidth=1.6, label=condition, **_line_style(condition))
+            areas = [14 + 160 * b.n / total for b in bins]
+            axes.scatter(x, y, s=areas, color=condition_colour(condition), alpha=0.75, linewidths=0, zorder=3)
+        percent_axes(axes)
+        axes.set(xlabel="confidence", ylabel="share answered right")
+        axes.legend(loc="upper left", fontsize=10)
+
+    return page_plot(f"Reliability diagram in bins of {bins_of}: share of right answers against confidence", draw)
+
+
+def risk_coverage_plot(curves: Mapping[str, tuple[Float[ndarray, " U"], Float[ndarray, " U"]]]) -> Markup:
+    """Share of wrong answers when only the most confident ones are given."""
+
+    def draw(axes: Axes) -> None:
+        for condition, (coverage, risk) in curves.items():
+            style = _line_style(condition)
+            axes.step(100 * coverage, 100 * risk, where="post", linewidth=1.6, label=condition, **style)
+        percent_axes(axes)
+        axes.set(xlabel="share of questions answered, most confident first", ylabel="share answered wrong")
+        axes.legend(loc="upper left", fontsize=10)
+
+    return page_plot("Risk-coverage curve: error rate against the share of questions answered", draw)
+
+
+def _line_style(condition: str) -> dict[str, Any]:
+    return {"color": condition_colour(condition), "linestyle": (0, (4, 2)) if condition == "blank" else "-"}

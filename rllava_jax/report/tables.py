@@ -1,56 +1,51 @@
-"""The tables of the report, as accessible HTML. Values are in percent."""
+"""The tables of a page, as data: `templates/macros.html` shows them. Values are in percent."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from typing import Any, NamedTuple
 
-from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Row, metrics_of
-from rllava_jax.report.condition_names import condition_name
+from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Pair, Row, metrics_of
+from rllava_jax.report.names import (
+    condition_name,
+    interval_text,
+    minus,
+    percent,
+    row_interval,
+    subset_detail,
+    subset_name,
+)
 
-# (subset, region, metric) of one data set's split.
+# (subset, condition, metric) of one data set's split.
 RowIndex = Mapping[tuple[str, str, str], Row]
 
-CHANCE = {
-    "family=verify": 0.5,
-    "family=choose": 0.25,
-}  # a uniform guess; what the words alone give is in docs/RESULTS.md
 
-_SUBSET_NAMES = {
-    "family=identify": ("Identify", "what is the marked structure?"),
-    "family=verify": ("Verify", "is the marked structure the X? A uniform guess: 50 %"),
-    "family=choose": ("Choose", "which of four is marked? A uniform guess: 25 %"),
-    "family=localise": ("Localise", "box of a named structure"),
-    "has_region=yes": ("Ordinary, with a region", "questions of the data set that have one"),
-    "family=vqa": ("Ordinary, all", "region shown only where the question has one"),
-    "answer_type=closed": ("Closed", "every closed question, yes/no or not"),
-    "answer_type=yes_no": ("Closed, yes/no", "those whose reference is yes or no"),
-    "answer_type=open": ("Open", ""),
-    "all": ("All questions", "all families together"),
-}
-_METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "accuracy@0.5": "IoU of at least 0.5",
-    "iou": "mean IoU",
-    "exact_match": "exact match",
-    "recall": "token recall",
-    "precision": "token precision",
-    "f1": "token F1",
-    "confidence": "mean confidence",
-    "ece": "calibration error (ECE)",
-    "brier": "Brier score",
-    "auroc": "AUROC of confidence",
-}
+class Cell(NamedTuple):
+    """Attributes:
+    small: lines below the text.
+    mark: CSS class.
+    key: the condition whose colour stands before the text.
+    """
+
+    text: str
+    small: tuple[str, ...] = ()
+    mark: str = ""
+    key: str = ""
 
 
-def subset_name(subset: str) -> str:
-    """What a reader calls a subset: `content_type=Organ` is "Organ"."""
-    return _SUBSET_NAMES[subset][0] if subset in _SUBSET_NAMES else subset.partition("=")[2]
+class PageTable(NamedTuple):
+    """A line's first cell is its heading; a cell that is alone in its line is the heading of those below."""
+
+    caption: str
+    heads: Sequence[Cell]
+    lines: Sequence[Sequence[Cell]]
 
 
-def metric_name(metric: str) -> str:
-    """ "f1" is "token F1"; a name that is not known stays as it is."""
-    return _METRIC_NAMES.get(metric, metric)
+def index_of(rows: Iterable[Row], dataset: str, split: str) -> RowIndex:
+    """The rows of one data set's split."""
+    return {
+        (r["subset"], r["condition"], r["metric"]): r for r in rows if (r["dataset"], r["split"]) == (dataset, split)
+    }
 
 
 def score_table(
@@ -58,133 +53,91 @@ def score_table(
     index: RowIndex,
     subsets: Iterable[str],
     *,
-    differences: bool,
     conditions: Sequence[str] = CONDITIONS,
-) -> str:
-    """Subsets (a line for each metric) down, conditions across, the paired differences after them if wanted."""
-    shown = [s for s in subsets if any(key[0] == s for key in index)]
-    cells_of = [(s, m) for s in shown for m in metrics_of(s)]
-    conditions = [c for c in conditions if any((s, c, m) in index for s, m in cells_of)]
-    pairs = [f"{p.first}-{p.second}" for p in PAIRS if differences]
-    pairs = [p for p in pairs if any((s, p, m) in index for s, m in cells_of)]
-    heads = [_condition_head(c) for c in conditions] + [_head(p.replace("-", " − ")) for p in pairs]
+    pairs: Sequence[Pair] = PAIRS,
+    main_metric_only: bool = False,
+) -> PageTable | None:
+    """Subsets (a line for each metric) down, conditions across, the paired differences after them; None if empty."""
+    known = {key[0] for key in index}
+    lines_of = [(s, m) for s in subsets if s in known for m in metrics_of(s)[: 1 if main_metric_only else None]]
+    conditions = [c for c in conditions if any((s, c, m) in index for s, m in lines_of)]
+    lines_of = [(s, m) for s, m in lines_of if any((s, c, m) in index for c in conditions)]
+    differences = [f"{p.first}-{p.second}" for p in pairs]
+    differences = [d for d in differences if any((s, d, m) in index for s, m in lines_of)]
     lines = []
-    for subset, metric in cells_of:
-        held = [index[subset, c, metric] for c in conditions if (subset, c, metric) in index]
-        counts = {row["n"] for row in held}
-        cells = [value_cell(index.get((subset, c, metric)), own_n=len(counts) > 1) for c in conditions]
-        cells += [_difference_cell(index.get((subset, p, metric))) for p in pairs]
+    for subset, metric in lines_of:
+        counts = {index[subset, c, metric]["n"] for c in conditions if (subset, c, metric) in index}
         n = f"{counts.pop():,}" if len(counts) == 1 else ""
-        lines.append(f"<tr>{_subset_head(subset, metric)}<td>{n}</td>{''.join(cells)}</tr>")
-    return table_html(caption, [_head("Questions"), _head("n"), *heads], lines) if lines else ""
+        cells = [value_cell(index.get((subset, c, metric)), own_n=not n) for c in conditions]
+        cells += [difference_cell(index.get((subset, d, metric))) for d in differences]
+        lines.append([Cell(subset_name(subset), small(subset_detail(subset, metric))), Cell(n), *cells])
+    heads = [Cell(condition_name(c), key=c if c in CONDITIONS else "") for c in conditions]
+    heads += [Cell(d.capitalize().replace("-", " − ")) for d in differences]
+    return PageTable(caption, [Cell("Questions"), Cell("n"), *heads], lines) if lines else None
 
 
-def wrong_kind_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> str:
-    """Subsets down, kinds of wrong region across; each cell with its own n."""
-    kinds = sorted({region for _, region, _ in index if region.startswith("wrong:")})
-    lines = []
-    for subset in subsets:
-        metric = metrics_of(subset)[0]
-        if any((subset, kind, metric) in index for kind in kinds):
-            cells = [value_cell(index.get((subset, kind, metric)), own_n=True) for kind in kinds]
-            lines.append(f"<tr>{_subset_head(subset, metric)}{''.join(cells)}</tr>")
-    heads = [_head("Questions"), *(_head(kind.removeprefix("wrong:").capitalize()) for kind in kinds)]
-    return table_html(caption, heads, lines) if lines else ""
-
-
-def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> str:
+def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> PageTable:
     """Conditions down, grouped by subset; confidence, accuracy and the calibration metrics across."""
-    metrics = ("confidence", "accuracy", "ece", "brier", "auroc")
+    heads = (
+        "Condition",
+        "Mean confidence",
+        "Accuracy",
+        "Calibration error (ECE)",
+        "Brier score",
+        "AUROC of confidence",
+    )
     lines = []
     for subset in subsets:
-        own = metrics_of(subset)[0]
-        names = [own if m == "accuracy" else m for m in metrics]
+        metrics = ("confidence", metrics_of(subset)[0], "ece", "brier", "auroc")
         held = [c for c in CONDITIONS if (subset, c, "confidence") in index]
-        if held:
-            span = len(metrics) + 1
-            lines.append(
-                f'<tr class="group"><th colspan="{span}" scope="rowgroup">{escape(subset_name(subset))}</th></tr>'
-            )
-        for c in held:
-            cells = "".join(value_cell(index.get((subset, c, name)), own_n=False) for name in names)
-            lines.append(f'<tr><th scope="row"><i class="key {c}"></i>{escape(condition_name(c))}</th>{cells}</tr>')
-    heads = [_head("Condition"), *(_head(_METRIC_NAMES[m].capitalize().replace("(ece)", "(ECE)")) for m in metrics)]
-    heads[-1] = _head("AUROC of confidence")
-    return table_html(caption, heads, lines) if lines else ""
+        lines += [[Cell(subset_name(subset))]] * bool(held)
+        lines += [
+            [Cell(condition_name(c), key=c), *(value_cell(index.get((subset, c, m))) for m in metrics)] for c in held
+        ]
+    return PageTable(caption, [*map(Cell, heads)], lines)
 
 
-def facts_table(facts: Mapping[str, object]) -> str:
-    """Names and values of a run, nested ones under dotted names."""
-    lines = [
-        f'<tr><th scope="row"><code>{escape(name)}</code></th><td><code>{escape(str(value))}</code></td></tr>'
-        for name, value in _flat(facts)
-    ]
-    return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
+def small(text: str) -> tuple[str, ...]:
+    """The line below a cell's text, if there is one."""
+    return (text,) if text else ()
 
 
-def percent(value: float) -> str:
-    """0.8412 is "84.1"."""
-    return f"{100 * value:.1f}"
-
-
-def interval_text(row: Row) -> str:
-    """ "79.2 to 88.6", or "" where there is no interval."""
-    if row["ci_low"] is None or row["ci_high"] is None:
-        return ""
-    return f"{minus(percent(row['ci_low']))} to {minus(percent(row['ci_high']))}"
-
-
-def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
-    for name, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def table_html(caption: str, heads: Sequence[str], lines: Sequence[str]) -> str:
-    """A table in a panel of its own, which a narrow screen scrolls; heads and lines are HTML."""
-    return (
-        f'<div class="panel" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
-        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{''.join(heads)}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _head(text: str) -> str:
-    return f'<th scope="col">{escape(text)}</th>'
-
-
-def _condition_head(condition: str) -> str:
-    key = f'<i class="key {condition}"></i>' if condition in CONDITIONS else ""
-    return f'<th scope="col">{key}{escape(condition_name(condition))}</th>'
-
-
-def _subset_head(subset: str, metric: str) -> str:
-    _, explanation = _SUBSET_NAMES.get(subset, ("", ""))
-    detail = "; ".join(text for text in (explanation, "" if metric == "accuracy" else _METRIC_NAMES[metric]) if text)
-    return f'<th scope="row">{escape(subset_name(subset))}<small>{escape(detail)}</small></th>'
-
-
-def value_cell(row: Row | None, *, own_n: bool) -> str:
+def value_cell(row: Row | None, *, own_n: bool = False) -> Cell:
     """A percentage over its interval."""
     if row is None:
-        return "<td>–</td>"
-    n = f"<small>n {row['n']:,}</small>" if own_n else ""
-    return f"<td>{percent(row['value'])}<small>{interval_text(row)}</small>{n}</td>"
+        return Cell("–")
+    n = f"n {row['n']:,}" if own_n else ""
+    return Cell(percent(row["value"]), small(row_interval(row)) + small(n))
 
 
-def _difference_cell(row: Row | None) -> str:
+def difference_cell(row: Row | None) -> Cell:
     """A signed difference, in bold where its interval leaves zero out."""
     if row is None:
-        return "<td>–</td>"
-    low, high = row["ci_low"], row["ci_high"]
+        return Cell("–")
+    return signed_cell(row["value"], row["ci_low"], row["ci_high"])
+
+
+def signed_cell(value: float, low: float | None, high: float | None) -> Cell:
+    """As `difference_cell`."""
     clear = low is not None and high is not None and (low > 0 or high < 0)
-    text = minus(f"{100 * row['value']:+.1f}")
-    mark = ' class="clear"' if clear else ""
-    return f"<td{mark}>{text}<small>{interval_text(row)}</small></td>"
+    return Cell(minus(f"{100 * value:+.1f}"), small(interval_text(low, high)), "clear" if clear else "")
 
 
-def minus(number: str) -> str:
-    """With a minus sign in place of a hyphen."""
-    return number.replace("-", "−")
+def tile(name: str, row: Row, *, mark: str = "", meaning: str = "") -> dict[str, Any]:
+    """A figure in large letters over its interval.
+
+    Args:
+      mark: CSS class.
+      meaning: a line below.
+    """
+    ranges = " · ".join(filter(None, (row_interval(row), f"n {row['n']:,}")))
+    return {"name": name, "value": percent(row["value"]), "mark": mark, "ranges": (ranges, *small(meaning))}
+
+
+def flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
+    """Names and values of a run, nested ones under dotted names."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rllava_jax.report.plots import FILE_INK, file_style
+from rllava_jax.report.plots import FILE_INK, file_style, file_svg
 from rllava_jax.scaling_laws.fit import EXPONENT, Factor, Law
 from rllava_jax.scaling_laws.points import Point
 from rllava_jax.scaling_laws.report import Outcome
@@ -38,7 +36,6 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
     blocks = math.ceil(len(outcomes) / columns)
     with mpl.rc_context(file_style("scaling", font_size=10)):
         figure = Figure(figsize=(max(3.3 * columns, 6.0) + 0.6, 5.0 * blocks + 0.6), layout="constrained")
-        FigureCanvasSVG(figure)
         grid = figure.add_gridspec(2 * blocks, columns, height_ratios=[3.2, 1.0] * blocks)
         for number, outcome in enumerate(outcomes):
             row, column = divmod(number, columns)
@@ -55,11 +52,8 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
             labels,
             loc="outside lower center",
             ncols=min(len(labels), 8),
-            frameon=False,
         )
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return buffer.getvalue()
+        return file_svg(figure)
 
 
 def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, first: bool) -> None:
@@ -85,8 +79,7 @@ def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *,
     axes.set_title(_title(outcome), fontsize=10, loc="left")
     if first:
         axes.set_ylabel("loss, L")
-    axes.grid(which="major", linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes.grid(which="major")
     axes.tick_params(which="both", length=0, labelbottom=False)
     _loss_ticks(axes)
 
@@ -125,7 +118,7 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colou
     )  # fmt: skip
     reach = 1.25 * max(np.abs(residuals).max(), 1e-6)
     axes.set_ylim(-reach, reach)
-    axes.grid(axis="y", linewidth=0.7)
+    axes.grid(axis="y")
     if labelled:
         axes.set_ylabel("residual, %")
 
@@ -143,7 +136,7 @@ def _level_label(along: Factor, level: int) -> str:
 def _title(outcome: Outcome) -> str:
     template = outcome.template
     name = template.subset.removeprefix("family=")
-    head = f"{name}: {template.metric}" + ("" if template.region == "right" else f" ({template.region})")
+    head = f"{name}: {template.metric}" + ("" if template.condition == "right" else f" ({template.condition})")
     if outcome.law is None:
         return f"{head}\nno law"
     law = outcome.law

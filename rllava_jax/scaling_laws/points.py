@@ -41,11 +41,11 @@ class Template(NamedTuple):
     dataset: str
     split: str
     subset: str
-    region: str
+    condition: str
     metric: str
 
     def __str__(self) -> str:
-        return f"{self.dataset} {self.split}, {self.subset}/{self.region}/{self.metric}"
+        return f"{self.dataset} {self.split}, {self.subset}/{self.condition}/{self.metric}"
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ def templates_of(runs: Sequence[Run], metrics: Sequence[str]) -> list[Template]:
     """The templates to fit.
 
     Args:
-      metrics: as "subset/region/metric"; empty for every question family's main metric with the right region.
+      metrics: as "subset/condition/metric"; empty for every question family's main metric with the right region.
 
     Raises:
       DataError: a metric that no run has, or that is no loss.
     """
     known = dict.fromkeys(template for run in runs for template in run.rows)
     if not metrics:
-        families = [t for t in known if t.subset.startswith("family=") and t.region == "right"]
+        families = [t for t in known if t.subset.startswith("family=") and t.condition == "right"]
         found = [template for template in families if template.metric == metrics_of(template.subset)[0]]
         if not found:
             raise DataError("the runs have no row family=…/right/…; name what to fit with --metric")

@@ -39,9 +39,9 @@ def as_json(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> str:
     """The content of scaling.json.
 
     {"settings": {…},
-     "fits":   [{dataset, split, subset, region, metric, fitted, refusals: [{code, reason}]}],
-     "rows":   [{dataset, split, subset, region, metric, quantity, value, n, ci_low, ci_high}],
-     "points": [{dataset, split, subset, region, metric, run, step, size, data, loss, error, n}]}
+     "fits":   [{dataset, split, subset, condition, metric, fitted, refusals: [{code, reason}]}],
+     "rows":   [{dataset, split, subset, condition, metric, quantity, value, n, ci_low, ci_high}],
+     "points": [{dataset, split, subset, condition, metric, run, step, size, data, loss, error, n}]}
 
     quantity: A, alpha, beta, E, log_residual, left_out_error, left_out_error_of_mean. n is the number of runs in a row
     and of questions in a point.

@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +38,11 @@ class BadStep(RuntimeError):
 class Outcomes:
     """Looks at each step's outcome when the next one has been given to the device."""
 
-    def __init__(self, config: TrainConfig, log: TrainingLog, watchdog: Watchdog, names: Sequence[str]):
+    def __init__(self, config: TrainConfig, log: TrainingLog, names: Sequence[str]):
         """Args:
         names: ids of the training examples, by the batch's `index`.
         """
-        self._config, self._log, self._watchdog, self._names = config, log, watchdog, names
+        self._config, self._log, self._names = config, log, names
         self._pending: tuple[int, Mapping[str, Array], Array] | None = None
         self._skipped = 0
 
@@ -64,9 +63,9 @@ class Outcomes:
             self._look(*pending)
 
     def _look(self, step: int, metrics: Mapping[str, Array], index: Array) -> None:
-        with self._watchdog.phase("device"):
+        with self._log.phase("device"):
             bad = bool(metrics["bad"])
-        self._watchdog.finished_step()
+        self._log.finished_step()
         if self._config.log_examples:
             self._log.write_examples(step, [self._names[place] for place in _everyone(index)])
         if not bad:

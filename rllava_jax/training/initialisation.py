@@ -44,7 +44,7 @@ _TABLE = "llm/embedder/input_embedding"
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class Pretrained:
     """A checkpoint whose parameters a run begins with; its arrays are not read yet.
 
     Attributes:
@@ -67,7 +67,7 @@ class StartingPoint:
         return self.folder / str(self.step)
 
 
-def resolve(config: Config, workdir: Path) -> tuple[Config, StartingPoint | None]:
+def resolve(config: Config, workdir: Path) -> tuple[Config, Pretrained | None]:
     """The configuration with what `init.checkpoint` decides filled in, and that checkpoint if it is still to be loaded.
 
     A run that already has checkpoints goes on from those: what it started from may be gone, and its own record is
@@ -87,12 +87,12 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, StartingPoint | None
         # Stopped before its first checkpoint: it begins again where it began, and not where `last` has moved to.
         begun = provenance.started_from(workdir)
         init = init if begun is None else dataclasses.replace(init, step=str(begun.facts["step"]))
-    start = _read(init)
-    return _resolved(config, start), start
+    pretrained = _read(init)
+    return _resolved(config, pretrained), pretrained
 
 
 def origins(
-    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], start: StartingPoint | None
+    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], pretrained: Pretrained | None
 ) -> dict[str, Origin]:
     """Where each of the run's parameters comes from.
 
@@ -100,12 +100,12 @@ def origins(
       ConfigError: the checkpoint lacks a parameter, has one too many or one of another shape; or it has regions or
         adapters that would mean something else under this run's settings.
     """
-    if start is None:
+    if pretrained is None:
         return dict.fromkeys(shapes, "random")
     found: dict[str, Origin] = {}
     missing, ill_shaped = [], []
     for name, shape in shapes.items():
-        stored = start.shapes.get(name)
+        stored = pretrained.shapes.get(name)
         if stored is None:
             found[name] = "new"
             missing += [] if is_new(name) else [name]
@@ -115,14 +115,17 @@ def origins(
             found[name] = "resampled"
         else:
             ill_shaped.append(name)
-    unexpected = [name for name in start.shapes if name not in shapes]
+    unexpected = [name for name in pretrained.shapes if name not in shapes]
     wrong = [*missing, *unexpected, *ill_shaped]
     if wrong:
-        shown = [f"{name} {start.shapes[name].shape}, here {shapes[name].shape}" for name in ill_shaped]
+        shown = [f"{name} {pretrained.shapes[name].shape}, here {shapes[name].shape}" for name in ill_shaped]
         counted = (("missing", missing), ("unexpected", unexpected), ("ill-shaped", shown))
         listed = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in counted if names)
-        raise ConfigError(f"init.checkpoint: {start.where} does not fit this run: {listed}; {_remedy(start, wrong)}")
-    _check_meaning(config, start, [name for name, origin in found.items() if origin == "loaded"])
+        raise ConfigError(
+            f"init.checkpoint: {pretrained.where} does not fit this run: {listed}; {_remedy(pretrained, wrong)}",
+            code="checkpoint.mismatch",
+        )
+    _check_meaning(config, pretrained, [name for name, origin in found.items() if origin == "loaded"])
     return found
 
 
@@ -130,7 +133,7 @@ def initial_parameters(
     config: Config,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     shardings: Mapping[str, NamedSharding],
-    start: StartingPoint | None,
+    pretrained: Pretrained | None,
     *,
     vocab: int,
 ) -> Params:
@@ -143,7 +146,7 @@ def initial_parameters(
     Raises:
       CheckpointError: the checkpoint cannot be read.
     """
-    loaded = {} if start is None else _load(start, shapes, shardings)
+    loaded = {} if pretrained is None else _load(pretrained, shapes, shardings)
     new = {name: shape for name, shape in shapes.items() if name not in loaded}
     made = initialiser(config, new, shardings, vocab=vocab)() if new else {}
     return {name: loaded[name] if name in loaded else made[name] for name in shapes}
@@ -180,16 +183,16 @@ def resampled(positions: Float[Array, "1 P W"], patches: int) -> Float[Array, "1
 
 
 def _load(
-    start: StartingPoint, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, NamedSharding]
+    pretrained: Pretrained, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, NamedSharding]
 ) -> dict[str, Any]:
     def target(name: str, stored: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # Orbax casts each share as it is read. What is resampled is cast after that.
         dtype = shapes[name].dtype if stored.shape == shapes[name].shape else jnp.float32
         return jax.ShapeDtypeStruct(stored.shape, dtype, sharding=shardings[name])
 
-    with Checkpoints(start.folder, read_only=True) as checkpoints:
+    with Checkpoints(pretrained.folder, read_only=True) as checkpoints:
         params = checkpoints.restore_params(
-            start.step, {name: target(name, stored) for name, stored in start.shapes.items()}
+            pretrained.step, {name: target(name, stored) for name, stored in pretrained.shapes.items()}
         )
     wanted = shapes[_POSITIONS]
     if params[_POSITIONS].shape != wanted.shape:
@@ -216,7 +219,7 @@ def _has_checkpoints(workdir: Path) -> bool:
         return bool(checkpoints.steps())
 
 
-def _read(init: InitConfig) -> StartingPoint:
+def _read(init: InitConfig) -> Pretrained:
     path = path_of(init.checkpoint)
     try:
         folder, named = find_checkpoint(path)
@@ -232,7 +235,7 @@ def _read(init: InitConfig) -> StartingPoint:
         raise ConfigError(f"init.checkpoint: {where} holds no PaliGemma; name a run of this program or an import")
     of_run = absolute(folder)
     name = of_run.parent.name if of_run.name == "checkpoints" else of_run.name
-    return StartingPoint(
+    return Pretrained(
         folder,
         step,
         provenance.config_from_assets(files, where=where),
@@ -242,20 +245,22 @@ def _read(init: InitConfig) -> StartingPoint:
     )
 
 
-def _resolved(config: Config, start: StartingPoint) -> Config:
-    theirs = dataclasses.replace(start.config.model, vocab=start.shapes[_TABLE].shape[0])
+def _resolved(config: Config, pretrained: Pretrained) -> Config:
+    theirs = dataclasses.replace(pretrained.config.model, vocab=pretrained.shapes[_TABLE].shape[0])
     config = _filled(config, theirs)
     here, there = dimensions_of(model_size(config.model)), dimensions_of(model_size(theirs))
     other = [name for name in here if here[name] != there[name] and name != "vision.image_size"]
     if other:
         numbers = ", ".join(f"{name} {here[name]:g}, there {there[name]:g}" for name in other[:3])
         raise ConfigError(
-            f"model.size: {config.model.size!r} is not the size of {start.where}, which is {theirs.size!r} "
+            f"model.size: {config.model.size!r} is not the size of {pretrained.where}, which is {theirs.size!r} "
             f'({numbers}{" …" if len(other) > 3 else ""}); write "checkpoint"'
         )
     if config.model.vocab != theirs.vocab:
         raise ConfigError(
-            f"model.vocab: {config.model.vocab} rows, but the token table of {start.where} has {theirs.vocab}; write 0"
+            f"model.vocab: {config.model.vocab} rows, but the token embedding of {pretrained.where} has "
+            f"{theirs.vocab}; write 0",
+            code="config.conflict",
         )
     return config
 
@@ -277,9 +282,9 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _remedy(start: StartingPoint, wrong: Sequence[str]) -> str:
+def _remedy(pretrained: Pretrained, wrong: Sequence[str]) -> str:
     """What the user can do about names that do not match."""
-    lora, regions = start.config.lora, start.config.regions
+    lora, regions = pretrained.config.lora, pretrained.config.regions
     own = []
     adapters = any(is_adapter(name) for name in wrong)
     if adapters:
@@ -292,11 +297,11 @@ def _remedy(start: StartingPoint, wrong: Sequence[str]) -> str:
     return f"set what it was trained with: {', '.join(own)}{merge}"
 
 
-def _check_meaning(config: Config, start: StartingPoint, loaded: Sequence[str]) -> None:
+def _check_meaning(config: Config, pretrained: Pretrained, loaded: Sequence[str]) -> None:
     """Refuses settings that give loaded numbers another meaning, which their shapes do not show."""
     for kind, field, here, there in (
-        ("roi/", "regions.encoders", token_encoders(config.regions), token_encoders(start.config.regions)),
-        ("/lora", "lora.alpha", config.lora.alpha, start.config.lora.alpha),
+        ("roi/", "regions.encoders", token_encoders(config.regions), token_encoders(pretrained.config.regions)),
+        ("/lora", "lora.alpha", config.lora.alpha, pretrained.config.lora.alpha),
     ):
         if here != there and any(kind in name for name in loaded):
-            raise ConfigError(f"{field}: {here!r}, but {start.where} was trained with {there!r}; write that")
+            raise ConfigError(f"{field}: {here!r}, but {pretrained.where} was trained with {there!r}; write that")

@@ -1,42 +1,42 @@
-"""What a run says while it trains: a progress bar, metrics.jsonl and TensorBoard; on request, examples.jsonl."""
+"""What a run says while it trains: a progress bar, rows of figures for every writer; on request, examples.jsonl."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import math
-import os
-import re
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from data_pipelines.core.append_log import GrowingFiles
+from rllava_jax.config import TrainConfig
+from rllava_jax.training.log_writers import JsonLines, Row, TensorBoard, WeightsAndBiases, Writer
+from rllava_jax.training.watchdog import Phase, Watchdog
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
-    """Writes one row per logged step. Only the first host writes."""
+    """Writes one row per logged step, on the first host alone, and names what a run that stalls waits for."""
 
     def __init__(
-        self, workdir: Path, *, first_step: int, steps: int, data_wait_warning: float = 1.0, examples: bool = False
+        self, workdir: Path, config: TrainConfig, *, first_step: int, steps: int, observers: Sequence[Writer] = ()
     ):
         """Opens the logs.
 
         Args:
           first_step: steps already done; rows beyond it, from a run that was killed after its last checkpoint, are
             dropped, because the resumed run writes them again.
-          data_wait_warning: share of the time spent waiting for input above which a warning says so.
-          examples: the ids of each step's examples will be written too.
+          observers: get the same rows as the files.
         """
+        self._config = config
+        self._watchdog = Watchdog(config.stall_seconds)
         self._bar = tqdm(
             total=steps,
             initial=first_step,
@@ -46,46 +46,62 @@ class TrainingLog:
             dynamic_ncols=True,
             smoothing=0.05,
         )
-        self._primary = jax.process_index() == 0
         self._since = time.perf_counter()
         self._waited = 0.0
         self._step, self._steps = first_step, steps
-        self._data_wait_warning, self._slow, self._compiled = data_wait_warning, 0, 0.0
-        self._examples_file = None
-        if self._primary:
+        self._slow, self._compiled = 0, 0.0
+        self._writers: list[Writer] = []
+        self._examples: JsonLines | None = None
+        self._growing: GrowingFiles | None = None
+        if jax.process_index() == 0:
             self._growing = GrowingFiles(workdir, continued=("metrics.jsonl", "examples.jsonl"))
-            self._file = _continued(self._growing.local / "metrics.jsonl", first_step)
-            if examples:
-                self._examples_file = _continued(self._growing.local / "examples.jsonl", first_step)
-            self._board = SummaryWriter(str(self._growing.local / "tensorboard"), purge_step=first_step + 1)
+            folder = self._growing.local
+            self._writers = [
+                JsonLines(folder / "metrics.jsonl", first_step=first_step),
+                TensorBoard(folder / "tensorboard", first_step=first_step),
+                *observers,
+            ]
+            if config.wandb_project:
+                self._writers.append(WeightsAndBiases(config.wandb_project, workdir, folder))
+            if config.log_examples:
+                self._examples = JsonLines(folder / "examples.jsonl", first_step=first_step)
 
     def __enter__(self) -> TrainingLog:
+        self._watchdog.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watchdog.__exit__()
         self._bar.close()
-        if self._primary:
-            self._file.close()
-            self._board.close()
-            if self._examples_file is not None:
-                self._examples_file.close()
+        for writer in (*self._writers, *([self._examples] if self._examples else ())):
+            writer.close()
+        if self._growing is not None:
             self._growing.close()
 
     def sync(self) -> None:
         """Returns when what was logged would survive this machine; a local folder does as it is."""
-        if self._primary and self._growing.remote:
-            self._board.flush()
+        if self._growing is not None and self._growing.remote:
+            for writer in self._writers:
+                writer.flush()
             self._growing.sync()
 
-    def waited(self, seconds: float) -> None:
-        """Adds time spent waiting for input."""
-        self._waited += seconds
+    @contextlib.contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """What the run does within it: named if it stalls there, and its time is counted as that."""
+        began = time.perf_counter()
+        with self._watchdog.phase(name):
+            yield
+        seconds = time.perf_counter() - began
+        if name == "input":
+            self._waited += seconds
+        elif name == "compilation":  # counts as no step's time
+            self._compiled = seconds
+            self._since += seconds
+            logger.info("the training step was ready after %.1f s of compilation", seconds)
 
-    def compiled(self, seconds: float) -> None:
-        """The first step was compiled, which counts as no step's time."""
-        self._compiled = seconds
-        self._since += seconds
-        logger.info("the training step was ready after %.1f s of compilation", seconds)
+    def finished_step(self) -> None:
+        """A step, or a validation, has come to its end: the run does not stall."""
+        self._watchdog.finished_step()
 
     def advance(self) -> None:
         """One step more on the bar."""
@@ -119,7 +135,7 @@ class TrainingLog:
         }
         if self._compiled:
             values["compile_seconds"], self._compiled = self._compiled, 0.0
-        elif self._waited / seconds > self._data_wait_warning:  # not at the first row: the pipeline was filling then
+        elif self._waited / seconds > self._config.data_wait_warning:  # not at the first row: the pipeline was filling
             self._warn_of_input(values["data_wait_fraction"])
         self._since, self._waited, self._step = now, 0.0, step
         state = f"loss {values['loss']:.3f}, {values['examples_per_second']:.1f} examples/s"
@@ -127,7 +143,7 @@ class TrainingLog:
         if self._bar.disable:  # no terminal: a line a logged step instead
             left = timedelta(seconds=round((self._steps - step) * values["step_seconds"]))
             logger.info("step %d of %d: %s, %s left", step, self._steps, state, left)
-        self._record(step, values)
+        self._write({"step": step, **values})
 
     def _warn_of_input(self, fraction: float) -> None:
         self._slow += 1
@@ -136,60 +152,27 @@ class TrainingLog:
                 "%.0f %% of the time was spent waiting for input (train.data_wait_warning is %.0f %%): raise "
                 "data.workers or data.threads, or data.image_cache_mb until the images fit",
                 100 * fraction,
-                100 * self._data_wait_warning,
+                100 * self._config.data_wait_warning,
             )
 
     def write_bad_step(self, step: int, *, loss: float, gradient_norm: float, examples: Sequence[str]) -> None:
         """Records a step whose update was not applied, with the ids of the examples behind it."""
-        self._row({"step": step, "bad": True, "loss": loss, "gradient_norm": gradient_norm, "examples": list(examples)})
+        self._write(
+            {"step": step, "bad": True, "loss": loss, "gradient_norm": gradient_norm, "examples": list(examples)}
+        )
 
     def write_examples(self, step: int, names: Sequence[str]) -> None:
         """Writes which examples a step was made of."""
-        if self._examples_file is not None:
-            self._examples_file.write(json.dumps({"step": step, "examples": list(names)}) + "\n")
-            self._examples_file.flush()
+        if self._examples is not None:
+            self._examples.write({"step": step, "examples": list(names)})
 
     def write_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Logs validation figures; the time they took does not count as step time."""
-        self._record(step, {f"validation/{name}": value for name, value in figures.items()})
+        self._write({"step": step, **{f"validation/{name}": value for name, value in figures.items()}})
         self._since, self._step, self._waited = time.perf_counter(), step, 0.0
 
-    def _record(self, step: int, values: Mapping[str, float]) -> None:
-        if self._primary:
-            self._row({"step": step, **values})
-            for name, value in values.items():
-                # TensorBoard allows none of these in a name.
-                self._board.add_scalar(re.sub("[=:@]", "_", name), value, step)
+    def _write(self, row: Row) -> None:
+        for writer in self._writers:
+            writer.write(row)
+        if self._growing is not None:
             self._growing.grew()
-
-    def _row(self, values: Mapping[str, Any]) -> None:
-        if self._primary:
-            # JSON has no word for what is not finite.
-            finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-            self._file.write(json.dumps(finite) + "\n")
-            self._file.flush()
-
-
-def _continued(path: Path, step: int) -> TextIO:
-    """The file, opened to be appended to, without its rows after `step`."""
-    _keep_until(path, step)
-    return path.open("a", encoding="utf-8")
-
-
-def _keep_until(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut
-            continue
-        number = row.get("step") if isinstance(row, dict) else None
-        if not isinstance(number, int):
-            logger.warning("%s: a row without a step is dropped: %s", path, line[:200])
-        elif number <= step:
-            kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)

@@ -15,34 +15,67 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from rllava_jax.checkpoint.manager import Checkpoints
-from rllava_jax.config import Config
-from rllava_jax.model.sharding import to_devices
+from rllava_jax.config import TrainConfig
 from rllava_jax.runtime import hosts
 from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.setup import Setup
-from rllava_jax.training.state import initial_state, parameter_table, restored_state, stored
-from rllava_jax.training.step import TrainState, make_train_step
-from rllava_jax.training.watchdog import Watchdog
+from rllava_jax.training.run_length import RunLength
+from rllava_jax.training.state import TrainState, stored
 
 logger = logging.getLogger(__name__)
 
+Batch = Mapping[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """This host's share of every batch, from a position that can be saved; `loader.TrainingIterator` is one."""
+
+    def __next__(self) -> Batch: ...
+    def start_prefetch(self) -> None: ...
+    def close(self) -> None: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+    def shares(self, first: int, last: int) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the loop is given. `setup.set_up` makes it of a configuration; the loop knows no model and no data set.
+
+    Attributes:
+      step: the jitted `(state, batch) → (state, metrics)` of `step.make_train_step`.
+      to_devices: lays a batch over the mesh.
+      initialise: the state of a run that begins.
+      restore: the state of the newest checkpoint that is whole; also puts `data` in its place.
+      validate: (parameters, step) → figures, every `train.evaluate_every`; they choose the best checkpoint.
+      names: ids of the training examples, by the batches' `index`.
+      assets: files that travel inside each checkpoint.
+    """
+
+    length: RunLength
+    step: jax.stages.Wrapped
+    data: Batches
+    to_devices: Callable[[Batch], dict[str, Any]]
+    initialise: Callable[[], TrainState]
+    restore: Callable[[Checkpoints], TrainState]
+    validate: Callable[[dict[str, Any], int], Mapping[str, float]]
+    names: Sequence[str]
+    assets: Mapping[str, bytes]
+
 
 def train(
-    config: Config, workdir: Path, setup: Setup, mesh: Mesh, checkpoints: Checkpoints, interruption: Interruption
+    config: TrainConfig, setup: Setup, workdir: Path, checkpoints: Checkpoints, interruption: Interruption
 ) -> TrainState:
     """Trains to the configured duration, from the run's newest checkpoint if there is one.
 
@@ -53,143 +86,96 @@ def train(
       Interrupted: the run was asked to stop; its state is saved.
       BadStep: a bad step, and the settings say to stop; the state is saved.
     """
-    plan = setup.plan
-    first, state = _start(config, setup, checkpoints)
-    log = TrainingLog(
-        workdir,
-        first_step=first,
-        steps=plan.steps,
-        data_wait_warning=config.train.data_wait_warning,
-        examples=config.train.log_examples,
-    )
-    with Watchdog(config.train.stall_seconds) as watchdog, log, contextlib.ExitStack() as deferring:
-        run = _Run(setup, checkpoints, log, watchdog, interruption, deferring, saved=first)
-        if first and plan.validates(first) and not checkpoints.has_figures(first):
-            run.validate(first, state)
-        step, state = _take_steps(config, mesh, run, first, state)
-        with watchdog.phase("checkpoint"):
+    length, data = setup.length, setup.data
+    state = setup.restore(checkpoints) if checkpoints.steps() else setup.initialise()
+    step = first = saved = int(state.step)
+    if first:
+        logger.info("resuming after step %d of %d", first, length.steps)
+    with TrainingLog(workdir, config, first_step=first, steps=length.steps) as log, contextlib.ExitStack() as running:
+        outcomes, asked = Outcomes(config, log, setup.names), hosts.OnAnyHost()
+        if first and length.validates(first) and not checkpoints.has_figures(first):
+            _validate(setup, checkpoints, interruption, log, first, state)
+        data.start_prefetch()
+        try:
+            for step in range(first + 1, length.steps + 1):
+                with log.phase("input"):
+                    batch = next(data)
+                arrays = setup.to_devices(batch)
+                if step == first + 1:
+                    take_step = _compiled(setup.step, log, state, arrays)
+                    running.enter_context(interruption.deferred())  # until here there was nothing to save
+                state, metrics = take_step(state, arrays)
+                outcomes.put(step, metrics, arrays["index"])
+                log.advance()
+                stop = asked(interruption.requested)
+                logs, validates = length.logs(step), length.validates(step)
+                saves = validates or stop or length.due(step, length.checkpoint)
+                if logs or saves:
+                    outcomes.settle()
+                if logs:
+                    shares = data.shares(length.logged_before(step), step)
+                    log.write(step, _scalars(metrics), examples=config.batch_size, tokens=_tokens(batch), shares=shares)
+                if saves:
+                    _save(setup, checkpoints, log, step, state)
+                    saved = step
+                if stop:
+                    break
+                if validates:
+                    _validate(setup, checkpoints, interruption, log, step, state)
+        except BadStep as bad:
+            if bad.held:
+                step = bad.step - 1
+                data.set_state({**data.get_state(), "next_batch": step})
+            if step > saved:
+                _save(setup, checkpoints, log, step, state)
             checkpoints.wait()
-        setup.data.close()
-        if step < plan.steps:
-            logger.warning("interrupted after step %d of %d, which is saved", step, plan.steps)
+            raise
+        with log.phase("checkpoint"):
+            checkpoints.wait()
+        data.close()
+        if step < length.steps:
+            logger.warning("interrupted after step %d of %d, which is saved", step, length.steps)
             raise Interrupted(step)
     return state
 
 
-def _take_steps(config: Config, mesh: Mesh, run: _Run, first: int, state: TrainState) -> tuple[int, TrainState]:
-    """Takes the steps after `first`, until the run is asked to stop. Returns the last one taken and the state then."""
-    plan, data, log = run.setup.plan, run.setup.data, run.log
-    train_step = make_train_step(run.setup.program, config, mesh)
-    outcomes = Outcomes(config.train, log, run.watchdog, run.setup.names)
-    asked = hosts.OnAnyHost()
-    data.start_prefetch()
-    step, size = first, config.train.batch_size
-    try:
-        for step in range(first + 1, plan.steps + 1):
-            batch = run.next_batch()
-            placed = to_devices(batch, mesh)
-            if step == first + 1:
-                take_step = run.compiled(train_step, state, placed)
-            state, metrics = take_step(state, placed)
-            outcomes.put(step, metrics, placed["index"])
-            log.advance()
-            stop = asked(run.interruption.requested)
-            logs, validates = plan.logs(step), plan.validates(step)
-            saves = validates or stop or plan.due(step, plan.checkpoint)
-            if logs or saves:
-                outcomes.settle()
-            if logs:
-                shares = data.shares(plan.logged_before(step), step)
-                log.write(step, _scalars(metrics), examples=size, tokens=_tokens(batch), shares=shares)
-            if saves:
-                run.save(step, state)
-            if stop:
-                break
-            if validates:
-                run.validate(step, state)
-    except BadStep as bad:
-        if bad.held:
-            step = bad.step - 1
-            data.set_state({**data.get_state(), "next_batch": step})
-        run.save(step, state)
-        run.checkpoints.wait()
-        raise
-    return step, state
+def _compiled(step: jax.stages.Wrapped, log: TrainingLog, state: TrainState, batch: Mapping[str, Any]) -> Any:
+    with log.phase("compilation"):
+        compiled = step.lower(state, batch).compile()
+        # A host that found its program in the cache would else wait for the others inside a collective, which gives
+        # up long before a large model is compiled.
+        hosts.barrier("training step compiled")
+    return compiled
 
 
-@dataclasses.dataclass
-class _Run:
-    """What is open while a run trains. A state is saved once, and validated when it is saved.
-
-    Attributes:
-      deferring: closed when the run ends; holds off interruptions from the first step on.
-      saved: the step of the newest checkpoint.
-    """
-
-    setup: Setup
-    checkpoints: Checkpoints
-    log: TrainingLog
-    watchdog: Watchdog
-    interruption: Interruption
-    deferring: contextlib.ExitStack
-    saved: int
-
-    def next_batch(self) -> Mapping[str, np.ndarray]:
-        began = time.perf_counter()
-        with self.watchdog.phase("input"):
-            batch = next(self.setup.data)
-        self.log.waited(time.perf_counter() - began)
-        return batch
-
-    def compiled(
-        self, train_step: jax.stages.Wrapped, state: TrainState, batch: Mapping[str, Any]
-    ) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
-        began = time.perf_counter()
-        with self.watchdog.phase("compilation"):
-            compiled: Any = train_step.lower(state, batch).compile()
-            # A host that found its program in the cache would else wait for the others inside a collective, which gives
-            # up long before a large model is compiled.
-            hosts.barrier("training step compiled")
-        self.log.compiled(time.perf_counter() - began)
-        # Until here there was nothing to save.
-        self.deferring.enter_context(self.interruption.deferred())
-        return compiled
-
-    def save(self, step: int, state: TrainState) -> None:
-        if step > self.saved:
-            with self.watchdog.phase("checkpoint"):
-                self.log.sync()  # a resumed run writes only the rows beyond its checkpoint again
-                self.checkpoints.save(step, *stored(state), self.setup.data, self.setup.assets)
-            self.saved = step
-
-    def validate(self, step: int, state: TrainState) -> None:
-        if hosts.several():
-            # A host that is interrupted below leaves at once, and would leave a save under way undone.
-            self.checkpoints.wait()
-        with self.watchdog.phase("validation"), self.interruption.immediate():
-            figures = self.setup.validate(state.answering, step)
-        self.log.write_evaluation(step, figures)
-        self.log.sync()  # a checkpoint that has figures is not validated again
-        self.checkpoints.add_figures(step, figures)
-        self.watchdog.finished_step()
+def _save(setup: Setup, checkpoints: Checkpoints, log: TrainingLog, step: int, state: TrainState) -> None:
+    with log.phase("checkpoint"):
+        log.sync()  # a resumed run writes only the rows beyond its checkpoint again
+        checkpoints.save(step, *stored(state), setup.data, setup.assets)
 
 
-def _start(config: Config, setup: Setup, checkpoints: Checkpoints) -> tuple[int, TrainState]:
-    """The steps already done, and the state after them."""
-    resumed = bool(checkpoints.steps())
-    origins = dict.fromkeys(setup.origins, "resumed") if resumed else setup.origins
-    logger.info("parameters:\n%s", parameter_table(setup.program.abstract, origins))
-    if resumed:
-        state = restored_state(checkpoints, setup.program, setup.data)
-        first = int(state.step)
-        logger.info("resuming after step %d of %d", first, setup.plan.steps)
-        return first, state
-    return 0, initial_state(config, setup.program, start=setup.start, vocab=setup.vocab)
+def _validate(
+    setup: Setup,
+    checkpoints: Checkpoints,
+    interruption: Interruption,
+    log: TrainingLog,
+    step: int,
+    state: TrainState,
+) -> None:
+    if hosts.several():
+        # A host that is interrupted below leaves at once, and would leave a save under way undone.
+        checkpoints.wait()
+    with log.phase("validation"), interruption.immediate():
+        figures = setup.validate(state.inference_params, step)
+    log.write_evaluation(step, figures)
+    log.sync()  # a checkpoint that has figures is not validated again
+    checkpoints.add_figures(step, figures)
+    log.finished_step()
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if value.ndim == 0 and value.dtype != bool}
 
 
-def _tokens(batch: Mapping[str, np.ndarray]) -> int:
+def _tokens(batch: Batch) -> int:
     return int(batch["mask_input"].sum()) * jax.process_count()

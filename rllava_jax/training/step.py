@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from rllava_jax.model.params import Params, merge
 from rllava_jax.model.partition_rules import BATCH
 from rllava_jax.model.sharding import batch_sharding, replicated
 from rllava_jax.training.losses.cross_entropy import training_loss
+from rllava_jax.training.program import Program
+from rllava_jax.training.state import TrainState
 
 # The running mean of the loss, against which a spike is measured: its decay, and the steps it takes to be trusted.
 _LOSS_DECAY = 0.98
@@ -29,40 +31,6 @@ _TRUSTED_AFTER = 20
 _COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {
     "tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 }
-
-
-class TrainState(NamedTuple):
-    """Everything a step changes, and the frozen parameters beside it (which have no optimiser state).
-
-    Leaves are arrays; the same structure also holds their shapes or their shardings.
-
-    Attributes:
-      ema: the moving average of `params`; empty without one.
-      guard: `loss` and `steps`, the running mean of the loss, where a spike is looked for; `stopped`, where a bad step
-        ends the run: true from then on.
-    """
-
-    step: Any
-    params: dict[str, Any]
-    frozen: dict[str, Any]
-    optimizer: Any
-    ema: dict[str, Any]
-    guard: dict[str, Any]
-
-    @property
-    def answering(self) -> dict[str, Any]:
-        """All parameters as evaluation and prediction use them: the average of those that have one."""
-        return self.params | self.ema | self.frozen
-
-
-class Program(NamedTuple):
-    """What a step is made of. Neither data nor arrays, so that a step can be compiled where neither is at hand."""
-
-    graphdef: Any
-    schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
-    abstract: TrainState
-    shardings: TrainState
 
 
 def make_train_step(program: Program, config: Config, mesh: Mesh) -> jax.stages.Wrapped:

@@ -1,11 +1,11 @@
 """Rows of a calibrated model's evaluation: does the confidence hold, and the promised risk, on questions it never saw?
 
-subset   all, family=identify, …
-region   every condition that was asked. The promise is that of the condition it was measured under; the rows of a wrong
-         region show what becomes of it
-metric   coverage@risk=0.10        share of the questions that are answered at the threshold fixed on validation
-         risk@risk=0.10            share of wrong ones among those answered (n of them), to be at most 0.10
-         brier_calibrated, ece_calibrated, ece_equal_mass_calibrated
+subset     all, family=identify, …
+condition  every one that was evaluated. The promise is that of the condition it was measured under; the rows of a wrong
+           region show what becomes of it
+metric     coverage@risk=0.10        share of the questions that are answered at the threshold fixed on validation
+           risk@risk=0.10            share of wrong ones among those answered (n of them), to be at most 0.10
+           brier_calibrated, ece_calibrated, ece_equal_mass_calibrated
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ def selective_rows(
     """
     groups: dict[tuple[str, str, str], list[Prediction]] = defaultdict(list)
     for p in predictions:
-        groups[p.dataset, p.split, p.region].append(p)
+        groups[p.dataset, p.split, p.condition].append(p)
     found: list[Row] = []
     for dataset, split in dict.fromkeys(key[:2] for key in groups):
         for subset in ("all", *(f"family={family}" for family in FAMILIES)):
-            for region in ALL:
-                held = [p for p in groups.get((dataset, split, region), ()) if subset in ("all", f"family={p.family}")]
+            for condition in ALL:
+                held = [
+                    p for p in groups.get((dataset, split, condition), ()) if subset in ("all", f"family={p.family}")
+                ]
                 for metric, figure in _cells(held, calibration, Estimator(bootstrap, seed)) if held else ():
-                    found.append(make_row(dataset, split, subset, region, metric, *figure))
+                    found.append(make_row(dataset, split, subset, condition, metric, *figure))
     return found
 
 

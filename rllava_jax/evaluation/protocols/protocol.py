@@ -20,7 +20,7 @@ class Item:
     Attributes:
       accepted: further answers that count as right.
       has_region: the question is about a marked region.
-      region: the condition under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
+      condition: under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
       predictions: the answers given, in the order of the runs: one, or several under a protocol whose `runs` is
         above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
       confidence: of the (first) answer, 0..1; None where the file has none.
@@ -41,7 +41,7 @@ class Item:
     choices: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     has_region: bool = False
-    region: str = ""
+    condition: str = ""
     predictions: tuple[str, ...] = ()
     confidence: float | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)

@@ -172,7 +172,7 @@ def _prediction(question: Question, variant: Variant, name: str, reply: Reply) -
         log_prob=reply.log_prob or 0.0,
         family=question.family,
         answer_type=question.answer_type,
-        region=PREFIX + name,
+        condition=PREFIX + name,
         content_type=question.content_type,
         modality=question.modality,
         shown_kind=name,

@@ -116,12 +116,12 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
 def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str], Prediction]) -> None:
     """An answer is scored by the reference in its own line, which must be that of the boxes file."""
     known = {question.id: question for question in questions}
-    for (name, region), p in by_key.items():
+    for (name, condition), p in by_key.items():
         question = known.get(name)
         for field in ("answer", "accepted", "family", "answer_type", "image_id"):
             if question is not None and getattr(p, field) != getattr(question, field):
                 raise DataError(
-                    f"answers.jsonl: {name!r} under {region!r} has {field} {getattr(p, field)!r}, the boxes file "
+                    f"answers.jsonl: {name!r} under {condition!r} has {field} {getattr(p, field)!r}, the boxes file "
                     f"{getattr(question, field)!r}; take these fields from the boxes file"
                 )
 
@@ -129,9 +129,9 @@ def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str
 def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str], Prediction]:
     found: dict[tuple[str, str], Prediction] = {}
     for p in predictions:
-        if (p.id, p.region) in found:
-            raise DataError(f"answers.jsonl: {p.id!r} is answered twice under {p.region!r}")
-        found[p.id, p.region] = p
+        if (p.id, p.condition) in found:
+            raise DataError(f"answers.jsonl: {p.id!r} is answered twice under {p.condition!r}")
+        found[p.id, p.condition] = p
     return found
 
 

@@ -1,23 +1,23 @@
 """From answers to rows: one number each, as in `evaluation/metrics.py`, with 95 % intervals by image.
 
-subset   all, and family=vqa, identify, verify, choose
-region   trust:VARIANT                 as in `data_pipelines/conditions.py`
-         trust:right-VARIANT           the difference on the same questions; trust:none-VARIANT likewise
-         trust:iou=0.2-0.4             every variant of one box together, by its actual IoU (trust:iou=0: none)
-         trust                         the summary, `summary.py`
-metric   accuracy                      normalised equality, as strict as everywhere
-         iou                           mean of what was shown with the right box
-         lost                          share of wrong answers among the questions answered right with the right box
-         lost_from_none                the same among those answered right without a box
-         followed                      share that answers what the wrong hint implies, among the questions where the
-                                       annotations tell what that is and it is not the right answer
-         followed_anyway               share of the same that answers so without the hint: without a box, and for
-                                       `contradicted` with the right box and no sentence
-         confidence, brier, ece_equal_mass, auroc, aurc
-         confident_errors              answers that are wrong and of confidence 0.9 or more, among all
-         unavailable, not_asked        questions that cannot have the variant, and that need more boxes than the model
-                                       takes; n is that of all
-         trust_score, use, resistance  of region trust
+subset     all, and family=vqa, identify, verify, choose
+condition  trust:VARIANT                 as in `data_pipelines/conditions.py`
+           trust:right-VARIANT           the difference on the same questions; trust:none-VARIANT likewise
+           trust:iou=0.2-0.4             every variant of one box together, by its actual IoU (trust:iou=0: none)
+           trust                         the summary, `summary.py`
+metric     accuracy                      normalised equality, as strict as everywhere
+           iou                           mean of what was shown with the right box
+           lost                          share of wrong answers among the questions answered right with the right box
+           lost_from_none                the same among those answered right without a box
+           followed                      share that answers what the wrong hint implies, among the questions where the
+                                         annotations tell what that is and it is not the right answer
+           followed_anyway               share of the same that answers so without the hint: without a box, and for
+                                         `contradicted` with the right box and no sentence
+           confidence, brier, ece_equal_mass, auroc, aurc
+           confident_errors              answers that are wrong and of confidence 0.9 or more, among all
+           unavailable, not_asked        questions that cannot have the variant, and that need more boxes than the model
+                                         takes; n is that of all
+           trust_score, use, resistance  of region trust
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> lis
     subsets = {"all": np.ones(len(families), bool)} | {f"family={name}": families == name for name in FAMILIES}
     for subset, members in subsets.items():
         if members.any():
-            for region, metric, value, n, interval in _cells(answers, members, estimator):
-                rows.append(make_row(first.dataset, first.split, subset, region, metric, value, n, interval))
+            for condition, metric, value, n, interval in _cells(answers, members, estimator):
+                rows.append(make_row(first.dataset, first.split, subset, condition, metric, value, n, interval))
             if subset == "all":
                 rows += _counts(answers, first.dataset, first.split)
     return rows
@@ -129,7 +129,7 @@ def _followed_anyway(answers: Answers, name: str, told: Int[np.ndarray, " N"]) -
     return np.array([float(texts[q.id] == answer) for q, answer in zip(questions, implied, strict=True)])
 
 
-def _confidence_cells(region: str, found: Answered, images: list[str], estimator: Estimator) -> Iterator[_Cell]:
+def _confidence_cells(condition: str, found: Answered, images: list[str], estimator: Estimator) -> Iterator[_Cell]:
     confidence, correct = found.confidence, found.correct
     means = {
         "confidence": confidence,
@@ -137,12 +137,12 @@ def _confidence_cells(region: str, found: Answered, images: list[str], estimator
         "confident_errors": confident_error(confidence, correct),
     }
     for metric, values in means.items():
-        yield region, metric, *estimator.mean(values, images)
+        yield condition, metric, *estimator.mean(values, images)
     for metric, function in (("ece_equal_mass", ece_equal_mass), ("auroc", auroc), ("aurc", aurc)):
         statistic = partial(function, confidence=confidence, correct=correct)
         figure = estimator.statistic(statistic, images)
         if figure is not None:  # no AUROC where all answers, or none, are right
-            yield region, metric, *figure
+            yield condition, metric, *figure
 
 
 def _difference_cells(

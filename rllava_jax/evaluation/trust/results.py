@@ -13,7 +13,6 @@ from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
-from rllava_jax.report.plots import Bar
 
 METRICS_FILE = "metrics.json"
 _CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
@@ -40,28 +39,28 @@ def read_rows(folder: Path) -> list[Row]:
         complete = all(row.keys() >= Row.__required_keys__ for row in rows)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); score the answers again") from None
-    if not complete or not any(row["region"] == SUMMARY or row["region"].startswith(PREFIX) for row in rows):
+    if not complete or not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
         raise DataError(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
     return rows
 
 
-def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Bar]]:
+def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Row]]:
     """The trust curve: (IoU, accuracy) of the shifted boxes and the right one, by rising IoU."""
-    found = {row["region"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
+    found = {row["condition"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
     points = []
     for name in _CURVE:
         row = found.get(PREFIX + name)
         if row is not None:
             iou = 1.0 if name == "right" else float(name.partition(":")[2])
-            points.append((iou, Bar(row["value"], row["ci_low"], row["ci_high"])))
+            points.append((iou, row))
     return points
 
 
 def without_box(rows: Sequence[Row], *, subset: str = "all") -> float | None:
     """Accuracy when no box is shown; None where that was not asked."""
-    region = f"{PREFIX}none"
-    wanted = (subset, region, "accuracy")
-    return next((row["value"] for row in rows if (row["subset"], row["region"], row["metric"]) == wanted), None)
+    condition = f"{PREFIX}none"
+    wanted = (subset, condition, "accuracy")
+    return next((row["value"] for row in rows if (row["subset"], row["condition"], row["metric"]) == wanted), None)
 
 
 def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") -> str:
@@ -70,13 +69,13 @@ def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") ->
     In percent, with 95 % intervals.
     """
     found = {
-        name: {(row["region"], row["metric"]): row for row in rows if row["subset"] == subset}
+        name: {(row["condition"], row["metric"]): row for row in rows if row["subset"] == subset}
         for name, rows in runs.items()
     }
     lines = [f"| {subset} | n | {' | '.join(runs)} |", f"|:--|--:|{'--:|' * len(runs)}"]
 
-    def add(label: str, region: str, metric: str) -> None:
-        held = [cells.get((region, metric)) for cells in found.values()]
+    def add(label: str, condition: str, metric: str) -> None:
+        held = [cells.get((condition, metric)) for cells in found.values()]
         counts = {row["n"] for row in held if row is not None}
         if counts:
             n = str(counts.pop()) if len(counts) == 1 else "–"

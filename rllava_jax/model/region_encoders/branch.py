@@ -18,11 +18,22 @@ from jaxtyping import Array, Float
 
 from data_pipelines.settings import RegionConfig
 from rllava_jax.model.layers import Affine
+from rllava_jax.model.partition_rules import register_rules
+from rllava_jax.model.published_names import Spelling, register_spellings
 from rllava_jax.model.resampling import area_matrix, roi_align_matrix
 from rllava_jax.model.sizes import SiglipConfig
 
 _TOKEN_ENCODERS = ("crop", "align")  # `overlay` and `loc` reach the model through pixels and prefix
 _FREQUENCIES = 8
+
+register_rules("roi", {r"geometry/kernel": (None, "fsdp"), r"geometry/bias|token_embedding|inside": ()})  # [C, W]
+register_spellings(
+    "roi",
+    Spelling("roi/geometry/kernel", "region_branch.geometry.weight", "G W -> W G"),
+    Spelling("roi/geometry/bias", "region_branch.geometry.bias", "W -> W"),
+    Spelling("roi/token_embedding", "region_branch.token_embedding", "E T W -> E T W"),
+    Spelling("roi/inside", "region_branch.inside", "E W -> E W"),
+)
 
 
 def token_encoders(config: RegionConfig) -> tuple[str, ...]:

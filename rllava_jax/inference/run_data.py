@@ -1,4 +1,4 @@
-"""What a run is trained and asked on: checked examples of each split, the tokenizer, and the preprocessing."""
+"""What a run is trained and evaluated on: checked examples of each split, the tokenizer, and the preprocessing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from data_pipelines.records import VQAExample
 from data_pipelines.settings import MixPart
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config
-from rllava_jax.model.sizes import model_size
+from rllava_jax.model.preprocessing import make_preprocessor
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class RunData:
     """Examples by split (training ones only where asked for), and how they become arrays.
 
     Attributes:
       parts: those of `data.mix`, whose examples `train` holds one part after the other; empty for a single source.
-      left_out: test questions that are not asked because their image is unreadable, in words.
+      left_out: test questions that are not evaluated because their image is unreadable, in words.
     """
 
     train: list[VQAExample]
@@ -46,25 +46,9 @@ class Task:
         return self.preprocessor.tokenizer
 
 
-def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
-    """The preprocessing that a configuration and a tokenizer define; training and prediction share it.
-
-    Raises:
-      ConfigError: the tokenizer's ids are not those of the model's token table.
-    """
-    rows, ids = config.model.vocab, tokenizer.vocab_size
-    if rows and not tokenizer.fits(rows):
-        raise ConfigError(
-            f"{tokenizer.path}: has {ids:,} ids, and the token table (model.vocab) {rows:,} rows; "
-            "give the tokenizer that the table was trained with"
-        )
-    vision = model_size(config.model).vision
-    return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)
-
-
-def load_task(
+def load_run_data(
     config: Config, *, tokenizer: Tokenizer | None, training: bool = True, later: Sequence[Config] = ()
-) -> Task:
+) -> RunData:
     """Loads and checks everything before any device memory is touched, and writes nothing.
 
     Args:
@@ -109,7 +93,7 @@ def load_task(
         logger.info("%s: %d training examples of %s", part.name, len(part.examples), part.settings.source)
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
     left_out = left_out if len(test) < len(asked_of_test) else ""
-    return Task(train, validation, test, preprocessor, left_out, tuple(parts) if data.mix else ())
+    return RunData(train, validation, test, preprocessor, left_out, tuple(parts) if data.mix else ())
 
 
 def check_examples(config: Config) -> None:
@@ -118,7 +102,7 @@ def check_examples(config: Config) -> None:
     Their images and the lengths of their texts are looked at when it begins.
 
     Raises:
-      ConfigError, DataError: as `load_task`.
+      ConfigError, DataError: as `load_run_data`.
     """
     data, most, families = config.data, config.regions.max_regions, config.evaluation.families
     _training_parts(config)

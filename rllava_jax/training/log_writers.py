@@ -1,0 +1,149 @@
+"""Where the rows of a run's log go: metrics.jsonl, TensorBoard, and on request Weights & Biases."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tensorboardX import SummaryWriter
+
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.paths import absolute
+
+logger = logging.getLogger(__name__)
+
+# A step, and figures by name. One that is `bad` names the examples of a step whose update was not applied.
+Row = Mapping[str, Any]
+
+
+class Writer(Protocol):
+    """Takes the rows of the log, in order; also what an observer of a run implements."""
+
+    def write(self, row: Row) -> None:
+        """Takes one row."""
+
+    def flush(self) -> None:
+        """Returns when the rows so far are in files."""
+
+    def close(self) -> None:
+        """There are no more rows."""
+
+
+class JsonLines:
+    """A file of one JSON object a row, which a resumed run continues."""
+
+    def __init__(self, path: Path, *, first_step: int):
+        """Opens the file to append to it, without its rows after `first_step`."""
+        _keep_until(path, first_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        """Writes a row; JSON has no word for what is not finite, which becomes null."""
+        finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+
+    def flush(self) -> None:
+        """Every row is flushed when it is written."""
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files of the rows' figures."""
+
+    def __init__(self, folder: Path, *, first_step: int):
+        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+
+    def write(self, row: Row) -> None:
+        """Adds a scalar for every figure."""
+        for name, value in _figures(row).items():
+            # TensorBoard allows none of these in a name.
+            self._board.add_scalar(re.sub("[=:@]", "_", name), value, row["step"])
+
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._board.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, which a resumed run of the same workdir continues."""
+
+    def __init__(self, project: str, workdir: Path, folder: Path):
+        place = str(absolute(workdir))
+        stored = workdir / "config.json"
+        self._run = require_wandb(project).init(
+            project=project,
+            name=workdir.name,
+            id=hashlib.sha256(place.encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(folder),
+            config=json.loads(stored.read_text()) if stored.exists() else {},
+        )
+
+    def write(self, row: Row) -> None:
+        """Logs the figures; those that it has from before an interruption it leaves as they are."""
+        if figures := _figures(row):
+            self._run.log(figures, step=row["step"])
+
+    def flush(self) -> None:
+        """The package uploads in the background."""
+
+    def close(self) -> None:
+        """Waits for the upload."""
+        self._run.finish()
+
+
+def require_wandb(project: str) -> Any:
+    """The package that `train.wandb_project` needs.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError:
+        raise ConfigError(
+            f"train.wandb_project: {project!r} needs the package wandb; install it with "
+            "pip install 'rllava-jax[wandb]', or leave the setting empty",
+            code="package.missing",
+        ) from None
+
+
+def _figures(row: Row) -> dict[str, float]:
+    if row.get("bad"):
+        return {}
+    return {name: value for name, value in row.items() if name != "step"}
+
+
+def _keep_until(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a kill cut
+            continue
+        number = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(number, int):
+            logger.warning("%s: a row without a step is dropped: %s", path, line[:200])
+        elif number <= step:
+            kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
