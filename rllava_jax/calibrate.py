@@ -19,6 +19,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.calibrate")
+
 import jax
 import numpy as np
 

@@ -25,6 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.evaluate")
+
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import path_of

@@ -16,6 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.trust")
+
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import local_path, path_of

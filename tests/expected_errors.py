@@ -23,3 +23,15 @@ def refused(kind: type[UserError], code: str, *named: str) -> Iterator[pytest.Ex
     assert "\n" not in message
     for part in named:
         assert part in message, f"{part!r} is not named in: {message}"
+
+
+def assert_refused(printed: str, code: str | None, *named: str) -> None:
+    """Asserts that a command's standard error ends with one error line, with this code, that names all of `named`.
+
+    `code` is None where the error comes from elsewhere, and its own test holds the code.
+    """
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert errors == printed.splitlines()[-1:], printed
+    assert code is None or errors[0].endswith(f" [{code}]"), errors[0]
+    for part in named:
+        assert part in errors[0], f"{part!r} is not named in: {errors[0]}"

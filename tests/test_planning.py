@@ -225,14 +225,14 @@ def command(tmp_path, config: str, *options: str) -> list[str]:
     ("config", "options", "said"),
     [
         ("Config()", ["--mode", "compile"], "add --topology"),
-        ("Config()", ["--topology", "v5e:2x2"], "--topology v5e:2x2: is for --mode compile"),
-        ("Config()", ["--quick"], "--quick: is for --mode compile"),
+        ("Config()", ["--topology", "v5e:2x2"], "--topology v5e:2x2"),
+        ("Config()", ["--quick"], "--quick: goes with --mode compile"),
         (
             "Config()",
             ["--mode", "compile", "--topology", "h100:8", "--quick"],
             "--quick: is for TPUs",
         ),
-        ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--memory", "-1"], "--memory -1.0"),
+        ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--memory", "-1"], "--memory"),
         ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--workdir", "/dev/null/x"], "cannot be written"),
         ("Config(model=ModelConfig('checkpoint'))", ["--mode", "compile", "--topology", "v5e:2x2"], "name the size"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rllava_jax.planning.chips import CHIPS
-from rllava_jax.runtime.process_memory import GPU_SHARE, TUNABLES, is_chosen, is_program, on_cpu_alone
+from rllava_jax.runtime.process_memory import GPU_SHARE, TUNABLES, is_chosen, on_cpu_alone
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
@@ -48,7 +49,7 @@ def seen(name: str, folder: Path, *options: str, **changes: str) -> str:
         str(folder / "run"),
     ]
     done = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, check=False)
-    return done.stderr.strip().removeprefix("seen=")
+    return done.stderr.splitlines()[-1].removeprefix("seen=")
 
 
 @GLIBC
@@ -82,19 +83,43 @@ def test_xla_maps_its_temporaries_anew_in_each_step_unless_memory_is_kept():
     assert touched(JAX_PLATFORMS="cpu", GLIBC_TUNABLES=TUNABLES) < pages // 10
 
 
-@pytest.mark.parametrize(
-    ("command", "arguments", "restarted"),
-    [
-        ("python -m rllava_jax.main --config x.py", "-m --config x.py", True),
-        ("python -W ignore -m rllava_jax.evaluate", "-m", True),
-        ("python -m rllava_jax.predict", "-m", False),
-        ("python -m pytest -m rllava_jax.main", "pytest -m rllava_jax.main", False),
-        ("python tool.py -m rllava_jax.main", "tool.py -m rllava_jax.main", False),
-        ("python", "", False),
-    ],
-)
-def test_only_programs_that_run_many_steps_start_again(command, arguments, restarted):
-    assert is_program(command.split(), arguments.split()) is restarted
+def seen_by_import(code: str) -> dict[str, object]:
+    """What a fresh interpreter says of itself after some imports."""
+    say = "import json, os, sys; print(json.dumps([os.getpid(), dict(os.environ), sys.argv, sorted(sys.modules)]))"
+    command = [sys.executable, "-X", "importtime", "-c", f"{code}\n{say}", "--mode", "compile"]
+    with subprocess.Popen(
+        command, env=environment(JAX_PLATFORMS="cpu"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        out, _ = process.communicate(timeout=60)
+    pid, seen, argv, modules = json.loads(out)
+    assert pid == process.pid
+    return {"environment": seen, "argv": argv, "modules": set(modules)}
+
+
+def test_importing_the_package_changes_nothing_and_brings_no_jax():
+    without, with_it = seen_by_import("pass"), seen_by_import("import rllava_jax, rllava_jax.__main__")
+    assert with_it["environment"] == without["environment"]
+    assert with_it["argv"] == without["argv"]
+    assert not {"jax", "numpy", "PIL", "orbax"} & with_it["modules"]
+
+
+def test_importing_a_command_starts_nothing():
+    """Only `python -m` and `rllava` do, in their first line."""
+    without, with_it = seen_by_import("pass"), seen_by_import("import rllava_jax.main, rllava_jax.evaluate")
+    assert with_it["environment"].keys() - without["environment"].keys() <= {"TPU_LIBRARY_PATH", "EPATH_USE_TF"}
+    assert with_it["argv"] == without["argv"]
+    assert "GLIBC_TUNABLES" not in with_it["environment"]
+
+
+@GLIBC
+def test_the_command_of_all_commands_starts_programs_alike(tmp_path):
+    path = tmp_path / "say.py"
+    path.write_text('import os, sys\nsys.exit("seen=" + os.environ.get("GLIBC_TUNABLES", "unset"))\n')
+    command = [sys.executable, "-m", "rllava_jax", "train", "--config", str(path), "--workdir", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment(JAX_PLATFORMS="cpu"), capture_output=True, text=True, check=False)
+    notice, seen = done.stderr.splitlines()
+    assert "GLIBC_TUNABLES" in notice
+    assert seen == f"seen={TUNABLES}"
 
 
 def test_memory_that_is_replaced_is_left_alone():

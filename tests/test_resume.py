@@ -48,7 +48,7 @@ def test_sigterm_saves_the_step_and_exits_with_75(interrupted_run):
     assert f"interrupted after step {last} of {STEPS}, which is saved" in err
     assert "Traceback" not in err
     # Behind it Python may tell of the worker's shared memory, which it frees.
-    assert "interrupted; the same line goes on" in err.splitlines()
+    assert "interrupted; run the same command again to resume" in err.splitlines()
 
 
 def test_on_the_same_devices_the_resumed_run_is_the_same_bit_for_bit(

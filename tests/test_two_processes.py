@@ -143,16 +143,20 @@ Preprocessor.training = unreadable
 # Hosts that agree without end, under the entry point's own handling of what ends them.
 AGREE = """
 import pathlib, sys, time
-from rllava_jax import hosts, main
+from data_pipelines.core.command_line import Parser, run_command
+from rllava_jax.runtime import hosts
 
-def job(interruption):
-    hosts.join()
-    while True:
-        hosts.everywhere(True)
-        pathlib.Path(sys.argv[1]).touch()
-        time.sleep(0.05)
+def work(options):
+    with hosts.shared_failures():
+        hosts.join()
+        while True:
+            hosts.everywhere(True)
+            pathlib.Path(options.ready).touch()
+            time.sleep(0.05)
 
-sys.exit(main._exit_code(job))
+parser = Parser()
+parser.add_argument("ready")
+sys.exit(run_command(parser, work))
 """
 
 
@@ -253,7 +257,7 @@ def test_a_step_of_several_tasks_is_joined(monkeypatch):
         "SLURM_STEP_NODELIST": "localhost",
         "RLLAVA_JOIN_TIMEOUT": "3",
     }
-    joins = "from rllava_jax import hosts; hosts.join()"
+    joins = "from rllava_jax.runtime import hosts; hosts.join()"
     result = subprocess.run([sys.executable, "-c", joins], env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == exit_codes.LOST_HOST
     assert last_line(result.stderr).startswith(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from data_pipelines.core import exit_codes
+
 
 class UserError(Exception):
     """What ends a command with exit code 2 and one line.
@@ -16,6 +18,8 @@ class UserError(Exception):
     Attributes:
       code: see above.
     """
+
+    exit_code = exit_codes.USER_ERROR
 
     def __init__(self, message: str, *, code: str = ""):
         super().__init__(message)

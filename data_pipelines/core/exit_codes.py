@@ -1,12 +1,13 @@
-"""Exit codes of `python -m rllava_jax.main`: what a launcher may do next can be read from them.
+"""Exit codes of the commands: what a launcher may do next can be read from them.
 
-| code | meaning | start the same line again? |
+| code | meaning | run the same command again? |
 |---|---|---|
 | 0 | done | not needed |
-| 2 | an error that the user can mend; the last line names it | only after mending it |
-| 3 | a bad step (not finite, or a spike) stopped the run | no: it would meet the same step |
-| 75 | interrupted (SIGTERM, SIGINT, a preemption notice); what was trained is saved | yes: it goes on |
-| 76 | another host was lost, or never appeared | yes, on all hosts: it goes on from the last checkpoint |
+| 2 | an error that the user can fix; the last line names it | only after fixing it |
+| 3 | a bad step (not finite, or a spike) stopped the run; `scaling` refused a law | no: it would meet the same |
+| 75 | training was interrupted (SIGTERM, SIGINT, a preemption notice); what was trained is saved | yes: it resumes |
+| 76 | another host was lost, or never appeared | yes, on all hosts: it resumes from the last checkpoint |
+| 130 | Ctrl-C, of commands other than training | yes |
 
 Any other code is a crash: 1 after a traceback, above 128 (or negative) when a signal killed the process.
 """
@@ -16,3 +17,4 @@ USER_ERROR = 2
 BAD_STEP = 3
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: "the user is invited to retry"
 LOST_HOST = 76
+CTRL_C = 130  # as shells report a program that SIGINT ended

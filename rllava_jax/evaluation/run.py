@@ -57,13 +57,11 @@ def evaluate_run(
     *,
     step: int,
     command: str,
-    config_of_run: Mapping[str, Any],
 ) -> Path:
-    """Asks the test split and writes `eval/STEP/`: metrics.json, predictions.jsonl, report.html.
+    """Evaluates the test split and writes `eval/STEP/`: metrics.json, predictions.jsonl, report.html.
 
-    Args:
-      config_of_run: what the run was started with. Where it is now asked otherwise (other families, conditions …),
-        the results go to `eval/STEP-HASH/`, so that the run's own stay.
+    Where it is evaluated otherwise than the run was started with (other families, conditions …), the results go to
+    `eval/STEP-HASH/`, so that the run's own stay.
 
     Returns:
       The folder.
@@ -74,7 +72,7 @@ def evaluate_run(
     predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.test, progress="test")
     asked = to_json(config)["evaluation"]
     suffix = ""
-    if asked != config_of_run["evaluation"]:
+    if asked != provenance.stored_config(workdir)["evaluation"]:
         suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:

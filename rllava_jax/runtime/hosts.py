@@ -33,6 +33,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -44,6 +46,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines.core import exit_codes
+from data_pipelines.core.command_line import last_line
 from data_pipelines.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,39 @@ _abort_handler: Any = None  # kept, or the callback would be freed
 
 
 class HostLost(RuntimeError):
-    """Another host is gone or never came; the message says so in one line. Exit code 76."""
+    """Another host is gone or never came; the message says so in one line."""
+
+    exit_code = exit_codes.LOST_HOST
+
+
+@contextlib.contextmanager
+def shared_failures() -> Iterator[None]:
+    """Around all that a run over several hosts does: tells the others what ends this one, which they cannot know.
+
+    Errors that all hosts raise alike (their attribute `on_all_hosts`) pass, and so does everything on a single host.
+    Any other ends this process here, with its own exit code.
+    """
+    try:
+        yield
+    except BaseException as raised:
+        error: Any = raised
+        if not several() or getattr(error, "on_all_hosts", False):
+            raise
+        expected = hasattr(error, "exit_code")
+        if not expected and not isinstance(error, Exception):
+            raise
+        if not expected and is_lost_host(error):
+            error, expected = lost(error), True
+        if expected:
+            code, message, last = error.exit_code, str(error), last_line(error)
+        else:
+            traceback.print_exc()
+            code, message = 1, f"{type(error).__name__}: {error}"
+            last = f"error: {message}"
+        # Said when the others know: JAX may end this process meanwhile, with a stack that would stand below the line.
+        fail(code, message, last)
+        print(last, file=sys.stderr, flush=True)
+        leave(code)
 
 
 def join() -> None:

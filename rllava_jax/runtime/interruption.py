@@ -26,7 +26,17 @@ _REPEATED_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop. No `Exception`, so that nothing on the way takes it for a failure."""
+    """The run was asked to stop. No `Exception`, so that nothing on the way takes it for a failure.
+
+    Attributes:
+      on_all_hosts: whether all hosts stop so, by agreement, after a step that they name.
+    """
+
+    exit_code = exit_codes.INTERRUPTED
+
+    def __init__(self, step: int | None = None):
+        super().__init__("interrupted; run the same command again to resume")
+        self.on_all_hosts = step is not None
 
 
 class Interruption:

@@ -9,15 +9,14 @@ touch, on one core, in every step: without that a training step of a small model
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 
-# Programs that run many steps. `predict` and `convert` are none: they want little memory rather than speed.
-PROGRAMS = ("main", "evaluate", "trust", "calibrate")
+# The programs that run many steps. `predict` and `convert` want little memory rather than speed.
+PROGRAMS = ("rllava_jax.main", "rllava_jax.evaluate", "rllava_jax.trust", "rllava_jax.calibrate")
 
 # Of a GPU's memory; `planning/chips.py` counts with it. JAX would take three quarters; the CUDA context, cuBLAS and
 # NCCL live in the rest.
@@ -35,32 +34,18 @@ TUNABLES = ":".join(
 _CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MALLOC_…, memory is the user's affair
 
 
-def start(command: Sequence[str], arguments: Sequence[str]) -> None:
-    """A program's first step, before JAX is imported; nothing where this package is a library.
+def start(program: str) -> None:
+    """The first step of a process that runs the module `program`, before JAX is imported.
 
-    Args:
-      command, arguments: `sys.orig_argv`, `sys.argv`.
+    Of those that run many steps: sets the share of a GPU, and on a CPU starts the process again, with the same number
+    and arguments, where that keeps freed memory.
     """
-    if is_program(command, arguments):
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
-        restart_keeping_freed_memory(command)
-
-
-def restart_keeping_freed_memory(command: Sequence[str]) -> None:
-    """Starts this process again, with the same number and arguments, where it pays: glibc, and JAX on the CPU alone."""
+    if program not in PROGRAMS:
+        return
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
     if not is_chosen(os.environ) and platform.libc_ver()[0] == "glibc" and on_cpu_alone():
-        os.execve(sys.executable, [sys.executable, *command[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
-
-
-def is_program(command: Sequence[str], arguments: Sequence[str]) -> bool:
-    """Whether Python was started as `python … -m rllava_jax.PROGRAM …`, and is on its way there.
-
-    While it looks for the module, and nowhere else, `sys.argv[0]` is "-m".
-    """
-    modules = {f"rllava_jax.{name}" for name in PROGRAMS}
-    return arguments[:1] == ["-m"] and any(
-        option == "-m" and module in modules for option, module in itertools.pairwise(command)
-    )
+        print("starting again with GLIBC_TUNABLES set, so that freed memory is kept", file=sys.stderr, flush=True)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
 
 
 def is_chosen(environment: Mapping[str, str]) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
 
+from data_pipelines.core import exit_codes
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.logs import TrainingLog
 
@@ -29,6 +30,9 @@ class BadStep(RuntimeError):
       step: the bad one.
       held: whether the state is still that of before it.
     """
+
+    exit_code = exit_codes.BAD_STEP
+    on_all_hosts = True
 
     def __init__(self, message: str, *, step: int, held: bool):
         super().__init__(message)

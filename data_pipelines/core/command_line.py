@@ -1,0 +1,209 @@
+"""What all commands share: one kind of parser, one way to log, one way to end.
+
+A command is a module with `main(argv)`, which hands its parser and its work to `run_command`:
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(_parser(), _work, argv)
+
+Whatever raises an error with an `exit_code` (every `UserError`, and others that a package defines for itself) ends the
+command with that code and one line, `error: LINE [code]`; any other error is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data_pipelines.core import exit_codes
+from data_pipelines.core.errors import ConfigError
+
+# How much libraries may say. Orbax warns through absl at each save without validation figures, which is how most
+# checkpoints are meant to be. What a failed read or log-in leaves behind in the last three, our own line says once.
+_LIBRARIES = {"absl": logging.ERROR, "asyncio": logging.CRITICAL, "google": logging.CRITICAL, "gcsfs": logging.CRITICAL}
+_OWN = ("rllava_jax", "data_pipelines", "__main__")
+
+# What argparse says, without saying which kind of fault it is.
+_FAULTS = {
+    "are required": "option.missing",
+    "is required": "option.missing",
+    "unrecognized arguments": "option.unknown",
+    "not allowed with": "option.conflict",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Options have no abbreviations, the description keeps its lines, and a fault is a ConfigError."""
+
+    def __init__(self, *, overrides: str = "", **settings: Any):
+        """Args:
+        overrides: the prefix of arguments that are collected unread, in `options.overrides`.
+        settings: argparse's own.
+        """
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        self._overrides = overrides
+        self._conditions: dict[str, tuple[str, ...]] = {}
+
+    def goes_with(self, conditions: str | Sequence[str], *options: str) -> None:
+        """Declares that `options` are read only where one of the conditions holds; elsewhere they are refused.
+
+        Their defaults must be None, False or a value that no user can write, by which it is known that one was given.
+
+        Args:
+          conditions: as a user writes them: "--checkpoint", or "--mode compile".
+        """
+        held = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+        self._conditions |= dict.fromkeys(options, held)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, and checks what `goes_with` declares.
+
+        Raises:
+          ConfigError: an option is missing, unknown, of another type, or given where nothing reads it.
+        """
+        arguments = list(sys.argv[1:] if args is None else args)
+        if self._overrides:
+            overrides = [argument for argument in arguments if argument.startswith(self._overrides)]
+            arguments = [argument for argument in arguments if argument not in overrides]
+        options, rest = super().parse_known_args(arguments, namespace)
+        if self._overrides:
+            options.overrides = overrides
+        if not rest:
+            self._check_conditions(options)
+        return options, rest
+
+    def _check_conditions(self, options: argparse.Namespace) -> None:
+        for option, conditions in self._conditions.items():
+            if self._given(options, option) and not any(self._holds(options, condition) for condition in conditions):
+                value = getattr(options, _name(option))
+                said = option if isinstance(value, bool | list) else f"{option} {value}"
+                raise ConfigError(f"{said}: goes with {' or '.join(conditions)}; leave it out", code="option.conflict")
+
+    def _given(self, options: argparse.Namespace, option: str) -> bool:
+        # By identity: a 0 is given, and equals False.
+        return getattr(options, _name(option)) is not self.get_default(_name(option))
+
+    def _holds(self, options: argparse.Namespace, condition: str) -> bool:
+        option, _, value = condition.partition(" ")
+        return getattr(options, _name(option)) == value if value else self._given(options, option)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the ConfigError of a fault that argparse found."""
+        code = next((code for words, code in _FAULTS.items() if words in message), "option.invalid-value")
+        raise ConfigError(" ".join(message.removeprefix("argument ").split()), code=code)
+
+
+def _name(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
+
+
+def run_command(
+    parser: Parser,
+    work: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    level: int = logging.WARNING,
+    interrupted: str = "interrupted",
+) -> int:
+    """Parses the command line and does the work, which finds the line as the user wrote it in `options.command`.
+
+    Args:
+      argv: `sys.argv` without the program, where None.
+      level: of what this project's own modules log.
+      interrupted: what Ctrl-C says, where the work does not handle it itself.
+
+    Returns:
+      The exit status, see `exit_codes`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser.parse_args(arguments)
+        options.command = shlex.join([*parser.prog.split(), *arguments])
+        set_up_logging(level)
+        return work(options) or exit_codes.DONE
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return exit_codes.CTRL_C
+    except BaseException as error:
+        code: int | None = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(last_line(error), file=sys.stderr, flush=True)
+        return code
+
+
+def last_line(error: BaseException) -> str:
+    """What a command says of the error that ends it."""
+    if getattr(error, "exit_code", None) == exit_codes.INTERRUPTED:
+        return str(error)
+    code = getattr(error, "code", "")
+    return f"error: {error} [{code}]" if code else f"error: {error}"
+
+
+def set_up_logging(level: int, libraries: Mapping[str, int] = _LIBRARIES) -> None:
+    """Logs to standard error, bare lines: `level` and above of this project, of libraries warnings or less."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)  # libraries may have set a handler
+    for name in _OWN if level < logging.WARNING else ():
+        logging.getLogger(name).setLevel(level)
+    for name, least in libraries.items():
+        logging.getLogger(name).setLevel(least)
+
+
+def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
+    wanted = f"a whole number from {least} to {most}" if most is not None else f"a whole number, {least} or more"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
+        return value
+
+    return parse
+
+
+def real(wanted: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """The type of an option that takes a number for which `holds` is true, in words `wanted`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):  # nothing holds for nan
+            raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
+        return value
+
+    return parse
+
+
+above_zero = real("a number above 0", lambda value: 0 < value < math.inf)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The type of an option that takes names between commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def made_folder(path: Path, *, option: str = "--out") -> Path:
+    """The folder, which is made where it is missing.
+
+    Raises:
+      ConfigError: it cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path}: cannot be made ({error.strerror or error}); name a folder that you may write",
+            code="file.unwritable",
+        ) from None
+    return path
