@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -37,26 +38,17 @@ _PALETTE: tuple[_Colour, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class _Shown:
-    image: AnnotatedImage
-    question: VQAExample | None
-
-
 def contact_sheet(data_set: DataSet, *, count: int, seed: int = 0) -> Image.Image:
     """At most `count` images, as various in modality and body part as there are, those with boxes first.
 
     Unreadable images are passed over. The same arguments draw the same picture.
     """
     tiles: list[Image.Image] = []
-    for shown in _chosen(data_set, seed):
+    for image, question in _chosen(data_set, seed):
         if len(tiles) == count:
             break
-        try:
-            pixels = decode(shown.image.image, shown.image.image_id)
-        except ImageError:  # named where all images are read
-            continue
-        tiles.append(_tile(shown, pixels))
+        with contextlib.suppress(ImageError):  # named where all images are read
+            tiles.append(_tile(image, question, decode(image.image, image.image_id)))
     columns = min(_COLUMNS, max(1, len(tiles)))
     rows = -(-len(tiles) // columns)
     width = max(2 * _MARGIN + columns * (_SIDE + _GAP) - _GAP, 2 * _MARGIN + 2 * _SIDE)
@@ -68,29 +60,26 @@ def contact_sheet(data_set: DataSet, *, count: int, seed: int = 0) -> Image.Imag
     return sheet
 
 
-def _chosen(data_set: DataSet, seed: int) -> Iterable[_Shown]:
-    """Images in turn from each modality and body part; in each those with boxes first, else at random."""
+def _chosen(data_set: DataSet, seed: int) -> Iterable[tuple[AnnotatedImage, VQAExample | None]]:
+    """Images with a question, by turns of modality and body part; in each those with boxes first, else at random."""
     rng = random.Random(seed)
-    groups: dict[tuple[str, str], list[AnnotatedImage]] = {}
-    questions: dict[tuple[str, str], list[VQAExample]] = {}
+    groups: dict[tuple[str, str], list[AnnotatedImage]] = defaultdict(list)
+    questions: dict[tuple[str, str], list[VQAExample]] = defaultdict(list)
     seen = set()
     for split, content in data_set.splits.items():
         for example in content.examples:
-            questions.setdefault((split, example.image_id), []).append(example)
+            questions[split, example.image_id].append(example)
         for image in content.images:
             if image.image_id not in seen:  # which may stand in several splits
                 seen.add(image.image_id)
-                groups.setdefault((image.modality, image.body_part), []).append(image)
+                groups[image.modality, image.body_part].append(image)
     for images in groups.values():
         rng.shuffle(images)
         images.sort(key=lambda image: not image.regions)
-    turns = [groups[key] for key in sorted(groups)]
-    while any(turns):
-        for images in turns:
-            if images:
-                image = images.pop(0)
-                asked = [e for e in questions.get((image.split, image.image_id), []) if _printable(e)]
-                yield _Shown(image, rng.choice(asked) if asked else None)
+    for turn in itertools.zip_longest(*(groups[key] for key in sorted(groups))):
+        for image in filter(None, turn):
+            printable = [e for e in questions[image.split, image.image_id] if _printable(e)]
+            yield image, rng.choice(printable) if printable else None
 
 
 def _printable(example: VQAExample) -> bool:
@@ -108,8 +97,7 @@ def _header(sheet: Image.Image, data_set: DataSet, count: int) -> None:
     draw.text((left, 25), _cut(draw, text, _font(16), sheet.width - left - _MARGIN), _DIM, _font(16))
 
 
-def _tile(shown: _Shown, pixels: np.ndarray) -> Image.Image:
-    image = shown.image
+def _tile(image: AnnotatedImage, question: VQAExample | None, pixels: np.ndarray) -> Image.Image:
     labels = Counter(region.label for region in image.regions if region.label)
     colours = {label: _PALETTE[place % len(_PALETTE)] for place, label in enumerate(sorted(labels))}
     tile = Image.new("RGB", (_SIDE, _SIDE + _TEXT), _BACKGROUND)
@@ -118,25 +106,23 @@ def _tile(shown: _Shown, pixels: np.ndarray) -> Image.Image:
     facts = " · ".join(text for text in (image.image_id, image.modality, image.body_part, image.split) if text)
     draw.text((0, _SIDE + 5), _cut(draw, facts, _font(13), _SIDE), _DIM, _font(13))
     below = _legend(draw, _SIDE + 23, labels, colours)
-    if shown.question is not None:
-        question, answer = shown.question.question, shown.question.answer
-        draw.text((0, below), _cut(draw, question, _font(13), _SIDE), _BRIGHT, _font(13))
-        draw.text((0, below + 18), _cut(draw, f"→ {answer}", _font(13), _SIDE), _BRIGHT, _font(13))
+    for line, text in enumerate((question.question, f"→ {question.answer}") if question else ()):
+        draw.text((0, below + 18 * line), _cut(draw, text, _font(13), _SIDE), _BRIGHT, _font(13))
     return tile
 
 
 def _picture(pixels: np.ndarray, regions: Sequence[Region], colours: Mapping[str, _Colour]) -> Image.Image:
     """The image at its own aspect, in the middle of a black square, with its boxes."""
     height, width = pixels.shape[:2]
-    scale = _SIDE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2
+    size = [max(1, round(side * _SIDE / max(height, width))) for side in (width, height)]
+    fitted = Image.fromarray(pixels).resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    left, top = (_SIDE - fitted.width) // 2, (_SIDE - fitted.height) // 2
     square = Image.new("RGB", (_SIDE, _SIDE), _TILE)
-    square.paste(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS), (left, top))
+    square.paste(fitted, (left, top))
     draw = ImageDraw.Draw(square)
     # The largest first, so that a small one is not hidden.
     for region in sorted(regions, key=lambda region: -area(region.box)):
-        x, y, w, h = box_to_pixels(region.box, width=size[0], height=size[1])
+        x, y, w, h = box_to_pixels(region.box, width=fitted.width, height=fitted.height)
         x0, y0 = round(left + x), round(top + y)
         x1, y1 = max(x0, round(left + x + w) - 1), max(y0, round(top + y + h) - 1)
         draw.rectangle((x0 - _LINE, y0 - _LINE, x1 + _LINE, y1 + _LINE), outline=_TILE)

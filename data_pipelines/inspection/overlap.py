@@ -9,10 +9,12 @@ two chest X-rays for one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -96,7 +98,8 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
     try:
         import imagehash  # noqa: F401
     except ImportError:
-        raise DataError("perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'") from None
+        message = "perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'"
+        raise DataError(message, code="package.missing") from None
     images = {
         (data_set.name, split, image.image_id): image.image
         for data_set in data_sets
@@ -106,8 +109,14 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
     names = {image: name for (_, _, name), image in images.items()}  # each file once
     found: dict[ImageSource, Fingerprint] = {}
     unreadable: list[str] = []
-    with _mapped(_fingerprint, names, workers) as results:
-        for image, result in zip(names, tqdm(results, "images", len(names), unit="", disable=None), strict=True):
+    with contextlib.ExitStack() as stack:
+        mapped: Callable[..., Iterable[Fingerprint | str]] = map
+        if workers > 1:
+            # Started anew and not forked: the threads of NumPy's libraries do not survive a fork.
+            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+            mapped = functools.partial(pool.map, chunksize=16)
+        results = tqdm(mapped(_fingerprint, names, names.values()), "images", len(names), unit="", disable=None)
+        for image, result in zip(names, results, strict=True):
             if isinstance(result, Fingerprint):
                 found[image] = result
             else:
@@ -116,19 +125,6 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
         more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
         logger.warning("left out %d unreadable images: %s%s", len(unreadable), "; ".join(unreadable[:_NAMED]), more)
     return {key: found[image] for key, image in images.items() if image in found}
-
-
-@contextlib.contextmanager
-def _mapped(
-    function: Callable[[ImageSource, str], Fingerprint | str], images: Mapping[ImageSource, str], workers: int
-) -> Iterator[Iterable[Fingerprint | str]]:
-    """The function's results in order, by that many processes; by this one where one is enough."""
-    if workers == 1:
-        yield map(function, images, images.values())
-        return
-    # Started anew and not forked: the threads of NumPy's libraries do not survive a fork.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield pool.map(function, images, images.values(), chunksize=16)
 
 
 def _fingerprint(image: ImageSource, name: str) -> Fingerprint | str:
@@ -152,11 +148,11 @@ def groups_of(data_sets: Iterable[DataSet]) -> list[Group]:
             if len(languages) < 2:
                 groups.append(Group(data_set.name, split, "", tuple(ids)))
                 continue
-            asked: dict[str, set[str]] = {}
+            spoken: dict[str, set[str]] = defaultdict(set)
             for example in content.examples:
-                asked.setdefault(example.image_id, set()).add(example.language)
+                spoken[example.image_id].add(example.language)
             for language in sorted(languages):
-                chosen = tuple(name for name in ids if language in asked.get(name, languages))
+                chosen = tuple(name for name in ids if language in spoken.get(name, languages))
                 groups.append(Group(data_set.name, split, language, chosen))
     return groups
 
@@ -178,26 +174,22 @@ def overlaps(
     figures: list[Figure] = []
     matches: list[Match] = []
     for mine in compared:
-        group = mine.group
-
-        def add(name: str, of: str, value: int, group: Group = group) -> None:
-            figures.append(Figure(group.data_set, group.name, name, of, value))
-
-        add("images_compared", "all", len(mine.prints))
-        add("images_repeated", "all", len(mine.prints) - len({fingerprint.exact for fingerprint in mine.prints}))
-        equal: dict[str, set[str]] = {}
-        alike: dict[str, set[str]] = {}
+        distinct = len({fingerprint.exact for fingerprint in mine.prints})
+        counts = {
+            ("images_compared", "all"): len(mine.prints),
+            ("images_repeated", "all"): len(mine.prints) - distinct,
+        }
+        images: dict[tuple[str, str], set[str]] = defaultdict(set)
         for theirs in compared:
             if theirs is mine:
                 continue
             found = _matches(mine, theirs, bits)
             matches += found
-            for kind in _kinds(group, theirs.group):
-                equal.setdefault(kind, set()).update(match.image_id for match in found if match.equal)
-                alike.setdefault(kind, set()).update(match.image_id for match in found)
-        for kind in equal:
-            add("images_equal_to_some_of", kind, len(equal[kind]))
-            add("images_like_some_of", kind, len(alike[kind]))
+            for kind in _kinds(mine.group, theirs.group):
+                images["images_equal_to_some_of", kind] |= {match.image_id for match in found if match.equal}
+                images["images_like_some_of", kind] |= {match.image_id for match in found}
+        counts |= {key: len(ids) for key, ids in images.items()}
+        figures += [Figure(mine.group.data_set, mine.group.name, *key, value) for key, value in counts.items()]
     return figures, matches
 
 
@@ -210,6 +202,10 @@ class _Compared:
         self.names = [key[2] for key in keys if key in prints]
         self.prints = [prints[key] for key in keys if key in prints]
         self.hashes = np.array([fingerprint.perceptual for fingerprint in self.prints], np.uint64)
+
+    def key(self, place: int) -> Key:
+        """Of the image at a place; the group's name stands for the split."""
+        return self.group.data_set, self.group.name, self.names[place]
 
 
 def _kinds(group: Group, other: Group) -> list[str]:
@@ -231,13 +227,8 @@ def _matches(mine: _Compared, theirs: _Compared, bits: int) -> list[Match]:
         equal = fingerprint.exact in same
         if equal or distance[place] <= bits:
             at = same[fingerprint.exact] if equal else int(nearest[place])
-            found.append(
-                Match(
-                    *(mine.group.data_set, mine.group.name, mine.names[place]),
-                    *(theirs.group.data_set, theirs.group.name, theirs.names[at]),
-                    *(0 if equal else int(distance[place]), equal),
-                )
-            )
+            bits_apart = 0 if equal else int(distance[place])
+            found.append(Match(*mine.key(place), *theirs.key(at), bits_apart, equal))
     return found
 
 
@@ -246,12 +237,11 @@ def _nearest(a: UInt64[np.ndarray, " N"], b: UInt64[np.ndarray, " M"]) -> tuple[
     distance = np.full(len(a), 65, np.int64)
     nearest = np.zeros(len(a), np.int64)
     for start in range(0, len(a), _BLOCK):
-        mine = a[start : start + _BLOCK, None]
+        rows = slice(start, start + _BLOCK)
         for first in range(0, len(b), 16 * _BLOCK):
-            bits = np.bitwise_count(mine ^ b[None, first : first + 16 * _BLOCK])
-            at = bits.argmin(axis=1)
-            least = bits[np.arange(len(bits)), at]
-            better = least < distance[start : start + _BLOCK]
-            distance[start : start + _BLOCK][better] = least[better]
-            nearest[start : start + _BLOCK][better] = first + at[better]
+            bits = np.bitwise_count(a[rows, None] ^ b[None, first : first + 16 * _BLOCK])
+            at, least = bits.argmin(axis=1), bits.min(axis=1)
+            better = least < distance[rows]
+            distance[rows][better] = least[better]
+            nearest[rows][better] = first + at[better]
     return distance, nearest

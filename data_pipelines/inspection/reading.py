@@ -40,17 +40,13 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
       DataError: no such source, folder or split; files missing or malformed.
     """
     if source not in registry.DRAWN and not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder; name the one that holds the data set ({source})")
+        raise DataError(f"{root}: no such folder; name the one that holds the data set ({source})", code="file.missing")
     if source == PREPARED:
         described = layout.read_record(root)["splits"]
         _check(source, splits, described)
-        return DataSet(
-            os.path.basename(os.path.normpath(root)),
-            {
-                split: prepared.load(root, split, languages=tuple(described[split].get("languages", {"en": 0})))
-                for split in splits or described
-            },
-        )
+        languages = {split: tuple(described[split].get("languages", {"en": 0})) for split in splits or described}
+        read = {split: prepared.load(root, split, languages=spoken) for split, spoken in languages.items()}
+        return DataSet(os.path.basename(os.path.normpath(root)), read)
     found = registry.source(source, setting="--source")
     known = tuple(found.card.splits) or tuple(found.splits(root) if found.splits else ())
     _check(source, splits, known)
@@ -61,7 +57,8 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
 def _check(source: str, splits: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
     for split in splits:
         if split not in known:
-            raise DataError(f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}")
+            message = f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}"
+            raise DataError(message, code="data.unknown-name")
 
 
 def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:
@@ -71,8 +68,9 @@ def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequenc
       DataError: as `read_data_set`; or another number of sources than of folders.
     """
     if len(sources) > 1 and len(sources) != len(roots):
-        raise DataError(f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each")
-    named = list(sources) if len(sources) > 1 else list(sources or (PREPARED,)) * len(roots)
+        message = f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each"
+        raise DataError(message, code="option.conflict")
+    named = sources if len(sources) > 1 else [*(sources or (PREPARED,))] * len(roots)
     read = [read_data_set(root, source, splits) for root, source in zip(roots, named, strict=True)]
     names = [data_set.name for data_set in read]
     return [

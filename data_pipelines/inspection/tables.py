@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from data_pipelines.inspection.figures import Figure
 
@@ -29,16 +30,20 @@ _WIDEST_ANSWER = 24
 
 def split_tables(figures: Sequence[Figure], data_set: str, splits: Sequence[str]) -> str:
     """A data set's figures, splits side by side; long lists are cut after their most frequent rows, which is said."""
+    values: dict[str, dict[str, dict[str, float]]] = {}  # name → group → split → value
+    for f in figures:
+        if f.data_set == data_set and f.split in splits:
+            values.setdefault(f.name, {}).setdefault(f.group, {})[f.split] = f.value
     parts = []
     for heading, names, most in _SECTIONS:
         rows = []
         for name in names:
-            found = _rows(figures, data_set, name, splits)
+            found = _rows(name, values.get(name, {}), splits)
             rows += found[:most]
             if len(found) > most:
                 rows.append([f"  … and {len(found) - most} more of {name}", *[""] * len(splits)])
         if heading == "Answers":
-            rows += _top_answers(figures, data_set, splits)
+            rows += _top_answers(values.get("answer_count", {}), splits)
         if rows:
             parts.append(_table([f"{data_set}: {heading}", *splits], rows))
     return "\n\n".join(parts)
@@ -66,12 +71,8 @@ def overlap_tables(figures: Sequence[Figure], groups: Sequence[tuple[str, str]],
     return f"{_table(head, rows)}\n{note}"
 
 
-def _rows(figures: Iterable[Figure], data_set: str, name: str, splits: Sequence[str]) -> list[list[str]]:
+def _rows(name: str, groups: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> list[list[str]]:
     """One row for each group, in the order in which the splits bring them."""
-    groups: dict[str, dict[str, float]] = {}
-    for figure in figures:
-        if figure.data_set == data_set and figure.name == name and figure.split in splits:
-            groups.setdefault(figure.group, {})[figure.split] = figure.value
 
     def label(group: str) -> str:
         if group == "all":
@@ -79,26 +80,22 @@ def _rows(figures: Iterable[Figure], data_set: str, name: str, splits: Sequence[
         return f"  {group}" if "=" in group else f"  {name} {group}"
 
     # A split that does not count a group has none of it; what is measured, as of no answers, is then unknown.
-    counted = name in ("questions", "images", "boxes", "left_out")
+    absent = 0 if name in ("questions", "images", "boxes", "left_out") else None
     return [
-        [label(group), *(_number(name, values.get(split, 0 if counted else None)) for split in splits)]
+        [label(group), *(_number(name, values.get(split, absent)) for split in splits)]
         for group, values in groups.items()
     ]
 
 
-def _top_answers(figures: Iterable[Figure], data_set: str, splits: Sequence[str]) -> list[list[str]]:
+def _top_answers(groups: Mapping[str, Mapping[str, float]], splits: Sequence[str]) -> list[list[str]]:
     """The most frequent answers of each split, by rank."""
-    of_split: dict[str, list[str]] = {split: [] for split in splits}
-    for figure in figures:
-        group, _, answer = figure.group.partition("=")
-        if figure.data_set == data_set and figure.name == "answer_count" and group == "all" and figure.split in splits:
-            short = answer if len(answer) <= _WIDEST_ANSWER else answer[: _WIDEST_ANSWER - 1] + "…"
-            of_split[figure.split].append(f"{short} {figure.value:,.0f}")
-    ranks = max(map(len, of_split.values()), default=0)
-    return [
-        [f"  most frequent {rank + 1}", *(tops[rank] if rank < len(tops) else "" for tops in of_split.values())]
-        for rank in range(ranks)
+    counted = [(group.removeprefix("all="), of) for group, of in groups.items() if group.startswith("all=")]
+    tops = [
+        [f"{_shortened(answer, _WIDEST_ANSWER)} {of[split]:,.0f}" for answer, of in counted if split in of]
+        for split in splits
     ]
+    ranked = enumerate(itertools.zip_longest(*tops, fillvalue=""), 1)
+    return [[f"  most frequent {rank}", *answers] for rank, answers in ranked]
 
 
 def _number(name: str, value: float | None) -> str:
@@ -109,12 +106,13 @@ def _number(name: str, value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
+def _shortened(text: str, widest: int) -> str:
+    return text if len(text) <= widest else text[: widest - 1] + "…"
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    for line in lines[1:]:
-        if len(line[0]) > _WIDEST:
-            line[0] = line[0][: _WIDEST - 1] + "…"
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
+    lines = [list(head), *([_shortened(first, _WIDEST), *rest] for first, *rest in rows)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     text = []
     for line in lines:
         blanks = [" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]

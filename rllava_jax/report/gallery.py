@@ -62,14 +62,14 @@ class Case(NamedTuple):
 
     def effect(self, p: Prediction) -> str:
         """What the wrong box of a prediction did (a key of EFFECTS), or "" where no answer without a box is known."""
-        plain = self.right("none")
-        if _names_the_box(p):
+        if not is_right(p) and any(label and exact_match(label, p.prediction) for label in p.box_labels):
             return "followed"
-        if plain is None:
-            return ""
-        if plain:
-            return "kept" if is_right(p) else "lost"
-        return "mended" if is_right(p) else "wrong anyway"
+        match self.right("none"):
+            case True:
+                return "kept" if is_right(p) else "lost"
+            case False:
+                return "mended" if is_right(p) else "wrong anyway"
+        return ""
 
     @property
     def gravest(self) -> Prediction | None:
@@ -86,10 +86,6 @@ def is_right(p: Prediction) -> bool:
 
 def _is_wrong_box(p: Prediction) -> bool:
     return p.shown_kind.startswith("wrong:") or (p.condition.startswith("trust:") and p.condition not in _NOT_WRONG)
-
-
-def _names_the_box(p: Prediction) -> bool:
-    return not is_right(p) and any(label and exact_match(label, p.prediction) for label in p.box_labels)
 
 
 class Chapter(NamedTuple):
@@ -125,48 +121,36 @@ def worst_first(case: Case) -> tuple[int, float, str]:
 def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[Chapter]:
     """At most `size` cases in five chapters. A case stands in one chapter only; a chapter avoids repeating an image.
 
-    The first chapter is a plain random draw: the others are picked to show something, and alone would mislead.
+    The first chapter is a plain random draw: the others are picked to show something, and alone would mislead. What a
+    chapter cannot fill of its share goes to those after it.
     """
     shuffled = sorted(cases, key=lambda case: case.first.id)
     random.Random(seed).shuffle(shuffled)
-
-    def most_confident(condition: str, keep: Callable[[Case], bool]) -> list[Case]:
-        return sorted(filter(keep, shuffled), key=lambda case: -case.confidence(condition))
-
-    plans = [
+    surest = sorted(shuffled, key=lambda case: -case.confidence("right"))
+    misled = sorted(filter(_misled, shuffled), key=lambda case: -max(p.confidence for p in case.wrong_boxes))
+    plans = (
         ("Drawn at random", "No selection: what an ordinary case looks like.", shuffled),
         (
             "Decided by the region",
             "Right with the region, wrong without it; the most confident first.",
-            most_confident(
-                "right", lambda c: c.shown("right") and c.right("right") is True and c.right("none") is False
-            ),
+            [c for c in surest if c.shown("right") and c.right("right") is True and c.right("none") is False],
         ),
         (
             "Misled by a wrong region",
             "Right without a region, wrong with a wrong one; the most confident first.",
-            sorted(filter(_misled, shuffled), key=lambda case: -max(p.confidence for p in case.wrong_boxes)),
+            misled,
         ),
         (
             "Worst: confident and wrong",
             "Wrong with everything in its favour: the image, and the right region where the question has one.",
-            most_confident("right", lambda c: c.right("right") is False),
+            [case for case in surest if case.right("right") is False],
         ),
         (
             "Best: confident and right",
             "Right with the image, and the right region where the question has one.",
-            most_confident("right", lambda c: c.right("right") is True),
+            [case for case in surest if case.right("right") is True],
         ),
-    ]
-    return _share_out(plans, size)
-
-
-def _misled(case: Case) -> bool:
-    return case.right("none") is True and not all(map(is_right, case.wrong_boxes))
-
-
-def _share_out(plans: Sequence[tuple[str, str, list[Case]]], size: int) -> list[Chapter]:
-    """Gives each chapter its share of `size`; what a chapter cannot fill goes to those after it."""
+    )
     taken: set[str] = set()
     chapters = []
     for number, (title, rule, candidates) in enumerate(plans):
@@ -178,12 +162,11 @@ def _share_out(plans: Sequence[tuple[str, str, list[Case]]], size: int) -> list[
     return chapters
 
 
+def _misled(case: Case) -> bool:
+    return case.right("none") is True and not all(map(is_right, case.wrong_boxes))
+
+
 def new_images_first(cases: Sequence[Case]) -> list[Case]:
     """In the same order, but with the first case of each image before any second one."""
-    seen: set[str] = set()
-    fresh: list[Case] = []
-    again: list[Case] = []
-    for case in cases:
-        (again if case.first.image_id in seen else fresh).append(case)
-        seen.add(case.first.image_id)
-    return fresh + again
+    first_of_image = {case.first.image_id: id(case) for case in reversed(cases)}
+    return sorted(cases, key=lambda case: first_of_image[case.first.image_id] != id(case))

@@ -12,19 +12,8 @@ from matplotlib.figure import Figure
 
 from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.report.plots import (
-    DOTTED,
-    INK,
-    MARKERS,
-    SERIES,
-    condition_colour,
-    condition_label,
-    file_style,
-    file_svg,
-    page_plot,
-    percent_axes,
-    whisker,
-)
+from rllava_jax.report import plots
+from rllava_jax.report.plots import DOTTED, INK, MARKERS, SERIES, page_plot, percent_axes, whisker
 
 # Of the models in a picture that stands alone: Okabe and Ito's palette.
 _MODELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -89,7 +78,7 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
             f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture",
             code="option.out-of-range",
         )
-    with mpl.rc_context(file_style("trust", font_size=11)):
+    with mpl.rc_context(plots.file_style("trust", font_size=11)):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for number, ((name, points), colour) in enumerate(zip(curves.items(), _MODELS, strict=False)):
@@ -99,7 +88,7 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
                 _draw_without(axes, without[name], color=colour)
         _trust_axes(axes, note=" (dotted: no box)" if without else "")
         axes.legend(loc="best", fontsize=10)
-        return file_svg(figure)
+        return plots.file_svg(figure)
 
 
 def _draw_curve(axes: Axes, points: Sequence[tuple[float, Row]], **style: Any) -> None:
@@ -151,7 +140,7 @@ def dot_plot(groups: Mapping[str, Mapping[str, Row]], description: str) -> Marku
         for c, condition in enumerate(conditions):
             offset = 0.0 if len(conditions) == 1 else 0.5 * (c / (len(conditions) - 1) - 0.5)
             held = [(g + offset, rows[condition]) for g, rows in enumerate(groups.values()) if condition in rows]
-            colour = condition_colour(condition)
+            colour = plots.condition_colour(condition)
             for y, row in held:
                 whisker(axes, y, row, across=True, colors=colour, linewidth=1.2)
             axes.scatter(
@@ -162,7 +151,7 @@ def dot_plot(groups: Mapping[str, Mapping[str, Row]], description: str) -> Marku
                 facecolors="none" if condition == "blank" else colour,
                 edgecolors=colour,
                 zorder=3,
-                label=condition_label(condition),
+                label=plots.condition_label(condition),
             )
         percent_axes(axes, "x")
         axes.set_yticks(range(len(groups)), labels=list(groups))

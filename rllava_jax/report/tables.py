@@ -6,15 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Pair, Row, metrics_of
-from rllava_jax.report.names import (
-    condition_name,
-    interval_text,
-    minus,
-    percent,
-    row_interval,
-    subset_detail,
-    subset_name,
-)
+from rllava_jax.report import names
+from rllava_jax.report.names import condition_name, interval_text, percent, row_interval, subset_name
+
+_CALIBRATION = ("Condition", "Mean confidence", "Accuracy", "Calibration error (ECE)", "Brier score",
+                "AUROC of confidence")  # fmt: skip
 
 # (subset, condition, metric) of one data set's split.
 RowIndex = Mapping[tuple[str, str, str], Row]
@@ -70,7 +66,7 @@ def score_table(
         n = f"{counts.pop():,}" if len(counts) == 1 else ""
         cells = [value_cell(index.get((subset, c, metric)), own_n=not n) for c in conditions]
         cells += [difference_cell(index.get((subset, d, metric))) for d in differences]
-        lines.append([Cell(subset_name(subset), small(subset_detail(subset, metric))), Cell(n), *cells])
+        lines.append([Cell(subset_name(subset), small(names.subset_detail(subset, metric))), Cell(n), *cells])
     heads = [Cell(condition_name(c), key=c if c in CONDITIONS else "") for c in conditions]
     heads += [Cell(d.capitalize().replace("-", " − ")) for d in differences]
     return PageTable(caption, [Cell("Questions"), Cell("n"), *heads], lines) if lines else None
@@ -78,14 +74,6 @@ def score_table(
 
 def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> PageTable:
     """Conditions down, grouped by subset; confidence, accuracy and the calibration metrics across."""
-    heads = (
-        "Condition",
-        "Mean confidence",
-        "Accuracy",
-        "Calibration error (ECE)",
-        "Brier score",
-        "AUROC of confidence",
-    )
     lines = []
     for subset in subsets:
         metrics = ("confidence", metrics_of(subset)[0], "ece", "brier", "auroc")
@@ -94,7 +82,7 @@ def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> 
         lines += [
             [Cell(condition_name(c), key=c), *(value_cell(index.get((subset, c, m))) for m in metrics)] for c in held
         ]
-    return PageTable(caption, [*map(Cell, heads)], lines)
+    return PageTable(caption, [*map(Cell, _CALIBRATION)], lines)
 
 
 def small(text: str) -> tuple[str, ...]:
@@ -120,7 +108,7 @@ def difference_cell(row: Row | None) -> Cell:
 def signed_cell(value: float, low: float | None, high: float | None) -> Cell:
     """As `difference_cell`."""
     clear = low is not None and high is not None and (low > 0 or high < 0)
-    return Cell(minus(f"{100 * value:+.1f}"), small(interval_text(low, high)), "clear" if clear else "")
+    return Cell(names.minus(f"{100 * value:+.1f}"), small(interval_text(low, high)), "clear" if clear else "")
 
 
 def tile(name: str, row: Row, *, mark: str = "", meaning: str = "") -> dict[str, Any]:
