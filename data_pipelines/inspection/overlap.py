@@ -175,10 +175,7 @@ def overlaps(
     matches: list[Match] = []
     for mine in compared:
         distinct = len({fingerprint.exact for fingerprint in mine.prints})
-        counts = {
-            ("images_compared", "all"): len(mine.prints),
-            ("images_repeated", "all"): len(mine.prints) - distinct,
-        }
+        counts = {("images_compared", "all"): len(mine.prints), ("images_repeated", "all"): len(mine.prints) - distinct}
         images: dict[tuple[str, str], set[str]] = defaultdict(set)
         for theirs in compared:
             if theirs is mine:

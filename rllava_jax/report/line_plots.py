@@ -75,8 +75,7 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
     """
     if len(curves) > len(_MODELS):
         raise DataError(
-            f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture",
-            code="option.out-of-range",
+            f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture", code="option.out-of-range"
         )
     with mpl.rc_context(plots.file_style("trust", font_size=11)):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -44,14 +44,7 @@ def write_trust_report(
 
     facts = {**run.model, "boxes, sha256": boxes.sha256, "most regions": run.most_regions}
     write_report(
-        path,
-        title=title(run),
-        rows=(),
-        predictions=predictions,
-        images=image,
-        run=facts,
-        gallery=gallery,
-        trust=rows,
+        path, title=title(run), rows=(), predictions=predictions, images=image, run=facts, gallery=gallery, trust=rows
     )
     return path
 

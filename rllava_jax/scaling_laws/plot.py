@@ -48,10 +48,7 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         labels = [label for level in colours if (label := _level_label(along, level)) in handles]
         figure.legend(
-            [handles[label] for label in labels],
-            labels,
-            loc="outside lower center",
-            ncols=min(len(labels), 8),
+            [handles[label] for label in labels], labels, loc="outside lower center", ncols=min(len(labels), 8)
         )
         return file_svg(figure)
 
