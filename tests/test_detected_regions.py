@@ -162,7 +162,7 @@ def test_the_report_tells_where_regions_come_from(asked, tmp_path):
     )
     page = (tmp_path / "report.html").read_text()
     assert "Of 6 ordinary questions 4 name a structure to detect" in page
-    assert "own box with 2; 1 were asked without a region because its answer had no box, and 1 because" in page
+    assert "own box with 2; 1 were evaluated without one because its answer had no box, and 1 because" in page
     assert "Right − detected" in page
 
 

@@ -6,13 +6,15 @@ import json
 import imagehash
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 
 from data_pipelines import inspect
+from data_pipelines.core.errors import DataError
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import split_figures
 from data_pipelines.inspection.overlap import fingerprints, groups_of, overlaps
-from data_pipelines.inspection.reading import DataSet
+from data_pipelines.inspection.reading import DataSet, read_data_sets
 from data_pipelines.records import AnnotatedImage, Region, SourceSplit, VQAExample
 
 
@@ -242,15 +244,28 @@ def test_two_copies_of_one_data_set_are_told_apart(vqa_rad_folder, capsys):
 
 
 @pytest.mark.parametrize(
+    ("root", "sources", "splits", "code", "named"),
+    [
+        ("absent", ["slake"], (), "file.missing", ["absent", "slake"]),
+        (".", ["phantom"], ("tset",), "data.unknown-name", ["--splits", "phantom", "'tset'", "test"]),
+        (".", ["phantom", "slake", "vqa_rad"], (), "option.conflict", ["--source", "3 names", "1 folders"]),
+    ],
+)
+def test_a_folder_a_split_or_a_number_of_sources_that_does_not_fit_is_refused(root, sources, splits, code, named):
+    with refused(DataError, code, *named):
+        read_data_sets([root], sources, splits)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["absent", "--source", "slake"], "absent: no such folder"),
-        ([".", "--source", "slack"], "--source: no data set 'slack'; did you mean 'slake'?"),
-        ([".", "--source", "phantom", "--splits", "tset"], "--splits: phantom has no split 'tset'"),
+        (["absent", "--source", "slake"], "absent"),
+        ([".", "--source", "slack"], "slake"),
+        ([".", "--source", "phantom", "--splits", "tset"], "tset"),
         ([".", "--source", "phantom", "--near-bits", "65"], "--near-bits 65"),
         ([".", "--source", "phantom", "--workers", "0"], "--workers 0"),
         ([".", "--source", "phantom", "--images", "0"], "--images 0"),
-        ([".", ".", ".", "--source", "phantom", "--source", "slake"], "2 names for 3 folders"),
+        ([".", ".", ".", "--source", "phantom", "--source", "slake"], "--source"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments, said, capsys):

@@ -12,15 +12,17 @@ from importlib import resources
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
-from data_pipelines.core.errors import ImageError
+from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.report.gallery import cases_of, choose_chapters, worst_first
+from rllava_jax.report.line_plots import trust_picture
 from rllava_jax.report.run_report import write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -218,7 +220,7 @@ def test_cards_stand_worst_first():
         (True, False, "", "lost"),
         (True, False, "the spleen", "followed"),  # what the answer names, by the rules of exact match
         (True, True, "spleen", "kept"),
-        (False, True, "", "mended"),
+        (False, True, "", "fixed"),
         (False, False, "", "wrong anyway"),
     ],
 )
@@ -262,6 +264,17 @@ def test_the_trust_benchmark_is_shown_where_it_was_run(tmp_path):
     assert '<dd class="figure">62.5' in page
     assert "22.5" in page
     assert "Trust curve" not in write(tmp_path / "plain.html", asked(0))
+
+
+def test_more_curves_than_a_picture_can_tell_apart_are_refused():
+    point = 1.0, _row("trust:right", "accuracy", 0.9)
+    assert trust_picture({"a": [point], "$b$": [point]}, {"a": 0.5}).startswith("<?xml")
+    with refused(DataError, "option.out-of-range", "7 models"):
+        trust_picture({name: [point] for name in "abcdefg"})
+
+
+def test_dollar_signs_of_a_name_are_no_formula(tmp_path):
+    assert "$\\frac$" in write(tmp_path / "report.html", asked(0, family="vqa", content_type="$\\frac$"))
 
 
 def test_controls_and_corruptions_are_shown_where_they_were_asked(tmp_path):

@@ -37,3 +37,5 @@ def test_a_folder_without_results_or_an_unknown_subset_is_one_line(tmp_path, cap
     assert str(tmp_path / "metrics.json") in first
     assert "family=idenify" in second
     assert "family=identify" in second
+    assert first.endswith("[file.missing]")
+    assert second.endswith("[data.unknown-name]")

@@ -41,8 +41,8 @@ def split_figures(data_set: str, split: str, content: SourceSplit) -> list[Figur
     rows: list[tuple[str, str, float]] = []
     rows += _counts("questions", content.examples, _QUESTION_GROUPS)
     rows += _counts("images", content.images, _IMAGE_GROUPS)
-    asked = {example.image_id for example in content.examples}
-    rows.append(("images_without_questions", "all", sum(image.image_id not in asked for image in content.images)))
+    questioned = {example.image_id for example in content.examples}
+    rows.append(("images_without_questions", "all", len([i for i in content.images if i.image_id not in questioned])))
     rows += [("left_out", reason, len(names)) for reason, names in content.left_out.items()]
     rows += _boxes(content)
     for group in ("all", "closed", "open"):

@@ -23,7 +23,7 @@ def detected(index: RowIndex, predictions: Sequence[Prediction]) -> dict[str, An
         return None
     said = (
         f"Of {kinds.total():,} ordinary questions {kinds.total() - kinds['none']:,} name a structure to detect. The "
-        f"model was shown its own box with {kinds[DETECTED]:,}; {kinds[NO_BOX]:,} were asked without a region because "
+        f"model was shown its own box with {kinds[DETECTED]:,}; {kinds[NO_BOX]:,} were evaluated without one because "
         f"its answer had no box, and {kinds[TOO_MANY]:,} because they name more structures than it takes regions."
     )
     if row := index.get(("has_region=yes", DETECTED, "box_iou")):

@@ -20,7 +20,7 @@ EFFECTS = {
     "followed": "followed: the answer names what is in the wrong box",
     "lost": "lost: right without a box, wrong with it",
     "kept": "kept: right without a box and with it",
-    "mended": "mended: wrong without a box, right with it",
+    "fixed": "fixed: wrong without a box, right with it",
     "wrong anyway": "wrong anyway, with it and without",
 }
 # Trust variants that show no wrong box, or a right one beside it.
@@ -28,13 +28,13 @@ _NOT_WRONG = ("trust:right", "trust:none", "trust:two", "trust:contradicted")
 
 
 class Case(NamedTuple):
-    """One question with its prediction under each condition it was asked under."""
+    """One question with its prediction under each condition that it was evaluated under."""
 
     by_condition: dict[str, Prediction]
 
     @property
     def first(self) -> Prediction:
-        """Under the condition that stands first in every table: the right region, where that was asked."""
+        """Under the condition that stands first in every table: the right region, where that was evaluated."""
         return next(self.by_condition[c] for c in ALL if c in self.by_condition)
 
     def under(self, condition: str) -> Prediction | None:
@@ -42,12 +42,12 @@ class Case(NamedTuple):
         return self.by_condition.get(condition) or self.by_condition.get(f"trust:{condition}")
 
     def right(self, condition: str) -> bool | None:
-        """Whether the answer was right, None when not asked."""
+        """Whether the answer was right, None where it was not evaluated."""
         p = self.under(condition)
         return None if p is None else is_right(p)
 
     def shown(self, condition: str) -> bool:
-        """Whether a region was really shown; a question without one is asked plainly under every condition."""
+        """Whether a region was really shown; a question without one is shown plainly under every condition."""
         p = self.under(condition)
         return p is not None and bool(p.boxes)
 
@@ -68,7 +68,7 @@ class Case(NamedTuple):
             case True:
                 return "kept" if is_right(p) else "lost"
             case False:
-                return "mended" if is_right(p) else "wrong anyway"
+                return "fixed" if is_right(p) else "wrong anyway"
         return ""
 
     @property

@@ -95,7 +95,7 @@ def _scope(predictions: Sequence[Prediction]) -> str:
     for prefix, name in (("corrupted:", "corruptions of the image"), ("trust:", "variants of the box")):
         if count := sum(condition.startswith(prefix) for condition in conditions):
             said.append(f"{count} {name}")
-    return f"{'; '.join(names)}. {questions:,} questions about {images:,} images, asked under: {', '.join(said)}."
+    return f"{'; '.join(names)}. {questions:,} questions about {images:,} images, evaluated under: {', '.join(said)}."
 
 
 def _headline(index: RowIndex) -> dict[str, Any] | None:

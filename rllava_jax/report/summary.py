@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
@@ -42,24 +43,32 @@ def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 where the folder holds no results or not the subsets."""
     options = _parser().parse_args(argv)
+    try:
+        _summarise(options)
+    except DataError as error:
+        print(f"error: {error} [{error.code}]", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _summarise(options: argparse.Namespace) -> None:
     path = path_of(options.folder) / "metrics.json"
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        print(f"error: {path}: holds no results ({error}); give a run's eval/STEP folder", file=sys.stderr)
-        return 2
+        message = f"{path}: holds no results ({error}); give a run's eval/STEP folder"
+        raise DataError(message, code="file.missing" if isinstance(error, OSError) else "file.malformed") from None
     known = list(dict.fromkeys(row["subset"] for row in rows))
     subsets = options.subsets.split(",") if options.subsets else [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:
-        print(f"error: --subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}", file=sys.stderr)
-        return 2
+        message = f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}"
+        raise DataError(message, code="data.unknown-name")
     chosen = [row for row in rows if row["subset"] in subsets]
     if options.metrics:
         chosen = [row for row in chosen if row["metric"] in options.metrics.split(",")]
     print(markdown_table(sorted(chosen, key=lambda row: subsets.index(row["subset"]))), end="")
     if options.picture:
         write_atomically(path_of(options.picture), headline_bars(rows, subsets) + "\n")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from rllava_jax.report.tables import Cell, PageTable, RowIndex, tile, value_cell
 
 _FIGURES = {
     "trust_score": ("Trust score", "of both together; docs/TRUST.md"),
-    "use": ("Use of a right box", "of what is wrong without a box, the share that it mends"),
+    "use": ("Use of a right box", "of what is wrong without a box, the share that it fixes"),
     "resistance": ("Resistance to a wrong box", "of what is right without a box, the share that stays right"),
 }
 # Columns of the table, where the rows have them.
