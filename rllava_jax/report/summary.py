@@ -9,8 +9,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.command_line import Parser, run_command, words
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
@@ -42,47 +44,37 @@ def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 2 where the folder holds no results or not the subsets."""
-    options = _parser().parse_args(argv)
-    try:
-        _summarise(options)
-    except DataError as error:
-        print(f"error: {error} [{error.code}]", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _summarise, argv)
 
 
 def _summarise(options: argparse.Namespace) -> None:
     path = path_of(options.folder) / "metrics.json"
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+        if any(Row.__required_keys__ - row.keys() for row in rows):
+            raise ValueError("a row lacks a field")
     except (OSError, ValueError) as error:
         message = f"{path}: holds no results ({error}); give a run's eval/STEP folder"
         raise DataError(message, code="file.missing" if isinstance(error, OSError) else "file.malformed") from None
     known = list(dict.fromkeys(row["subset"] for row in rows))
-    subsets = options.subsets.split(",") if options.subsets else [subset for subset in HEADLINE if subset in known]
+    subsets = list(options.subsets) or [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:
         message = f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}"
         raise DataError(message, code="data.unknown-name")
     chosen = [row for row in rows if row["subset"] in subsets]
     if options.metrics:
-        chosen = [row for row in chosen if row["metric"] in options.metrics.split(",")]
+        chosen = [row for row in chosen if row["metric"] in options.metrics]
     print(markdown_table(sorted(chosen, key=lambda row: subsets.index(row["subset"]))), end="")
     if options.picture:
         write_atomically(path_of(options.picture), headline_bars(rows, subsets) + "\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.report.summary",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.report.summary", description=__doc__)
     parser.add_argument("folder", help="a run's eval/STEP folder")
-    parser.add_argument(
-        "--subsets", help="comma-separated, e.g. family=identify,answer_type=closed (default: headline)"
-    )
-    parser.add_argument("--metrics", help="comma-separated, e.g. accuracy,f1 (default: all)")
+    names: dict[str, Any] = {"type": words, "default": (), "metavar": "A,B"}
+    parser.add_argument("--subsets", help="e.g. family=identify,answer_type=closed (default: headline)", **names)
+    parser.add_argument("--metrics", help="e.g. accuracy,f1 (default: all)", **names)
     parser.add_argument("--picture", metavar="FILE", help="also write a bar plot as SVG")
     return parser
 
