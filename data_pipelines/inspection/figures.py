@@ -77,15 +77,13 @@ def _boxes(content: SourceSplit) -> list[tuple[str, str, float]]:
         max_regions=max(1, len(areas)),
     )
     naming = sum(bool(example.regions) for example in (*content.examples, *linked))
-    rows: list[tuple[str, str, float]] = [
-        ("boxes", "all", len(areas)),
-        ("images_with_boxes", "all", of_images),
-        ("share_of_images_with_boxes", "all", _share(of_images, len(content.images))),
-        ("questions_on_images_with_boxes", "all", on_them),
-        ("share_of_questions_on_images_with_boxes", "all", _share(on_them, len(content.examples))),
-        ("questions_with_their_own_boxes", "all", naming),
-        ("share_of_questions_with_their_own_boxes", "all", _share(naming, len(content.examples))),
-    ]
+    rows: list[tuple[str, str, float]] = [("boxes", "all", len(areas))]
+    for name, part, whole in (
+        ("images_with_boxes", of_images, len(content.images)),
+        ("questions_on_images_with_boxes", on_them, len(content.examples)),
+        ("questions_with_their_own_boxes", naming, len(content.examples)),
+    ):
+        rows += [(name, "all", part), (f"share_of_{name}", "all", _share(part, whole))]
     labels = Counter(region.label for image in content.images for region in image.regions)
     rows.append(("labels", "all", len(labels)))
     rows += [("boxes", f"label={label or '(none)'}", count) for label, count in labels.most_common()]
