@@ -83,9 +83,7 @@ def gallery(cards: Sequence[Mapping[str, Any]], *, groups: str, no_images: str =
     titles |= {c: condition_name(c) for c in _FILTERED_CONDITIONS}
     filters = []
     for name, title in titles.items():
-        found = list(
-            dict.fromkeys(str(card["filter_values"][name]) for card in cards if card["filter_values"].get(name))
-        )
+        found = list(dict.fromkeys(str(value) for card in cards if (value := card["filter_values"].get(name))))
         found = [e for e in EFFECTS if e in found] if name == "effect" else found
         if len(found) > 1:
             filters.append({"name": name, "title": title, "options": [(v, EFFECTS.get(v, v)) for v in found]})
@@ -100,24 +98,20 @@ def example_card(case: Case, group: str, album: Album) -> dict[str, Any]:
     """
     worst = case.gravest
     values: Values = {"effect": case.effect(worst) if worst else ""}
-    values |= {
-        c: "right" if is_right(case.by_condition[c]) else "wrong"
-        for c in _FILTERED_CONDITIONS
-        if c in case.by_condition
-    }
     rows: list[dict[str, Any]] = []
     further: list[dict[str, Any]] = []
     for condition in [c for c in ALL if c in case.by_condition]:
         p, main = case.by_condition[condition], condition in MAIN
         name, key = (condition, condition) if main else (condition_name(condition), "")
+        if condition in _FILTERED_CONDITIONS:
+            values[condition] = "right" if is_right(p) else "wrong"
         if main or condition in _PLAIN_TRUST:
             rows.append(answer_row(p, name, key=key, note=_shown_note(p)))
             continue
-        picture = None
-        if condition.startswith("trust:") and p.boxes:
-            picture = album.picture(p, [("right" if box in p.right_boxes else "wrong", box) for box in p.boxes])
-        picture = None if isinstance(picture, str) else picture
-        further.append(answer_row(p, name, note=_shown_note(p), picture=picture))
+        boxes = [("right" if box in p.right_boxes else "wrong", box) for box in p.boxes]
+        picture = album.picture(p, boxes) if condition.startswith("trust:") and boxes else None
+        shown = None if isinstance(picture, str) else picture
+        further.append(answer_row(p, name, note=_shown_note(p), picture=shown))
     return card(case, group, album, rows, values=values, effect=_effect(case), further=further)
 
 
