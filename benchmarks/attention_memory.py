@@ -62,8 +62,10 @@ def compile_towers(mesh: Mesh, size: str, kind: AttentionKind, remat: Remat, per
         mask_input=examples((TEXT,), jnp.bool_),
         regions=examples((1, 4)),
         region_valid=examples((1,), jnp.bool_),
-        region_pixels=examples((1, crop, crop, 3)),
-        region_crop_coverage=examples((1, crop // 14, crop // 14)),
+        region_arrays={
+            "region_pixels": examples((1, crop, crop, 3)),
+            "region_crop_coverage": examples((1, crop // 14, crop // 14)),
+        },
     )
 
     def scalar(adapters: Any, frozen: Any, inputs: Inputs) -> Any:

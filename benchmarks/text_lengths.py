@@ -37,7 +37,7 @@ from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config
 from rllava_jax.config.loading import load_config
 from rllava_jax.model.params import abstract, trainable_names
-from rllava_jax.model.region_encoders.branch import token_encoders
+from rllava_jax.model.region_encoders.protocol import region_tokens, token_encoders
 from rllava_jax.model.sizes import model_size
 from rllava_jax.planning.flops import sequence_length, training_flops
 
@@ -144,7 +144,7 @@ def length_row(name: str, mixture: Mixture) -> str:
 def padding_row(name: str, config: Config, mixture: Mixture, vocab: int) -> str:
     """Shares of the sequence that are padding, and shares of the arithmetic that would be saved."""
     image = model_size(config.model).vision.grid ** 2
-    regions = config.regions.max_regions * config.regions.tokens * len(token_encoders(config.regions))
+    regions = region_tokens(config.regions)
     text = config.data.text_length
     length = sequence_length(config, model_size(config.model))
     mean = float(mixture.weights @ mixture.lengths)
@@ -202,7 +202,9 @@ def flops(config: Config, names: Collection[str], text_length: int, *, marked: b
       names: of the parameters that train.
     """
     encoders = (
-        config.regions.encoders if marked else tuple(e for e in config.regions.encoders if e in ("loc", "overlay"))
+        config.regions.encoders
+        if marked
+        else tuple(e for e in config.regions.encoders if e not in token_encoders(config.regions))
     )
     size = model_size(config.model, vocab=0 if config.model.size != "tiny" else vocab)
     changed = replace(

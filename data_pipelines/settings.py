@@ -30,7 +30,6 @@ from pydantic_core import PydanticCustomError
 from data_pipelines.core.registry import nearest
 
 Condition = Literal["right", "none", "wrong", "blank"]
-RegionEncoder = Literal["crop", "align", "overlay", "loc"]
 WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 # `vqa` is a question or conversation of the data set, `caption` its caption; the other four are rebuilt from its boxes.
 Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
@@ -299,7 +298,7 @@ class RegionConfig(Settings):
     """How a marked region reaches the model.
 
     Attributes:
-      encoders: any combination of
+      encoders: any combination of the names in `data_pipelines/regions/encoders/`:
         crop (the region's original pixels through the same SigLIP), align (RoIAlign over the image's features),
         overlay (the outline drawn into the pixels), loc (four loc tokens in the prefix).
       max_regions: R, slots per image. More regions than slots is an error, never a silent cut.
@@ -311,7 +310,7 @@ class RegionConfig(Settings):
         right regions often have an outline and wrong ones never do, so the outline itself would tell them apart.
     """
 
-    encoders: Annotated[tuple[RegionEncoder, ...], Distinct] = ("crop",)
+    encoders: Annotated[tuple[str, ...], Distinct] = ("crop",)
     max_regions: PositiveInt = 1
     tokens: Annotated[PositiveInt, Square] = 16
     crop_size: PositiveInt = 112

@@ -1,5 +1,6 @@
 """The golden tiny PaliGemma 1: its configuration, weights and arrays, for the tests that need them."""
 
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -43,15 +44,22 @@ def golden_model(regions=None):
     return with_params(PaliGemma(CONFIG, regions, rngs=nnx.Rngs(0)), arrays), arrays
 
 
-def training_inputs(arrays, **extra):
+def with_regions(inputs, given):
+    """The inputs with a batch's region arrays, which stand in fields of their own only where every encoder has them."""
+    fields = {name: given[name] for name in ("regions", "region_valid") if name in given}
+    rest = {name: value for name, value in given.items() if name not in fields}
+    return dataclasses.replace(inputs, **fields, region_arrays=rest)
+
+
+def training_inputs(arrays, **given):
     text = jnp.asarray(arrays["in/text"])
-    return Inputs(
+    inputs = Inputs(
         image=jnp.asarray(arrays["in/image"]),
         text=text,
         mask_ar=jnp.asarray(arrays["in/mask_ar"]),
         mask_input=jnp.ones(text.shape, bool),
-        **extra,
     )
+    return with_regions(inputs, given)
 
 
 def assert_close(actual, expected, relative=1e-5):

@@ -70,7 +70,7 @@ def test_an_unknown_keyword_of_another_section_names_that_section(tmp_path: Path
         ("data=DataConfig(root=object)", "data.root", "<class 'object'>"),
         ('optimizer=OptimizerConfig(learning_rate=float("nan"))', "optimizer.learning_rate", "nan"),
         ('regions=RegionConfig(encoders="crop")', "regions.encoders", "'crop'"),
-        ('regions=RegionConfig(encoders=("crop", "zoom"))', "regions.encoders", "'zoom'"),
+        ('regions=RegionConfig(encoders=("crop", 2))', "regions.encoders", "2"),
         ('data=DataConfig(families={"vqa": "much"})', "data.families.vqa", "'much'"),
         ("data=DataConfig(policy=0.5)", "data.policy", "0.5"),
         ("data=DataConfig(mix=3)", "data.mix", "3"),
@@ -170,7 +170,6 @@ def test_the_last_of_two_overrides_wins(plain: Path) -> None:
         ("train.batch_size=0", "config.invalid-value", "greater than 0"),
         ("regions.outlines=maybe", "config.invalid-value", "'maybe'"),
         ("data.policy.wrong=inf", "config.invalid-value", "'inf'"),
-        ("regions.encoders=crop,zoom", "config.invalid-value", "'zoom'"),
         ("regions.encoders=[crop", "config.invalid-value", "tuple"),
         ("data.families=identify", "config.invalid-value", "'identify'"),
         ("data.families={identify: much}", "config.invalid-value", "identify: 'much'"),
@@ -180,6 +179,12 @@ def test_the_last_of_two_overrides_wins(plain: Path) -> None:
 def test_a_wrong_override_is_repeated_with_its_remedy(plain: Path, override: str, code: str, named: str) -> None:
     override = f"--config.{override}"
     assert_refused(plain, code, f"{override}: ", named, overrides=(override,))
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("crp", "'crop'"), ("zoom", "crop, align, overlay, loc")])
+def test_a_region_encoder_that_nobody_registered_is_named_with_its_remedy(plain: Path, name: str, remedy: str) -> None:
+    override = f"--config.regions.encoders=crop,{name}"
+    assert_refused(plain, "config.invalid-value", "regions.encoders", repr(name), remedy, overrides=(override,))
 
 
 def test_an_argument_that_is_not_an_override_is_refused(plain: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_later_turn_changes_nothing_about_an_earlier_answer():
 
     @jax.jit
     def states(batch):
-        return merge(program.graphdef, params).text_states(Inputs.from_batch(batch))
+        return merge(program.graphdef, params).hidden_states(Inputs.from_batch(batch))
 
     one, two = states(given), states(other)
     np.testing.assert_array_equal(one[:, :4], two[:, :4])

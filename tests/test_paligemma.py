@@ -72,7 +72,7 @@ def test_padding_mask_leaves_the_logits_of_real_tokens_unchanged():
 
 
 def golden_losses(model, golden):
-    states = model.text_states(training_inputs(golden).truncated(11))
+    states = model.hidden_states(training_inputs(golden).truncated(11))
     table = model.llm.embedder.input_embedding[...]
     return suffix_losses(states, table, golden["in/text"][:, 1:], golden["in/mask_loss"][:, 1:], chunk=4)[0]
 

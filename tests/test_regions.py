@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import CONFIG, assert_close, golden_model, training_inputs
+from golden_model import CONFIG, assert_close, golden_model, training_inputs, with_regions
 
 from rllava_jax.config import RegionConfig
 from rllava_jax.inference.decode import generate
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma, positions_of
 from rllava_jax.model.params import merge, split
-from rllava_jax.model.region_encoders.branch import align
+from rllava_jax.model.region_encoders.align import align
 from rllava_jax.model.resampling import align_corners_matrix, area_matrix
 
 SLOTS = 2
@@ -100,7 +100,7 @@ def test_absent_regions_leave_every_place_in_the_sequence_to_the_text(encoders):
 
     expected = places(plain, inputs)
     np.testing.assert_array_equal(places(model, inputs), expected)
-    shown = places(model, dataclasses.replace(inputs, **regions([True, False])))
+    shown = places(model, with_regions(inputs, regions([True, False])))
     np.testing.assert_array_equal(shown, expected + 4 * len(encoders))
 
 
@@ -224,10 +224,10 @@ def test_absent_regions_decode_as_plain(encoders):
         mask_input=jnp.asarray(golden["in/prompt_mask"], bool),
     )
     expected = decode(*split(plain), prompt, 6)
-    absent = decode(*split(model), dataclasses.replace(prompt, **regions([False, False])), 6)
+    absent = decode(*split(model), with_regions(prompt, regions([False, False])), 6)
     np.testing.assert_array_equal(absent.tokens, expected.tokens)
     np.testing.assert_allclose(absent.log_prob, expected.log_prob, rtol=1e-5)
-    shown = decode(*split(model), dataclasses.replace(prompt, **regions([True, True])), 6)
+    shown = decode(*split(model), with_regions(prompt, regions([True, True])), 6)
     assert np.abs(shown.log_prob - expected.log_prob).max() > 1e-2
 
 

@@ -197,7 +197,7 @@ def test_pixels_become_minus_one_to_one_on_the_way_in():
         "index": np.zeros(1),
     }
     inputs = Inputs.from_batch(given)
-    for pixels in (inputs.image, inputs.region_pixels):
+    for pixels in (inputs.image, inputs.given("region_pixels")):
         assert pixels.dtype == np.float32
         np.testing.assert_allclose(pixels.ravel()[::3], [-1, -0.6, 1], rtol=1e-6)
     assert inputs.mask_input.tolist() == [[True, False]]

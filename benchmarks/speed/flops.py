@@ -7,7 +7,7 @@ backward pass is twice the forward one, except that nothing flows back into the 
 from __future__ import annotations
 
 from rllava_jax.config import RegionConfig
-from rllava_jax.model.region_encoders.branch import token_encoders
+from rllava_jax.model.region_encoders.protocol import region_tokens, token_encoders
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 
@@ -35,19 +35,19 @@ def example_flops(
     Args:
       text: text positions that run through the decoder.
       predicted: positions whose logits are made.
-      regions: with the encoder `crop`, every slot is encoded, filled or not.
+      regions: every slot is encoded, filled or not.
     """
     vision, decoder = size.vision, size.decoder
     patches = vision.grid**2
     embedding, layers = vision_flops(vision, patches)
     extra = 0
-    if regions is not None and (encoders := token_encoders(regions)):
-        extra = regions.max_regions * regions.tokens * len(encoders)
-        if "crop" in encoders:
-            crop, crop_layers = vision_flops(vision, (regions.crop_size // vision.patch) ** 2)
-            embedding += regions.max_regions * crop
-            layers += regions.max_regions * crop_layers
+    if regions is not None:
+        extra = region_tokens(regions)
+        for encoder in token_encoders(regions).values():
+            images, of_each = encoder.vision_passes(regions, vision)
+            first, rest = vision_flops(vision, of_each)
+            embedding, layers = embedding + images * first, layers + images * rest
     head = 2 * (patches + extra) * vision.width * decoder.width
     logits = 2 * predicted * decoder.width * decoder.vocab
-    rest = layers + head + decoder_flops(decoder, patches + extra + text) + logits
-    return 2 * embedding + 3 * rest if training else embedding + rest
+    trained = layers + head + decoder_flops(decoder, patches + extra + text) + logits
+    return 2 * embedding + 3 * trained if training else embedding + trained

@@ -17,7 +17,6 @@ from data_pipelines.regions.policy import Shown, regions_under
 from data_pipelines.settings import WrongKind
 
 _TEXT = ("text", "mask_ar", "mask_loss", "mask_input")
-_SLOTS = ("regions", "region_valid", "region_pixels", "region_crop_coverage", "region_align_coverage")
 
 
 class _Asked(NamedTuple):
@@ -123,7 +122,7 @@ def stacked_batches(
         batch = [next(prepared) for _ in range(rows)]
         arrays = {name: np.stack([row[name] for row, _ in batch]) for name in batch[0][0]}
         arrays |= {name: arrays[name][:, : shape.length] for name in _TEXT}
-        arrays |= {name: arrays[name][:, : shape.slots] for name in _SLOTS if name in arrays}
+        arrays |= {name: arrays[name][:, : shape.slots] for name in arrays if name.startswith("region")}
         arrays["example_valid"] = np.array([position < len(asked) for _, position in batch])
         yield arrays, [position for _, position in batch if position < len(asked)]
 

@@ -1,6 +1,6 @@
 """One example becomes the arrays that the model reads: pixels, regions, tokens. All shapes are static.
 
-Letters: S image side, T text length, R region slots, C crop side, G = C / patch crop grid side, K tokens per region.
+Letters: S image side, T text length, R region slots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data_pipelines.images.reading import ImageCache
 from data_pipelines.loading.controls import changed_picture, picture_kind
 from data_pipelines.records import Box, Region, Task, VQAExample
 from data_pipelines.regions import boxes
-from data_pipelines.regions.overlay import Outline, draw_outlines
+from data_pipelines.regions.encoders.protocol import MarkedImage, MarkedRegion, RegionEncoder, region_encoders
 from data_pipelines.regions.policy import Shown, choose_regions
 from data_pipelines.settings import DataConfig, PolicyConfig, RegionConfig
 from data_pipelines.text.prompt import count_tokens, encode_conversation, format_prefix
@@ -34,21 +34,6 @@ _SAME_TONE = np.arange(256, dtype=np.uint8)
 _BLANK = np.full(256, MID_GREY, np.uint8)
 
 
-@dataclass(frozen=True)
-class _Marked:
-    """A region as it is shown on one image.
-
-    Attributes:
-      box: what the model is told, normalised to the original image.
-      inside: the finer outline as a mask of the original image, where the region has one.
-      limit: the annotated box, outside of which `inside` does not count.
-    """
-
-    box: Box
-    inside: np.ndarray | None
-    limit: Box
-
-
 @dataclass(frozen=True, eq=False)
 class Preprocessor:
     """Examples to arrays, for training and for evaluation alike. Pickles without its cache of decoded images.
@@ -58,10 +43,7 @@ class Preprocessor:
       text, mask_ar, mask_loss, mask_input   int32[T]; see `prompt.Tokens`
       regions         float32[R, 4], boxes normalised to `image`; zeros in empty slots
       region_valid    bool[R]
-      region_pixels         uint8[R, C, C, 3], with encoder crop: cut from the original pixels
-      region_crop_coverage  float32[R, G, G], with encoder crop: share of each patch inside the region
-      region_align_coverage float32[R, sqrt(K), sqrt(K)], with encoder align: share of each bin of the box inside its
-                            outline; ones for a plain box
+      region_…        [R, …], what the region encoders want (`regions/encoders/`); zeros in empty slots
 
     Attributes:
       image_size: S, pixels.
@@ -74,8 +56,10 @@ class Preprocessor:
     data: DataConfig
     tokenizer: Tokenizer
     cache: ImageCache = field(init=False, repr=False)
+    encoders: tuple[RegionEncoder, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", region_encoders(self.regions))
         object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb, self.data.window))
 
     def training(self, example: VQAExample, rng: np.random.Generator, *, policy: PolicyConfig | None = None) -> Arrays:
@@ -130,11 +114,11 @@ class Preprocessor:
     def turns(self, example: VQAExample, shown_boxes: Sequence[Box]) -> list[tuple[str, str]]:
         """Prefix and answer of each turn; most examples have one. Raises DataError.
 
-        With the encoder `loc` on, the boxes stand as loc tokens in the first prefix, which every turn sees.
+        Where an encoder writes boxes, they stand as loc tokens in the first prefix, which every turn sees.
         """
         asked: list[tuple[str, str, Task]] = [(turn.question, turn.answer, "answer") for turn in example.turns]
         asked.append((example.question, example.answer, example.task))
-        boxes_in_prompt = shown_boxes if "loc" in self.regions.encoders else ()
+        boxes_in_prompt = shown_boxes if any(encoder.writes_boxes for encoder in self.encoders) else ()
         return [
             (
                 format_prefix(
@@ -154,7 +138,7 @@ class Preprocessor:
         self,
         example: VQAExample,
         original: UInt8[np.ndarray, "H W 3"],
-        marked: Sequence[_Marked],
+        marked: Sequence[MarkedRegion],
         view: Box,
         tone: UInt8[np.ndarray, " 256"],
         *,
@@ -167,7 +151,8 @@ class Preprocessor:
             count = len(marked)
             raise DataError(
                 f"{example.id}: {count} regions, but the model has regions.max_regions = {slots}; show fewer, or train "
-                f"with {count}"
+                f"with {count}",
+                code="data.too-many-regions",
             )
         height, width = original.shape[:2]
         window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
@@ -178,9 +163,10 @@ class Preprocessor:
         else:
             image = pixels.resample(original, window, self.image_size)
         image = tone[image]
-        if "overlay" in self.regions.encoders:
-            image = draw_outlines(image, [_outline(m, view, self.image_size) for m in marked], rng)
-        seen = [_in_view(m.box, view) for m in marked]
+        picture = MarkedImage(original, marked, tone, view)
+        for encoder in self.encoders:
+            image = encoder.draw(image, picture, rng)
+        seen = [boxes.within_view(m.box, view) for m in marked]
         turns, length = self.turns(example, seen), self.data.text_length
         tokens = encode_conversation(self.tokenizer, turns, length, example.id, answered=answered)
         region_boxes = np.zeros((slots, 4), np.float32)
@@ -191,48 +177,20 @@ class Preprocessor:
             "regions": region_boxes,
             "region_valid": np.arange(slots) < len(marked),
         }
-        if "crop" in self.regions.encoders:
-            arrays |= self._crops(original, marked, tone)
-        if "align" in self.regions.encoders:
-            arrays |= self._bins(marked, height, width)
+        for encoder in self.encoders:
+            specs = encoder.specs(self.regions, self.patch_size)
+            arrays |= {name: np.zeros((slots, *spec.shape), spec.dtype) for name, spec in specs.items()}
+            for slot, m in enumerate(marked):
+                for name, array in encoder.arrays(picture, m, self.regions, self.patch_size).items():
+                    arrays[name][slot] = array
         return arrays
 
-    def _crops(
-        self, original: UInt8[np.ndarray, "H W 3"], marked: Sequence[_Marked], tone: UInt8[np.ndarray, " 256"]
-    ) -> Arrays:
-        config, slots = self.regions, self.regions.max_regions
-        grid = config.crop_size // self.patch_size
-        crops = np.zeros((slots, config.crop_size, config.crop_size, 3), np.uint8)
-        coverage = np.zeros((slots, grid, grid), np.float32)
-        height, width = original.shape[:2]
-        for slot, m in enumerate(marked):
-            window = pixels.crop_window(
-                m.box, height=height, width=width, context=config.crop_context, min_pixels=config.crop_min_pixels
-            )
-            crops[slot] = tone[pixels.resample(original, window, config.crop_size)]
-            if m.inside is None:
-                coverage[slot] = pixels.box_coverage(m.box, window, grid, height=height, width=width)
-            else:
-                coverage[slot] = pixels.cell_coverage(m.inside, window, grid, box=m.limit)
-        return {"region_pixels": crops, "region_crop_coverage": coverage}
-
-    def _bins(self, marked: Sequence[_Marked], height: int, width: int) -> Arrays:
-        side = math.isqrt(self.regions.tokens)
-        coverage = np.zeros((self.regions.max_regions, side, side), np.float32)
-        for slot, m in enumerate(marked):
-            coverage[slot] = 1
-            if m.inside is not None:
-                window = (m.box[0] * height, m.box[1] * width, m.box[2] * height, m.box[3] * width)
-                shares = pixels.cell_coverage(m.inside, window, side, box=m.limit)
-                # A jittered box can miss a thin outline altogether; it then counts as the box it is.
-                if shares.any():
-                    coverage[slot] = shares
-        return {"region_align_coverage": coverage}
-
-    def _marked(self, region: Region, original: UInt8[np.ndarray, "H W 3"], example: VQAExample, box: Box) -> _Marked:
+    def _marked(
+        self, region: Region, original: UInt8[np.ndarray, "H W 3"], example: VQAExample, box: Box
+    ) -> MarkedRegion:
         height, width = original.shape[:2]
         if not self.regions.outlines:
-            return _Marked(box, None, region.box)
+            return MarkedRegion(box, None, region.box)
         if region.mask is not None:
             inside = self.cache.mask(region.mask, example.id)
             source = str(region.mask)
@@ -240,23 +198,19 @@ class Preprocessor:
             inside = _fill(region.polygon, height, width)
             source = f"{example.id}: polygon"
         else:
-            return _Marked(box, None, region.box)
+            return MarkedRegion(box, None, region.box)
         if inside.shape != (height, width):
             raise DataError(
                 f"{source}: mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of {width} x {height} "
-                f"({example.id}); give a mask of the image's size"
+                f"({example.id}); give a mask of the image's size",
+                code="data.invalid-region",
             )
         if not pixels.cell_coverage(inside, (0.0, 0.0, float(height), float(width)), 1, box=region.box).any():
             raise DataError(
-                f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them"
+                f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them",
+                code="data.invalid-region",
             )
-        return _Marked(box, inside, region.box)
-
-
-def _in_view(box: Box, view: Box) -> Box:
-    y0, x0, y1, x1 = view
-    height, width = y1 - y0, x1 - x0
-    return boxes.clip(((box[0] - y0) / height, (box[1] - x0) / width, (box[2] - y0) / height, (box[3] - x0) / width))
+        return MarkedRegion(box, inside, region.box)
 
 
 def _jittered(box: Box, deviation: float, rng: np.random.Generator) -> Box:
@@ -296,10 +250,3 @@ def _fill(polygon: Sequence[tuple[float, float]], height: int, width: int) -> Bo
     # Pillow fills the pixel that holds each vertex; vertices are given by pixel edges.
     ImageDraw.Draw(layer).polygon([(x * width - 0.5, y * height - 0.5) for y, x in polygon], fill=1)
     return np.asarray(layer)
-
-
-def _outline(marked: _Marked, view: Box, size: int) -> Outline:
-    """What the overlay draws: the box, or the finer outline resampled to the pixels that the model sees."""
-    if marked.inside is None:
-        return _in_view(marked.box, view)
-    return pixels.sample_mask(marked.inside, size, view=view, limit=marked.limit)

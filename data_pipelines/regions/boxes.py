@@ -36,18 +36,24 @@ def box_from_pixels(x: float, y: float, w: float, h: float, *, width: int, heigh
     """
     given = f"{where}: box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
     if not all(math.isfinite(v) for v in (x, y, w, h)):
-        raise DataError(f"{given} has a number that is not finite; give four finite pixel coordinates")
+        raise DataError(
+            f"{given} has a number that is not finite; give four finite pixel coordinates", code="data.invalid-region"
+        )
     if w <= 0 or h <= 0:
-        raise DataError(f"{given} has no area; width and height must be positive")
+        raise DataError(f"{given} has no area; width and height must be positive", code="data.invalid-region")
     outside = max(-x, -y, x + w - width, y + h - height)
     if outside > _TOLERANCE_PIXELS:
         raise DataError(
             f"{given} leaves the image of {width}x{height} pixels by {outside:g}; "
-            "give pixels of the original image, x,y being the top-left corner"
+            "give pixels of the original image, x,y being the top-left corner",
+            code="data.invalid-region",
         )
     box = clip((y / height, x / width, (y + h) / height, (x + w) / width))
     if area(box) == 0:
-        raise DataError(f"{given} has no area inside the image of {width}x{height} pixels; move it into the image")
+        raise DataError(
+            f"{given} has no area inside the image of {width}x{height} pixels; move it into the image",
+            code="data.invalid-region",
+        )
     return box
 
 
@@ -64,13 +70,20 @@ def box_from_polygon(polygon: Sequence[tuple[float, float]], *, where: str) -> B
       DataError: fewer than three vertices, a vertex outside the image, or no area.
     """
     if len(polygon) < 3:
-        raise DataError(f"{where}: polygon has {len(polygon)} vertices; give at least three")
+        raise DataError(
+            f"{where}: polygon has {len(polygon)} vertices; give at least three", code="data.invalid-region"
+        )
     ys, xs = zip(*polygon, strict=True)
     if not all(0 <= v <= 1 for v in (*ys, *xs)):
-        raise DataError(f"{where}: polygon has a vertex outside the image; give (y, x) normalised to 0..1")
+        raise DataError(
+            f"{where}: polygon has a vertex outside the image; give (y, x) normalised to 0..1",
+            code="data.invalid-region",
+        )
     box = (min(ys), min(xs), max(ys), max(xs))
     if area(box) == 0:
-        raise DataError(f"{where}: polygon has no area; its vertices must not lie on one line")
+        raise DataError(
+            f"{where}: polygon has no area; its vertices must not lie on one line", code="data.invalid-region"
+        )
     return box
 
 
@@ -82,7 +95,7 @@ def box_from_mask(mask: Bool[np.ndarray, "H W"], *, where: str) -> Box:
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
-        raise DataError(f"{where}: mask is empty; mark at least one pixel")
+        raise DataError(f"{where}: mask is empty; mark at least one pixel", code="data.invalid-region")
     height, width = mask.shape
     return (
         float(rows[0] / height),
@@ -96,6 +109,13 @@ def clip(box: Box) -> Box:
     """The part of a box that lies inside the image."""
     y0, x0, y1, x1 = (min(max(float(v), 0.0), 1.0) for v in box)
     return y0, x0, y1, x1
+
+
+def within_view(box: Box, view: Box) -> Box:
+    """The part of a box that lies in a window of its image, normalised to the window."""
+    y0, x0, y1, x1 = view
+    height, width = y1 - y0, x1 - x0
+    return clip(((box[0] - y0) / height, (box[1] - x0) / width, (box[2] - y0) / height, (box[3] - x0) / width))
 
 
 def area(box: Box) -> float:

@@ -64,18 +64,22 @@ def format_prefix(
     """
     question = question.strip()
     if not question and task != "caption":
-        raise DataError(f"{where}: question is empty; correct or remove it")
+        raise DataError(f"{where}: question is empty; correct or remove it", code="data.missing-field")
     if task not in templates:
-        raise DataError(f"{where}: data.prompt has no template for task {task!r}; add one")
+        raise DataError(f"{where}: data.prompt has no template for task {task!r}; add one", code="config.invalid-value")
     template = templates[task]
     if boxes_in_prompt and "{regions}" not in template:
-        raise DataError(f"data.prompt[{task!r}] = {template!r} lacks {{regions}}, which encoder 'loc' needs; add it")
+        raise DataError(
+            f"data.prompt[{task!r}] = {template!r} lacks {{regions}}, where the boxes stand; add it",
+            code="config.conflict",
+        )
     regions = "".join(boxes.box_to_loc_tokens(box) for box in boxes_in_prompt)
     try:
         return template.format(language=language, question=question, regions=regions + " " if regions else "")
     except (KeyError, IndexError, ValueError) as error:
         raise DataError(
-            f"data.prompt[{task!r}] = {template!r} is no template ({error}); use {{language}} {{regions}} {{question}}"
+            f"data.prompt[{task!r}] = {template!r} is no template ({error}); use {{language}} {{regions}} {{question}}",
+            code="config.invalid-value",
         ) from error
 
 
@@ -115,7 +119,8 @@ def encode_conversation(
     used = len(prompt) + len(later)
     if used > length:
         raise DataError(
-            f"{where}: {used} tokens do not fit in data.text_length = {length}; raise it to {used} or drop the example"
+            f"{where}: {used} tokens do not fit in data.text_length = {length}; raise it to {used} or drop the example",
+            code="data.too-long",
         )
     text = np.full(length, tokenizer.pad_id, np.int32)
     text[:used] = prompt + later

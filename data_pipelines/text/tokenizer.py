@@ -62,13 +62,15 @@ class Tokenizer:
         if found != (PAD_ID, EOS_ID, BOS_ID):
             raise DataError(
                 f"{path}: data.tokenizer has (pad, eos, bos) = {found}, PaliGemma's are "
-                f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one"
+                f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one",
+                code="file.malformed",
             )
         newline = self._backend.encode(NEWLINE)
         if len(newline) != 1 or newline[0] == self._backend.unknown_id():
             raise DataError(
                 f"{path}: data.tokenizer has no single token for the newline (it gives {newline}); "
-                "name PaliGemma's own file, or '' to train one"
+                "name PaliGemma's own file, or '' to train one",
+                code="file.malformed",
             )
         self.newline_id: int = newline[0]
         locations = self._backend.encode("".join(LOC_TOKENS))
@@ -76,7 +78,8 @@ class Tokenizer:
         if locations != list(range(self.loc_id, self.loc_id + len(LOC_TOKENS))):
             raise DataError(
                 f"{path}: data.tokenizer does not read {LOC_TOKENS[0]} to {LOC_TOKENS[-1]} as {len(LOC_TOKENS)} "
-                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one"
+                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one",
+                code="file.malformed",
             )
         self.vocab_size: int = self._backend.vocab_size
 
@@ -94,7 +97,9 @@ class Tokenizer:
         try:
             file = Path(path).read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: data.tokenizer cannot be read ({error.strerror}); correct the path") from error
+            raise DataError(
+                f"{path}: data.tokenizer cannot be read ({error.strerror}); correct the path", code="file.unreadable"
+            ) from error
         return cls(file, str(path))
 
     def encode(self, text: str) -> list[int]:
@@ -136,7 +141,9 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
     """
     sentences = [line for text in texts for line in text.split("\n") if line.strip()]
     if not sentences:
-        raise DataError(f"{path}: no text to train a tokenizer on; check data.source and data.train_split")
+        raise DataError(
+            f"{path}: no text to train a tokenizer on; check data.source and data.train_split", code="data.missing"
+        )
     trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -163,7 +170,8 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
         characters = len(set("".join(sentences)))
         raise DataError(
             f"data.tokenizer_vocab = {vocab_size} is too small for a corpus of {characters} distinct characters "
-            f"(and 256 bytes); raise it to {characters + 300} or more"
+            f"(and 256 bytes); raise it to {characters + 300} or more",
+            code="config.invalid-value",
         ) from error
     model = with_location_pieces(trained.getvalue(), str(path), newline=True)
     temporary = Path(f"{path}.{os.getpid()}.tmp")

@@ -70,7 +70,8 @@ class SentencePieceBackend:
         except RuntimeError as error:
             raise DataError(
                 f"{path}: data.tokenizer is not a SentencePiece model, nor a Hugging Face tokenizer.json; "
-                "name a file that is one, or '' to train one"
+                "name a file that is one, or '' to train one",
+                code="file.malformed",
             ) from error
         self._completed = with_location_pieces(file, path)
         self._processor.LoadFromSerializedProto(self._completed)
@@ -123,7 +124,8 @@ class HuggingFaceBackend:
             reason = " ".join(str(error).split())[:120]
             raise DataError(
                 f"{path}: data.tokenizer is not a Hugging Face tokenizer.json ({reason}); name a file that is one, "
-                "or a tokenizer.model, or '' to train one"
+                "or a tokenizer.model, or '' to train one",
+                code="file.malformed",
             ) from error
         self._lacks_locations = not _all_or_none(set(self._tokenizer.get_vocab()), LOC_TOKENS + SEG_TOKENS, path)
         if self._lacks_locations:
@@ -188,6 +190,7 @@ def _all_or_none(known: set[str], wanted: tuple[str, ...], path: str) -> bool:
     present = sum(token in known for token in wanted)
     if 0 < present < len(wanted):
         raise DataError(
-            f"{path}: data.tokenizer has {present} of {len(wanted)} loc and seg tokens; use one with all or none"
+            f"{path}: data.tokenizer has {present} of {len(wanted)} loc and seg tokens; use one with all or none",
+            code="file.malformed",
         )
     return present > 0

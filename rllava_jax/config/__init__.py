@@ -9,7 +9,6 @@ from data_pipelines.settings import MixPart as MixPart
 from data_pipelines.settings import PhantomConfig as PhantomConfig
 from data_pipelines.settings import PolicyConfig as PolicyConfig
 from data_pipelines.settings import RegionConfig as RegionConfig
-from data_pipelines.settings import RegionEncoder as RegionEncoder
 from data_pipelines.settings import WrongKind as WrongKind
 from rllava_jax.config.schema import AttentionKind as AttentionKind
 from rllava_jax.config.schema import Config as Config

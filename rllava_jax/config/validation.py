@@ -11,6 +11,7 @@ from typing import NoReturn
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.registry import nearest
 from data_pipelines.images.windows import window_of
+from data_pipelines.regions.encoders.protocol import region_encoders
 from data_pipelines.sources import registry
 from rllava_jax.config import Config, DataConfig, MixPart
 
@@ -34,16 +35,10 @@ def validate_patches(config: Config, *, patch: int) -> None:
     """Checks the region settings against the vision tower's patch size, in pixels.
 
     Raises:
-      ConfigError: the crop is not made of whole patches, or has fewer patches than the tokens it is pooled to.
+      ConfigError: as the configured encoders say.
     """
-    if "crop" not in config.regions.encoders:
-        return
-    size, tokens = config.regions.crop_size, config.regions.tokens
-    if size % patch:
-        _refuse("regions.crop_size", size, f"write a multiple of the patch, {patch} pixels")
-    patches = (size // patch) ** 2
-    if tokens > patches:
-        _refuse("regions.tokens", tokens, f"a crop of {size} pixels has only {patches} patches")
+    for encoder in region_encoders(config.regions):
+        encoder.check(config.regions, patch)
 
 
 def _refuse(field: str, value: object, remedy: str, *, code: str = "config.conflict") -> NoReturn:
@@ -66,8 +61,10 @@ def _check_data(config: Config) -> None:
         window_of(data.window, "data.window")
     except DataError as error:
         raise ConfigError(str(error), code="config.invalid-value") from None
-    if "loc" in config.regions.encoders and "{regions}" not in template:
-        _refuse("data.prompt.answer", template, "the region encoder 'loc' needs the placeholder {regions}")
+    for encoder in region_encoders(config.regions):
+        if encoder.writes_boxes and "{regions}" not in template:
+            remedy = f"the region encoder {encoder.name!r} needs the placeholder {{regions}}"
+            _refuse("data.prompt.answer", template, remedy)
 
 
 def _check_place(field: str, part: DataConfig | MixPart, root: str) -> None:

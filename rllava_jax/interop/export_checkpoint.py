@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines.core.atomic_files import appears_whole, check_destination, holds_only, require_room
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.paths import absolute
+from data_pipelines.regions.encoders.protocol import region_encoders
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
@@ -167,6 +168,13 @@ def _check_fits(stored: Stored, *, keep_lora: bool, plain: bool, npz: bool) -> N
         raise ConfigError(
             f"{stored.folder} step {stored.step}: has a region branch, which big_vision's .npz has no place for; "
             "leave it out with --plain, or export a folder"
+        )
+    unknown = [encoder.name for encoder in region_encoders(stored.config.regions) if not encoder.exportable]
+    if unknown and not plain and not npz:
+        raise ConfigError(
+            f"regions.encoders: {', '.join(unknown)}: the code of exported folders does not know it; leave regions out "
+            "with --plain",
+            code="export.unsupported",
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
@@ -23,12 +24,6 @@ _DATA = {
     "vqa_rad": "VQA-RAD (Scientific Data 5, 180251)",
     "phantom": "phantoms drawn by the project",
     "documents": "contract pages drawn by the project",
-}
-_ENCODERS = {
-    "crop": "`crop` (the region's original pixels through the same SigLIP)",
-    "align": "`align` (RoIAlign over the image's features)",
-    "overlay": "`overlay` (the region drawn into the image)",
-    "loc": "`loc` (four loc tokens in the prompt)",
 }
 # The other families' questions speak of "the marked structure".
 _WITHOUT_REGION = ("has_region=yes", "family=vqa", "family=localise")
@@ -114,7 +109,7 @@ def _facts(run: Config, config: Config, dtype: str, *, adapter: bool) -> str:
 
 def _regions(run: Config, config: Config) -> str:
     if config.regions.encoders:
-        encoders = ", ".join(_ENCODERS[name] for name in config.regions.encoders)
+        encoders = ", ".join(encoder.summary for encoder in region_encoders(config.regions))
         return f"{encoders}; at most {config.regions.max_regions}"
     return (
         "none; the model was trained with them, and their branch is left out here" if run.regions.encoders else "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 class Inputs:
     """A batch of images, marked regions and token sequences.
 
-    Axes: B batch, R regions, T text, C crop side, G crop patches on a side, K bins on a side.
+    Axes: B batch, R regions, T text.
 
     Attributes:
       image: pixels in −1…1.
@@ -26,9 +26,7 @@ class Inputs:
       mask_input: true on real tokens. All true reproduces the reference's training, which has no padding mask.
       regions: boxes (y0, x0, y1, x1), normalised; None for a model without regions.
       region_valid: which slots hold a region. What stands in other slots has no influence.
-      region_pixels: crops of the original pixels, in −1…1 (encoder `crop`).
-      region_crop_coverage: share of each crop patch that lies inside the region (`crop`).
-      region_align_coverage: share of each bin of the box that lies inside the region (`align`).
+      region_arrays: what the region encoders want beside the boxes, [B, R, …], by name (`regions/encoders/`).
     """
 
     image: Float[Array, "B Y X 3"]
@@ -37,19 +35,20 @@ class Inputs:
     mask_input: Bool[Array, "B T"]
     regions: Float[Array, "B R 4"] | None = None
     region_valid: Bool[Array, "B R"] | None = None
-    region_pixels: Float[Array, "B R C C 3"] | None = None
-    region_crop_coverage: Float[Array, "B R G G"] | None = None
-    region_align_coverage: Float[Array, "B R K K"] | None = None
+    region_arrays: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any]) -> Inputs:
         """Takes the loader's arrays: uint8 pixels become `x / 127.5 - 1` here, on the device, after the transfer."""
-        fields = {field.name: batch[field.name] for field in dataclasses.fields(cls) if field.name in batch}
-        for name in ("image", "region_pixels"):
-            if name in fields:
-                fields[name] = fields[name].astype(jnp.float32) / 127.5 - 1
+
+        def ready(array: Any) -> Any:
+            return array.astype(jnp.float32) / 127.5 - 1 if array.dtype == jnp.uint8 else array
+
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {name: ready(batch[name]) for name in names if name in batch}
         fields["mask_input"] = fields["mask_input"].astype(bool)
-        return cls(**fields)
+        rest = {name: ready(batch[name]) for name in batch if name.startswith("region_") and name not in names}
+        return cls(**fields, region_arrays=rest)
 
     def given(self, name: str) -> Array:
         """An optional array that the model's region encoders need.
@@ -57,7 +56,7 @@ class Inputs:
         Raises:
           ValueError: it is missing; the preprocessing was made for other region encoders than the model.
         """
-        array: Array | None = getattr(self, name)
+        array: Array | None = self.region_arrays.get(name, getattr(self, name, None))
         if array is None:
             raise ValueError(f"Inputs.{name}: missing, but the model's region encoders need it; use one RegionConfig")
         return array

@@ -19,7 +19,8 @@ from rllava_jax.model.gemma import Gemma
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.lora import attach
 from rllava_jax.model.partition_rules import constrain
-from rllava_jax.model.region_encoders.branch import RegionBranch, align, token_encoders
+from rllava_jax.model.region_encoders.branch import RegionBranch
+from rllava_jax.model.region_encoders.protocol import Scene, region_tokens
 from rllava_jax.model.siglip import Siglip
 from rllava_jax.model.sizes import PaliGemmaConfig
 
@@ -42,13 +43,29 @@ class Output(NamedTuple):
 
 
 def prefix_lm_mask(mask_ar: Int[Array, "B S"], valid: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Position k is visible to q when `cumsum(mask_ar)[k] <= cumsum(mask_ar)[q]` and k is valid."""
-    step = jnp.cumsum(mask_ar, axis=1)
-    return (step[:, None, :] <= step[:, :, None]) & valid[:, None, :]
+    """Which positions k each position q attends to: those of its own block and of earlier ones, where k is valid.
+
+    A 1 in `mask_ar` begins a block, so `cumsum(mask_ar)` numbers the blocks. As in big_vision:
+
+        [0 0 0 1 1 1]  a prefix of three that sees itself whole, and a causal suffix:
+                         q 0 1 2: k 0 1 2   q 3: k 0 1 2 3   q 4: k 0 … 4   q 5: k 0 … 5
+        [1 1 1 1 1 1]  causal throughout
+        [0 0 0 0 0 0]  every position sees every other
+
+    Here image, region and prefix tokens have 0. A region slot without a region is invalid: nothing attends to it.
+    """
+    block = jnp.cumsum(mask_ar, axis=1)
+    return (block[:, None, :] <= block[:, :, None]) & valid[:, None, :]
 
 
 def positions_of(valid: Bool[Array, "B S"]) -> Int[Array, "B S"]:
-    """RoPE positions: valid tokens count from 0; what is not there takes no place, so it moves nothing."""
+    """RoPE positions: valid tokens count from 0; an invalid one takes no place, so that it moves nothing after it.
+
+    Two image tokens, a slot of two region tokens, and text, with the slot filled and empty:
+
+        valid [1 1 1 1 1 1 1]  →  [0 1 2 3 4 5 6]
+        valid [1 1 0 0 1 1 1]  →  [0 1 1 1 2 3 4]   the text stands as in plain PaliGemma
+    """
     return jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
 
 
@@ -80,8 +97,8 @@ class PaliGemma(nnx.Module):
             config.vision, config.decoder.width, remat=remat, layers=layers, attention=attention, rngs=rngs
         )
         self.llm = Gemma(config.decoder, remat=remat, layers=layers, attention=attention, rngs=rngs)
-        self.encoders = token_encoders(regions) if regions is not None else ()
-        if regions is not None and self.encoders:
+        self.region_tokens = region_tokens(regions) if regions is not None else 0
+        if regions is not None and self.region_tokens:
             self.roi = RegionBranch(regions, config.vision, rngs)
         if lora is not None and lora.rank:
             attach(self, lora, rngs)
@@ -97,8 +114,8 @@ class PaliGemma(nnx.Module):
         states, vision_collected, decoder_collected = self._run(inputs, vision_hook, decoder_hook)
         return Output(self.llm.embedder.decode(states), vision_collected, decoder_collected)
 
-    def text_states(self, inputs: Inputs) -> Float[Array, "B T D"]:
-        """States of every text position after the final norm: the logits' other factor beside the token table."""
+    def hidden_states(self, inputs: Inputs) -> Float[Array, "B T D"]:
+        """States of every text position after the final norm: the logits are these times the token embedding."""
         return self._run(inputs, None, None)[0]
 
     def _run(
@@ -115,10 +132,11 @@ class PaliGemma(nnx.Module):
         batch, patches, _ = features.shape
         parts, valid = [self.img.head(features)], [jnp.ones((batch, patches), bool)]
         # A batch that shows no region may come without slots: no crop is encoded, no place in the sequence is masked.
-        if self.encoders and inputs.given("regions").shape[1]:
-            tokens = self._region_tokens(inputs, features)
-            parts.append(self.img.head(tokens.reshape(batch, -1, tokens.shape[-1])))
-            valid.append(jnp.repeat(inputs.given("region_valid"), tokens.shape[2], axis=1))
+        if self.region_tokens and inputs.given("regions").shape[1]:
+            tokens = self.roi(Scene(inputs, features, self.img))
+            parts.append(self.img.head(tokens))
+            shown = inputs.given("region_valid")
+            valid.append(jnp.repeat(shown, tokens.shape[1] // shown.shape[1], axis=1))
         seen_by_all = sum(part.shape[1] for part in parts)
         parts.append(self.llm.embedder.encode(inputs.text, self.compute_dtype))
         valid.append(inputs.mask_input)
@@ -126,21 +144,3 @@ class PaliGemma(nnx.Module):
         return Sequence(
             constrain(jnp.concatenate(parts, axis=1), "states"), mask_ar, jnp.concatenate(valid, axis=1), collected
         )
-
-    def _region_tokens(self, inputs: Inputs, features: Array) -> Float[Array, "B R E*K W"]:
-        regions = inputs.given("regions")
-        slots = regions.shape[1]
-        maps: dict[str, Array] = {}
-        coverage: dict[str, Array] = {}
-        if "crop" in self.encoders:
-            pixels = inputs.given("region_pixels").astype(self.compute_dtype)
-            crops, _ = self.img.encode(pixels.reshape(-1, *pixels.shape[2:]))
-            side = pixels.shape[2] // self.config.vision.patch
-            maps["crop"] = crops.reshape(-1, slots, side, side, crops.shape[-1])
-            coverage["crop"] = inputs.given("region_crop_coverage")
-        if "align" in self.encoders:
-            grid = inputs.image.shape[1] // self.config.vision.patch
-            square = features.reshape(-1, grid, grid, features.shape[-1])
-            maps["align"] = align(square, regions, bins=self.roi.bins)
-            coverage["align"] = inputs.given("region_align_coverage")
-        return self.roi(regions, maps, coverage)

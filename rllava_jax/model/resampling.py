@@ -22,6 +22,11 @@ def align_corners_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:
 def area_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:
     """Average pooling of `size` cells into `out` equal bins; a cell on a bin's edge counts by its share.
 
+    Three cells into two bins of 1.5 cells each, the middle one half in either:
+
+        [[2/3  1/3   0 ]
+         [ 0   1/3  2/3]]
+
     The identity where `out == size`.
     """
     edges = np.arange(out + 1) * size / out
@@ -38,6 +43,10 @@ def roi_align_matrix(
 
     RoIAlign's bilinear samples lie on a grid, so the average over a bin is the product of one matrix per axis:
     `pooled = rows @ features @ columnsᵀ`.
+
+    A box from 0 to 0.5 on four cells, whose centres lie at 0, 1, 2, 3: it covers −0.5 to 1.5. One bin with two samples
+    has them at 0 and 1, so that its row is the mean of [1 0 0 0] and [0 1 0 0]: [½ ½ 0 0]. A box from 0.125 to 0.625
+    has them at 0.5 and 1.5, each between two cells: the mean of [½ ½ 0 0] and [0 ½ ½ 0], [¼ ½ ¼ 0].
 
     Args:
       start, stop: the box's edges along this axis, normalised to 0…1.

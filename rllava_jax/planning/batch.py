@@ -1,15 +1,14 @@
 """The shapes of a batch, from the configuration alone: what `loading/preprocess.py` makes, without data.
 
-Letters: B batch, S image side, T text length, R region slots, C crop side, G crop grid side, K tokens of a region.
+Letters: B batch, S image side, T text length, R region slots.
 """
 
 from __future__ import annotations
 
-import math
-
 import jax
 import numpy as np
 
+from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import PaliGemmaConfig
 
@@ -25,12 +24,8 @@ def abstract_batch(config: Config, size: PaliGemmaConfig) -> dict[str, jax.Shape
     arrays = {"image": array(np.uint8, side, side, 3)}
     arrays |= {name: array(np.int32, length) for name in ("text", "mask_ar", "mask_loss", "mask_input")}
     arrays |= {"regions": array(np.float32, slots, 4), "region_valid": array(np.bool_, slots)}
-    if "crop" in regions.encoders:
-        crop, grid = regions.crop_size, regions.crop_size // size.vision.patch
-        arrays["region_pixels"] = array(np.uint8, slots, crop, crop, 3)
-        arrays["region_crop_coverage"] = array(np.float32, slots, grid, grid)
-    if "align" in regions.encoders:
-        bins = math.isqrt(regions.tokens)
-        arrays["region_align_coverage"] = array(np.float32, slots, bins, bins)
+    for encoder in region_encoders(regions):
+        specs = encoder.specs(regions, size.vision.patch)
+        arrays |= {name: array(spec.dtype, slots, *spec.shape) for name, spec in specs.items()}
     arrays["index"] = array(np.int32)  # int64 in the loader; JAX takes 32 bits of it
     return arrays

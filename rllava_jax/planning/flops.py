@@ -18,12 +18,12 @@ from typing import Literal
 
 from rllava_jax.config import Config
 from rllava_jax.model.lora import TARGETS
-from rllava_jax.model.region_encoders.branch import token_encoders
+from rllava_jax.model.region_encoders.branch import GEOMETRY_FEATURES
+from rllava_jax.model.region_encoders.protocol import region_tokens, token_encoders
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 Part = Literal["vision", "crops", "regions", "decoder", "attention", "adapters", "logits"]
 PARTS: tuple[Part, ...] = ("vision", "crops", "regions", "decoder", "attention", "adapters", "logits")
-_GEOMETRY = 8 * 2 * 8  # features of a box: 8 numbers, sine and cosine, 8 octaves
 _Keep = Callable[[str], float]
 
 
@@ -86,30 +86,25 @@ def training_flops(config: Config, size: PaliGemmaConfig, trainable: Collection[
 
 def sequence_length(config: Config, size: PaliGemmaConfig) -> int:
     """S: image, region and text tokens; the last text position predicts nothing and is not run."""
-    regions = config.regions
-    marked = regions.max_regions * regions.tokens * len(token_encoders(regions))
-    return size.vision.grid**2 + marked + config.data.text_length - 1
+    return size.vision.grid**2 + region_tokens(config.regions) + config.data.text_length - 1
 
 
 def _products(config: Config, size: PaliGemmaConfig, trainable: Collection[str]) -> Iterator[_Product]:
-    encoders, regions, vision = token_encoders(config.regions), config.regions, size.vision
+    vision = size.vision
     trains_vision = any(name.startswith("img/") and not name.startswith("img/head") for name in trainable)
     trains_regions = any(name.startswith("roi/") for name in trainable)
     yield from _tower(config, vision, vision.grid**2, 1, "vision", trainable)
-    if "crop" in encoders:
-        grid = regions.crop_size // vision.patch
-        yield from _tower(config, vision, grid**2, regions.max_regions, "crops", trainable)
-    marked = regions.max_regions * regions.tokens
     yield from _region_products(config, vision, trainable, trains_vision, trains_regions)
     into = 2.0 * vision.width * size.decoder.width
     head = "img/head/kernel" in trainable
     adapters = _adapter_products("head", {"W": vision.width, "D": size.decoder.width}, config, trainable)
-    for tokens, inputs in (
-        (vision.grid**2, trains_vision),
-        (marked * len(encoders), trains_vision or trains_regions),
-    ):
+    projected: tuple[tuple[Part, int, bool], ...] = (
+        ("vision", vision.grid**2, trains_vision),
+        ("regions", region_tokens(config.regions), trains_vision or trains_regions),
+    )
+    for part, tokens, inputs in projected:
         if tokens:
-            yield _Product("vision" if tokens == vision.grid**2 else "regions", tokens * into, inputs + head)
+            yield _Product(part, tokens * into, inputs + head)
             for number, p in enumerate(adapters):  # x A, then B, through which A's gradient comes
                 wanted = inputs or (number and p.gradients)
                 yield _Product(p.part, tokens * p.flops, p.gradients + bool(wanted))
@@ -200,22 +195,18 @@ def _adapter_products(target: str, sizes: dict[str, int], config: Config, traina
 def _region_products(
     config: Config, vision: SiglipConfig, trainable: Collection[str], trains_vision: bool, trains_regions: bool
 ) -> Iterator[_Product]:
-    """Geometry, RoIAlign and pooling: small beside everything else."""
-    regions, width = config.regions, vision.width
-    bins, slots, grid = math.isqrt(regions.tokens), regions.max_regions, vision.grid
-    encoders = token_encoders(regions)
-    if not encoders:
-        return
-    yield _Product("regions", 2.0 * slots * _GEOMETRY * width, int("roi/geometry/kernel" in trainable))
-    if "align" in encoders:
-        # Two interpolation matrices, rows first.
-        flops = 2.0 * slots * width * (bins * grid * grid + bins * bins * grid)
-        yield _Product("regions", flops, int(trains_vision))
-    gradient = int(trains_vision or trains_regions)
-    sides = {"crop": regions.crop_size // vision.patch, "align": bins}
-    for encoder in encoders:
-        side = sides[encoder]
-        yield _Product("regions", 2.0 * slots * width * (bins * side * side + bins * bins * side), gradient)
+    """What the region encoders compute: their passes of the vision tower, and beside these little."""
+    regions, encoders = config.regions, token_encoders(config.regions)
+    wanted = {"arrays": False, "features": trains_vision, "branch": trains_vision or trains_regions}
+    if encoders:
+        flops = 2.0 * regions.max_regions * GEOMETRY_FEATURES * vision.width
+        yield _Product("regions", flops, int("roi/geometry/kernel" in trainable))
+    for encoder in encoders.values():
+        images, patches = encoder.vision_passes(regions, vision)
+        if images:
+            yield from _tower(config, vision, patches, images, "crops", trainable)
+        for product in encoder.products(regions, vision):
+            yield _Product("regions", product.flops, wanted[product.reads] + (product.weight in trainable))
 
 
 def _recomputed(config: Config, *, needed: bool) -> _Keep:

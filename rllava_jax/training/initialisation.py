@@ -31,7 +31,7 @@ from rllava_jax.config import Config, InitConfig, ModelConfig
 from rllava_jax.config.stored import from_json
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params, build, is_new, split
-from rllava_jax.model.region_encoders.branch import token_encoders
+from rllava_jax.model.region_encoders.protocol import token_encoders
 from rllava_jax.model.resampling import align_corners_matrix
 from rllava_jax.model.sizes import dimensions_of, model_size
 
@@ -299,8 +299,9 @@ def _remedy(pretrained: Pretrained, wrong: Sequence[str]) -> str:
 
 def _check_meaning(config: Config, pretrained: Pretrained, loaded: Sequence[str]) -> None:
     """Refuses settings that give loaded numbers another meaning, which their shapes do not show."""
+    branch, trained_branch = (tuple(token_encoders(one.regions)) for one in (config, pretrained.config))
     for kind, field, here, there in (
-        ("roi/", "regions.encoders", token_encoders(config.regions), token_encoders(pretrained.config.regions)),
+        ("roi/", "regions.encoders", branch, trained_branch),
         ("/lora", "lora.alpha", config.lora.alpha, pretrained.config.lora.alpha),
     ):
         if here != there and any(kind in name for name in loaded):

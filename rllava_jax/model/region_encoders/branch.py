@@ -1,9 +1,9 @@
 """The region branch: a marked region becomes K tokens per encoder in SigLIP's own feature space.
 
-What a region shows comes from the pixels (`crop`) or from the image's features (`align`); where it lies comes from an
-embedding of its box, because "left kidney" is a matter of where. Everything is added before the projection to the
-decoder, which is SigLIP's pretrained one, and every new parameter starts at zero: at step 0 a region's tokens are image
-tokens that the decoder already knows how to read, and only content tells one region from another.
+What a region shows comes from its encoders (`protocol.py`); where it lies comes from an embedding of its box, because
+"left kidney" is a matter of where. Everything is added before the projection to the decoder, which is SigLIP's
+pretrained one, and every parameter here starts at zero: at step 0 a region's tokens are image tokens that the decoder
+already knows how to read, and only content tells one region from another.
 
 Axes: B batch, R regions, E encoders, K tokens per region and encoder (k · k), P patches, W vision width.
 """
@@ -20,11 +20,12 @@ from data_pipelines.settings import RegionConfig
 from rllava_jax.model.layers import Affine
 from rllava_jax.model.partition_rules import register_rules
 from rllava_jax.model.published_names import Spelling, register_spellings
-from rllava_jax.model.resampling import area_matrix, roi_align_matrix
+from rllava_jax.model.region_encoders.protocol import PooledEncoder, Scene, token_encoders
+from rllava_jax.model.resampling import area_matrix
 from rllava_jax.model.sizes import SiglipConfig
 
-_TOKEN_ENCODERS = ("crop", "align")  # `overlay` and `loc` reach the model through pixels and prefix
 _FREQUENCIES = 8
+GEOMETRY_FEATURES = 8 * 2 * _FREQUENCIES  # of a box: 8 numbers, sine and cosine, 8 octaves
 
 register_rules("roi", {r"geometry/kernel": (None, "fsdp"), r"geometry/bias|token_embedding|inside": ()})  # [C, W]
 register_spellings(
@@ -36,11 +37,6 @@ register_spellings(
 )
 
 
-def token_encoders(config: RegionConfig) -> tuple[str, ...]:
-    """The configured encoders that add tokens to the sequence, in the order in which their tokens stand."""
-    return tuple(name for name in _TOKEN_ENCODERS if name in config.encoders)
-
-
 def geometry_features(boxes: Float[Array, "B R 4"]) -> Float[Array, "B R F"]:
     """Sines and cosines, at octaves, of a box's corners, centre and sides."""
     y0, x0, y1, x1 = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
@@ -50,48 +46,44 @@ def geometry_features(boxes: Float[Array, "B R 4"]) -> Float[Array, "B R F"]:
     return waves.reshape(*boxes.shape[:-1], -1)
 
 
-def align(
-    features: Float[Array, "B Y X W"], boxes: Float[Array, "B R 4"], *, bins: int
-) -> Float[Array, "B R bins bins W"]:
-    """RoIAlign (arXiv 1703.06870) as one interpolation matrix per axis: static shapes, two matrix products."""
-    rows = roi_align_matrix(boxes[..., 0], boxes[..., 2], out=bins, size=features.shape[1])
-    columns = roi_align_matrix(boxes[..., 1], boxes[..., 3], out=bins, size=features.shape[2])
-    dtype = features.dtype
-    return jnp.einsum("BRky,BRlx,ByxW->BRklW", rows.astype(dtype), columns.astype(dtype), features)
-
-
 class RegionBranch(nnx.Module):
-    """Pools region features to tokens and tells them what they are: which part, which encoder, where, inside or not."""
+    """Collects the encoders' tokens and tells them what they are: which part, which encoder, where, inside or not."""
 
     def __init__(self, config: RegionConfig, vision: SiglipConfig, rngs: nnx.Rngs):
-        self.encoders = token_encoders(config)
-        self.bins = math.isqrt(config.tokens)
-        width = vision.width
-        self.geometry = Affine((8 * 2 * _FREQUENCIES,), (width,), rngs)
+        self.config = config
+        encoders = token_encoders(config)
+        self.pooled = tuple(name for name, encoder in encoders.items() if isinstance(encoder, PooledEncoder))
+        self.geometry = Affine((GEOMETRY_FEATURES,), (vision.width,), rngs)
         self.geometry.kernel[...] = jnp.zeros_like(self.geometry.kernel[...])
-        self.token_embedding = nnx.Param(jnp.zeros((len(self.encoders), config.tokens, width)))
-        self.inside = nnx.Param(jnp.zeros((len(self.encoders), width)))
+        if self.pooled:
+            self.token_embedding = nnx.Param(jnp.zeros((len(self.pooled), config.tokens, vision.width)))
+            self.inside = nnx.Param(jnp.zeros((len(self.pooled), vision.width)))
+        for name, encoder in encoders.items():
+            own = encoder.parameters(config, vision, rngs)
+            if own is not None:
+                setattr(self, name, own)
 
-    def __call__(
-        self,
-        boxes: Float[Array, "B R 4"],
-        features: dict[str, Float[Array, "B R g g W"]],
-        coverage: dict[str, Float[Array, "B R g g"]],
-    ) -> Float[Array, "B R E*K W"]:
-        """Region tokens before the projection.
-
-        Args:
-          boxes: normalised (y0, x0, y1, x1).
-          features: per encoder, a square map of the region: SigLIP features of the crop, or RoIAlign bins.
-          coverage: per encoder, the share of each cell of that map that lies inside the region's outline.
-        """
-        dtype = features[self.encoders[0]].dtype
+    def __call__(self, scene: Scene) -> Float[Array, "B RK W"]:
+        """Region tokens before the projection: of the first region those of each encoder, then the second's."""
+        boxes, dtype = scene.inputs.given("regions"), scene.features.dtype
         where = self.geometry(geometry_features(boxes)).astype(dtype)
-        tokens = []
-        for number, name in enumerate(self.encoders):
-            cells = features[name] + coverage[name][..., None].astype(dtype) * self.inside[...][number].astype(dtype)
-            pool = area_matrix(self.bins, cells.shape[2]).astype(dtype)
-            pooled = jnp.einsum("ky,lx,BRyxW->BRklW", pool, pool, cells)
-            pooled = pooled.reshape(*boxes.shape[:2], self.bins**2, -1)
-            tokens.append(pooled + where[:, :, None] + self.token_embedding[...][number].astype(dtype))
-        return jnp.concatenate(tokens, axis=2)
+        parts = []
+        for name, encoder in token_encoders(self.config).items():
+            if isinstance(encoder, PooledEncoder):
+                number = self.pooled.index(name)
+                pooled = self._pool(number, *encoder.cells(scene, self.config))
+                parts.append(pooled + where[:, :, None] + self.token_embedding[...][number].astype(dtype))
+            else:
+                tokens = encoder.encode(scene, self.config, getattr(self, name, None))
+                parts.append(tokens + where[:, :, None])
+        return jnp.concatenate(parts, axis=2).reshape(boxes.shape[0], -1, scene.features.shape[-1])
+
+    def _pool(
+        self, number: int, features: Float[Array, "B R g g W"], coverage: Float[Array, "B R g g"]
+    ) -> Float[Array, "B R K W"]:
+        dtype = features.dtype
+        cells = features + coverage[..., None].astype(dtype) * self.inside[...][number].astype(dtype)
+        bins = math.isqrt(self.config.tokens)
+        pool = area_matrix(bins, cells.shape[2]).astype(dtype)
+        pooled = jnp.einsum("ky,lx,BRyxW->BRklW", pool, pool, cells)
+        return pooled.reshape(*cells.shape[:2], bins**2, -1)

@@ -37,7 +37,7 @@ def training_loss(
 
     The last text position predicts nothing that is a target, so the model is run without it, as in the reference.
     """
-    states = model.text_states(inputs.truncated(inputs.text.shape[1] - 1))
+    states = model.hidden_states(inputs.truncated(inputs.text.shape[1] - 1))
     losses, accuracy = suffix_losses(
         states,
         model.llm.embedder.input_embedding[...],

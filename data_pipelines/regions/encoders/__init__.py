@@ -1,0 +1,1 @@
+"""How a marked region reaches the model, the half of it that prepares data: one file an encoder."""
