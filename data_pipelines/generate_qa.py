@@ -3,7 +3,7 @@
     python -m data_pipelines.generate_qa --captions captions.jsonl --out generated \\
         --endpoint http://localhost:11434/v1 --model llama3.1:8b --kinds open,closed,choice
 
-Killed or failed, the same command goes on where it stopped. docs/GENERATE_QA.md has the whole of it.
+Run the same command again after an interruption to resume. docs/GENERATE_QA.md has the whole of it.
 The captions go to the endpoint: send none that may not leave your machine to one that is not on it.
 """
 
@@ -13,26 +13,26 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
-from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.command_line import made_folder, run_command
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import Answer, AnswerStore, Request
 from data_pipelines.generation.captions import Caption, json_lines, read_captions
 from data_pipelines.generation.client import Endpoint, Traffic, ask
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filter, Filters, read_pathologies
 from data_pipelines.generation.languages import check_language
-from data_pipelines.generation.options import check_numbers, parser
+from data_pipelines.generation.options import check_lengths, endpoint_of, parser
 from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
@@ -50,46 +50,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-      The exit status: 0; 1 when requests failed, which the same command tries again; 2 after an error that the user can
-      mend; 130 when interrupted.
+      The exit status, see `core/exit_codes.py`; 1 when requests failed, which the same command tries again.
     """
-    options = parser(__doc__ or "").parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    try:
-        return _run(options)
-    except (DataError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; all answers so far are kept, and the same command goes on from here", file=sys.stderr)
-        return 130
+    said = "interrupted; all answers so far are kept, run the same command again to resume"
+    return run_command(parser(__doc__ or ""), _work, argv, interrupted=said)
 
 
-def _run(options: argparse.Namespace) -> int:
-    check_numbers(options)
-    endpoint = _endpoint(options)
+def _work(options: argparse.Namespace) -> int:
+    check_lengths(options)
+    endpoint = endpoint_of(
+        options, requests_per_minute=options.requests_per_minute, stop_after_failures=options.stop_after_failures
+    )
     templates = load_templates(_kinds(options.kinds), options.templates)
     filters = _filters(options)
     verdicts = read_verdicts(options.review) if options.review else {}
-    if options.only_accepted and not options.review:
-        raise DataError("--only-accepted: needs the verdicts; name the file with --review")
     if options.write_review:
         check_review_name(options.write_review)
         if Path(options.write_review).exists():
-            raise DataError(f"--write-review {options.write_review}: exists and may hold verdicts; choose another name")
+            raise DataError(
+                f"--write-review {options.write_review}: exists and may hold verdicts; choose another name",
+                code="file.exists",
+            )
     duplicates = (
         None if "duplicate" in filters.skipped else Duplicates(options.duplicate_scope, options.duplicate_threshold)
     )
     captions, prepared = _captions(options)
     used, left_out = _usable(captions, filters)
-    folder = _folder(options.out)
+    folder = made_folder(local_path(options.out, what="--out"))
     if prepared is not None:
         used = with_files(used, prepared, folder)
     plan = _Plan(options, templates)
     work = _Work()
     with AnswerStore(str(folder / ANSWERS)) as store:
         if endpoint is None and not len(store):
-            raise DataError(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
+            raise DataError(
+                f"{folder}: holds no answers to filter; ask for some with --endpoint URL", code="option.missing"
+            )
         try:
             _ask_missing(used, plan, store, endpoint, work)
         finally:
@@ -109,11 +105,16 @@ def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCapti
     """What --captions names, and the prepared data set that they are of, whose images are no files yet."""
     if not Path(options.captions).is_dir():
         if options.caption_splits:
-            raise DataError(f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out")
+            raise DataError(
+                f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out",
+                code="option.conflict",
+            )
         return read_captions(options.captions)[: options.limit], None
     splits = [name.strip() for name in (options.caption_splits or "").split(",") if name.strip()]
     if Path(options.out).resolve() == Path(options.captions).resolve():
-        raise DataError(f"--out {options.out}: is the prepared data set itself; choose another folder")
+        raise DataError(
+            f"--out {options.out}: is the prepared data set itself; choose another folder", code="option.conflict"
+        )
     read = read_prepared(options.captions, splits)
     return read.captions[: options.limit], read
 
@@ -240,36 +241,6 @@ def _write_review(path: str, questions: Path, captions: dict[str, str], judged: 
     print(f"{write_review(path, rows)} questions to judge in {path}: write accept or reject into the column verdict")
 
 
-def _endpoint(options: argparse.Namespace) -> Endpoint | None:
-    """Where to ask, or None without --endpoint. Raises DataError for an address or a key that is none."""
-    if options.endpoint is None:
-        return None
-    parts = urlsplit(options.endpoint)
-    if parts.username or parts.password:
-        raise DataError("--endpoint: holds a name or password; leave it out and put a key into an environment variable")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise DataError(f"--endpoint {options.endpoint}: is no address; write it as http://localhost:11434/v1")
-    return Endpoint(
-        url=options.endpoint,
-        api_key=_api_key(options.api_key_env) if options.api_key_env else "",
-        api_key_variable=options.api_key_env or "",
-        timeout=options.timeout,
-        retries=options.retries,
-        requests_per_minute=options.requests_per_minute,
-        concurrency=options.concurrency,
-        stop_after_failures=options.stop_after_failures,
-    )
-
-
-def _api_key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise DataError(f"--api-key-env {variable}: no such environment variable, or an empty one; put the key into it")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise DataError(f"--api-key-env {variable}: holds what is no API key; correct it")
-    return key
-
-
 def _filters(options: argparse.Namespace) -> Filters:
     skipped = frozenset(cast("list[Filter]", options.skip_filter))
     if "language" not in skipped:
@@ -289,19 +260,10 @@ def _kinds(text: str) -> list[Kind]:
     kinds = [name.strip() for name in text.split(",")]
     for kind in kinds:
         if kind not in get_args(Kind):
-            raise DataError(f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}")
+            raise DataError(
+                f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}", code="option.invalid-value"
+            )
     return cast("list[Kind]", list(dict.fromkeys(kinds)))
-
-
-def _folder(name: str) -> Path:
-    if "://" in name:
-        raise DataError(f"--out {name}: is not a local folder; write to one and copy it")
-    folder = Path(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--out {name}: cannot be made ({error.strerror}); name a folder") from None
-    return folder
 
 
 if __name__ == "__main__":

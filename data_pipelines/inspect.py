@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.command_line import Parser, made_folder, run_command, whole, words
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
 from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
@@ -33,35 +32,14 @@ _HASH_BITS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
-    try:
-        _check(options)
-        data_sets = read_data_sets(options.folders, options.source, [s for s in options.splits.split(",") if s])
-        _inspect(data_sets, options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written that is not whole", file=sys.stderr)
-        return 130
-    return 0
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), _work, argv, interrupted="interrupted; nothing was written that is not whole")
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Before anything is read: what would else be found wrong after it."""
-    if not 0 <= options.near_bits <= _HASH_BITS:
-        raise DataError(f"--near-bits {options.near_bits}: is no number of bits; write 0 to {_HASH_BITS}")
-    if options.workers < 1:
-        raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
-    if options.images < 1:
-        raise DataError(f"--images {options.images}: is no number of images; write 1 or more")
+def _work(options: argparse.Namespace) -> None:
     if options.out:
-        try:
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"--out {options.out}: cannot be made ({error.strerror}); name another folder") from None
+        made_folder(Path(options.out))  # before the work that it is for
+    _inspect(read_data_sets(options.folders, options.source, options.splits), options)
 
 
 def _inspect(data_sets: Sequence[DataSet], options: argparse.Namespace) -> None:
@@ -111,50 +89,34 @@ def _save(out: Path, data_set: DataSet, count: int) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.inspect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m data_pipelines.inspect", description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of prepared or published data sets")
     parser.add_argument(
-        "--source",
-        action="append",
-        default=[],
-        metavar="NAME",
+        "--source", action="append", default=[], metavar="NAME",
         help=f"what the folders hold: {PREPARED} (the default: what data_pipelines.prepare wrote), or as published "
         f"{', '.join(registry.MODULES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); "
         "give one name, or one for each folder in their order",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--splits",
-        default="",
-        metavar="A,B",
+        "--splits", type=words, default=(), metavar="A,B",
         help="read these only (default: all that were prepared, or that the authors publish)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--out", metavar="DIR", help="write inspect.json and the contact sheets there (made if missing)"
     )
     parser.add_argument(
-        "--near-bits",
-        type=int,
-        default=DEFAULT_BITS,
-        metavar="N",
+        "--near-bits", type=whole(0, _HASH_BITS), default=DEFAULT_BITS, metavar="N",
         help="images are alike whose 64-bit perceptual hashes (pHash) differ in at most N bits "
         f"(default: {DEFAULT_BITS}; 0 is equal hashes; unrelated pictures differ in about 32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images", type=whole(1), default=24, metavar="N", help="images on a contact sheet, at most (default: 24)"
     )
     parser.add_argument(
-        "--images", type=int, default=24, metavar="N", help="images on a contact sheet, at most (default: 24)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
+        "--workers", type=whole(1), default=os.cpu_count() or 1, metavar="N",
         help="processes that read images (default: one for each core)",
-    )
+    )  # fmt: skip
     return parser
 
 

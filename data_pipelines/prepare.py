@@ -4,7 +4,7 @@
     python -m data_pipelines.prepare slake --source downloads/slake --out prepared/slake
     python -m rllava_jax.main … --config.data.source=prepared --config.data.root=prepared/slake
 
-Started again after an interruption, it goes on where it stopped. docs/DATA.md shows what is written.
+Run the same command again after an interruption to resume. docs/DATA.md shows what is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.command_line import Parser, run_command, whole, words
+from data_pipelines.core.errors import DataError
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
@@ -29,11 +30,11 @@ _WIDTH = 110
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), _work, argv, interrupted="interrupted; run the same command again to resume")
+
+
+def _work(options: argparse.Namespace) -> None:
     try:
         if options.list:
             print("\n\n".join(_card(registry.source(name, setting="NAME").card) for name in registry.MODULES))
@@ -41,40 +42,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_card(registry.source(options.card, setting="--card").card))
         else:
             _prepare(options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("data_pipelines", "rllava_jax"):
             raise
-        print(f"error: {error.name} is not installed; pip install 'rllava-jax[data]'", file=sys.stderr)
-        return 2
+        raise DataError(
+            f"{error.name} is not installed; pip install 'rllava-jax[data]'", code="package.missing"
+        ) from None
     except OSError as error:
         # Without the file's name: of some data sets it holds a patient's number.
-        print(f"error: a file cannot be read or written ({error.strerror or type(error).__name__})", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"a file cannot be read or written ({reason})", code="file.unreadable") from None
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    if not options.name:
-        raise DataError(f"NAME: name a data set, one of {', '.join(registry.MODULES)}")
+    for value, option in ((options.name, "NAME"), (options.out, "--out")):
+        if not value:
+            known = f", one of {', '.join(registry.MODULES)}" if option == "NAME" else ""
+            raise DataError(f"{option}: is missing{known}", code="option.missing")
     source = registry.source(options.name, setting="NAME")
-    if not options.out:
-        raise DataError("--out: name the folder to write")
     if source.card.layout and not (options.source and os.path.isdir(options.source)):
-        raise DataError(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
+        raise DataError(
+            f"--source {options.source}: is no folder; name the one that holds {source.card.layout}",
+            code="file.missing",
+        )
     if options.source and not source.card.layout:
-        raise DataError(f"--source {options.source}: {options.name} is drawn and reads nothing; leave it out")
-    if options.workers < 1:
-        raise DataError(f"--workers {options.workers}: is no number of processes; write 1 or more")
-    if not options.detections and (options.min_score or options.detection_names):
-        raise DataError("--min-score and --detection-names: are of a detector's file; name it with --detections")
-    if options.beam_option and not options.runner:
-        raise DataError("--beam-option: is Beam's; name a --runner")
+        raise DataError(
+            f"--source {options.source}: {options.name} is drawn and reads nothing; leave it out",
+            code="option.conflict",
+        )
     if options.runner:
         run = functools.partial(run_beam, runner=options.runner, options=options.beam_option)
     else:
@@ -83,7 +78,7 @@ def _prepare(options: argparse.Namespace) -> None:
         source,
         root=os.path.normpath(options.source) if options.source else "",
         out=options.out,
-        splits=tuple(name for name in options.splits.split(",") if name),
+        splits=options.splits,
         allow_missing=options.allow_missing,
         overwrite=options.overwrite,
         window=options.window,
@@ -106,18 +101,18 @@ def _detections(options: argparse.Namespace) -> Detections | None:
 
 def _command(options: argparse.Namespace) -> str:
     """The command as it is recorded: what decides the result, and of folders their names, not where they lie."""
-    words = ["python", "-m", "data_pipelines.prepare", options.name]
+    line = ["python", "-m", "data_pipelines.prepare", options.name]
     if options.source:
-        words += ["--source", os.path.basename(os.path.abspath(options.source))]
-    words += ["--out", os.path.basename(os.path.abspath(options.out))]
-    words += ["--splits", options.splits] if options.splits else []
-    words += ["--window", options.window] if options.window != AUTO else []
+        line += ["--source", os.path.basename(os.path.abspath(options.source))]
+    line += ["--out", os.path.basename(os.path.abspath(options.out))]
+    line += ["--splits", ",".join(options.splits)] if options.splits else []
+    line += ["--window", options.window] if options.window != AUTO else []
     if options.detections:
-        words += ["--detections", os.path.basename(options.detections), "--min-score", f"{options.min_score:g}"]
+        line += ["--detections", os.path.basename(options.detections), "--min-score", f"{options.min_score:g}"]
     if options.detection_names:
-        words += ["--detection-names", os.path.basename(options.detection_names)]
-    words += ["--allow-missing"] if options.allow_missing else []
-    return shlex.join(words)
+        line += ["--detection-names", os.path.basename(options.detection_names)]
+    line += ["--allow-missing"] if options.allow_missing else []
+    return shlex.join(line)
 
 
 def _card(card: DataCard) -> str:
@@ -143,66 +138,49 @@ def _wrapped(title: str, text: str) -> list[str]:
     )  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_pipelines.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m data_pipelines.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.MODULES)}")
     parser.add_argument("--source", metavar="DIR", help="folder of the files as their authors publish them; only read")
     parser.add_argument(
         "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"
     )
-    parser.add_argument("--splits", default="", metavar="A,B", help="default: all that the data card names")
+    parser.add_argument("--splits", type=words, default=(), metavar="A,B", help="default: all that the data card names")
     parser.add_argument(
-        "--window",
-        default=AUTO,
-        metavar="WINDOW",
+        "--window", default=AUTO, metavar="WINDOW",
         help="what of DICOM and NIfTI files becomes black to white, as data.window (docs/DICOM.md): auto (default), "
         "minmax, percentile, a CT preset such as lung, or CENTRE:WIDTH; a run on the result must have the same",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--detections",
-        default="",
-        metavar="FILE",
+        "--detections", default="", metavar="FILE",
         help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--min-score", type=float, default=0.0, metavar="S", help="leave out boxes that score below (default: 0)"
     )
     parser.add_argument(
-        "--detection-names",
-        default="",
-        metavar="FILE",
+        "--detection-names", default="", metavar="FILE",
         help="COCO file with the categories of results that stand alone",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--allow-missing",
-        action="store_true",
+        "--allow-missing", action="store_true",
         help="warn where a split has less than its data card says, or an image cannot be read, and go on without",
-    )
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that stands at --out")
     parser.add_argument(
-        "--workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        metavar="N",
+        "--workers", type=whole(1), default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes that read and store images (default: one a core); the result does not depend on it",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--runner",
-        metavar="RUNNER",
+        "--runner", metavar="RUNNER",
         help="write the image shards with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner … (docs/DATA.md)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--beam-option",
-        action="append",
-        default=[],
-        metavar="--OPTION=VALUE",
+        "--beam-option", action="append", default=[], metavar="--OPTION=VALUE",
         help="handed to Beam, written --beam-option=--project=NAME; repeat for several",
-    )
+    )  # fmt: skip
+    parser.goes_with("--detections", "--min-score", "--detection-names")
+    parser.goes_with("--runner", "--beam-option")
     parser.add_argument("--list", action="store_true", help="print the data cards of all data sets")
     parser.add_argument("--card", metavar="NAME", help="print one data card")
     return parser

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.command_line import Parser, run_command, whole
 from data_pipelines.core.errors import ConfigError, DataError, ImageError
 from data_pipelines.core.paths import path_of
 from data_pipelines.images.reading import decode
@@ -33,28 +33,22 @@ from rllava_jax.report.gallery import ImageOf
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    try:
-        for name in ("gallery", "bootstrap", "seed"):
-            if getattr(options, name) < 0:
-                raise ConfigError(f"--{name} {getattr(options, name)}: is negative; write 0 or more")
-        page = compare_runs(
-            options.run_a,
-            options.run_b,
-            options.out,
-            names=options.names or ("", ""),
-            data_of=options.data_of,
-            gallery=options.gallery,
-            bootstrap=options.bootstrap,
-            seed=options.seed,
-        )
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), _work, argv)
+
+
+def _work(options: argparse.Namespace) -> None:
+    page = compare_runs(
+        options.run_a,
+        options.run_b,
+        options.out,
+        names=options.names,
+        data_of=options.data_of,
+        gallery=options.gallery,
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+    )
     print(f"wrote {page} and {page.with_suffix('.json').name}")
-    return 0
 
 
 def compare_runs(
@@ -84,13 +78,14 @@ def compare_runs(
     """
     page = path_of(out)
     if page.suffix != ".html":
-        raise ConfigError(f"--out {out}: is no name of a page; end it in .html")
+        raise ConfigError(f"--out {out}: is invalid; name a page that ends in .html", code="option.invalid-value")
     first, second = (read_side(run, name) for run, name in zip((run_a, run_b), names, strict=True))
     if not any(names) and first.folder.resolve() != second.folder.resolve():
         first, second = _told_apart(first, second)
     if first.name == second.name:
         raise ConfigError(
-            f"both runs would be called {first.name!r}; give two folders, or --names to python -m rllava_jax.compare"
+            f"both runs would be called {first.name!r}; give two folders, or --names to python -m rllava_jax.compare",
+            code="option.conflict",
         )
     comparison = compare_sides(first, second, bootstrap=bootstrap, seed=seed)
     _say_left_out(first, second, comparison)
@@ -102,7 +97,7 @@ def compare_runs(
         write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
         write_atomically(page.with_suffix(".json"), rows_as_json(comparison.rows))
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from None
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})", code="file.unwritable") from None
     return page
 
 
@@ -142,7 +137,9 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
     workdir = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
     if workdir is None:
         if data_of:
-            raise ConfigError(f"--data-of {data_of}: has no config.json; name the workdir of a run")
+            raise ConfigError(
+                f"--data-of {data_of}: has no config.json; name the workdir of a run", code="file.missing"
+            )
         return "neither folder lies in the workdir of a run; name one with --data-of"
     try:
         config = from_json(stored_config(workdir), where=str(workdir / "config.json"))
@@ -158,36 +155,34 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
 
     def image(p: Prediction) -> Image.Image:
         if p.id not in held:
-            raise ImageError(f"{p.id}: is no question of {workdir}; name the workdir of the data set with --data-of")
+            raise ImageError(
+                f"{p.id}: {workdir} has no such question; name the workdir of the data set with --data-of",
+                code="image.missing",
+            )
         return Image.fromarray(np.asarray(decode(held[p.id], p.id, window)))
 
     return image
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.compare", description=__doc__)
     parser.add_argument("run_a", metavar="RUN_A", help="the first run, A; differences are A − B")
     parser.add_argument("run_b", metavar="RUN_B", help="the second run, B")
     parser.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
-    parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them (default: from their paths)")
     parser.add_argument(
-        "--data-of",
-        default="",
-        metavar="DIR",
+        "--names", nargs=2, default=("", ""), metavar=("A", "B"), help="what to call them (default: from their paths)"
+    )
+    parser.add_argument(
+        "--data-of", default="", metavar="DIR",
         help="a run's workdir, whose config.json says where the images are (default: that of RUN_A, else of RUN_B)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gallery", type=whole(), default=48, metavar="N", help="at most so many differing questions (default: 48)"
     )
     parser.add_argument(
-        "--gallery", type=int, default=48, metavar="N", help="at most so many differing questions (default: 48)"
+        "--bootstrap", type=whole(), default=1000, metavar="N", help="resamples of the images; 0: no intervals"
     )
-    parser.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamples of the images; 0: no intervals"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--seed", type=whole(), default=0, help="of the resampling (default: 0)")
     return parser
 
 

@@ -13,34 +13,36 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
 
-# Conversion needs no accelerator, and must not claim one that a training run beside it uses.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from rllava_jax.runtime import process_memory
 
-from data_pipelines.core.errors import ConfigError, DataError
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.convert")
+
+from data_pipelines.core.command_line import Parser, above_zero, run_command
+from data_pipelines.core.errors import DataError, UserError
 from data_pipelines.core.paths import local_path, path_of
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
 from rllava_jax.interop.source import DTYPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
-    for noisy in ("jax", "orbax", "absl"):
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), _work, argv, level=logging.INFO)
+
+
+def _work(options: argparse.Namespace) -> None:
+    for name in ("jax", "orbax", "absl"):
         # Orbax logs what goes wrong in its threads, traces and all, before it raises it.
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         options.run(options)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
         if _is_full_disk(error):
             said = "the disk is full; nothing was left behind. Free some space, or choose another disk"
@@ -48,26 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = f"{error.strerror or error} ({error.filename or 'no file named'}); nothing was left behind"
         else:
             raise
-        print(f"error: {options.destination}: {said}", file=sys.stderr)
-        return 2
+        raise DataError(f"{options.destination}: {said}", code="file.unwritable") from None
     print(f"written: {options.destination}")
-    return 0
 
 
 def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return os.strerror(errno.ENOSPC) in str(error) or "RESOURCE_EXHAUSTED" in str(error)
-
-
-def _size(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(text)
-    return value
-
-
-_size.__name__ = "size"  # argparse names the type in its message
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -93,37 +83,29 @@ def _export(options: argparse.Namespace) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.convert", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="{import,export}")
     into = commands.add_parser("import", help="a big_vision .npz or a Hugging Face folder becomes a checkpoint")
     into.set_defaults(run=_import)
     into.add_argument("source", metavar="SOURCE", help="a .npz file, or a folder with config.json and safetensors")
     into.add_argument("destination", metavar="DESTINATION", help="the folder to write")
     into.add_argument(
-        "--tokenizer",
-        metavar="FILE",
+        "--tokenizer", metavar="FILE",
         help="SentencePiece model or tokenizer.json, in place of the source's own; a .npz has none",
-    )
+    )  # fmt: skip
     out = commands.add_parser("export", help="a checkpoint becomes a Hugging Face folder, or a big_vision .npz")
     out.set_defaults(run=_export)
     out.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
+        "checkpoint", metavar="CHECKPOINT",
         help="a run's workdir, an imported model, or checkpoints/STEP; local or gs://",
-    )
+    )  # fmt: skip
     out.add_argument("destination", metavar="DESTINATION", help="the folder to write, or a file that ends in .npz")
     out.add_argument("--step", help="last, best or a number (default: what CHECKPOINT names, else last)")
     out.add_argument(
-        "--dtype",
-        choices=sorted(DTYPES),
+        "--dtype", choices=sorted(DTYPES),
         help="of the written weights (default: as they are stored; the widest, where types differ)",
-    )
+    )  # fmt: skip
     adapters = out.add_mutually_exclusive_group()
     adapters.add_argument("--merge-lora", action="store_true", help="add the adapters to the weights (the default)")
     adapters.add_argument(
@@ -133,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plain", action="store_true", help="leave the region branch out: any transformers loads the folder"
     )
     out.add_argument("--licence", default="", help="for the model card (default: the base model's)")
-    out.add_argument("--shard-gb", type=_size, default=2.0, help="largest safetensors file, in GiB (default: 2)")
+    out.add_argument("--shard-gb", type=above_zero, default=2.0, help="largest safetensors file, in GiB (default: 2)")
     for command in (into, out):
         command.add_argument("--overwrite", action="store_true", help="replace a destination that this command wrote")
     return parser

@@ -7,23 +7,22 @@ minus the score (or an error such as Brier's). Of each run the newest eval/STEP/
 others. Writes DIR/scaling.json (a row a number, with 95 % intervals) and DIR/scaling.svg, and prints a table.
 docs/SCALING_LAW.md says how it is fitted, and when it is refused.
 
-Exit codes: 0 every law was fitted; 2 an error that you can mend; 3 at least one was refused: the reasons are printed
+Exit codes: 0 every law was fitted; 2 an error that you can fix; 3 at least one was refused: the reasons are printed
 and stand in scaling.json, and the laws that were fitted stand beside them.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.command_line import Parser, above_zero, made_folder, run_command, whole
+from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
 from rllava_jax.scaling_laws.plot import picture
@@ -36,31 +35,30 @@ REFUSED = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status; see above."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    return run_command(_parser(), _work, argv)
+
+
+def _work(options: argparse.Namespace) -> int:
     factors = tuple(factor for factor in FACTORS if factor != options.without)
-    try:
-        _check(options)
-        for name in (*options.runs, *options.metrics, options.out):
-            require_bucket(path_of(name))
-        runs = read_runs(
-            [path_of(run) for run in options.runs], [path_of(file) for file in options.metrics],
-            size=options.size, data=options.data,
-        )  # fmt: skip
-        templates = templates_of(runs, options.metric)
-        out = _folder(options.out)  # before the work that it is for
-        outcomes = []
-        for template in templates:
-            points = points_of(runs, template)
-            outcomes.append(
-                fit_template(
-                    template, points, factors,
-                    delta=options.huber_delta, resamples=options.bootstrap, seed=options.seed,
-                )
-            )  # fmt: skip
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not options.runs and not options.metrics:
+        raise DataError(
+            "RUN_DIR: is missing; give workdirs, or metrics.json files with --metrics", code="option.missing"
+        )
+    for name in (*options.runs, *options.metrics, options.out):
+        require_bucket(path_of(name))
+    runs = read_runs(
+        [path_of(run) for run in options.runs], [path_of(file) for file in options.metrics],
+        size=options.size, data=options.data,
+    )  # fmt: skip
+    templates = templates_of(runs, options.metric)
+    out = made_folder(path_of(options.out))  # before the work that it is for
+    outcomes = [
+        fit_template(
+            template, points_of(runs, template), factors,
+            delta=options.huber_delta, resamples=options.bootstrap, seed=options.seed,
+        )
+        for template in templates
+    ]  # fmt: skip
     settings = {
         "law": "L = A * X^-alpha * D^-beta + E", "factors": factors, "size": options.size, "data": options.data,
         "huber_delta": options.huber_delta, "bootstrap": options.bootstrap, "seed": options.seed,
@@ -107,31 +105,8 @@ def fit_template(
     return Outcome(template, tuple(points), (), law, intervals, left_out, of_mean, residual)
 
 
-def _folder(name: str) -> Path:
-    folder = path_of(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {name}: cannot be made ({error}); give a folder that you may write") from None
-    return folder
-
-
-def _check(options: argparse.Namespace) -> None:
-    if not options.runs and not options.metrics:
-        raise DataError("no runs: give their workdirs, or metrics.json files with --metrics")
-    if options.bootstrap < 100:
-        raise DataError(f"--bootstrap {options.bootstrap}: is too few for a 95 % interval; write 100 or more")
-    if not options.huber_delta > 0:
-        raise DataError(f"--huber-delta {options.huber_delta}: is not above 0; write e.g. 0.01")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.scaling", description=__doc__)
     parser.add_argument("runs", nargs="*", metavar="RUN_DIR", help="workdirs of runs that were evaluated")
     parser.add_argument(
         "--metrics", nargs="+", action="extend", default=[], metavar="FILE",
@@ -154,11 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--without", choices=FACTORS, help="fit the law without X (size) or without D (data)")
     parser.add_argument(
-        "--huber-delta", type=float, default=0.01,
+        "--huber-delta", type=above_zero, default=0.01,
         help="residual of log L beyond which runs count by absolute value, not by square (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind intervals (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument(
+        "--bootstrap", type=whole(100), default=1000, help="resamples behind intervals (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=whole(), default=0, help="of the resampling (default: 0)")
     return parser
 
 

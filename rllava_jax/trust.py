@@ -11,7 +11,6 @@ docs/TRUST.md defines the variants, the files and the figures. Research use, not
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.trust")
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.command_line import Parser, run_command, whole
+from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.asking import ANSWERS_FILE, read_run
@@ -50,24 +49,15 @@ BOXES_FILE = "boxes.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        options.command(options)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), lambda options: options.work(options), argv)
 
 
 def _make_boxes(options: argparse.Namespace) -> None:
     window_of(options.window, "--window")
-    _positive(options, "max_regions")
     out = local_path(options.out, what="--out")
     if out.is_dir():
-        raise DataError(f"--out {out}: is a folder; name a file")
+        raise DataError(f"--out {out}: is a folder; name a file", code="option.invalid-value")
     settings = {
         "languages": options.languages,
         "window": options.window,
@@ -88,21 +78,12 @@ def _make_boxes(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    _check_scoring(options)
-    for name, mode in (("batch_size", "checkpoint"), ("max_regions", "adapter")):
-        if getattr(options, name) is None:
-            continue
-        if not getattr(options, mode):
-            raise DataError(f"--{name.replace('_', '-')}: goes with --{mode}; leave it out")
-        _positive(options, name)
-    if options.questions < 0:
-        raise DataError(f"--questions {options.questions}: write a number of questions, or 0 for all")
-    if options.adapter and options.step:
-        raise DataError("--step: is of a checkpoint; leave it out with --adapter")
     path = local_path(options.boxes, what="--boxes")
     boxes = boxes_file.read(path)
     if options.data and options.data != boxes.header["source"]:
-        raise DataError(f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out")
+        raise DataError(
+            f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out", code="option.conflict"
+        )
     out = local_path(options.out, what="--out")
     if options.adapter:
         function = function_named(options.adapter)
@@ -124,13 +105,15 @@ def _score(options: argparse.Namespace) -> None:
     answers = local_path(options.answers, what="--answers")
     folder = answers.parent if answers.name == ANSWERS_FILE else answers
     if not (folder / ANSWERS_FILE).is_file():
-        raise DataError(f"{folder / ANSWERS_FILE}: no such file; ask a model with: python -m rllava_jax.trust run")
+        raise DataError(
+            f"{folder / ANSWERS_FILE}: no such file; evaluate a model with: python -m rllava_jax.trust run",
+            code="file.missing",
+        )
     boxes = local_path(options.boxes, what="--boxes") if options.boxes else folder / BOXES_FILE
     _score_folder(folder, boxes, local_path(options.out, what="--out") if options.out else folder, options)
 
 
 def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.Namespace) -> None:
-    _check_scoring(options)
     boxes, predictions = boxes_file.read(boxes_path), read_predictions(folder / ANSWERS_FILE)
     answers = join(boxes, predictions, read_run(folder))
     rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
@@ -153,13 +136,6 @@ def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.N
         print(f"report: {page}")
 
 
-def _check_scoring(options: argparse.Namespace) -> None:
-    if options.bootstrap < 0:
-        raise DataError(f"--bootstrap {options.bootstrap}: write a number of resamples, or 0 for no intervals")
-    if options.gallery < 0:
-        raise DataError(f"--gallery {options.gallery}: write a number of examples, or 0 for none")
-
-
 def _table(options: argparse.Namespace) -> None:
     folders = [local_path(name, what="DIR") for name in options.folders]
     names = [folder.name for folder in folders]
@@ -168,7 +144,9 @@ def _table(options: argparse.Namespace) -> None:
     runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
     subsets = sorted({row["subset"] for rows in runs.values() for row in rows})
     if options.subset not in subsets:
-        raise DataError(f"--subset {options.subset}: there is none; choose one of {', '.join(subsets)}")
+        raise DataError(
+            f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}", code="option.invalid-value"
+        )
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
         curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}
@@ -177,42 +155,28 @@ def _table(options: argparse.Namespace) -> None:
         write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 
-def _positive(options: argparse.Namespace, name: str) -> None:
-    value = getattr(options, name)
-    if value < 1:
-        raise DataError(f"--{name.replace('_', '-')} {value}: write 1 or more")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.trust",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.trust", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="boxes|run|score|table")
-    _add_boxes_options(commands.add_parser("boxes", help="write the file of perturbed boxes", allow_abbrev=False))
-    run = commands.add_parser("run", help="ask a model, and score its answers", allow_abbrev=False)
+    _add_boxes_options(commands.add_parser("boxes", help="write the file of perturbed boxes"))
+    run = commands.add_parser("run", help="evaluate a model, and score its answers")
     _add_run_options(run)
-    score = commands.add_parser("score", help="score answers again", allow_abbrev=False)
+    score = commands.add_parser("score", help="score answers again")
     _add_score_options(score)
     for command in (run, score):
         command.add_argument(
-            "--bootstrap",
-            type=int,
-            default=1000,
-            metavar="N",
+            "--bootstrap", type=whole(), default=1000, metavar="N",
             help="resamples by image; 0: no intervals (default: 1000)",
-        )
+        )  # fmt: skip
         command.add_argument(
-            "--gallery", type=int, default=60, metavar="N", help="examples in the report (default: 60)"
+            "--gallery", type=whole(), default=60, metavar="N", help="examples in the report (default: 60)"
         )
-    _add_table_options(commands.add_parser("table", help="several models in one Markdown table", allow_abbrev=False))
+    _add_table_options(commands.add_parser("table", help="several models in one Markdown table"))
     return parser
 
 
-def _add_boxes_options(boxes: argparse.ArgumentParser) -> None:
-    boxes.set_defaults(command=_make_boxes)
+def _add_boxes_options(boxes: Parser) -> None:
+    boxes.set_defaults(work=_make_boxes)
     boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
     boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
     boxes.add_argument("--split", default="test", help="default: test")
@@ -220,51 +184,47 @@ def _add_boxes_options(boxes: argparse.ArgumentParser) -> None:
     boxes.add_argument("--window", default=AUTO, help="of DICOM and NIfTI images, as in predict (default: auto)")
     boxes.add_argument("--seed", type=int, default=0, help="of the wording of the region questions (default: 0)")
     boxes.add_argument(
-        "--max-regions",
-        type=int,
-        default=1,
-        metavar="N",
+        "--max-regions", type=whole(1), default=1, metavar="N",
         help="questions with more right boxes are left out (default: 1, which every model can be shown)",
-    )
+    )  # fmt: skip
     boxes.add_argument("--out", required=True, metavar="FILE")
 
 
-def _add_run_options(run: argparse.ArgumentParser) -> None:
-    run.set_defaults(command=_run)
+def _add_run_options(run: Parser) -> None:
+    run.set_defaults(work=_run)
+    run.goes_with("--checkpoint", "--batch-size", "--step")
+    run.goes_with("--adapter", "--max-regions")
     asked = run.add_mutually_exclusive_group(required=True)
     asked.add_argument("--checkpoint", metavar="DIR", help="a run's workdir, an imported model, or checkpoints/STEP")
     asked.add_argument(
-        "--adapter",
-        metavar="MODULE:FUNCTION",
+        "--adapter", metavar="MODULE:FUNCTION",
         help="any function (image, question, boxes) to (answer, confidence or None); see docs/TRUST.md",
-    )
+    )  # fmt: skip
     run.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     run.add_argument("--boxes", required=True, metavar="FILE", help="from `boxes`, or as published")
     run.add_argument("--data", metavar="NAME", help="checked against the boxes file, which names it")
     run.add_argument("--root", default="", metavar="DIR", help="folder of the data set: the boxes file has no images")
     run.add_argument("--out", required=True, metavar="DIR", help="takes the answers; an interrupted run goes on there")
-    run.add_argument("--batch-size", type=int, metavar="N", help="of a checkpoint (default: 64)")
+    run.add_argument("--batch-size", type=whole(1), metavar="N", help="of a checkpoint (default: 64)")
     run.add_argument(
-        "--max-regions",
-        type=int,
-        metavar="N",
+        "--max-regions", type=whole(1), metavar="N",
         help="boxes that the function of --adapter takes (default: 2)",
-    )
+    )  # fmt: skip
     run.add_argument(
-        "--questions", type=int, default=0, metavar="N", help="ask at most N of each family (default: all)"
+        "--questions", type=whole(), default=0, metavar="N", help="at most N of each family (default: all)"
     )
 
 
-def _add_score_options(score: argparse.ArgumentParser) -> None:
-    score.set_defaults(command=_score)
+def _add_score_options(score: Parser) -> None:
+    score.set_defaults(work=_score)
     score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
     score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
     score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
     score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
 
 
-def _add_table_options(table: argparse.ArgumentParser) -> None:
-    table.set_defaults(command=_table)
+def _add_table_options(table: Parser) -> None:
+    table.set_defaults(work=_table)
     table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
     table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
     table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")

@@ -13,37 +13,30 @@ ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORR
 def add_checkpoint_arguments(parser: argparse._ArgumentGroup) -> None:
     """The options of this mode alone: beside --data, --root, --split, --languages, --families, --protocol, --out."""
     parser.add_argument(
-        "--checkpoint",
-        metavar="DIR",
+        "--checkpoint", metavar="DIR",
         help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
-    )
+    )  # fmt: skip
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
-        "--conditions",
-        metavar="C,C",
+        "--conditions", metavar="C,C",
         help=f"of {', '.join((*MAIN, *CONTROLS))} and corrupted:KIND:LEVEL, KIND of {', '.join(CORRUPTIONS)}, LEVEL "
         "1 to 5 (default: the run's)",
-    )
+    )  # fmt: skip
     asked.add_argument(
-        "--controls",
-        action="store_true",
+        "--controls", action="store_true",
         help=f"ask under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels {', '.join(map(str, LEVELS))}",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--max-examples",
-        type=int,
-        metavar="N",
+        "--max-examples", type=int, metavar="N",
         help="at most N questions of each family, drawn by id; 0: all (default: the run's)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="questions at a time, over all devices (default: the run's)"
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer in tokens (default: the run's)")
     parser.add_argument(
-        "--sampled-runs",
-        type=int,
-        metavar="N",
+        "--sampled-runs", type=int, metavar="N",
         help="also answer N times at random, for scores of consistency; written to sampled.jsonl",
-    )
+    )  # fmt: skip
     parser.add_argument("--temperature", type=float, metavar="T", help="of --sampled-runs, above 0 (default: 0.7)")

@@ -35,10 +35,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")
     parser.add_argument("--languages", metavar="A,B", help="of the questions of --data (default: en)")
     parser.add_argument(
-        "--families",
-        metavar="A,B",
+        "--families", metavar="A,B",
         help=f"questions of --data: {', '.join(FAMILIES)}; all but vqa are rebuilt from boxes (default: vqa)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
     )
@@ -47,27 +46,22 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
     parser.add_argument(
-        "--out",
-        metavar="DIR",
+        "--out", metavar="DIR",
         help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json; with --compare "
         "compare.html and compare.json",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--bootstrap", type=int, metavar="N", help="resamples (default: 1000, with --checkpoint the run's; 0: none)"
     )
     parser.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
+        "--seed", type=int, metavar="N",
         help="of the resampling (default: 0, with --checkpoint the run's), and of questions that --predictions has "
         "rebuilt from boxes",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--allow-missing",
-        type=int,
-        metavar="N",
+        "--allow-missing", type=int, metavar="N",
         help="questions of a published split that the copy or the predictions may lack (default: 0)",
-    )
+    )  # fmt: skip
     asking = parser.add_argument_group("asking a stored model", "with --data, --root, --split, --families and --out")
     add_checkpoint_arguments(asking)
     judge_options.add_arguments(parser)

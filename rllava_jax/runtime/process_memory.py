@@ -37,9 +37,12 @@ _CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MA
 def start(program: str) -> None:
     """The first step of a process that runs the module `program`, before JAX is imported.
 
-    Of those that run many steps: sets the share of a GPU, and on a CPU starts the process again, with the same number
-    and arguments, where that keeps freed memory.
+    Conversion needs no accelerator, and must not claim one that a training run beside it uses: it runs on the CPU.
+    Of programs that run many steps: sets the share of a GPU, and on a CPU starts the process again, with the same
+    number and arguments, where that keeps freed memory.
     """
+    if program == "rllava_jax.convert":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if program not in PROGRAMS:
         return
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
