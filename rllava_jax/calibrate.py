@@ -27,6 +27,7 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
+from data_pipelines.core.command_line import Parser, run_command
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.loading.checks import check_lengths, verify_images
@@ -35,7 +36,6 @@ from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.settings import Condition
 from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
@@ -58,25 +58,13 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    overrides = [argument for argument in arguments if argument.startswith(OVERRIDE_PREFIX)]
-    options = _parser().parse_args([argument for argument in arguments if argument not in overrides])
-    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
-    for noisy in ("jax", "orbax", "grain"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        _run(options, overrides)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(_parser(), _work, argv, level=logging.INFO)
 
 
-def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _work(options: argparse.Namespace) -> None:
     risks = _risks(options.target_risk)
-    checkpoint, config = _open(path_of(options.checkpoint), options.step, overrides)
+    checkpoint, config = _open(path_of(options.checkpoint), options.step, options.overrides)
     # Read before anything is asked or written, so that a wrong file costs no time.
     test = _read(options.test_predictions, checkpoint) if options.test_predictions else []
     predictions = _read(options.predictions, checkpoint) if options.predictions else _ask(checkpoint, config)
@@ -288,36 +276,25 @@ def _check_apart(test: Sequence[Prediction], held: Sequence[Prediction], name: s
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rllava_jax.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m rllava_jax.calibrate", description=__doc__, overrides=OVERRIDE_PREFIX)
     parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
+        "--checkpoint", required=True, metavar="DIR",
         help="a run's workdir, or a checkpoints/STEP folder; local or gs://",
-    )
+    )  # fmt: skip
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     parser.add_argument(
-        "--predictions",
-        metavar="FILE",
+        "--predictions", metavar="FILE",
         help="a predictions.jsonl of this checkpoint on validation questions, or its folder (default: ask them)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--target-risk",
-        default="0.05,0.1,0.2",
-        metavar="R,R",
+        "--target-risk", default="0.05,0.1,0.2", metavar="R,R",
         help="shares of wrong answers that evaluations of the checkpoint report coverage at (default: 0.05,0.1,0.2)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--test-predictions",
-        metavar="FILE",
+        "--test-predictions", metavar="FILE",
         help="a predictions.jsonl of this checkpoint on test questions, or its folder: print how the calibration held",
-    )
+    )  # fmt: skip
     return parser
 
 

@@ -18,7 +18,7 @@ import argparse
 import contextlib
 import gc
 import json
-import shlex
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.evaluate")
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.command_line import run_command, words
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
@@ -45,28 +46,6 @@ from rllava_jax.evaluation.protocols.protocol import Item, Protocol
 from rllava_jax.evaluation.results import markdown_table, rows_as_json
 from rllava_jax.evaluation.scoring import ScoredItem, score_items, score_rows
 
-# Options that only some of the modes read: all but --out, --bootstrap and --seed.
-MODE_OF = {
-    "references": ("predictions",),
-    "against": ("predictions",),
-    "allow_missing": ("predictions",),
-    **{f"judge_{name}": ("predictions",) for name in judge_options.NAMES},
-    "protocol": ("predictions", "checkpoint"),
-    "data": ("predictions", "checkpoint"),
-    "root": ("predictions", "checkpoint"),
-    "split": ("predictions", "checkpoint"),
-    "languages": ("predictions", "checkpoint"),
-    "families": ("predictions", "checkpoint"),
-    "step": ("checkpoint",),
-    "conditions": ("checkpoint",),
-    "controls": ("checkpoint",),
-    "max_examples": ("checkpoint",),
-    "batch_size": ("checkpoint",),
-    "max_new_tokens": ("checkpoint",),
-    "sampled_runs": ("checkpoint",),
-    "temperature": ("checkpoint",),
-}
-
 
 @dataclass(frozen=True)
 class _Scoring:
@@ -77,57 +56,29 @@ class _Scoring:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 after an error that the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = make_parser(__doc__ or "").parse_args(arguments)
-    try:
-        if options.list:
-            print(registry.description(), end="")
-            return 0
-        _check_mode(options)
-        if options.checkpoint:
-            return _ask(options, arguments)
-        for name, default in SCORING.items():
-            if getattr(options, name) is None:
-                setattr(options, name, default)
-        if options.compare:
-            return _compare_runs(options)
-        with _without_collector():
-            return _score(options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """The command line. Returns the exit status; see `core/exit_codes.py`."""
+    return run_command(make_parser(__doc__ or ""), _work, argv, level=logging.INFO)
 
 
-def _check_mode(options: argparse.Namespace) -> None:
-    modes = [f"--{name}" for name in ("predictions", "checkpoint", "compare") if getattr(options, name)]
-    if len(modes) != 1:
-        said = " and ".join(modes) or "nothing to score"
-        raise DataError(f"{said}: give one of --predictions FILE, --checkpoint DIR and --compare RUN_A RUN_B")
-    for name, modes_with in MODE_OF.items():
-        value = getattr(options, name)
-        # By identity: 0 is given, and equals False.
-        if not (value is None or value is False or value == "") and modes[0][2:] not in modes_with:
-            raise DataError(f"--{name.replace('_', '-')}: goes with --{' or --'.join(modes_with)}; leave it out")
-    for name in ("bootstrap", "seed", "allow_missing"):
-        if (getattr(options, name) or 0) < 0:
-            raise DataError(f"--{name.replace('_', '-')} {getattr(options, name)}: is negative; write 0 or more")
+def _work(options: argparse.Namespace) -> None:
+    if options.list:
+        return print(registry.description(), end="")
+    if options.checkpoint:
+        from rllava_jax.evaluation import run_checkpoint  # brings JAX, which scoring a file does not need
+
+        return run_checkpoint.run(options, command=options.command)
+    for name, default in SCORING.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    if options.compare:
+        return _compare_runs(options)
+    with _without_collector():
+        _score(options)
 
 
-def _ask(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from rllava_jax.checkpoint.errors import CheckpointError  # these bring JAX, which scoring a file does not need
-    from rllava_jax.evaluation import run_checkpoint
-
-    run_checkpoint.quiet_logging()
-    try:
-        return run_checkpoint.run(options, command=shlex.join(["python", "-m", "rllava_jax.evaluate", *arguments]))
-    except CheckpointError as error:
-        raise DataError(str(error)) from None
-
-
-def _compare_runs(options: argparse.Namespace) -> int:
+def _compare_runs(options: argparse.Namespace) -> None:
     if not options.out:
-        raise ConfigError("--out: is missing; name a folder for compare.html and compare.json")
+        raise ConfigError("--out: is missing; name a folder for compare.html and compare.json", code="option.missing")
     from rllava_jax import compare
 
     first, second = options.compare
@@ -135,7 +86,6 @@ def _compare_runs(options: argparse.Namespace) -> int:
         first, second, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
     )
     print(f"wrote {page} and {page.with_suffix('.json').name}")
-    return 0
 
 
 @contextlib.contextmanager
@@ -150,7 +100,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _score(options: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace) -> None:
     protocol = registry.protocol(options.protocol)
     _check_read(options, protocol)
     marker = judge_options.from_options(options)
@@ -174,7 +124,6 @@ def _score(options: argparse.Namespace) -> int:
             _write(path_of(options.out), options, protocol, ours, rows, comparison, judged)
         except OSError as error:
             raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
-    return 0
 
 
 def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
@@ -206,7 +155,7 @@ def _references(options: argparse.Namespace, protocol: Protocol) -> list[Item]:
         raise DataError(f"--data {options.data}: needs --root, the folder of its files")
     return references.from_data(
         options.data, options.root, options.split or "test",
-        languages=_words(options.languages or "en"), families=_families(options.families), seed=options.seed,
+        languages=words(options.languages or "en"), families=_families(options.families), seed=options.seed,
     )  # fmt: skip
 
 
@@ -356,12 +305,8 @@ def _conditions(rows: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(row["condition"] or "score" for row in rows))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _families(text: str | None) -> tuple[str, ...]:
-    families = _words(text or "vqa")
+    families = words(text or "vqa")
     for family in families:
         if family not in FAMILIES:
             raise DataError(f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}")

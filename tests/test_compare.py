@@ -107,10 +107,10 @@ def test_trust_curves_of_both_are_drawn_from_their_rows(tmp_path, two):
         (("nowhere", "{b}"), "nowhere: no such folder"),
         (("{a}/eval", "{b}"), "holds no predictions.jsonl or answers.jsonl"),
         (("{a}", "{a}"), "both runs would be called 'a, 10'"),
-        (("{a}", "{b}", "--out", "page.txt"), "end it in .html"),
+        (("{a}", "{b}", "--out", "page.txt"), "--out page.txt"),
         (("{a}", "{b}", "--data-of", "{a}"), "has no config.json"),
-        (("{a}", "{b}", "--gallery", "-1"), "write 0 or more"),
-        (("{a}", "{b}", "--seed", "-1"), "--seed -1: is negative"),
+        (("{a}", "{b}", "--gallery=-1"), "--gallery: '-1'"),
+        (("{a}", "{b}", "--seed=-1"), "--seed: '-1'"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(two, capsys, monkeypatch, tmp_path, arguments, said):

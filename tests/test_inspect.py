@@ -262,9 +262,9 @@ def test_a_folder_a_split_or_a_number_of_sources_that_does_not_fit_is_refused(ro
         (["absent", "--source", "slake"], "absent"),
         ([".", "--source", "slack"], "slake"),
         ([".", "--source", "phantom", "--splits", "tset"], "tset"),
-        ([".", "--source", "phantom", "--near-bits", "65"], "--near-bits 65"),
-        ([".", "--source", "phantom", "--workers", "0"], "--workers 0"),
-        ([".", "--source", "phantom", "--images", "0"], "--images 0"),
+        ([".", "--source", "phantom", "--near-bits", "65"], "--near-bits: '65'"),
+        ([".", "--source", "phantom", "--workers", "0"], "--workers: '0'"),
+        ([".", "--source", "phantom", "--images", "0"], "--images: '0'"),
         ([".", ".", ".", "--source", "phantom", "--source", "slake"], "--source"),
     ],
 )

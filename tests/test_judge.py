@@ -1,6 +1,5 @@
 """The judge against a real HTTP server that misbehaves: what it is asked, what counts, and what a second run does."""
 
-import argparse
 import fcntl
 import json
 import re
@@ -9,7 +8,8 @@ from collections import Counter
 import pytest
 from language_model_server import LanguageModel, Reply
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.command_line import Parser
+from data_pipelines.core.errors import DataError, UserError
 from data_pipelines.generation.answers import Answer
 from data_pipelines.generation.client import EndpointError
 from rllava_jax.evaluation.judge import (
@@ -67,7 +67,7 @@ def strict_but_fair(call):
 @pytest.fixture
 def judge(tmp_path):
     def make(server=None, *more, cache="judge.jsonl"):
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         add_arguments(parser)
         endpoint = () if server is None else ("--judge-endpoint", server if isinstance(server, str) else server.url)
         options = ("--judge-model", "m", "--judge-cache", str(tmp_path / cache), "--judge-retries", "1", *endpoint)
@@ -319,11 +319,11 @@ def test_an_exact_match_is_one_with_any_reference(judge):
         (["--judge-model", "m", "--judge-cache", "gs://b/c"], "is not a local file"),
         (
             ["--judge-model", "m", "--judge-cache", "c", "--judge-endpoint", "h:1"],
-            "--judge-endpoint h:1: is no address",
+            "--judge-endpoint h:1",
         ),
         (["--judge-model", "m", "--judge-cache", "c", "--judge-endpoint", "http://a:b@h/v1"], "name or password"),
-        (["--judge-model", "m", "--judge-cache", "c", "--judge-concurrency", "0"], "--judge-concurrency 0: write 1"),
-        (["--judge-model", "m", "--judge-cache", "c", "--judge-timeout", "nan"], "--judge-timeout nan: write a number"),
+        (["--judge-model", "m", "--judge-cache", "c", "--judge-concurrency", "0"], "--judge-concurrency: '0'"),
+        (["--judge-model", "m", "--judge-cache", "c", "--judge-timeout", "nan"], "--judge-timeout: 'nan'"),
         (["--judge-model", "m", "--judge-cache", "c", "--judge-template", "none.txt"], "none.txt: cannot be read"),
         (
             [
@@ -336,19 +336,19 @@ def test_an_exact_match_is_one_with_any_reference(judge):
                 "--judge-api-key-env",
                 "NO_KEY",
             ],
-            "--judge-api-key-env NO_KEY: is empty",
+            "--judge-api-key-env NO_KEY",
         ),
     ],
 )
 def test_options_that_cannot_be_meant_are_named(arguments, message):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_arguments(parser)
-    with pytest.raises(DataError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         from_options(parser.parse_args(arguments))
 
 
 def test_without_a_model_there_is_no_judge():
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_arguments(parser)
     assert from_options(parser.parse_args([])) is None
 

@@ -207,11 +207,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "no runs"),
+            ([], "RUN_DIR"),
             (["nowhere"], "nowhere: holds no eval/STEP/metrics.json"),
             (["--metrics", "nowhere.json"], "nowhere.json: is not RUN/eval/STEP/metrics.json"),
-            (["RUN", "--bootstrap", "5"], "--bootstrap 5: is too few"),
-            (["RUN", "--huber-delta", "0"], "--huber-delta 0.0: is not above 0"),
+            (["RUN", "--bootstrap", "5"], "--bootstrap: '5'"),
+            (["RUN", "--huber-delta", "0"], "--huber-delta: '0'"),
             (
                 ["RUN", "--metric", "family=identfy/right/accuracy"],
                 "no run has it; there are the subsets family=identify",

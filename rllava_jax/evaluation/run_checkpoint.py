@@ -40,8 +40,8 @@ from rllava_jax.inference.run_data import RunData, load_run_data
 logger = logging.getLogger(__name__)
 
 
-def run(options: argparse.Namespace, *, command: str = "") -> int:
-    """Does what the options say. Returns the exit status, 0.
+def run(options: argparse.Namespace, *, command: str = "") -> None:
+    """Does what the options say.
 
     Args:
       command: what the user wrote, for the report.
@@ -90,7 +90,6 @@ def run(options: argparse.Namespace, *, command: str = "") -> int:
     logger.info("report: %s", out / "report.html")
     if sampling is not None:
         _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
-    return 0
 
 
 def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, Path]:
@@ -212,11 +211,3 @@ def _names(text: str | None) -> tuple[str, ...]:
 def _name(checkpoint: Path) -> str:
     folder = checkpoint.parent
     return (folder.parent if folder.name == "checkpoints" else folder).name
-
-
-def quiet_logging() -> None:
-    """What a reader of a command line wants to see, and no more."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, force=True)
-    for noisy in ("jax", "orbax", "matplotlib", "grain"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)
