@@ -43,17 +43,25 @@ def check_destination(destination: Path, *, source: Path, overwrite: bool, ours:
     """
     target, origin = destination.resolve(), source if is_remote(source) else source.resolve()
     if target == origin or target in origin.parents or origin in target.parents:
-        raise ConfigError(f"{destination}: and the source, {source}, lie in one another; choose another destination")
+        raise ConfigError(
+            f"{destination}: and the source, {source}, lie in one another; choose another destination",
+            code="file.conflict",
+        )
     if destination.is_symlink():
-        raise ConfigError(f"{destination}: is a symbolic link; name the place that it points to, or another")
+        raise ConfigError(
+            f"{destination}: is a symbolic link; name the place that it points to, or another", code="file.conflict"
+        )
     if not destination.exists():
         return
     if not overwrite:
-        raise ConfigError(f"{destination}: exists; choose another destination, or replace it with --overwrite")
+        raise ConfigError(
+            f"{destination}: exists; choose another destination, or replace it with --overwrite", code="file.exists"
+        )
     if not ours(destination):
         raise ConfigError(
             f"{destination}: holds files that this command did not write, so --overwrite does not touch it; "
-            "choose another destination, or remove it yourself"
+            "choose another destination, or remove it yourself",
+            code="file.conflict",
         )
 
 
@@ -74,7 +82,8 @@ def require_room(destination: Path, size: int) -> None:
     if free < size:
         raise ConfigError(
             f"{destination}: the disk has {free / 2**30:.1f} GiB free and what is to be written may take "
-            f"{size / 2**30:.1f}; free some, or choose another disk"
+            f"{size / 2**30:.1f}; free some, or choose another disk",
+            code="file.no-room",
         )
 
 

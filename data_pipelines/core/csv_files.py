@@ -34,11 +34,16 @@ def read_rows(path: str, columns: Sequence[str], *, either: Sequence[str] = ()) 
             if either and not set(either) & set(found):
                 lacking.append(" or ".join(either))
             if lacking:
-                raise DataError(f"{path}: no column {', '.join(lacking)} among {found}; is it the published file?")
+                raise DataError(
+                    f"{path}: no column {', '.join(lacking)} among {found}; is it the published file?",
+                    code="data.missing-field",
+                )
             yield from reader
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+        raise DataError(f"{path}: no such file; copy it from the published data set", code="file.missing") from None
     except (csv.Error, UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: not CSV in UTF-8 ({error}); copy the file again") from None
+        raise DataError(f"{path}: not CSV in UTF-8 ({error}); copy the file again", code="file.malformed") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); copy it from the published data set", code="file.unreadable"
+        ) from None

@@ -17,9 +17,11 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 def require_folder(root: str, setting: str) -> None:
     """Raises: DataError: `root`, the value of `setting`, is not a folder."""
     if not root:
-        raise DataError(f"{setting} is empty; set it to the folder of the published files")
+        raise DataError(f"{setting} is empty; set it to the folder of the published files", code="config.missing-field")
     if not os.path.isdir(root):
-        raise DataError(f"{setting}: no folder {root!r}; set it to the folder of the published files")
+        raise DataError(
+            f"{setting}: no folder {root!r}; set it to the folder of the published files", code="file.missing"
+        )
 
 
 def read_objects(path: str) -> list[dict[str, Any]]:
@@ -31,12 +33,14 @@ def read_objects(path: str) -> list[dict[str, Any]]:
     entries = read_json(path)
     if not isinstance(entries, list):
         raise DataError(
-            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?"
+            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?",
+            code="file.malformed",
         )
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DataError(
-                f"{path}: entry {number} is {type(entry).__name__}, not an object; is it the published file?"
+                f"{path}: entry {number} is {type(entry).__name__}, not an object; is it the published file?",
+                code="file.malformed",
             )
     return entries
 
@@ -55,11 +59,11 @@ def read_json(path: str, *, remedy: str = "copy it from the published data set",
         with open(path, encoding="utf-8-sig") as file:
             text = file.read()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {remedy}") from None
+        raise DataError(f"{path}: no such file; {remedy}", code="file.missing") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}", code="file.unreadable") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); copy the file again") from None
+        raise DataError(f"{path}: not valid JSON ({error}); copy the file again", code="file.malformed") from None
     return parse_json(text, path, remedy="copy the file again", unique_keys=unique_keys)
 
 
@@ -77,14 +81,16 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
 
     def whole(digits: str) -> int:
         if len(digits) > _DIGITS:
-            raise DataError(f"{where}: has a number of {len(digits)} digits; correct it")
+            raise DataError(f"{where}: has a number of {len(digits)} digits; correct it", code="data.invalid-value")
         return int(digits)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-            raise DataError(f"{where}: field {twice!r} stands twice in one object; leave one of them")
+            raise DataError(
+                f"{where}: field {twice!r} stands twice in one object; leave one of them", code="data.duplicate-field"
+            )
         return entry
 
     try:
@@ -92,13 +98,14 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
         if _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
-        raise DataError(f"{where}: not valid JSON (nested too deeply); {remedy}") from None
+        raise DataError(f"{where}: not valid JSON (nested too deeply); {remedy}", code="file.malformed") from None
     except UnicodeEncodeError:
         raise DataError(
-            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself"
+            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself",
+            code="data.invalid-value",
         ) from None
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); {remedy}") from None
+        raise DataError(f"{where}: not valid JSON ({error}); {remedy}", code="file.malformed") from None
     return content
 
 
@@ -110,10 +117,10 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
     """
     value = entry.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{where}: field {field!r} is {value!r}; expected text")
+        raise DataError(f"{where}: field {field!r} is {value!r}; expected text", code="data.invalid-value")
     text = " ".join(str(value).split())
     if not text and not may_be_empty:
-        raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry")
+        raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry", code="data.missing-field")
     return text
 
 
@@ -124,5 +131,7 @@ def inner_path(name: str, where: str, field: str) -> str:
       DataError: it leaves the folder: what is stored of it would name places of the user's machine.
     """
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        raise DataError(f"{where}: field {field!r} is {name!r}; name a file below the data set's folder")
+        raise DataError(
+            f"{where}: field {field!r} is {name!r}; name a file below the data set's folder", code="data.invalid-value"
+        )
     return name

@@ -35,10 +35,12 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     text = os.fspath(name)
     if not text.startswith(_REMOTE):
         if _SCHEME.match(text):
-            raise ConfigError(f"{text}: is neither a local path nor gs://BUCKET/FOLDER; write one of these")
+            raise ConfigError(
+                f"{text}: is neither a local path nor gs://BUCKET/FOLDER; write one of these", code="file.invalid-path"
+            )
         return Path(text)
     if not _bucket(text):
-        raise ConfigError(f"{text}: names no bucket; write gs://BUCKET/FOLDER")
+        raise ConfigError(f"{text}: names no bucket; write gs://BUCKET/FOLDER", code="file.invalid-path")
     _prepare_remote()
     return epath.Path(text)
 
@@ -53,7 +55,9 @@ def local_path(name: str | os.PathLike[str], *, what: str) -> Path:
       ConfigError: it is a remote path.
     """
     if is_remote(name):
-        raise ConfigError(f"{what} {name}: is to be a local path; copy with: gcloud storage cp -r FROM TO")
+        raise ConfigError(
+            f"{what} {name}: is to be a local path; copy with: gcloud storage cp -r FROM TO", code="file.invalid-path"
+        )
     return path_of(name)
 
 
@@ -86,7 +90,8 @@ def require_bucket(path: Path) -> None:
         raise ConfigError(
             f"{path}: the bucket {bucket} cannot be opened ({reason}); create it, or log in "
             "(gcloud auth application-default login) as somebody with the roles storage.objectUser and "
-            "storage.legacyBucketReader on it"
+            "storage.legacyBucketReader on it",
+            code="file.unreadable",
         ) from None
 
 
@@ -97,7 +102,7 @@ def _bucket(text: str) -> str:
 @functools.cache
 def _prepare_remote() -> None:
     if importlib.util.find_spec("gcsfs") is None:
-        raise ConfigError("gs:// paths need the package gcsfs: pip install 'rllava-jax[gcs]'")
+        raise ConfigError("gs:// paths need the package gcsfs: pip install 'rllava-jax[gcs]'", code="package.missing")
     import fsspec.config
 
     # They log each file that is opened, and what goes wrong, traces and all, before they raise it.

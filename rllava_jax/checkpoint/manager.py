@@ -54,16 +54,23 @@ def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
     require_bucket(path)
     if path.name.isdigit() and (path / "params").is_dir():
         if step not in (None, path.name):
-            raise CheckpointError(f"--step {step}: beside {path}, which is step {path.name}; leave one of the two out")
+            raise CheckpointError(
+                f"--step {step}: beside {path}, which is step {path.name}; leave one of the two out",
+                code="option.conflict",
+            )
         return path.parent, path.name
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
             return folder, step or "last"
     published = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     if published or path.suffix == ".npz":
-        raise CheckpointError(f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER")
+        raise CheckpointError(
+            f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER",
+            code="checkpoint.not-imported",
+        )
     raise CheckpointError(
-        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one"
+        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one",
+        code="checkpoint.missing",
     )
 
 
@@ -138,7 +145,10 @@ class Checkpoints:
         self._checksums = ocp.JsonCheckpointHandler("checksums.json")
         self._assets = AssetsHandler()
         if read_only and not folder.is_dir():
-            raise CheckpointError(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
+            raise CheckpointError(
+                f"{folder}: there is no checkpoint folder; train first, or give another workdir",
+                code="checkpoint.missing",
+            )
 
         def figure(metrics: Mapping[str, float]) -> float:
             return metrics[best_metric]
@@ -185,13 +195,18 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps:
-            raise CheckpointError(f"{self.folder}: there is no finished checkpoint in it; train first")
+            raise CheckpointError(
+                f"{self.folder}: there is no finished checkpoint in it; train first", code="checkpoint.missing"
+            )
         if which == "last":
             return steps[-1]
         if which == "best":
             return self._best()
         if not which.isdigit() or int(which) not in steps:
-            raise CheckpointError(f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}")
+            raise CheckpointError(
+                f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}",
+                code="checkpoint.missing",
+            )
         return int(which)
 
     def _best(self) -> int:
@@ -204,7 +219,8 @@ class Checkpoints:
         validated = [(figure, step) for step, figure in figures.items() if figure is not None]
         if not validated:
             raise CheckpointError(
-                f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'"
+                f"{self.folder}: no checkpoint carries validation figures; set train.evaluate_every, or take 'last'",
+                code="checkpoint.not-validated",
             )
         return max(validated)[1]
 
@@ -275,7 +291,7 @@ class Checkpoints:
                 restored = self.restore(step, params, training, data)
             except CheckpointError as error:
                 # Without its traceback, whose frames hold the arrays that were read: a second copy of the state.
-                damaged.append((step, type(error)(str(error))))
+                damaged.append((step, type(error)(str(error), code=error.code)))
                 continue
             for newer, reason in damaged:
                 self._set_aside(newer, reason, step)
@@ -395,4 +411,6 @@ class Checkpoints:
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         others = [other for other in self.steps() if other != step]
         remedy = f"move that folder away to go on from step {others[-1]}" if others else "it is the only one"
-        return CheckpointError(f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}")
+        return CheckpointError(
+            f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}", code="checkpoint.damaged"
+        )

@@ -89,11 +89,13 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
     """
     require_bucket(workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir {workdir}: is a file; give a folder")
+        raise ConfigError(f"--workdir {workdir}: is a file; give a folder", code="file.not-a-folder")
     path = workdir / "config.json"
     if not path.exists():
         if workdir.exists() and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
-            raise ConfigError(f"{path}: missing beside an earlier run's files; choose another --workdir")
+            raise ConfigError(
+                f"{path}: missing beside an earlier run's files; choose another --workdir", code="file.missing"
+            )
         return False
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))["config"]
@@ -135,13 +137,17 @@ def read_tokenizer(workdir: Path) -> Tokenizer:
         fault = "only one of them belongs there" if present else "missing"
         raise ConfigError(
             f"{workdir / (' and '.join(present) or TOKENIZER_FILES[0])}: {fault}; "
-            "leave there the tokenizer file of checkpoints/STEP/assets of this run"
+            "leave there the tokenizer file of checkpoints/STEP/assets of this run",
+            code="checkpoint.damaged",
         )
     path = workdir / present[0]
     content = path.read_bytes()
     stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["tokenizer_sha256"]
     if hashlib.sha256(content).hexdigest() != stored:
-        raise ConfigError(f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it")
+        raise ConfigError(
+            f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it",
+            code="checkpoint.damaged",
+        )
     return Tokenizer(content, str(path))
 
 
@@ -155,7 +161,8 @@ def write_workdir(workdir: Path, config: Config, tokenizer: Tokenizer, start: St
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write"
+                f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write",
+                code="file.not-writable",
             ) from None
         (workdir / tokenizer.file_name).write_bytes(tokenizer.file)
         if start is not None and start.conversion is not None:
@@ -243,7 +250,9 @@ def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenize
     if len(present) != 1:
         path = f"{where}/assets/{' and '.join(present) or TOKENIZER_FILES[0]}"
         fault = "only one of them belongs there" if present else "missing"
-        raise CheckpointError(f"{path}: {fault}; the checkpoint is damaged, take another step")
+        raise CheckpointError(
+            f"{path}: {fault}; the checkpoint is damaged, take another step", code="checkpoint.damaged"
+        )
     return Tokenizer(files[present[0]], f"{where}/assets/{present[0]}")
 
 
@@ -269,11 +278,13 @@ def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) ->
 def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     path = f"{where}/assets/{name}"
     if name not in files:
-        raise CheckpointError(f"{path}: missing; the checkpoint is damaged, take another step")
+        raise CheckpointError(
+            f"{path}: missing; the checkpoint is damaged, take another step", code="checkpoint.damaged"
+        )
     try:
         values = json.loads(files[name])
         if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):
             raise ValueError("it is no mapping")
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); take another step") from None
+        raise CheckpointError(f"{path}: damaged ({error}); take another step", code="checkpoint.damaged") from None
     return values

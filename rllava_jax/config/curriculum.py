@@ -27,19 +27,21 @@ def check_stages(curriculum: Curriculum, *, where: str) -> None:
       ConfigError: naming the stage, the field, the value and the remedy.
     """
     if not curriculum.stages:
-        raise ConfigError(f"{where}: stages: there are none; name at least one")
+        raise ConfigError(f"{where}: stages: there are none; name at least one", code="config.invalid-value")
     earlier: list[str] = []
     for name, stage in curriculum.stages.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED:
             raise ConfigError(
                 f"{where}: stages: {name!r} is no name of a stage; use letters, digits, _ and -, "
-                f"and neither {' nor '.join(_RESERVED)}"
+                f"and neither {' nor '.join(_RESERVED)}",
+                code="config.invalid-value",
             )
         if stage.starts_from not in (*_RESERVED, *earlier):
             known = f"an earlier stage ({', '.join(earlier)})" if earlier else "no other: it is the first stage"
             raise ConfigError(
                 f"{where}: stages.{name}.starts_from: {stage.starts_from!r} is not possible; write previous, init, or "
-                f"{known}"
+                f"{known}",
+                code="config.invalid-value",
             )
         earlier.append(name)
 
@@ -100,7 +102,8 @@ def check_starts(curriculum: Curriculum, workdir: Path) -> None:
         if recorded is not None and start != "init" and began != start:
             raise ConfigError(
                 f"{workdir / name / 'config.json'}: stage {name} began with {began}, and the configuration starts it "
-                f"from {start}; write the stages as they were, or choose another --workdir"
+                f"from {start}; write the stages as they were, or choose another --workdir",
+                code="config.other-run",
             )
 
 
@@ -134,7 +137,10 @@ def _within(folder: Path) -> list[Path]:
 def check_workdir_of_stages(workdir: Path) -> None:
     """Raises ConfigError where the folder holds a single run."""
     if (workdir / "config.json").exists():
-        raise ConfigError(f"{workdir / 'config.json'}: this workdir holds a single run; choose another --workdir")
+        raise ConfigError(
+            f"{workdir / 'config.json'}: this workdir holds a single run; choose another --workdir",
+            code="config.other-run",
+        )
 
 
 def finished_stages(workdir: Path) -> dict[str, int]:
@@ -150,7 +156,8 @@ def finished_stages(workdir: Path) -> dict[str, int]:
         return {str(name): int(stage["step"]) for name, stage in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: damaged ({error!r}); remove it: stages that are done are then looked at again, not trained again"
+            f"{path}: damaged ({error!r}); remove it: stages that are done are then looked at again, not trained again",
+            code="file.malformed",
         ) from None
 
 

@@ -60,7 +60,9 @@ def load_config(
     """
     loaded = load(path, overrides, placeholders=placeholders)
     if isinstance(loaded, Curriculum):
-        raise ConfigError(f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here")
+        raise ConfigError(
+            f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here", code="config.conflict"
+        )
     return loaded
 
 

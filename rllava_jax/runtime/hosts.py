@@ -110,9 +110,15 @@ def join() -> None:
     if coordinator:
         processes, process = _number("RLLAVA_NUM_PROCESSES"), _number("RLLAVA_PROCESS_ID")
         if not re.fullmatch(r".+:\d+", coordinator):
-            raise ConfigError(f"RLLAVA_COORDINATOR: {coordinator!r} is no address; write HOST:PORT of process 0")
+            raise ConfigError(
+                f"RLLAVA_COORDINATOR: {coordinator!r} is no address; write HOST:PORT of process 0",
+                code="environment.invalid-value",
+            )
         if not 0 <= process < processes:
-            raise ConfigError(f"RLLAVA_PROCESS_ID: {process} is none of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES")
+            raise ConfigError(
+                f"RLLAVA_PROCESS_ID: {process} is none of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES",
+                code="environment.invalid-value",
+            )
         arguments = {
             "coordinator_address": coordinator,
             "num_processes": processes,
@@ -123,7 +129,10 @@ def join() -> None:
         where = f"{processes} processes at {coordinator}"
     elif number is not None:
         if number != "1":
-            raise ConfigError(f"RLLAVA_NUM_PROCESSES: {number} processes need RLLAVA_COORDINATOR and RLLAVA_PROCESS_ID")
+            raise ConfigError(
+                f"RLLAVA_NUM_PROCESSES: {number} processes need RLLAVA_COORDINATOR and RLLAVA_PROCESS_ID",
+                code="environment.conflict",
+            )
         return
     elif (cluster := _detected()) is None:
         return
@@ -162,7 +171,8 @@ def _detected() -> str | None:
         except Exception as error:  # each kind of cluster has its own
             raise ConfigError(
                 f"cluster: {name} was detected, but its processes cannot be read ({error}); set RLLAVA_COORDINATOR, "
-                "RLLAVA_NUM_PROCESSES and RLLAVA_PROCESS_ID, or RLLAVA_NUM_PROCESSES=1 for this process alone"
+                "RLLAVA_NUM_PROCESSES and RLLAVA_PROCESS_ID, or RLLAVA_NUM_PROCESSES=1 for this process alone",
+                code="environment.invalid-value",
             ) from None
     return None
 
@@ -170,7 +180,7 @@ def _detected() -> str | None:
 def _number(name: str, default: int | None = None) -> int:
     value = os.environ.get(name, "" if default is None else str(default))
     if not value.isdigit():
-        raise ConfigError(f"{name}: {value!r} is no number; write one")
+        raise ConfigError(f"{name}: {value!r} is no number; write one", code="environment.invalid-value")
     return int(value)
 
 

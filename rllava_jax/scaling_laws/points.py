@@ -35,7 +35,7 @@ _LESS_IS_BETTER = ("brier", "ece")
 _NORMAL_95 = 1.959964
 
 
-class Template(NamedTuple):
+class FitTarget(NamedTuple):
     """One kind of question, and how its answers are scored."""
 
     dataset: str
@@ -70,7 +70,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run and one of its evaluations."""
 
     folder: Path
@@ -78,10 +78,10 @@ class Run:
     size: int
     data: int
     config: Config
-    rows: Mapping[Template, Mapping[str, Any]]
+    rows: Mapping[FitTarget, Mapping[str, Any]]
 
 
-def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, data: Data) -> list[Run]:
+def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, data: Data) -> list[FinishedRun]:
     """Reads runs: of each folder its newest evaluation on the test split; of each metrics.json the run that it is in.
 
     Raises:
@@ -95,7 +95,8 @@ def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, dat
         place = folder if is_remote(folder) else folder.resolve()
         if place in seen:
             raise DataError(
-                f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files"
+                f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files",
+                code="option.conflict",
             )
         seen.add(place)
     runs = [_read_run(folder, file, size=size, data=data) for folder, file in chosen]
@@ -113,18 +114,19 @@ def newest_evaluation(folder: Path) -> Path:
     found = [file for file in folder.glob("eval/*/metrics.json") if file.parent.name.isdigit()]
     if not found:
         raise DataError(
-            f"{folder}: holds no eval/STEP/metrics.json; give a run that was evaluated (--mode evaluate), or --metrics"
+            f"{folder}: holds no eval/STEP/metrics.json; give a run that was evaluated (--mode evaluate), or --metrics",
+            code="file.missing",
         )
     return max(found, key=lambda file: int(file.parent.name))
 
 
-def other_differences(runs: Sequence[Run]) -> list[str]:
+def other_differences(runs: Sequence[FinishedRun]) -> list[str]:
     """Settings in which the runs differ besides size, amount of data and what has no effect."""
     first, *others = (to_json(run.config) for run in runs)
     return list(dict.fromkeys(name for other in others for name in changed(first, other, besides=tuple(Effect))))
 
 
-def templates_of(runs: Sequence[Run], metrics: Sequence[str]) -> list[Template]:
+def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[FitTarget]:
     """The templates to fit.
 
     Args:
@@ -138,24 +140,32 @@ def templates_of(runs: Sequence[Run], metrics: Sequence[str]) -> list[Template]:
         families = [t for t in known if t.subset.startswith("family=") and t.condition == "right"]
         found = [template for template in families if template.metric == metrics_of(template.subset)[0]]
         if not found:
-            raise DataError("the runs have no row family=…/right/…; name what to fit with --metric")
+            raise DataError(
+                "the runs have no row family=…/right/…; name what to fit with --metric", code="data.unknown-name"
+            )
         return found
     found = []
     for text in metrics:
         named = tuple(text.rsplit("/", 2))
         if len(named) != 3:
-            raise DataError(f"--metric {text}: is not SUBSET/REGION/METRIC, e.g. family=identify/right/accuracy")
+            raise DataError(
+                f"--metric {text}: is not SUBSET/REGION/METRIC, e.g. family=identify/right/accuracy",
+                code="option.invalid-value",
+            )
         loss_of(named[2], 0.5)
         hits = [template for template in known if template[2:] == named]
         if not hits:
             near = ", ".join(sorted({"/".join(t[2:]) for t in known if t.subset == named[0]})[:8])
             subsets = ", ".join(dict.fromkeys(t.subset for t in known))
-            raise DataError(f"--metric {text}: no run has it; there are {near or 'the subsets ' + subsets}")
+            raise DataError(
+                f"--metric {text}: no run has it; there are {near or 'the subsets ' + subsets}",
+                code="data.unknown-name",
+            )
         found += hits
     return list(dict.fromkeys(found))
 
 
-def points_of(runs: Sequence[Run], template: Template) -> list[Point]:
+def points_of(runs: Sequence[FinishedRun], template: FitTarget) -> list[Point]:
     """The template's loss in every run that has it; the others are named in a warning."""
     without = [run.folder.name for run in runs if template not in run.rows]
     if without:
@@ -180,7 +190,9 @@ def loss_of(metric: str, value: float) -> float:
     if metric in _LESS_IS_BETTER:
         return value
     known = ", ".join(_MORE_IS_BETTER + _LESS_IS_BETTER)
-    raise DataError(f"--metric …/{metric}: is neither a score nor an error; use one of {known}")
+    raise DataError(
+        f"--metric …/{metric}: is neither a score nor an error; use one of {known}", code="option.invalid-value"
+    )
 
 
 def _standard_error(row: Mapping[str, Any]) -> float:
@@ -192,14 +204,20 @@ def _standard_error(row: Mapping[str, Any]) -> float:
 
 def _run_of(file: Path) -> Path:
     if file.name != "metrics.json" or file.parent.parent.name != "eval":
-        raise DataError(f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too")
+        raise DataError(
+            f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too",
+            code="option.invalid-value",
+        )
     return file.parent.parent.parent
 
 
-def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> Run:
+def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRun:
     match = re.fullmatch(r"(\d+)(-.+)?", file.parent.name)
     if match is None:
-        raise DataError(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
+        raise DataError(
+            f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json",
+            code="option.invalid-value",
+        )
     step, config = int(match[1]), _read_config(folder)
     duration = Duration.parse(config.train.duration)
     if duration is not None and duration.unit in ("steps", "examples") and config.optimizer.schedule != "constant":
@@ -211,8 +229,8 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> Run:
             )  # fmt: skip
     amount = step * config.train.batch_size if data == "seen" else _distinct_examples(folder, step)
     if not amount:
-        raise DataError(f"{file}: is of step 0, which has seen no data")
-    return Run(folder, step, _parameters(folder, config, size), amount, config, _read_rows(file))
+        raise DataError(f"{file}: is of step 0, which has seen no data", code="data.invalid-value")
+    return FinishedRun(folder, step, _parameters(folder, config, size), amount, config, _read_rows(file))
 
 
 def _read_config(folder: Path) -> Config:
@@ -220,7 +238,9 @@ def _read_config(folder: Path) -> Config:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no run's configuration ({error}); give a run's workdir") from None
+        raise ConfigError(
+            f"{path}: is no run's configuration ({error}); give a run's workdir", code="file.malformed"
+        ) from None
     return from_json(values, where=str(path))
 
 
@@ -241,13 +261,16 @@ def _distinct_examples(folder: Path, step: int) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: distinct examples cannot be counted ({error!r}); train with train.log_examples, or use "
-            "--data seen"
+            "--data seen",
+            code="file.malformed",
         ) from None
 
 
-def _read_rows(file: Path) -> dict[Template, Mapping[str, Any]]:
+def _read_rows(file: Path) -> dict[FitTarget, Mapping[str, Any]]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
-        return {Template(*(row[field] for field in Template._fields)): row for row in rows}
+        return {FitTarget(*(row[field] for field in FitTarget._fields)): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: holds no rows of an evaluation ({error!r}); evaluate the run again") from None
+        raise DataError(
+            f"{file}: holds no rows of an evaluation ({error!r}); evaluate the run again", code="file.malformed"
+        ) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rllava_jax.scaling_laws.fit import Factor, Law
-from rllava_jax.scaling_laws.points import Point, Template
+from rllava_jax.scaling_laws.points import Point, FitTarget
 from rllava_jax.scaling_laws.refusals import Refusal
 
 
@@ -25,7 +25,7 @@ class Outcome:
       residual: root mean square of the residuals of log L.
     """
 
-    template: Template
+    template: FitTarget
     points: tuple[Point, ...]
     refusals: tuple[Refusal, ...] = ()
     law: Law | None = None
