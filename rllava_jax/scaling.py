@@ -26,7 +26,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
 from rllava_jax.scaling_laws.plot import picture
-from rllava_jax.scaling_laws.points import Point, FitTarget, other_differences, points_of, read_runs, templates_of
+from rllava_jax.scaling_laws.points import FitTarget, Point, other_differences, points_of, read_runs, templates_of
 from rllava_jax.scaling_laws.refusals import LEAST_CONVERGED, after_fit, before_fit
 from rllava_jax.scaling_laws.report import Outcome, as_json, markdown_table
 

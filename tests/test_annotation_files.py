@@ -1,6 +1,7 @@
 """JSON as data sets publish it, and what no later stage could compute with."""
 
 import pytest
+from expected_errors import refused
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.json_files import parse_json, read_json
@@ -13,21 +14,19 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "code", "named"),
     [
-        ("[" * 100_000, r"nested too deeply\); copy the file again"),
-        ('{"a": ' + "9" * 301 + "}", "has a number of 301 digits"),
-        ('{"a": "\\udc00"}', "escapes half a character"),
-        ("{", "not valid JSON"),
+        ("[" * 100_000, "file.malformed", "nested"),
+        ('{"a": ' + "9" * 301 + "}", "data.invalid-value", "301 digits"),
+        ('{"a": "\\udc00"}', "data.invalid-value", "\\ud800"),
+        ("{", "file.malformed", "JSON"),
     ],
 )
-def test_what_cannot_be_computed_with_is_refused_in_one_line(tmp_path, content, complaint):
+def test_what_cannot_be_computed_with_is_refused_in_one_line(tmp_path, content, code, named):
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(DataError, match=complaint) as caught:
+    with refused(DataError, code, f"{path}: ", named):
         read_json(str(path))
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_whole_character_in_two_escapes_is_one():
@@ -40,10 +39,10 @@ def test_a_number_of_300_digits_is_read():
 
 def test_a_field_that_stands_twice_is_an_error_where_that_is_asked_for():
     assert parse_json('{"a": 1, "a": 2}', "here", remedy="") == {"a": 2}
-    with pytest.raises(DataError, match="here: field 'a' stands twice"):
+    with refused(DataError, "data.duplicate-field", "here: ", "'a'"):
         parse_json('{"b": {"a": 1, "c": 0, "a": 2}}', "here", remedy="", unique_keys=True)
 
 
 def test_a_missing_file_has_its_own_remedy(tmp_path):
-    with pytest.raises(DataError, match="no such file; look there"):
+    with refused(DataError, "file.missing", "look there"):
         read_json(str(tmp_path / "none"), remedy="look there")

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from expected_errors import refused
 from fake_gcs import serve
 
 from data_pipelines.core import append_log
 from data_pipelines.core import paths as paths_module
-from data_pipelines.core.append_log import GrowingFiles
+from data_pipelines.core.append_log import AppendLogs
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.paths import absolute, is_remote, local_path, path_of, require_bucket
 from data_pipelines.loading.examples import load_examples
@@ -94,14 +95,14 @@ def test_a_remote_path_keeps_its_two_slashes(cloud):
     "name", ["gs:/bucket/run", "s3://bucket/run", "gs://", "gs:///run", "file:///runs", "GS://b/r"]
 )
 def test_what_is_neither_local_nor_in_a_bucket_is_refused(name, cloud):
-    with pytest.raises(ConfigError, match=r"gs://BUCKET/FOLDER"):
+    with refused(ConfigError, "file.invalid-path", "gs://BUCKET/FOLDER"):
         path_of(name)
 
 
 def test_without_gcsfs_the_remedy_is_named(monkeypatch):
     paths_module._prepare_remote.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'rllava-jax\[gcs\]'"):
+    with refused(ConfigError, "package.missing", "pip install 'rllava-jax[gcs]'"):
         path_of("gs://bucket/run")
     assert local_path("run", what="--workdir") == Path("run")
 
@@ -202,7 +203,7 @@ def test_a_folder_in_a_bucket_can_be_set_aside(cloud):
 
 
 def test_growing_files_in_a_local_folder_are_written_in_place(tmp_path):
-    files = GrowingFiles(tmp_path, continued=("metrics.jsonl",))
+    files = AppendLogs(tmp_path, continued=("metrics.jsonl",))
     assert files.local == tmp_path
     files.grew()
     assert files.sync()
@@ -212,7 +213,7 @@ def test_growing_files_in_a_local_folder_are_written_in_place(tmp_path):
 
 def test_growing_files_are_uploaded_now_and_then_and_at_the_end(cloud, monkeypatch):
     cloud.write("grown/metrics.jsonl", b"1\n")
-    files = GrowingFiles(path_of("gs://bucket/grown"), continued=("metrics.jsonl", "absent"))
+    files = AppendLogs(path_of("gs://bucket/grown"), continued=("metrics.jsonl", "absent"))
     rows, board = files.local / "metrics.jsonl", files.local / "tensorboard" / "events"
     assert rows.read_bytes() == b"1\n"
     board.parent.mkdir()
@@ -240,7 +241,7 @@ def test_growing_files_are_uploaded_now_and_then_and_at_the_end(cloud, monkeypat
 
 
 def test_rows_that_cannot_be_uploaded_stay_on_this_machine(cloud, caplog):
-    files = GrowingFiles(path_of("gs://nowhere/run"))
+    files = AppendLogs(path_of("gs://nowhere/run"))
     (files.local / "metrics.jsonl").write_text("1\n")
     assert not files.sync()
     files.close()

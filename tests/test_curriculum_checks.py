@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import STAGES, TINY_RUN
+from expected_errors import refused
 
 from rllava_jax import main as entry
 from rllava_jax.config import Config, ConfigError, Curriculum
@@ -160,25 +161,23 @@ def test_a_stage_starts_from_the_one_before_a_named_one_or_its_own_init(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("defined", "expected"),
+    ("defined", "code", "named"),
     [
-        ("", "there are none"),
-        ('"init": Stage(base)', "'init' is no name of a stage"),
-        ('"a/b": Stage(base)', "'a/b' is no name of a stage"),
-        ('"a": base', "stages.a: Config("),
-        ('"a": Stage(base, step="third")', "stages.a.step: 'third' is not one of 'last', 'best'"),
-        ('"a": Stage(base, evalute=True)', "Stage has no field 'evalute'; did you mean 'evaluate'?"),
+        ("", "config.invalid-value", "stages"),
+        ('"init": Stage(base)', "config.invalid-value", "'init'"),
+        ('"a/b": Stage(base)', "config.invalid-value", "'a/b'"),
+        ('"a": base', "config.unknown-field", "stages.a."),
+        ('"a": Stage(base, step="third")', "config.invalid-value", "stages.a.step: 'third'"),
+        ('"a": Stage(base, evalute=True)', "config.unknown-field", "'evaluate'"),
     ],
 )
-def test_stages_that_make_no_sense_are_refused(tmp_path, defined, expected):
-    with pytest.raises(ConfigError) as error:
+def test_stages_that_make_no_sense_are_refused(tmp_path, defined, code, named):
+    with refused(ConfigError, code, named):
         load(written(tmp_path, defined))
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_where_one_run_is_wanted_stages_are_refused(stages):
-    with pytest.raises(ConfigError, match=r"defines stages \(align, task\); one run is wanted"):
+    with refused(ConfigError, "config.conflict", "(align, task)"):
         load_config(stages.config)
 
 
@@ -205,7 +204,7 @@ def test_the_ready_curricula_load_given_their_data_and_weights(name, stages, siz
     path = Path(__file__).parents[1] / "configs" / f"{name}_{size}.py"
     overrides = ["--config.data.root=DIR"]
     if size == "3b":
-        with pytest.raises(ConfigError, match=r"write --config\.init\.checkpoint=DIR"):
+        with refused(ConfigError, "config.conflict", "--config.init.checkpoint=DIR"):
             load(path, overrides)
         overrides.append("--config.init.checkpoint=DIR")
     curriculum = load(path, overrides)

@@ -1,4 +1,4 @@
-"""Files that grow line by line in a folder that may be a bucket, whose objects cannot be appended to."""
+"""Append logs: files that grow line by line, in a folder that may be a bucket, whose objects cannot be appended to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 UPLOAD_EVERY = 30.0  # seconds
 
 
-class GrowingFiles:
+class AppendLogs:
     """Files below a folder. In a local one they are written in place, and there is nothing to do.
 
     For a remote one they are written to a temporary folder of this machine. Those that changed are uploaded whole: in

@@ -383,7 +383,7 @@ class Checkpoints:
         read = {}
         try:
             with self._naming(step):
-                # Without these a checkpoint could be read, but not verified, or not be asked anything.
+                # Without these a checkpoint could be read, but not verified, or not be used.
                 require_items(self._folder(step), "assets", "checksums")
                 for name, restore in items.items():
                     folder = self._folder(step) / name

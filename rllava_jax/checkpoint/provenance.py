@@ -270,7 +270,7 @@ def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) ->
         facts["trained"] = training_facts(config_from_assets(files, where=where))
     if before := _json_of(files, "config.json", where).get("started_from"):
         facts["started_from"] = before
-    elif CONVERSION_FILE in files:  # the model was imported; of what, its converter has written down
+    elif CONVERSION_FILE in files:  # the model was imported; its converter recorded of what
         facts["conversion"] = _json_of(files, CONVERSION_FILE, where)
     return StartedFrom(facts, files.get(CONVERSION_FILE))
 

@@ -1,7 +1,7 @@
 """Stages: runs one after the other, each from the parameters and with the tokenizer of one before it.
 
 Every stage is an ordinary run in a folder of its own, WORKDIR/STAGE, which everything that reads a run reads.
-WORKDIR/curriculum.json says which stages are done, so that the same command line goes on with the next.
+WORKDIR/curriculum.json says which stages are done, so that the same command, run again, resumes with the next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_stages(curriculum: Curriculum, *, where: str) -> None:
     for name, stage in curriculum.stages.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED:
             raise ConfigError(
-                f"{where}: stages: {name!r} is no name of a stage; use letters, digits, _ and -, "
+                f"{where}: stages: {name!r} is not a valid name of a stage; use letters, digits, _ and -, "
                 f"and neither {' nor '.join(_RESERVED)}",
                 code="config.invalid-value",
             )
@@ -162,7 +162,7 @@ def finished_stages(workdir: Path) -> dict[str, int]:
 
 
 def record_finished(workdir: Path, name: str, step: int) -> None:
-    """Writes down that a stage is done."""
+    """Records that a stage is done."""
     done = {**finished_stages(workdir), name: step}
     content = {name: {"step": step} for name, step in done.items()}
     write_atomically(workdir / _RECORD, json.dumps(content, indent=2) + "\n")

@@ -271,14 +271,14 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Settings):
-    """What is asked after training (test split), and during it (validation split, at most `during_examples`).
+    """What is evaluated after training (test split), and during it (validation split, at most `during_examples`).
 
     Attributes:
       conditions: right, none, wrong region, and blank image (with the region shown); or controls: noise, shuffled,
         question_only, and corrupted:KIND:LEVEL (`data_pipelines/conditions.py`); detected asks ordinary questions a
         second time, with the box that the model itself finds of the structure they name (`detect {structure}`).
       structures: names that "detected" looks for in a question, e.g. ("liver", "left kidney"); empty takes the labels
-        of the boxes among the questions asked.
+        of the boxes among the evaluated questions.
       families: question families that are evaluated.
       max_examples: at most so many examples per family; 0 asks them all.
       bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.

@@ -40,7 +40,13 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # the client of the coordination service has no public name
+
+# Private in JAX 0.10.2. `jax.distributed` shows no client, and so neither a barrier with a timeout
+# (`multihost_utils.sync_global_devices` waits for ever) nor the keys by which one host tells the others that it failed.
+from jax._src import distributed
+
+# `jax.distributed.initialize()` raises where it detects no cluster, and takes any pod of Kubernetes for one of several
+# processes; only this list says beforehand what it would join.
 from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
@@ -57,7 +63,7 @@ _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0  # in which the others must have read a failure before the host of the service may go
 _GONE = re.compile(r"connection (closed|reset|refused)|socket closed|broken pipe|heartbeat|unhealthy|UNAVAILABLE", re.I)
 _OWN = re.compile(r"RESOURCE_EXHAUSTED|INVALID_ARGUMENT|UNIMPLEMENTED")  # this host's own fault
-_AGAIN = "start the same line again on all hosts: it goes on from the last checkpoint"
+_AGAIN = "run the same command again on all hosts to resume from the last checkpoint"
 _barriers = itertools.count()
 _abort_handler: Any = None  # kept, or the callback would be freed
 
@@ -111,12 +117,12 @@ def join() -> None:
         processes, process = _number("RLLAVA_NUM_PROCESSES"), _number("RLLAVA_PROCESS_ID")
         if not re.fullmatch(r".+:\d+", coordinator):
             raise ConfigError(
-                f"RLLAVA_COORDINATOR: {coordinator!r} is no address; write HOST:PORT of process 0",
+                f"RLLAVA_COORDINATOR: {coordinator!r} is not an address; write HOST:PORT of process 0",
                 code="environment.invalid-value",
             )
         if not 0 <= process < processes:
             raise ConfigError(
-                f"RLLAVA_PROCESS_ID: {process} is none of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES",
+                f"RLLAVA_PROCESS_ID: {process} is not one of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES",
                 code="environment.invalid-value",
             )
         arguments = {
@@ -144,7 +150,7 @@ def join() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     _say_at_abort(
         f"error: not all of {where} appeared within {timeout} s; look at the hosts that are missing, then "
-        "start the same line again on all of them"
+        "run the same command again on all of them"
     )
     jax.distributed.initialize(
         **arguments,
@@ -180,7 +186,7 @@ def _detected() -> str | None:
 def _number(name: str, default: int | None = None) -> int:
     value = os.environ.get(name, "" if default is None else str(default))
     if not value.isdigit():
-        raise ConfigError(f"{name}: {value!r} is no number; write one", code="environment.invalid-value")
+        raise ConfigError(f"{name}: {value!r} is not a number; write one", code="environment.invalid-value")
     return int(value)
 
 

@@ -7,7 +7,7 @@ it was not fitted to?). A refused law's parameters are not reported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,53 +64,52 @@ def after_fit(
       residual: root mean square of the residuals of log L.
       misfit: root mean square of the residuals of L, each over its loss's sampling error.
     """
-    found = []
+    return list(_after_fit(law, intervals, converged, left_out_error, left_out_error_of_mean, residual, misfit))
+
+
+def _after_fit(
+    law: Law,
+    intervals: Mapping[str, tuple[float, float]],
+    converged: float,
+    error: float,
+    of_mean: float,
+    residual: float,
+    misfit: float,
+) -> Iterator[Refusal]:
     if not law.converged or converged < LEAST_CONVERGED:
         which = f"{1 - converged:.0%} of the resampled fits" if law.converged else "the fit"
-        found.append(Refusal("not_converged", f"{which} came to no minimum: many laws fit these runs equally well"))
-    found += _exponents(law, intervals)
-    if left_out_error >= left_out_error_of_mean:
-        found.append(
-            Refusal(
-                "no_better_than_mean",
-                f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
-                "when guessed as the mean of the others: the law predicts nothing",
-            )
+        yield Refusal("not_converged", f"{which} came to no minimum: many laws fit these runs equally well")
+    yield from _exponents(law, intervals)
+    if error >= of_mean:
+        yield Refusal(
+            "no_better_than_mean",
+            f"a left-out run's loss is missed by {error:.3g} on average, by {of_mean:.3g} when guessed as the mean of "
+            "the others: the law predicts nothing",
         )
     if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
-        found.append(
-            Refusal(
-                "other_shape",
-                f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling "
-                f"errors (at most {MOST_MISFIT:g} is allowed): they do not follow this form",
-            )
+        yield Refusal(
+            "other_shape",
+            f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling errors "
+            f"(at most {MOST_MISFIT:g} is allowed): they do not follow this form",
         )
-    return found
 
 
-def _exponents(law: Law, intervals: Mapping[str, tuple[float, float]]) -> list[Refusal]:
-    found = []
+def _exponents(law: Law, intervals: Mapping[str, tuple[float, float]]) -> Iterator[Refusal]:
     low, high = EXPONENT_BOUNDS
     for name in law.at_bound():
-        value = law.parameters()[name]
-        found.append(
-            Refusal(
-                "exponent_at_bound",
-                f"{name} ended at {value:.3g}, the edge of what was searched ({low:g} to {high:g}): the runs do not "
-                "tell a power of it from a step",
-            )
+        yield Refusal(
+            "exponent_at_bound",
+            f"{name} ended at {law.parameters()[name]:.3g}, the edge of what was searched ({low:g} to {high:g}): the "
+            "runs do not tell a power of it from a step",
         )
     for name in (EXPONENT[factor] for factor in law.factors):
         if name in intervals and intervals[name][0] <= 0:
             below = "is below 0: more of it went with more loss" if intervals[name][1] < 0 else "includes 0"
-            found.append(
-                Refusal(
-                    "exponent_includes_zero",
-                    f"{name} = {law.parameters()[name]:.3g}, and its 95 % interval, {intervals[name][0]:.3g} to "
-                    f"{intervals[name][1]:.3g}, {below}: no gain is shown",
-                )
+            yield Refusal(
+                "exponent_includes_zero",
+                f"{name} = {law.parameters()[name]:.3g}, and its 95 % interval, {intervals[name][0]:.3g} to "
+                f"{intervals[name][1]:.3g}, {below}: no gain is shown",
             )
-    return found
 
 
 def _too_few(points: Sequence[Point], factors: Sequence[Factor]) -> list[Refusal]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rllava_jax.scaling_laws.fit import Factor, Law
-from rllava_jax.scaling_laws.points import Point, FitTarget
+from rllava_jax.scaling_laws.points import FitTarget, Point
 from rllava_jax.scaling_laws.refusals import Refusal
 
 

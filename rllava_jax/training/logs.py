@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from data_pipelines.core.append_log import GrowingFiles
+from data_pipelines.core.append_log import AppendLogs
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.log_writers import JsonLines, Row, TensorBoard, WeightsAndBiases, Writer
 from rllava_jax.training.watchdog import Phase, Watchdog
@@ -52,9 +52,9 @@ class TrainingLog:
         self._slow, self._compiled = 0, 0.0
         self._writers: list[Writer] = []
         self._examples: JsonLines | None = None
-        self._growing: GrowingFiles | None = None
+        self._growing: AppendLogs | None = None
         if jax.process_index() == 0:
-            self._growing = GrowingFiles(workdir, continued=("metrics.jsonl", "examples.jsonl"))
+            self._growing = AppendLogs(workdir, continued=("metrics.jsonl", "examples.jsonl"))
             folder = self._growing.local
             self._writers = [
                 JsonLines(folder / "metrics.jsonl", first_step=first_step),
