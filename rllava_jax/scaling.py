@@ -74,9 +74,9 @@ def fit_template(
     template: FitTarget, points: Sequence[Point], factors: Sequence[Factor], *, delta: float, resamples: int, seed: int
 ) -> Outcome:
     """Fits one template's law, with intervals and left-out errors, or refuses to."""
-    refusals = before_fit(points, factors)
+    refusals = tuple(before_fit(points, factors))
     if refusals:
-        return Outcome(template, tuple(points), tuple(refusals))
+        return Outcome(template, tuple(points), refusals)
     values = np.array([[getattr(point, factor) for factor in factors] for point in points], float)
     losses = np.array([point.loss for point in points])
     law = fit(factors, values, losses, delta=delta)
@@ -96,12 +96,12 @@ def fit_template(
     predicted, errors = law.predict(values), np.array([point.error for point in points])
     residual = float(np.sqrt(np.mean((np.log(losses) - np.log(predicted)) ** 2)))
     misfit = float(np.sqrt(np.mean(((losses - predicted) / errors) ** 2))) if errors.min() > 0 else 0.0
-    refusals = after_fit(
+    refusals = tuple(after_fit(
         law, intervals, converged=len(held) / resamples, left_out_error=left_out, left_out_error_of_mean=of_mean,
         residual=residual, misfit=misfit,
-    )  # fmt: skip
+    ))  # fmt: skip
     if refusals:
-        return Outcome(template, tuple(points), tuple(refusals))
+        return Outcome(template, tuple(points), refusals)
     return Outcome(template, tuple(points), (), law, intervals, left_out, of_mean, residual)
 
 

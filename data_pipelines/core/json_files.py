@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, UserError
 
 # A float holds no more, and Python's own limit lies far beyond.
 _DIGITS = 300
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextlib.contextmanager
+def parsing(path: object, fault: str, remedy: str, *, kind: type[UserError] = DataError) -> Iterator[None]:
+    """Around reading one of our own JSON files: what goes wrong becomes one line, `PATH: FAULT (reason); REMEDY`.
+
+    Raises:
+      an error of that kind, with the code file.malformed.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise kind(f"{path}: {fault} ({error!r}); {remedy}", code="file.malformed") from None
 
 
 def require_folder(root: str, setting: str) -> None:

@@ -29,9 +29,8 @@ from orbax.checkpoint import checkpoint_managers
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import absolute, require_bucket
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.checkpoint.figures import set_unreadable_aside, write_figures
 from rllava_jax.checkpoint.integrity import checksums
-from rllava_jax.checkpoint.items import require_items
+from rllava_jax.checkpoint.orbax_files import require_items, set_unreadable_aside, write_figures
 from rllava_jax.runtime import hosts
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import jax
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, Effect, MixPart
@@ -50,19 +51,17 @@ def revision() -> str:
 
     Outside a checkout RLLAVA_REVISION, which launch/ sets where it copies the code, or "unknown".
     """
-    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
+        return git("rev-parse", "HEAD").strip() + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
         )
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("RLLAVA_REVISION", "unknown")
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def describe(config: Config, start: StartedFrom | None = None) -> dict[str, Any]:
@@ -97,14 +96,9 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
                 f"{path}: missing beside an earlier run's files; choose another --workdir", code="file.missing"
             )
         return False
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["config"]
-        effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
-        names = changed(stored, to_json(config), besides=effects)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: not a run's configuration ({error!r}); choose another --workdir", code="file.malformed"
-        ) from None
+    effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
+    with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
+        names = changed(stored_config(workdir), to_json(config), besides=effects)
     if names:
         listed = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
         raise ConfigError(
@@ -116,12 +110,18 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
 
 def stored_config(workdir: Path) -> dict[str, Any]:
     """The configuration in a workdir that `check_workdir` has accepted."""
-    return json.loads((workdir / "config.json").read_text(encoding="utf-8"))["config"]
+    config: dict[str, Any] = _facts(workdir)["config"]
+    return config
+
+
+def _facts(workdir: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def started_from(workdir: Path) -> StartedFrom | None:
     """What the run in a workdir started from; None is random parameters."""
-    facts = json.loads((workdir / "config.json").read_text(encoding="utf-8")).get("started_from")
+    facts = _facts(workdir).get("started_from")
     conversion = workdir / CONVERSION_FILE
     return StartedFrom(facts, conversion.read_bytes() if conversion.is_file() else None) if facts else None
 
@@ -142,8 +142,7 @@ def read_tokenizer(workdir: Path) -> Tokenizer:
         )
     path = workdir / present[0]
     content = path.read_bytes()
-    stored = json.loads((workdir / "config.json").read_text(encoding="utf-8"))["tokenizer_sha256"]
-    if hashlib.sha256(content).hexdigest() != stored:
+    if hashlib.sha256(content).hexdigest() != _facts(workdir)["tokenizer_sha256"]:
         raise ConfigError(
             f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it",
             code="checkpoint.damaged",
@@ -281,10 +280,8 @@ def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any
         raise CheckpointError(
             f"{path}: missing; the checkpoint is damaged, take another step", code="checkpoint.damaged"
         )
-    try:
+    with parsing(path, "damaged", "take another step", kind=CheckpointError):
         values = json.loads(files[name])
         if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):
-            raise ValueError("it is no mapping")
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); take another step", code="checkpoint.damaged") from None
+            raise TypeError("it is not a mapping")
     return values

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import path_of
 from rllava_jax.config import Config, Curriculum, InitConfig
 
@@ -119,7 +120,8 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
     for name, start in _starts(curriculum).items():
         recorded, here = _recorded_start(workdir / name, start), workdir / start
         saved = workdir / name / "checkpoints"
-        if not recorded or path_of(recorded).exists() or any(path.name.isdigit() for path in _within(saved)):
+        with_checkpoint = saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
+        if not recorded or path_of(recorded).exists() or with_checkpoint:
             continue
         if (here / "config.json").exists():
             path = workdir / name / "config.json"
@@ -128,10 +130,6 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
             write_atomically(path, json.dumps(facts, indent=2) + "\n")
             moved.append(name)
     return moved
-
-
-def _within(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def check_workdir_of_stages(workdir: Path) -> None:
@@ -152,13 +150,9 @@ def finished_stages(workdir: Path) -> dict[str, int]:
     path = workdir / _RECORD
     if not path.exists():
         return {}
-    try:
+    remedy = "remove it: stages that are done are then looked at again, not trained again"
+    with parsing(path, "damaged", remedy, kind=ConfigError):
         return {str(name): int(stage["step"]) for name, stage in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: damaged ({error!r}); remove it: stages that are done are then looked at again, not trained again",
-            code="file.malformed",
-        ) from None
 
 
 def record_finished(workdir: Path, name: str, step: int) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import is_remote
 from data_pipelines.settings import Effect
 from rllava_jax.checkpoint import provenance
@@ -235,12 +236,8 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
 
 def _read_config(folder: Path) -> Config:
     path = folder / "config.json"
-    try:
+    with parsing(path, "not a run's configuration", "give a run's workdir", kind=ConfigError):
         values = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: is no run's configuration ({error}); give a run's workdir", code="file.malformed"
-        ) from None
     return from_json(values, where=str(path))
 
 
@@ -254,23 +251,13 @@ def _parameters(folder: Path, config: Config, size: Size) -> int:
 
 def _distinct_examples(folder: Path, step: int) -> int:
     path = folder / "examples.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+    remedy = "train with train.log_examples, or use --data seen"
+    with parsing(path, "distinct examples cannot be counted", remedy):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return len({name for row in rows if row["step"] <= step for name in row["examples"]})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: distinct examples cannot be counted ({error!r}); train with train.log_examples, or use "
-            "--data seen",
-            code="file.malformed",
-        ) from None
 
 
 def _read_rows(file: Path) -> dict[FitTarget, Mapping[str, Any]]:
-    try:
+    with parsing(file, "holds no rows of an evaluation", "evaluate the run again"):
         rows = json.loads(file.read_text(encoding="utf-8"))
         return {FitTarget(*(row[field] for field in FitTarget._fields)): row for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file}: holds no rows of an evaluation ({error!r}); evaluate the run again", code="file.malformed"
-        ) from None

@@ -39,9 +39,24 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def before_fit(points: Sequence[Point], factors: Sequence[Factor]) -> list[Refusal]:
-    """What forbids a fit of these points, all reasons; empty when it may be tried."""
-    return [*_too_few(points, factors), *_ill_spread(points, factors), *_ill_valued(points)]
+def before_fit(points: Sequence[Point], factors: Sequence[Factor]) -> Iterator[Refusal]:
+    """What forbids a fit of these points, all reasons; nothing when it may be tried."""
+    needed = len(factors) + 2 + MARGIN
+    if len(points) < needed:
+        reason = f"{len(points)} runs for {needed - MARGIN} parameters; at least {needed} are needed"
+        yield Refusal("too_few_runs", f"{reason} ({MARGIN} more than parameters)")
+    for factor in factors:
+        yield from _ill_spread(points, factor)
+    varied = all(len({getattr(point, factor) for point in points}) > 1 for factor in factors)
+    if len(factors) == 2 and varied and len(points) > 2:
+        correlation = float(np.corrcoef(np.log([[point.size, point.data] for point in points]).T)[0, 1])
+        if abs(correlation) > MOST_CORRELATION:
+            yield Refusal(
+                "factors_confounded",
+                f"log X and log D are correlated at {correlation:.2f} (at most {MOST_CORRELATION:g} is allowed): "
+                "larger models were trained on more or on less, so alpha and beta cannot be told apart; cross them",
+            )
+    yield from _ill_valued(points)
 
 
 def after_fit(
@@ -53,7 +68,7 @@ def after_fit(
     left_out_error_of_mean: float,
     residual: float,
     misfit: float,
-) -> list[Refusal]:
+) -> Iterator[Refusal]:
     """What forbids reporting a fitted law.
 
     Args:
@@ -64,27 +79,15 @@ def after_fit(
       residual: root mean square of the residuals of log L.
       misfit: root mean square of the residuals of L, each over its loss's sampling error.
     """
-    return list(_after_fit(law, intervals, converged, left_out_error, left_out_error_of_mean, residual, misfit))
-
-
-def _after_fit(
-    law: Law,
-    intervals: Mapping[str, tuple[float, float]],
-    converged: float,
-    error: float,
-    of_mean: float,
-    residual: float,
-    misfit: float,
-) -> Iterator[Refusal]:
     if not law.converged or converged < LEAST_CONVERGED:
         which = f"{1 - converged:.0%} of the resampled fits" if law.converged else "the fit"
         yield Refusal("not_converged", f"{which} came to no minimum: many laws fit these runs equally well")
     yield from _exponents(law, intervals)
-    if error >= of_mean:
+    if left_out_error >= left_out_error_of_mean:
         yield Refusal(
             "no_better_than_mean",
-            f"a left-out run's loss is missed by {error:.3g} on average, by {of_mean:.3g} when guessed as the mean of "
-            "the others: the law predicts nothing",
+            f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
+            "when guessed as the mean of the others: the law predicts nothing",
         )
     if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
         yield Refusal(
@@ -112,82 +115,48 @@ def _exponents(law: Law, intervals: Mapping[str, tuple[float, float]]) -> Iterat
             )
 
 
-def _too_few(points: Sequence[Point], factors: Sequence[Factor]) -> list[Refusal]:
-    parameters = len(factors) + 2
-    if len(points) >= parameters + MARGIN:
-        return []
-    return [
-        Refusal(
-            "too_few_runs",
-            f"{len(points)} runs for {parameters} parameters; at least {parameters + MARGIN} are needed "
-            f"({MARGIN} more than parameters)",
-        )
-    ]
+def _ill_spread(points: Sequence[Point], factor: Factor) -> Iterator[Refusal]:
+    values = np.array([getattr(point, factor) for point in points], float)
+    levels, ratio = len(set(values)), values.max() / values.min()
+    remedy = f"vary it, or fit without it (--without {factor})"
+    if levels == 1:
+        reason = f"{_NAMES[factor]} is {values[0]:,.0f} in every run, so {EXPONENT[factor]} is not identifiable"
+        yield Refusal(f"{factor}_constant", f"{reason}; {remedy}")
+        return
+    if levels < LEAST_LEVELS:
+        reason = f"{_NAMES[factor]} has {levels} distinct values, which lie on any curve; {LEAST_LEVELS} are needed"
+        yield Refusal(f"{factor}_levels", f"{reason}; {remedy}")
+    if ratio < LEAST_RANGE:
+        reason = f"{_NAMES[factor]} goes from {values.min():,.0f} to {values.max():,.0f}, a factor of {ratio:.2g}"
+        yield Refusal(f"{factor}_range", f"{reason}; {LEAST_RANGE:g} is needed; {remedy}")
 
 
-def _ill_spread(points: Sequence[Point], factors: Sequence[Factor]) -> list[Refusal]:
-    found, spread = [], True
-    for factor in factors:
-        values = np.array([getattr(point, factor) for point in points], float)
-        levels, ratio = len(set(values)), values.max() / values.min()
-        remedy = f"vary it, or fit without it (--without {factor})"
-        if levels == 1:
-            spread = False
-            reason = f"{_NAMES[factor]} is {values[0]:,.0f} in every run, so {EXPONENT[factor]} is not identifiable"
-            found.append(Refusal(f"{factor}_constant", f"{reason}; {remedy}"))
-            continue
-        if levels < LEAST_LEVELS:
-            reason = f"{_NAMES[factor]} has {levels} distinct values, which lie on any curve; {LEAST_LEVELS} are needed"
-            found.append(Refusal(f"{factor}_levels", f"{reason}; {remedy}"))
-        if ratio < LEAST_RANGE:
-            reason = (
-                f"{_NAMES[factor]} goes from {values.min():,.0f} to {values.max():,.0f}, a factor of {ratio:.2g}; "
-                f"{LEAST_RANGE:g} is needed"
-            )
-            found.append(Refusal(f"{factor}_range", f"{reason}; {remedy}"))
-    if len(factors) == 2 and spread and len(points) > 2:
-        logs = np.log([[point.size, point.data] for point in points])
-        correlation = float(np.corrcoef(logs.T)[0, 1])
-        if abs(correlation) > MOST_CORRELATION:
-            found.append(
-                Refusal(
-                    "factors_confounded",
-                    f"log X and log D are correlated at {correlation:.2f} (at most {MOST_CORRELATION:g} is allowed): "
-                    "larger models were trained on more or on less, so alpha and beta cannot be told apart; cross them",
-                )
-            )
-    return found
-
-
-def _ill_valued(points: Sequence[Point]) -> list[Refusal]:
+def _ill_valued(points: Sequence[Point]) -> Iterator[Refusal]:
     losses: Float[np.ndarray, " N"] = np.array([point.loss for point in points])
     if losses.size and losses.min() <= 0:
         names = ", ".join(point.run for point in points if point.loss <= 0)
-        return [Refusal("loss_zero", f"the loss is 0 in {names}: its logarithm is not finite; ask more questions")]
+        yield Refusal("loss_zero", f"the loss is 0 in {names}: its logarithm is not finite; ask more questions")
+        return
     if losses.size and losses.max() >= CEILING:
         reached = [point.run for point in points if point.loss >= CEILING]
-        return [
-            Refusal(
-                "loss_at_ceiling",
-                f"the loss is {CEILING:g}, the most it can be, in {len(reached)} of {len(points)} runs "
-                f"({', '.join(reached)}): a power law does not bend to a ceiling, and these runs have not begun to "
-                "answer; train them longer, or leave them out of the command",
-            )
-        ]
+        yield Refusal(
+            "loss_at_ceiling",
+            f"the loss is {CEILING:g}, the most it can be, in {len(reached)} of {len(points)} runs "
+            f"({', '.join(reached)}): a power law does not bend to a ceiling, and these runs have not begun to "
+            "answer; train them longer, or leave them out of the command",
+        )
+        return
     errors = np.array([point.error for point in points])
     if len(points) < 2 or errors.min() <= 0:
-        return []
+        return
     weights = 1 / errors**2
     mean = float((weights * losses).sum() / weights.sum())
     statistic, freedom = float((weights * (losses - mean) ** 2).sum()), len(points) - 1
     probability = float(chi2.sf(statistic, freedom))
-    if probability < FLAT_LEVEL:
-        return []
-    return [
-        Refusal(
+    if probability >= FLAT_LEVEL:
+        yield Refusal(
             "flat_within_noise",
             f"the losses go from {losses.min():.3g} to {losses.max():.3g}, no more than their sampling errors of about "
             f"{np.median(errors):.2g} explain (chi-squared {statistic:.1f} at {freedom} degrees of freedom, "
             f"p = {probability:.2g})",
         )
-    ]
