@@ -25,7 +25,10 @@ from rllava_jax.planning.plan import load_config_for_planning
         (["--config.stages.task.starts_from=tsak"], ["stages.task.starts_from: 'tsak'", "an earlier stage (align)"]),
         (["--config.stages.align.starts_from=task"], ["stages.align.starts_from: 'task'", "it is the first stage"]),
         (["--config.stages.task.evaluate=perhaps"], ["--config.stages.task.evaluate=perhaps"]),
-        (["--config.stages.task.data.mix.asked.weight=-1"], ["stages.task: data.mix.asked.weight: -1.0"]),
+        (
+            ["--config.stages.task.data.mix.asked.weight=-1"],
+            ["--config.stages.task.data.mix.asked.weight=-1", "greater than or equal to 0"],
+        ),
         (["--config.stages.task"], ["an override is written"]),
         (["--config.stages=1"], ["--config.stages.NAME.SECTION.FIELD=VALUE (align, task)"]),
         (["--stage", "task"], ["--stage task", "--mode evaluate"]),
