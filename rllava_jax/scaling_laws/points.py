@@ -123,8 +123,9 @@ def newest_evaluation(folder: Path) -> Path:
 
 def other_differences(runs: Sequence[FinishedRun]) -> list[str]:
     """Settings in which the runs differ besides size, amount of data and what has no effect."""
-    first, *others = (to_json(run.config) for run in runs)
-    return list(dict.fromkeys(name for other in others for name in changed(first, other, besides=tuple(Effect))))
+    configs = [to_json(run.config) for run in runs]
+    names = (name for other in configs[1:] for name in changed(configs[0], other, besides=tuple(Effect)))
+    return list(dict.fromkeys(names))
 
 
 def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[FitTarget]:
