@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from rllava_jax.scaling_laws.points import Template
+from rllava_jax.scaling_laws.points import FitTarget
 
-TEMPLATE = Template("slake", "test", "family=identify", "right", "accuracy")
+TEMPLATE = FitTarget("slake", "test", "family=identify", "right", "accuracy")
 
 
 def losses(values, *, noise=0.0, seed=0, A=60.0, alpha=0.3, beta=0.25, E=0.15):
