@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from region_policies import POLICIES, SEEDS, results_of
 
 from data_pipelines.core.atomic_files import write_atomically
-from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.intervals import Interval, mean_interval
 from rllava_jax.evaluation.predictions import read_predictions
 
@@ -85,7 +85,7 @@ def read(out: Path) -> tuple[dict[tuple[str, str, str], Cell], dict[str, str]]:
             of_seed: dict[tuple[str, str, str], Scores] = defaultdict(dict)
             for p in read_predictions(folder / "predictions.jsonl"):
                 images[p.id] = p.image_id
-                right = score(p)["accuracy"]
+                right = is_right(p)
                 of_seed[policy, p.family, p.condition][p.id] = right
                 if p.family == "vqa" and p.right_boxes:
                     of_seed[policy, "with a region", p.condition][p.id] = right

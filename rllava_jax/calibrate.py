@@ -39,13 +39,13 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
-from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.risk_bounds import stops
 from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness, selective_rows
 from rllava_jax.evaluation.confidence.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
 from rllava_jax.evaluation.predictions import Prediction, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.inference.run_data import training_examples
@@ -249,7 +249,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
         predictor.generator, predictor.params, predictor.preprocessor, examples, settings, progress=split
     )
     if jax.process_index() == 0:
-        write_results(_asked(checkpoint), metrics.rows(predictions, bootstrap=0, seed=config.seed), predictions)
+        write_results(_asked(checkpoint), score(predictions, bootstrap=0, seed=config.seed), predictions)
     return predictions
 
 

@@ -36,22 +36,21 @@ from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.evaluation import judge, judge_options, paired, references
+from rllava_jax.evaluation import judge, judge_options, paired, references, scoring
 from rllava_jax.evaluation.answer_files import Findings, read_answers
 from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol
-from rllava_jax.evaluation.results import markdown_table, rows_as_json
-from rllava_jax.evaluation.scoring import ScoredItem, score_items, score_rows
+from rllava_jax.evaluation.results import json_lines, markdown_table, rows_as_json
 
 
 @dataclass(frozen=True)
 class _Scoring:
     """A file of predictions, scored."""
 
-    scored: list[ScoredItem]
+    scored: list[scoring.Scored[Item]]
     findings: Findings
 
 
@@ -65,8 +64,9 @@ def _work(options: argparse.Namespace) -> None:
         return print(registry.description(), end="")
     if options.checkpoint:
         from rllava_jax.evaluation import run_checkpoint  # brings JAX, which scoring a file does not need
+        from rllava_jax.report.run_report import write_report
 
-        return run_checkpoint.run(options, command=options.command)
+        return run_checkpoint.run(options, write_report=write_report, command=options.command)
     for name, default in SCORING.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -113,7 +113,7 @@ def _score(options: argparse.Namespace) -> None:
         judging = protocol
         ours, protocol, judged = _judged(marker, ours, judging)
         theirs = _judged(marker, theirs, judging)[0] if theirs else None
-    rows = score_rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
+    rows = scoring.rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
     print(f"{protocol.name}: {options.predictions}")
     print(markdown_table(_named_conditions(rows), conditions=_conditions(rows)), end="")
     comparison: list[paired.ComparisonRow] = []
@@ -205,17 +205,17 @@ def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing
             held = [item for item in items if item.condition == condition]
             lacking = sum((item.id, item.condition) not in file.answers for item in held)
             _check_complete(protocol, len(held) - lacking, allow_missing, what=f"{name} answers", lacking=lacking)
-    return _Scoring(score_items(items, protocol), file.findings)
+    return _Scoring(scoring.scored(items, protocol), file.findings)
 
 
-def _judged(marker: judge.Judge, scoring: _Scoring, protocol: Protocol) -> tuple[_Scoring, Protocol, dict[str, Any]]:
+def _judged(marker: judge.Judge, ours: _Scoring, protocol: Protocol) -> tuple[_Scoring, Protocol, dict[str, Any]]:
     """The file with the judge's marks among its scores; prints how many it marked, and how they agree with ours."""
-    items = [s.item for s in scoring.scored]
+    items = [s.answer for s in ours.scored]
     verdicts = judge.judge_items(marker, items)
     protocol = judge.with_judge(protocol, verdicts)
     about = judge.summary(marker, items, verdicts)
     print(judge.as_text(about), file=sys.stderr)
-    return _Scoring(score_items(items, protocol), scoring.findings), protocol, about
+    return _Scoring(scoring.scored(items, protocol), ours.findings), protocol, about
 
 
 def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, lacking: int) -> None:
@@ -234,7 +234,7 @@ def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, 
 def _compare(
     ours: _Scoring, theirs: _Scoring, protocol: Protocol, options: argparse.Namespace
 ) -> list[paired.ComparisonRow]:
-    first, second = ([_paired(s, protocol) for s in side.scored] for side in (ours, theirs))
+    first, second = ours.scored, theirs.scored
     only_first, only_second = paired.unmatched(first, second)
     for name, only in ((options.predictions, only_first), (options.against, only_second)):
         if only:
@@ -243,12 +243,6 @@ def _compare(
     print(f"\nfirst {options.predictions}, second {options.against}")
     print(paired.markdown(rows), end="")
     return rows
-
-
-def _paired(s: ScoredItem, protocol: Protocol) -> paired.Scored:
-    item = s.item
-    question = (item.dataset, item.split, item.id, item.condition)
-    return paired.Scored(question, item.image_id, protocol.subsets(item), s.scores)
 
 
 def _write(
@@ -262,8 +256,7 @@ def _write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scores.json", rows_as_json(rows))
-    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-    write_atomically(folder / "scored.jsonl", "".join(f"{encode(_scored_line(s))}\n" for s in ours.scored))
+    write_atomically(folder / "scored.jsonl", json_lines(_scored_line(s) for s in ours.scored))
     if options.against:
         write_atomically(folder / "comparison.json", rows_as_json(comparison))
     about = {
@@ -281,8 +274,8 @@ def _write(
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
-def _scored_line(s: ScoredItem) -> dict[str, Any]:
-    item = s.item
+def _scored_line(s: scoring.Scored[Item]) -> dict[str, Any]:
+    item = s.answer
     return {
         "id": item.id,
         "condition": item.condition,

@@ -33,6 +33,7 @@ from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run
+from rllava_jax.report.run_report import write_report
 from rllava_jax.runtime import hosts
 from rllava_jax.runtime.compilation_cache import keep_compiled
 from rllava_jax.runtime.interruption import Interruption
@@ -106,7 +107,9 @@ def run(
         else:
             step, params = job.restored(checkpoints, which or "last")
     if evaluates:
-        folder = evaluate_run(job.generator, params, config, job.data, workdir, step=step, command=command)
+        folder = evaluate_run(
+            job.generator, params, config, job.data, workdir, step=step, command=command, write_report=write_report
+        )
         logger.info("report: %s", folder / "report.html")
     return step
 

@@ -10,15 +10,15 @@ from report_examples import asked
 
 from rllava_jax.compare import main
 from rllava_jax.evaluation.comparison import compare_sides, read_side
-from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.report.comparison_report import differing
 
 
 def run(folder, right, *, step: str = "10", numbers=range(8)):
     """A workdir whose model answers the named questions rightly with the right region."""
     predictions = [p for i in numbers for p in asked(i, right=i in right)]
-    write_results(folder / "eval" / step, rows(predictions, bootstrap=0, seed=0), predictions)
+    write_results(folder / "eval" / step, score(predictions, bootstrap=0, seed=0), predictions)
     return folder
 
 
@@ -126,7 +126,7 @@ def test_a_question_that_stands_twice_in_a_file_is_refused(tmp_path, two, capsys
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([*lines, lines[0]]), encoding="utf-8")
     assert main([*map(str, two), "--out", str(tmp_path / "x.html")]) == 2
-    assert "predictions.jsonl: prediction 'slake/identify/0' stands there twice under" in capsys.readouterr().err
+    assert "predictions.jsonl: prediction 'slake/identify/0': answered twice under condition" in capsys.readouterr().err
 
 
 def test_runs_without_a_question_in_common_are_refused(tmp_path, two, capsys):

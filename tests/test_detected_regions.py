@@ -15,7 +15,7 @@ from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig,
 from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
-from rllava_jax.evaluation.metrics import rows
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.report.run_report import write_report
 
@@ -146,7 +146,7 @@ def test_how_often_and_how_well_it_was_found_become_rows(asked):
 
 
 def test_accuracy_stands_beside_that_of_the_right_region_and_of_none(asked):
-    index = {(r["subset"], r["condition"], r["metric"]): r["value"] for r in rows(asked[0], bootstrap=0, seed=0)}
+    index = {(r["subset"], r["condition"], r["metric"]): r["value"] for r in score(asked[0], bootstrap=0, seed=0)}
     assert [index["has_region=yes", c, "accuracy"] for c in ("right", "none")] == [1, 0]
     assert index["has_region=yes", "detected", "accuracy"] == pytest.approx(2 / 3)
     assert index["has_region=yes", "right-detected", "accuracy"] == pytest.approx(1 / 3)
@@ -156,7 +156,7 @@ def test_accuracy_stands_beside_that_of_the_right_region_and_of_none(asked):
 def test_the_report_tells_where_regions_come_from(asked, tmp_path):
     predictions = asked[0]
     assert region_sources(predictions) == "not recorded 1, question 3; found by the model 2"
-    figures = rows(predictions, bootstrap=20, seed=0) + detected_rows(predictions, bootstrap=20, seed=0)
+    figures = score(predictions, bootstrap=20, seed=0) + detected_rows(predictions, bootstrap=20, seed=0)
     write_report(
         tmp_path / "report.html", title="made", rows=figures, predictions=predictions, images=lambda p: png(), run={}
     )

@@ -15,9 +15,9 @@ from scored_files import Scores, write
 from data_pipelines.loading.examples import load_examples
 from rllava_jax.config import DataConfig
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation.metrics import rows as rows_of_a_run
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.scoring import score as rows_of_a_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import scoring_speed

@@ -9,8 +9,8 @@ from expected_errors import assert_refused
 from report_examples import asked
 
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.scoring import score
 
 
 def refused(capsys, *arguments: object) -> str:
@@ -28,7 +28,7 @@ def two(tmp_path):
     for group, right in (("plain", {0, 1, 2}), ("regions", {2})):
         predictions = [p for i in range(4) for p in asked(i, right=i in right)]
         found.append(tmp_path / group / "run")
-        write_results(found[-1] / "eval" / "10", rows(predictions, bootstrap=0, seed=0), predictions)
+        write_results(found[-1] / "eval" / "10", score(predictions, bootstrap=0, seed=0), predictions)
     return found
 
 

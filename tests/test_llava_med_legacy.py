@@ -6,7 +6,7 @@ import pytest
 
 from rllava_jax.evaluation.protocols.llava_med_legacy import LLAVA_MED_LEGACY, legacy_words, score_closed, score_open
 from rllava_jax.evaluation.protocols.protocol import Item
-from rllava_jax.evaluation.scoring import score_items, score_rows
+from rllava_jax.evaluation.scoring import rows, scored
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def item(number: int, answer: str, predictions: tuple[str, ...], answer_type: st
 
 def test_a_wrong_yes_or_no_leaves_the_second_denominator_alone():
     items = [item(0, "yes", ("yes",)), item(1, "no", ("yes",)), item(2, "CT", ("CT",)), item(3, "no", ())]
-    rows = score_rows(score_items(items, LLAVA_MED_LEGACY), LLAVA_MED_LEGACY, bootstrap=0, seed=0)
-    values = {row["metric"]: (row["value"], row["n"]) for row in rows if row["subset"] == "answer_type=closed"}
+    found = rows(scored(items, LLAVA_MED_LEGACY), LLAVA_MED_LEGACY, bootstrap=0, seed=0)
+    values = {row["metric"]: (row["value"], row["n"]) for row in found if row["subset"] == "answer_type=closed"}
     assert values == {"legacy_closed": (1 / 4, 4), "legacy_closed_dropped": (pytest.approx(1 / 3), 3)}
 
 

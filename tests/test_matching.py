@@ -9,7 +9,7 @@ import pytest
 from rllava_jax.evaluation import matching, references
 from rllava_jax.evaluation.answer_files import read_answers
 from rllava_jax.evaluation.protocols.registry import protocol
-from rllava_jax.evaluation.scoring import score_items
+from rllava_jax.evaluation.scoring import scored
 
 FEWER = "questions with fewer than 5 runs"
 
@@ -32,6 +32,6 @@ def test_runs_are_told_apart_by_their_numbers(tmp_path, given, accuracy, found):
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
     asked = references.from_file(tmp_path / "questions.jsonl")
     file, rule = read_answers(tmp_path / "answers.jsonl", lists=True), protocol("multiple_choice")
-    (scored,) = score_items(matching.match(asked, file, rule, file.findings), rule)
-    assert scored.scores["mean_accuracy"] == pytest.approx(accuracy)
+    (answered,) = scored(matching.match(asked, file, rule, file.findings), rule)
+    assert answered.scores["mean_accuracy"] == pytest.approx(accuracy)
     assert {what: entry.count for what, entry in file.findings.items()} == found

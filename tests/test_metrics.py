@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.boxes import box_to_loc_tokens
-from rllava_jax.evaluation.answers import exact_match, normalise_answer, score, token_f1, token_precision, token_recall
-from rllava_jax.evaluation.metrics import Row, rows
+from rllava_jax.evaluation.answers import exact_match, normalise_answer, token_f1, token_precision, token_recall
+from rllava_jax.evaluation.metrics import METRICS, Metric, Row, metrics_of, scores_of
 from rllava_jax.evaluation.predictions import Prediction, from_json, read_predictions, to_json
+from rllava_jax.evaluation.protocols.strict import OF_A_RUN
 from rllava_jax.evaluation.results import markdown_table, write_results
+from rllava_jax.evaluation.scoring import score
+from rllava_jax.scaling_laws.points import loss_of
 
 BOX = (0.1, 0.2, 0.5, 0.6)
 
@@ -117,9 +121,9 @@ def test_precision_counts_repeated_words_and_empty_answers_as_recall_does():
 
 
 def test_an_accepted_answer_is_as_good_as_the_answer():
-    assert score(predicted("yes", "indeed", accepted=("true", "Indeed."))) == {"accuracy": 1}
+    assert scores_of(predicted("yes", "indeed", accepted=("true", "Indeed."))) == {"accuracy": 1}
     # F1 of "left lung": with "left lower lobe" 2/5, with "lung of the left side" 4/7; recall 1/3 and 2/5.
-    best = score(predicted("left lower lobe", "left lung", answer_type="open", accepted=("lung of the left side",)))
+    best = scores_of(predicted("left lower lobe", "left lung", answer_type="open", accepted=("lung of the left side",)))
     expected = {"accuracy": 0, "exact_match": 0, "recall": 2 / 5, "precision": 1, "f1": 4 / 7}
     assert best == pytest.approx(expected)
 
@@ -130,22 +134,22 @@ def test_chinese_answers_are_compared_by_character():
 
 def test_closed_accuracy_divides_by_all_closed_questions():
     answers = [("yes", "yes"), ("no", "abnormal"), ("no", "yes no"), ("CT", "ct"), ("left", "right")]
-    found = rows([predicted(a, p, id=str(i)) for i, (a, p) in enumerate(answers)], bootstrap=0, seed=0)
+    found = score([predicted(a, p, id=str(i)) for i, (a, p) in enumerate(answers)], bootstrap=0, seed=0)
     assert value(found, "answer_type=closed", "right", "accuracy") == (2 / 5, 5)
     assert value(found, "answer_type=yes_no", "right", "accuracy") == (1 / 3, 3)
 
 
 def test_a_perfect_model_scores_one_and_yes_no_to_everything_scores_zero():
     references = ["yes", "No", "CT ", "Left lung", "3", ""]
-    perfect = rows([predicted(a, a, id=str(i)) for i, a in enumerate(references)], bootstrap=0, seed=0)
-    hedged = rows([predicted(a, "yes no", id=str(i)) for i, a in enumerate(references)], bootstrap=0, seed=0)
+    perfect = score([predicted(a, a, id=str(i)) for i, a in enumerate(references)], bootstrap=0, seed=0)
+    hedged = score([predicted(a, "yes no", id=str(i)) for i, a in enumerate(references)], bootstrap=0, seed=0)
     assert value(perfect, "answer_type=closed", "right", "accuracy") == (1, 6)
     assert value(hedged, "answer_type=closed", "right", "accuracy") == (0, 6)
 
 
 def test_open_questions_report_exact_match_recall_and_f1():
     pairs = [("left lung", "left lung"), ("left lung", "lung"), ("liver", "heart")]
-    found = rows(
+    found = score(
         [predicted(a, p, id=str(i), answer_type="open") for i, (a, p) in enumerate(pairs)], bootstrap=0, seed=0
     )
     assert value(found, "answer_type=open", "right", "exact_match") == (pytest.approx(1 / 3), 3)
@@ -159,17 +163,17 @@ def test_localise_is_scored_by_the_first_box():
     exact = box_to_loc_tokens((0.0, 0.0, 0.5, 1.0))
 
     def scored(prediction: str) -> dict[str, float]:
-        return score(predicted(reference, prediction, family="localise", answer_type="open"))
+        return scores_of(predicted(reference, prediction, family="localise", answer_type="open"))
 
     assert scored(exact + " heart") == {"accuracy": 1, "accuracy@0.5": 1, "iou": 1}
     assert scored(half + exact)["iou"] == pytest.approx(0.5, abs=2e-3)
     assert scored("<loc0001><loc0002> liver") == {"accuracy": 0, "accuracy@0.5": 0, "iou": 0}
     with pytest.raises(DataError, match="four loc tokens"):
-        score(predicted("liver", exact, family="localise"))
+        scores_of(predicted("liver", exact, family="localise"))
 
 
 def test_content_types_hold_ordinary_questions_only():
-    found = rows(
+    found = score(
         [
             predicted(id="a", content_type="Organ", modality="CT"),
             predicted(id="b", content_type="Organ", modality="CT", prediction="no"),
@@ -203,7 +207,7 @@ def test_conditions_are_compared_on_the_questions_that_have_a_region():
         "b", right=True, none=True, wrong=False
     )
     without = [predicted("yes", "no", id="c", condition=c) for c in ("right", "none", "wrong")]
-    found = rows(with_region + without, bootstrap=0, seed=0)
+    found = score(with_region + without, bootstrap=0, seed=0)
     assert value(found, "family=vqa", "right", "accuracy") == (pytest.approx(2 / 3), 3)
     assert value(found, "has_region=yes", "right", "accuracy") == (1, 2)
     assert value(found, "has_region=yes", "right-none", "accuracy") == (1 / 2, 2)
@@ -216,19 +220,19 @@ def test_differences_pair_the_same_question_whatever_the_order():
     a = conditions("a", right=True, none=False, wrong=False, family="identify")
     b = conditions("b", right=True, none=True, wrong=True, family="identify")
     asked_once = predicted(id="c", family="identify", right_boxes=(BOX,))
-    found = rows([*reversed(b), *a, asked_once], bootstrap=0, seed=0)
+    found = score([*reversed(b), *a, asked_once], bootstrap=0, seed=0)
     assert value(found, "family=identify", "right", "accuracy") == (1, 3)
     assert value(found, "family=identify", "right-none", "accuracy") == (1 / 2, 2)
 
 
 def test_blank_is_compared_over_all_questions():
-    found = rows([predicted(id="a"), predicted("yes", "no", id="a", condition="blank")], bootstrap=0, seed=0)
+    found = score([predicted(id="a"), predicted("yes", "no", id="a", condition="blank")], bootstrap=0, seed=0)
     assert value(found, "family=vqa", "right-blank", "accuracy") == (1, 1)
     assert value(found, "answer_type=closed", "right-blank", "accuracy") == (1, 1)
 
 
 def test_wrong_kinds_have_rows_of_their_own():
-    found = rows(
+    found = score(
         conditions("a", right=True, none=True, wrong=True, kind="shifted", family="identify")
         + conditions("b", right=True, none=True, wrong=False, kind="random", family="identify"),
         bootstrap=0,
@@ -240,7 +244,7 @@ def test_wrong_kinds_have_rows_of_their_own():
 
 
 def test_datasets_are_never_pooled():
-    found = rows([predicted(), predicted("yes", "no", dataset="vqa_rad")], bootstrap=0, seed=0)
+    found = score([predicted(), predicted("yes", "no", dataset="vqa_rad")], bootstrap=0, seed=0)
     closed = {
         r["dataset"]: r["value"] for r in found if (r["subset"], r["metric"]) == ("answer_type=closed", "accuracy")
     }
@@ -250,24 +254,35 @@ def test_datasets_are_never_pooled():
 def test_the_order_of_predictions_changes_no_row():
     several = [p for i in range(9) for p in conditions(str(i), right=True, none=i % 2 == 0, wrong=i % 3 == 0)]
     several = [Prediction(**{**to_json(p), "image_id": f"i{int(p.id) // 2}"}) for p in several]
-    forward, backward = (rows(ps, bootstrap=50, seed=1) for ps in (several, several[::-1]))
+    forward, backward = (score(ps, bootstrap=50, seed=1) for ps in (several, several[::-1]))
     assert [r["value"] for r in forward] == pytest.approx([r["value"] for r in backward])
     assert [r["ci_low"] for r in forward] == pytest.approx([r["ci_low"] for r in backward], nan_ok=True)
 
 
 def test_auroc_has_no_row_where_every_answer_is_right():
-    found = rows([predicted(id="a"), predicted(id="b", image_id="i1")], bootstrap=20, seed=0)
+    found = score([predicted(id="a"), predicted(id="b", image_id="i1")], bootstrap=20, seed=0)
     assert {r["metric"] for r in found if r["subset"] == "all"} == {"accuracy", "confidence", "brier", "ece"}
 
 
 def test_a_question_answered_twice_is_an_error():
     with pytest.raises(DataError, match="'q0': answered twice under condition 'right'"):
-        rows([predicted(), predicted()], bootstrap=0, seed=0)
+        score([predicted(), predicted()], bootstrap=0, seed=0)
+
+
+def test_a_metric_is_added_in_one_place(monkeypatch):
+    monkeypatch.setitem(METRICS, "letters", Metric("lower", lambda p: len(p.prediction) / 100, "answer_type=open"))
+    # As protocols/strict.py builds its own when it is imported.
+    protocol = dataclasses.replace(OF_A_RUN, metrics={s: metrics_of(s) for s in ("", "answer_type=open")})
+    found = score([predicted("left lung", "lung", answer_type="open")], protocol, bootstrap=0, seed=0)
+    assert value(found, "answer_type=open", "right", "letters") == (0.04, 1)
+    assert scores_of(predicted("left lung", "lung", answer_type="open"))["letters"] == 0.04
+    assert loss_of("letters", 0.04) == 0.04  # scaling laws read its direction
+    assert "letters" not in {row["metric"] for row in found if row["subset"] != "answer_type=open"}
 
 
 def test_no_predictions_are_an_error():
     with pytest.raises(DataError, match="no predictions"):
-        rows([], bootstrap=0, seed=0)
+        score([], bootstrap=0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +302,7 @@ def test_a_field_that_would_leave_a_denominator_is_an_error(field, bad):
 
 def test_predictions_survive_their_file(tmp_path):
     asked = [*conditions("a", right=True, none=False, wrong=False), predicted(id="ü", choices=("left", "right"))]
-    found = rows(asked, bootstrap=10, seed=0)
+    found = score(asked, bootstrap=10, seed=0)
     write_results(tmp_path / "eval", found, asked)
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == found
     assert read_predictions(tmp_path / "eval" / "predictions.jsonl") == asked
@@ -297,7 +312,7 @@ def test_predictions_survive_their_file(tmp_path):
 
 
 def test_a_number_that_json_cannot_hold_is_refused(tmp_path):
-    (row, *_) = rows([predicted()], bootstrap=0, seed=0)
+    (row, *_) = score([predicted()], bootstrap=0, seed=0)
     with pytest.raises(ValueError, match="JSON"):
         write_results(tmp_path, [{**row, "value": float("-inf")}], [])
 
@@ -317,7 +332,7 @@ def test_a_failed_write_leaves_the_older_results(tmp_path, monkeypatch):
     before = {p.name: p.read_text() for p in tmp_path.iterdir()}
     monkeypatch.setattr("os.fsync", disk_full)
     with pytest.raises(OSError, match="no space"):
-        write_results(tmp_path, rows([predicted()], bootstrap=0, seed=0), [predicted(), predicted(id="b")])
+        write_results(tmp_path, score([predicted()], bootstrap=0, seed=0), [predicted(), predicted(id="b")])
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
 
 
@@ -375,14 +390,14 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_are_read(tmp_path):
 
 def test_markdown_puts_conditions_across_and_names_differing_counts():
     asked = [predicted(id="a"), predicted("yes", "no", id="b"), predicted(id="a", condition="none")]
-    table = markdown_table([r for r in rows(asked, bootstrap=0, seed=0) if r["metric"] == "accuracy"])
+    table = markdown_table([r for r in score(asked, bootstrap=0, seed=0) if r["metric"] == "accuracy"])
     lines = table.splitlines()
     assert lines[0] == "| questions | metric | n | right | none |"
     assert "| answer_type=closed | accuracy | – | 50.0, n 2 | 100.0, n 1 |" in lines
 
 
 def test_bars_and_line_ends_in_names_leave_a_markdown_table_whole():
-    found = rows([predicted(content_type="a|b")], bootstrap=0, seed=0)
+    found = score([predicted(content_type="a|b")], bootstrap=0, seed=0)
     (row,) = [{**r, "condition": "x|\ny"} for r in found if r["subset"] == "content_type=a|b"]
     head, _, line = markdown_table([row], conditions=[row["condition"]]).splitlines()
     assert head == r"| questions | metric | n | x\| y |"

@@ -19,8 +19,8 @@ from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
-from rllava_jax.evaluation.metrics import rows
 from rllava_jax.evaluation.predictions import Prediction
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.report.gallery import cases_of, choose_chapters, worst_first
 from rllava_jax.report.line_plots import trust_picture
 from rllava_jax.report.run_report import write_report
@@ -30,7 +30,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 def write(path, predictions, images=picture, **changes) -> str:
     settings = {"title": "a run", "run": {"command": "python -m x", "seed": 7, "config": {"data": {"source": "slake"}}}}
-    found = rows(predictions, bootstrap=50, seed=0)
+    found = score(predictions, bootstrap=50, seed=0)
     write_report(path, rows=found, predictions=predictions, images=images, **{**settings, **changes})
     return path.read_text(encoding="utf-8")
 
@@ -88,7 +88,7 @@ def test_the_same_evaluation_gives_the_same_page(tmp_path, several):
 
 def test_the_headline_shows_the_numbers_of_the_rows(tmp_path, several):
     page = write(tmp_path / "report.html", several)
-    found = rows(several, bootstrap=50, seed=0)
+    found = score(several, bootstrap=50, seed=0)
     for condition in ("right", "none", "wrong", "blank"):
         (row,) = [
             r for r in found if (r["subset"], r["condition"], r["metric"]) == ("family=identify", condition, "accuracy")

@@ -10,7 +10,7 @@ import pytest
 from chromium import cards, chromium, console, requests, shown
 from report_examples import asked, picture
 
-from rllava_jax.evaluation.metrics import rows
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.report.run_report import write_report
 
 _UNSHOWN = {"boxes": (), "box_labels": (), "right_boxes": (), "shown_kind": "none"}
@@ -25,7 +25,7 @@ def page(tmp_path_factory):
         *(p for i in range(40, 44) for p in asked(i, family="vqa", content_type="Size", modality="MRI", **_UNSHOWN)),
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    found = rows(predictions, bootstrap=20, seed=0)
+    found = score(predictions, bootstrap=20, seed=0)
     write_report(path, title="a run", rows=found, predictions=predictions, images=picture, run={"seed": 0}, gallery=22)
     return path
 

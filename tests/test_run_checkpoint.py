@@ -11,11 +11,11 @@ from data_pipelines.loading.evaluation_batches import evaluation_batches
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.policy import NOTHING, regions_under
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.evaluate_options import make_parser
 from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.predictor import Predictor
 
 CONDITIONS = ("right", "none", "blank", "noise", "shuffled", "question_only", "corrupted:blur:3")
@@ -70,7 +70,7 @@ def test_every_condition_has_rows_and_the_controls_differences(results):
 def test_intervals_are_those_of_the_resamples_and_the_seed_asked_for(results):
     predictions = read_predictions(results / "predictions.jsonl")
     found = json.loads((results / "metrics.json").read_text())
-    asked_for, other = (metrics.rows(predictions, bootstrap=20, seed=seed) for seed in (9, 10))
+    asked_for, other = (score(predictions, bootstrap=20, seed=seed) for seed in (9, 10))
     assert found[: len(asked_for)] == asked_for != other
 
 

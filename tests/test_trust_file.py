@@ -12,7 +12,7 @@ from PIL import Image
 from data_pipelines.core.errors import DataError
 from data_pipelines.records import Region, VQAExample
 from rllava_jax import trust
-from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.asking import Run
@@ -279,7 +279,7 @@ def test_further_right_answers_count(path):
     question = dataclasses.replace(boxes.questions[0], answer="heart", accepted=("cardiac",))
     asked = dataclasses.replace(boxes, questions=(question,))
     predictions, _ = measure(lambda *_: ("cardiac", None), asked, picture, name="toy")
-    assert {score(p)["accuracy"] for p in predictions} == {1.0}
+    assert {is_right(p) for p in predictions} == {1.0}
 
 
 def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):

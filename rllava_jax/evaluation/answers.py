@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -33,20 +33,40 @@ _IDEOGRAPH = re.compile(r"([\u3400-\u9fff])")
 
 
 class Answered(Protocol):
-    """What scoring needs to know of an answered question: a `Prediction` does, and an `Item` of a protocol."""
+    """What scoring needs to know of an answered question: a `Prediction` of a run does, and a protocol's `Response`."""
 
     @property
     def id(self) -> str: ...
     @property
+    def dataset(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def condition(self) -> str: ...
+    @property
     def family(self) -> str: ...
     @property
     def answer_type(self) -> str: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def modality(self) -> str: ...
+    @property
+    def has_region(self) -> bool: ...
     @property
     def answer(self) -> str: ...
     @property
     def accepted(self) -> tuple[str, ...]: ...
     @property
     def prediction(self) -> str: ...
+    @property
+    def predictions(self) -> tuple[str, ...]: ...
+    @property
+    def shown_kind(self) -> str: ...
+    @property
+    def confidence(self) -> float | None: ...
 
 
 class Overlap(NamedTuple):
@@ -84,9 +104,10 @@ def exact_match(answer: str, prediction: str) -> bool:
     return normalise_answer(answer) == normalise_answer(prediction)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def token_overlap(answer: str, prediction: str) -> Overlap:
     """The counts behind token recall, precision and F1."""
-    wanted, given = _counts(answer), _counts(prediction)
+    wanted, given = Counter(answer_tokens(answer)), Counter(answer_tokens(prediction))
     return Overlap((wanted & given).total(), wanted.total(), given.total())
 
 
@@ -95,7 +116,8 @@ def token_recall(answer: str, prediction: str) -> float:
 
     With an empty reference: 1 for an empty prediction, else 0.
     """
-    return _recall(token_overlap(answer, prediction))
+    shared, wanted, given = token_overlap(answer, prediction)
+    return shared / wanted if wanted else float(not given)
 
 
 def token_precision(answer: str, prediction: str) -> float:
@@ -103,7 +125,8 @@ def token_precision(answer: str, prediction: str) -> float:
 
     With an empty prediction: 1 for an empty reference, else 0.
     """
-    return _precision(token_overlap(answer, prediction))
+    shared, wanted, given = token_overlap(answer, prediction)
+    return shared / given if given else float(not wanted)
 
 
 def token_f1(answer: str, prediction: str) -> float:
@@ -111,25 +134,8 @@ def token_f1(answer: str, prediction: str) -> float:
 
     2 overlap / (words of the reference + words of the prediction); both empty gives 1.
     """
-    return _f1(token_overlap(answer, prediction))
-
-
-def _recall(overlap: Overlap) -> float:
-    return overlap.shared / overlap.wanted if overlap.wanted else float(not overlap.given)
-
-
-def _precision(overlap: Overlap) -> float:
-    return overlap.shared / overlap.given if overlap.given else float(not overlap.wanted)
-
-
-def _f1(overlap: Overlap) -> float:
-    total = overlap.wanted + overlap.given
-    return 2 * overlap.shared / total if total else 1.0
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _counts(text: str) -> Counter[str]:
-    return Counter(answer_tokens(text))
+    shared, wanted, given = token_overlap(answer, prediction)
+    return 2 * shared / (wanted + given) if wanted + given else 1.0
 
 
 def localisation_iou(prediction: Answered) -> float:
@@ -149,29 +155,16 @@ def localisation_iou(prediction: Answered) -> float:
     return float(iou(wanted[0], given[0])) if given else 0.0
 
 
-def score(prediction: Answered) -> dict[str, float]:
-    """Every score of one answer, 0..1.
-
-    `accuracy` is always there: normalised equality, or for localise an IoU of at least 0.5. An open ordinary question
-    adds exact_match (the same number under its published name), recall, precision and f1; localise adds accuracy@0.5
-    and iou. Where the data set accepts further answers, each score is the best over all of them, by itself: recall and
-    precision may be those of two of them.
-    """
+def is_right(prediction: Answered) -> float:
+    """1 for an answer that equals the reference or an accepted one, or whose box has an IoU of 0.5; else 0."""
     if prediction.family == "localise":
-        overlap = localisation_iou(prediction)
-        hit = float(overlap >= LOCALISE_IOU)
-        return {"accuracy": hit, "accuracy@0.5": hit, "iou": overlap}
+        return float(localisation_iou(prediction) >= LOCALISE_IOU)
     references = (prediction.answer, *prediction.accepted)
-    right = float(any(exact_match(reference, prediction.prediction) for reference in references))
-    if prediction.family == "vqa" and prediction.answer_type == "open":
-        return {"accuracy": right, "exact_match": right, **_token_scores(references, prediction.prediction)}
-    return {"accuracy": right}
+    return float(any(exact_match(reference, prediction.prediction) for reference in references))
 
 
-def _token_scores(references: Sequence[str], prediction: str) -> dict[str, float]:
-    overlaps = [token_overlap(reference, prediction) for reference in references]
-    return {
-        "recall": max(map(_recall, overlaps)),
-        "precision": max(map(_precision, overlaps)),
-        "f1": max(map(_f1, overlaps)),
-    }
+def best(of: Callable[[str, str], float]) -> Callable[[Answered], float]:
+    """A score of answer and prediction as that of an answered question: the best over all accepted answers."""
+    return lambda prediction: max(
+        of(reference, prediction.prediction) for reference in (prediction.answer, *prediction.accepted)
+    )

@@ -7,18 +7,17 @@ answers of the region trust benchmark.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of
-from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.metrics import Row, metrics_of
-from rllava_jax.evaluation.paired import ComparisonRow, Scored, comparison_rows, unmatched
-from rllava_jax.evaluation.predictions import Prediction, read_predictions
-from rllava_jax.evaluation.subsets import subsets_of
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.paired import ComparisonRow, comparison_rows, unmatched
+from rllava_jax.evaluation.predictions import Key, Prediction, by_key, key_of, read_predictions
+from rllava_jax.evaluation.protocols.strict import STRICT
+from rllava_jax.evaluation.scoring import Scored, scored
 
 _ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
 _NOT_OF_TEST = ("validation", "calibration")  # eval/STEP-…: of the validation split
@@ -73,7 +72,7 @@ def read_side(path: str, name: str = "") -> Side:
     predictions = read_predictions(answers)
     if not predictions:
         raise DataError(f"{answers}: is empty; evaluate the run again")
-    _check_unique(predictions, answers)
+    by_key(predictions, where=f"{answers}: ")
     return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
 
 
@@ -119,7 +118,7 @@ def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Co
     """
     changed = _changed(first.predictions, second.predictions)
     ours, theirs = (_scored(side.predictions, changed) for side in (first, second))
-    rows = comparison_rows(ours, theirs, metrics_of, resamples=bootstrap, seed=seed)
+    rows = comparison_rows(ours, theirs, STRICT.metrics_of, resamples=bootstrap, seed=seed)
     if not rows:
         raise DataError(
             f"{first.folder} and {second.folder}: have no question in common under the same condition; compare "
@@ -128,26 +127,7 @@ def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Co
     return Comparison(rows, *unmatched(ours, theirs), [f"{key[2]} ({key[3]})" for key in sorted(changed)])
 
 
-_Key = tuple[str, str, str, str]
-
-
-def key_of(p: Prediction) -> _Key:
-    """What makes two answers answers to the same question."""
-    return p.dataset, p.split, p.id, p.condition
-
-
-def _check_unique(predictions: Iterable[Prediction], path: Path) -> None:
-    seen: set[_Key] = set()
-    for p in predictions:
-        if key_of(p) in seen:
-            raise DataError(
-                f"{path}: prediction {p.id!r} stands there twice under condition {p.condition!r}; each question counts "
-                "once, so remove one of the two lines"
-            )
-        seen.add(key_of(p))
-
-
-def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[_Key]:
+def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[Key]:
     """An id that names another question on each side, e.g. because the wording was drawn with another seed."""
 
     def asked(p: Prediction) -> tuple[object, ...]:
@@ -157,17 +137,15 @@ def _changed(first: Iterable[Prediction], second: Iterable[Prediction]) -> set[_
     return {key for p in first if (key := key_of(p)) in others and others[key] != asked(p)}
 
 
-def _scored(predictions: Iterable[Prediction], left_out: set[_Key]) -> list[Scored]:
+def _scored(predictions: Iterable[Prediction], left_out: set[Key]) -> list[Scored[Prediction]]:
     """By data set and split, in the order in which they are named."""
-    groups: dict[tuple[str, str], list[Scored]] = defaultdict(list)
-    for p in predictions:
-        if key_of(p) not in left_out:
-            groups[p.dataset, p.split].append(Scored(key_of(p), p.image_id, subsets_of(p), score(p)))
-    return [scored for group in groups.values() for scored in group]
+    kept = [p for p in predictions if key_of(p) not in left_out]
+    order = {group: place for place, group in enumerate(dict.fromkeys((p.dataset, p.split) for p in kept))}
+    return scored(sorted(kept, key=lambda p: order[p.dataset, p.split]), STRICT)
 
 
 def in_both(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[tuple[Prediction, Prediction]]:
     """The answers of both to the same question under the same condition."""
-    others = {key_of(p): p for p in second}
+    others = by_key(second)
     changed = _changed(first, second)
     return [(p, others[key]) for p in first if (key := key_of(p)) in others and key not in changed]

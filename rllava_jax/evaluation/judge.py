@@ -27,6 +27,7 @@ from data_pipelines.generation.answers import Answer, AnswerStore, ChatRequest
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
+from rllava_jax.evaluation.predictions import key_of
 from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores
 
 METRIC = "judge"
@@ -82,7 +83,7 @@ class Verdicts:
     """What the judge made of the answers.
 
     Attributes:
-      correct: of each item that has a verdict; see `item_key`. An item without an answer is incorrect, unasked.
+      correct: of each item that has a verdict, by `predictions.key_of`. Without an answer it is incorrect, unasked.
       not_judged: how many items have none, by reason.
       from_cache, asked: verdicts and replies of before and of now. Equal prompts are asked once.
       failures: of single requests, the reasons; the same command tries them again.
@@ -156,11 +157,6 @@ def verdict_of(reply: Answer) -> bool | None:
     return found[1].lower() == "correct" if found else None
 
 
-def item_key(item: Item) -> tuple[str, ...]:
-    """What names an item among others."""
-    return item.dataset, item.split, item.id, item.condition
-
-
 def request_of(judge: Judge, item: Item) -> JudgeRequest:
     """The prompt about an item's (first) answer. Texts are put in as JSON strings, so that none can pose as another."""
     texts = {
@@ -190,7 +186,7 @@ def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -
       EndpointError: the endpoint cannot be reached or refuses; every verdict so far is in the cache.
       DataError: the cache is damaged or held by another process, or the package openai is not installed.
     """
-    requests = {item_key(item): request_of(judge, item) for item in items if normalise_answer(item.prediction)}
+    requests = {key_of(item): request_of(judge, item) for item in items if normalise_answer(item.prediction)}
     failures: dict[str, str] = {}
     with _open(judge.cache) as store:
         missing = {request.key: request for request in requests.values() if request.key not in store}
@@ -204,15 +200,15 @@ def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -
         correct: dict[tuple[str, ...], bool] = {}
         not_judged: Counter[str] = Counter()
         for item in items:
-            request = requests.get(item_key(item))
+            request = requests.get(key_of(item))
             if request is None:
-                correct[item_key(item)] = False
+                correct[key_of(item)] = False
             elif request.key not in store:
                 not_judged[FAILED if request.key in failures else NOT_ASKED] += 1
             elif (verdict := verdict_of(store.get(request.key))) is None:
                 not_judged[MALFORMED] += 1
             else:
-                correct[item_key(item)] = verdict
+                correct[key_of(item)] = verdict
         asked = sum(key in store for key in missing)
         needed = {request.key for request in requests.values()}
     return Verdicts(correct, not_judged, len(needed) - len(missing), asked, tuple(failures.values()))
@@ -253,7 +249,7 @@ def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
     def score(items: Sequence[Item]) -> list[Scores]:
         found = []
         for item, scores in zip(items, protocol.score(items), strict=True):
-            verdict = verdicts.correct.get(item_key(item))
+            verdict = verdicts.correct.get(key_of(item))
             found.append(scores if verdict is None else {**scores, METRIC: float(verdict)})
         return found
 
@@ -265,7 +261,7 @@ def agreement(items: Iterable[Item], verdicts: Verdicts) -> Agreement:
     """The judge's verdicts against normalised equality with any of the references."""
     table: Counter[tuple[bool, bool]] = Counter()
     for item in items:
-        verdict = verdicts.correct.get(item_key(item))
+        verdict = verdicts.correct.get(key_of(item))
         if verdict is not None:
             exact = any(exact_match(answer, item.prediction) for answer in (item.answer, *item.accepted))
             table[verdict, exact] += 1

@@ -1,6 +1,7 @@
-"""From predictions to the rows of metrics.json.
+"""What an evaluation measures: every metric once, and the rows of metrics.json that it stands in.
 
-A row is one number: {dataset, split, subset, condition, metric, value, n, ci_low, ci_high}.
+To add a metric, add it to `METRICS`. A row is one number:
+{dataset, split, subset, condition, metric, value, n, ci_low, ci_high}.
 
 subset     all                         every question, all families
            family=identify, …          one question family; family=vqa are the data set's own questions
@@ -23,26 +24,124 @@ metric     accuracy                    normalised equality (localise counts as r
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
+from jaxtyping import Float
 
-from data_pipelines.conditions import ALL, DETECTED, MAIN
-from data_pipelines.core.errors import DataError
-from data_pipelines.records import FAMILIES
-from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.figures import Table, confidence_figures, difference_figure, mean_figure
-from rllava_jax.evaluation.intervals import Estimated, Estimator, Interval
-from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.subsets import has_confidence_rows, rank, subsets_of
+from data_pipelines.conditions import DETECTED, MAIN
+from rllava_jax.evaluation.answers import (
+    Answered,
+    best,
+    is_right,
+    localisation_iou,
+    token_f1,
+    token_precision,
+    token_recall,
+)
+from rllava_jax.evaluation.confidence import calibration, equal_mass
+from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval
+from rllava_jax.evaluation.subsets import subsets_of
 
 CONDITIONS = MAIN  # those of every evaluation
-_METRICS = {
-    "answer_type=open": ("exact_match", "recall", "precision", "f1"),
-    "family=localise": ("accuracy@0.5", "iou"),
+
+_Values = Float[np.ndarray, " N"]
+_Statistic = Callable[[Float[np.ndarray, "S N"], _Values, _Values], Float[np.ndarray, " S"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, and how it comes from answers; without a function its row is made by the module that names it.
+
+    Attributes:
+      better: "" where neither more nor less is.
+      of_answer: the score of an answered question. Its row is the mean, and it stands in predictions.jsonl.
+      subset: of the questions that have `of_answer`, and of the rows it stands in; "" is every one.
+      of_confidence: (confidence, correct) → a value of each question; the row is their mean.
+      statistic: (weights, confidence, correct) → a value of each resample.
+      most: greatest possible value of `of_confidence`.
+    """
+
+    better: Literal["higher", "lower", ""]
+    of_answer: Callable[[Answered], float] | None = None
+    subset: str = ""
+    of_confidence: Callable[[_Values, _Values], _Values] | None = None
+    statistic: _Statistic | None = None
+    most: float = 1.0
+
+
+_OPEN, _LOCALISE = "answer_type=open", "family=localise"
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("higher", is_right),
+    "exact_match": Metric("higher", is_right, _OPEN),
+    "recall": Metric("higher", best(token_recall), _OPEN),
+    "precision": Metric("higher", best(token_precision), _OPEN),
+    "f1": Metric("higher", best(token_f1), _OPEN),
+    "accuracy@0.5": Metric("higher", is_right, _LOCALISE),
+    "iou": Metric("higher", localisation_iou, _LOCALISE),
+    "confidence": Metric("", of_confidence=lambda confidence, correct: confidence),
+    "brier": Metric("lower", of_confidence=calibration.brier_score),
+    "nll": Metric("lower", of_confidence=calibration.negative_log_likelihood, most=np.inf),
+    "confident_errors": Metric("lower", of_confidence=equal_mass.confident_error),
+    "ece": Metric("lower", statistic=calibration.expected_calibration_error),
+    "ece_equal_mass": Metric("lower", statistic=equal_mass.ece_equal_mass),
+    "auroc": Metric("higher", statistic=calibration.auroc),
+    "aurc": Metric("lower", statistic=equal_mass.aurc),
+    **dict.fromkeys(("box_found", "box_iou"), Metric("higher")),  # detected_regions.py
+    **dict.fromkeys(("trust_score", "use", "resistance"), Metric("higher")),  # trust/
+    **dict.fromkeys(("lost", "lost_from_none", "followed"), Metric("lower")),
+    **dict.fromkeys(("followed_anyway", "unavailable", "not_asked"), Metric("")),
 }
+CONFIDENCE_METRICS = ("confidence", "brier", "ece", "auroc")  # of every evaluation
+
+
+def metrics_of(subset: str) -> tuple[str, ...]:
+    """The scores that a subset reports, its main one first."""
+    own = tuple(name for name, metric in METRICS.items() if subset and metric.subset == subset)
+    return own or ("accuracy",)
+
+
+def confidence_figures(
+    names: Sequence[str],
+    confidence: Float[np.ndarray, " N"],
+    correct: Float[np.ndarray, " N"],
+    images: Clusters,
+    estimator: Estimator,
+) -> Iterator[tuple[str, Estimated]]:
+    """The named metrics of a confidence (of `METRICS`); an undefined one (no AUROC where all are right) is left
+    out."""
+    for name in names:
+        metric = METRICS[name]
+        if metric.of_confidence is not None:
+            values = metric.of_confidence(confidence, correct)
+            yield name, estimator.mean(values, images, bounds=(0.0, metric.most))
+        elif (of := metric.statistic) is not None:
+
+            def statistic(weights: Float[np.ndarray, "S N"], of: _Statistic = of) -> Float[np.ndarray, " S"]:
+                return of(weights, confidence, correct)
+
+            figure = estimator.statistic(statistic, images)
+            if figure is not None:
+                yield name, figure
+
+
+def scores_of(prediction: Answered) -> dict[str, float]:
+    """Every score of one answer, 0 to 1.
+
+    `accuracy` is always there: normalised equality, or for localise an IoU of at least 0.5. An open ordinary question
+    adds exact_match (the same number under its published name), recall, precision and f1; localise adds accuracy@0.5
+    and iou. Where the data set accepts further answers, each score is the best over all of them, by itself: recall and
+    precision may be those of two of them.
+    """
+    subsets = ("", *subsets_of(prediction))
+    return {
+        name: metric.of_answer(prediction)
+        for name, metric in METRICS.items()
+        if metric.of_answer is not None and metric.subset in subsets
+    }
 
 
 class Row(TypedDict):
@@ -70,8 +169,8 @@ def make_row(
     )  # fmt: skip
 
 
-class Pair(NamedTuple):
-    """A difference `first - second` on the same questions.
+class Contrast(NamedTuple):
+    """A difference `first - second` of two conditions on the same questions.
 
     needs_region: only questions that have a region take part, because for the others both conditions show the same.
     """
@@ -81,125 +180,12 @@ class Pair(NamedTuple):
     needs_region: bool
 
 
-PAIRS = (
-    Pair("right", "none", True),
-    Pair("none", "wrong", True),
-    Pair("right", "blank", False),
-    Pair("right", "noise", False),
-    Pair("right", "shuffled", False),
-    Pair("none", "question_only", False),
+CONTRASTS = (
+    Contrast("right", "none", True),
+    Contrast("none", "wrong", True),
+    Contrast("right", "blank", False),
+    Contrast("right", "noise", False),
+    Contrast("right", "shuffled", False),
+    Contrast("none", "question_only", False),
 )
-DETECTED_PAIRS = (Pair("right", DETECTED, True), Pair(DETECTED, "none", True))
-
-
-class _Answers(NamedTuple):
-    """Predictions, and their scores as columns."""
-
-    predictions: Sequence[Prediction]
-    table: Table
-    estimator: Estimator
-
-
-def metrics_of(subset: str) -> tuple[str, ...]:
-    """The scores that a subset reports, its main one first."""
-    return _METRICS.get(subset, ("accuracy",))
-
-
-def rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: int) -> list[Row]:
-    """Scores every subset under every condition, with 95 % intervals by image.
-
-    Args:
-      predictions: of any number of data sets, splits and conditions.
-      bootstrap: resamples behind each interval; 0 leaves the intervals out.
-      seed: of the resampling.
-
-    Raises:
-      DataError: no predictions, or a question answered twice under one condition.
-    """
-    if not predictions:
-        raise DataError("no predictions to score: the evaluation asked no question (check evaluation.families)")
-    _check_unique(predictions)
-    answers = _Answers(
-        predictions,
-        Table([score(p) for p in predictions], [p.confidence for p in predictions], [p.image_id for p in predictions]),
-        Estimator(bootstrap, seed),
-    )
-    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for position, p in enumerate(predictions):
-        by_subset = groups.setdefault((p.dataset, p.split), {})
-        for subset in subsets_of(p):
-            by_subset.setdefault(subset, []).append(position)
-    found: list[Row] = []
-    for (dataset, split), by_subset in groups.items():
-        for subset in sorted(by_subset, key=_rank):
-            for condition, metric, figure in _subset_cells(answers, subset, by_subset[subset]):
-                found.append(make_row(dataset, split, subset, condition, metric, *figure))
-    return found
-
-
-_FAMILY_PLACES = {f"family={family}": place for place, family in enumerate(FAMILIES)}
-
-
-def _rank(subset: str) -> tuple[int, int, str]:
-    """The order of the module's docstring; families in their own."""
-    place, name = rank(subset)
-    return place, _FAMILY_PLACES.get(subset, 0), name
-
-
-_Cell = tuple[str, str, Estimated]
-
-
-def _subset_cells(answers: _Answers, subset: str, members: Sequence[int]) -> Iterator[_Cell]:
-    """(condition, metric, figure) of every condition, wrong kind and difference."""
-    by_condition: dict[str, list[int]] = {c: [] for c in ALL}
-    by_kind: dict[str, list[int]] = defaultdict(list)
-    for i in members:
-        prediction = answers.predictions[i]
-        by_condition[prediction.condition].append(i)
-        if prediction.condition == "wrong" and prediction.shown_kind.startswith("wrong:"):
-            by_kind[prediction.shown_kind].append(i)
-    for condition, held in by_condition.items():
-        if held:
-            yield from _score_cells(answers, subset, condition, held)
-            if has_confidence_rows(subset):
-                for metric, figure in confidence_figures(answers.table, np.array(held), answers.estimator):
-                    yield condition, metric, figure
-    for kind in sorted(by_kind):
-        yield from _score_cells(answers, subset, kind, by_kind[kind])
-    for pair in (*PAIRS, *DETECTED_PAIRS):
-        yield from _difference_cells(answers, subset, pair, by_condition[pair.first], by_condition[pair.second])
-
-
-def _score_cells(answers: _Answers, subset: str, condition: str, held: Sequence[int]) -> Iterator[_Cell]:
-    for metric in metrics_of(subset):
-        figure = mean_figure(answers.table, np.array(held), metric, answers.estimator)
-        if figure is not None:
-            yield condition, metric, figure
-
-
-def _difference_cells(
-    answers: _Answers, subset: str, pair: Pair, first: Sequence[int], second: Sequence[int]
-) -> Iterator[_Cell]:
-    """Differences over the questions answered under both conditions.
-
-    Left out where the subset mixes questions with and without a region and the pair needs one: its number would stand
-    beside rows over other questions. `has_region=yes` has it.
-    """
-    asked = answers.predictions
-    others = {asked[i].id: i for i in second}
-    matched = [(i, others[asked[i].id]) for i in first if asked[i].id in others]
-    if not matched or (pair.needs_region and not all(asked[i].has_region for i, _ in matched)):
-        return
-    ours, theirs = np.array(matched).T
-    for metric in metrics_of(subset):
-        figure = difference_figure(answers.table, ours, theirs, metric, answers.estimator)
-        yield f"{pair.first}-{pair.second}", metric, figure
-
-
-def _check_unique(predictions: Sequence[Prediction]) -> None:
-    seen: set[tuple[str, str, str, str]] = set()
-    for p in predictions:
-        key = (p.dataset, p.split, p.id, p.condition)
-        if key in seen:
-            raise DataError(f"prediction {p.id!r}: answered twice under condition {p.condition!r}; ids must be unique")
-        seen.add(key)
+DETECTED_CONTRASTS = (Contrast("right", DETECTED, True), Contrast(DETECTED, "none", True))

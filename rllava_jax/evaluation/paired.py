@@ -10,15 +10,18 @@ Axes: S resamples, N questions, C images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
+from rllava_jax.evaluation.answers import Answered
 from rllava_jax.evaluation.intervals import Interval, bootstrap_means, mean_interval
+from rllava_jax.evaluation.predictions import Key, key_of
 from rllava_jax.evaluation.results import markdown_text
+from rllava_jax.evaluation.scoring import Scored
 
 
 class McNemar(NamedTuple):
@@ -29,7 +32,7 @@ class McNemar(NamedTuple):
     p: float
 
 
-class Comparison(NamedTuple):
+class Difference(NamedTuple):
     """Mean of first minus second over n questions.
 
     Attributes:
@@ -43,21 +46,6 @@ class Comparison(NamedTuple):
     interval: Interval | None
     p: float | None
     mcnemar: McNemar | None
-
-
-class Scored(NamedTuple):
-    """A question as it was answered and scored, by whatever scored it.
-
-    Attributes:
-      question: (dataset, split, id, condition): the same in both sets of answers.
-      subsets: those it belongs to, e.g. "answer_type=closed".
-      scores: metric → value.
-    """
-
-    question: tuple[str, str, str, str]
-    image_id: str
-    subsets: Sequence[str]
-    scores: Mapping[str, float]
 
 
 class ComparisonRow(TypedDict):
@@ -87,7 +75,7 @@ def compare(
     *,
     resamples: int,
     seed: int,
-) -> Comparison:
+) -> Difference:
     """Compares two scores, 0..1, of each of N ≥ 1 questions.
 
     p is twice the share of resampled differences on the far side of zero (Davison & Hinkley 1997, section 4.4, with one
@@ -103,7 +91,7 @@ def compare(
         fewer = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
         p = max(min(2 * (fewer + 1) / (resamples + 1), 1.0), 2.0 ** (1 - count))
     binary = bool(np.isin(np.concatenate([first, second]), (0, 1)).all())
-    return Comparison(float(difference.mean()), len(first), interval, p, mcnemar(first, second) if binary else None)
+    return Difference(float(difference.mean()), len(first), interval, p, mcnemar(first, second) if binary else None)
 
 
 def mcnemar(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"]) -> McNemar:
@@ -116,8 +104,8 @@ def mcnemar(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"]) -> 
 
 
 def comparison_rows(
-    first: Iterable[Scored],
-    second: Iterable[Scored],
+    first: Iterable[Scored[Answered]],
+    second: Iterable[Scored[Answered]],
     metrics_of: Callable[[str], Sequence[str]],
     *,
     resamples: int,
@@ -126,19 +114,19 @@ def comparison_rows(
     """Compares every subset under every condition, over the questions that both sets have.
 
     Args:
-      metrics_of: the metrics that a subset reports, e.g. `evaluation.metrics.metrics_of`.
+      metrics_of: the metrics that a subset reports, e.g. `Protocol.metrics_of`.
 
     Returns:
       Rows in the order in which the first set names data set, split, subset and condition. `unmatched` tells what no
       row has.
     """
-    others = {s.question: s for s in second}
-    cells: dict[tuple[str, str, str, str], list[tuple[Scored, Scored]]] = {}
+    others = {key_of(s.answer): s for s in second}
+    cells: dict[tuple[str, str, str, str], list[tuple[Scored[Answered], Scored[Answered]]]] = {}
     for s in first:
-        if s.question in others:
-            dataset, split, _, condition = s.question
+        if (key := key_of(s.answer)) in others:
+            dataset, split, _, condition = key
             for subset in s.subsets:
-                cells.setdefault((dataset, split, subset, condition), []).append((s, others[s.question]))
+                cells.setdefault((dataset, split, subset, condition), []).append((s, others[key]))
     rows = []
     for (dataset, split, subset, condition), pairs in cells.items():
         for metric in metrics_of(subset):
@@ -146,7 +134,7 @@ def comparison_rows(
             if not held:
                 continue
             values = np.array([(s.scores[metric], other.scores[metric]) for s, other in held], dtype=float)
-            images = [s.image_id for s, _ in held]
+            images = [s.answer.image_id for s, _ in held]
             found = compare(values[:, 0], values[:, 1], images, resamples=resamples, seed=seed)
             low, high = found.interval or (None, None)
             only = found.mcnemar
@@ -162,11 +150,11 @@ def comparison_rows(
     return rows
 
 
-def unmatched(first: Iterable[Scored], second: Iterable[Scored]) -> tuple[list[str], list[str]]:
+def unmatched(first: Iterable[Scored[Answered]], second: Iterable[Scored[Answered]]) -> tuple[list[str], list[str]]:
     """The questions that only the first, and only the second, has; as "id (condition)"."""
-    ours, theirs = ({s.question: None for s in side} for side in (first, second))
+    ours, theirs = ({key_of(s.answer): None for s in side} for side in (first, second))
 
-    def names(questions: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    def names(questions: Iterable[Key]) -> list[str]:
         return [f"{name} ({condition})" if condition else name for _, _, name, condition in questions]
 
     return names(q for q in ours if q not in theirs), names(q for q in theirs if q not in ours)

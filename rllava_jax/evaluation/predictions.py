@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
@@ -16,6 +16,7 @@ from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES, AnswerType, Box
 from data_pipelines.regions.boxes import boxes_from_text
 from rllava_jax.evaluation.answer_files import is_encodable, text_lines
+from rllava_jax.evaluation.answers import Answered
 
 _TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "family", "answer_type",
                 "condition", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip
@@ -69,6 +70,11 @@ class Prediction:
         """Whether the question is about a marked region."""
         return bool(self.right_boxes)
 
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """The answer as the only one of its runs."""
+        return (self.prediction,)
+
     def __post_init__(self) -> None:
         # A value outside these would silently leave a denominator (VQA-RAD has "CLOSED " and answers that are numbers).
         for name in _TEXT_FIELDS:
@@ -82,6 +88,27 @@ class Prediction:
         _require(in_range, self.id, "confidence", self.confidence, "a probability, 0 to 1")
         in_range = _is_finite(self.log_prob) and self.log_prob <= _LOG_PROB_ROUNDING
         _require(in_range, self.id, "log_prob", self.log_prob, "the finite logarithm of a probability, 0 or below")
+
+
+Key = tuple[str, str, str, str]
+
+
+def key_of(answer: Answered) -> Key:
+    """What makes two answers answers to the same question: data set, split, id and condition."""
+    return answer.dataset, answer.split, answer.id, answer.condition
+
+
+def by_key(predictions: Iterable[Prediction], where: str = "") -> dict[Key, Prediction]:
+    """Predictions by `key_of`. Raises DataError, whose line begins with `where`, for a question answered twice."""
+    found: dict[Key, Prediction] = {}
+    for p in predictions:
+        if key_of(p) in found:
+            raise DataError(
+                f"{where}prediction {p.id!r}: answered twice under condition {p.condition!r}; ids must be unique",
+                code="data.duplicate-id",
+            )
+        found[key_of(p)] = p
+    return found
 
 
 def _is_text(value: object) -> bool:

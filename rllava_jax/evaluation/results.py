@@ -9,8 +9,7 @@ from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.paths import path_of
-from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.metrics import CONDITIONS, Row
+from rllava_jax.evaluation.metrics import CONDITIONS, Row, scores_of
 from rllava_jax.evaluation.predictions import Prediction, to_json
 
 
@@ -18,6 +17,12 @@ def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
     """A JSON list, one row a line."""
     one_per_line = ",\n".join(json.dumps(row, allow_nan=False, ensure_ascii=False) for row in rows)
     return f"[\n{one_per_line}\n]\n"
+
+
+def json_lines(lines: Iterable[Mapping[str, Any]]) -> str:
+    """JSON Lines, an object each."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    return "".join(f"{encode(line)}\n" for line in lines)
 
 
 def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable[Prediction]) -> None:
@@ -28,8 +33,8 @@ def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable
     folder = path_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "metrics.json", rows_as_json(rows))
-    lines = (json.dumps({**to_json(p), "scores": score(p)}, allow_nan=False, ensure_ascii=False) for p in predictions)
-    write_atomically(folder / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+    lines = ({**to_json(p), "scores": scores_of(p)} for p in predictions)
+    write_atomically(folder / "predictions.jsonl", json_lines(lines))
 
 
 def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITIONS) -> str:

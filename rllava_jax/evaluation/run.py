@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,20 @@ from data_pipelines.images.reading import decode
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.stored import to_json
-from rllava_jax.evaluation import metrics
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
+from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, METRICS, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
+from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.calibration import Calibration, stored_calibration
 from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData
 from rllava_jax.model.params import Params
-from rllava_jax.report.run_report import write_report
 from rllava_jax.runtime import hosts
+
+ReportWriter = Callable[..., object]
 
 
 def check_best_metric(config: Config) -> None:
@@ -40,11 +42,12 @@ def check_best_metric(config: Config) -> None:
     if config.train.evaluate_every == "never":
         return
     subset, _, metric = config.train.best_metric.split("/")
-    known = (*metrics.metrics_of(subset), "auroc")
+    known = [name for name in (*metrics_of(subset), *CONFIDENCE_METRICS) if METRICS[name].better == "higher"]
     if metric not in known:
         raise ConfigError(
             f"train.best_metric: {config.train.best_metric!r} ends in no metric of {subset}; "
-            f"use one of {', '.join(known)}"
+            f"use one of {', '.join(known)}",
+            code="config.invalid-value",
         )
 
 
@@ -57,11 +60,15 @@ def evaluate_run(
     *,
     step: int,
     command: str,
+    write_report: ReportWriter,
 ) -> Path:
     """Evaluates the test split and writes `eval/STEP/`: metrics.json, predictions.jsonl, report.html.
 
     Where it is evaluated otherwise than the run was started with (other families, conditions …), the results go to
     `eval/STEP-HASH/`, so that the run's own stay.
+
+    Args:
+      write_report: `report.run_report.write_report`, which stands above this layer.
 
     Returns:
       The folder.
@@ -85,6 +92,7 @@ def evaluate_run(
             calibration,
             title=f"{workdir.name}, step {step}",
             run=facts | provenance.describe(config, provenance.started_from(workdir)),
+            write_report=write_report,
         )
     # Hosts that end while the first one still writes would count as lost, or wait for it in JAX's short shutdown.
     hosts.barrier("results written")
@@ -100,15 +108,17 @@ def write_evaluation(
     *,
     title: str,
     run: Mapping[str, Any],
+    write_report: ReportWriter,
 ) -> None:
     """Scores predictions on the test split and writes metrics.json, predictions.jsonl and report.html.
 
     Args:
       calibration: of the checkpoint, if it has one; adds rows on how it held.
-      title, run: as `run_report.write_report`.
+      title, run: as `report.run_report.write_report`, which is
+      write_report: given, because it stands above this layer.
     """
     settings = config.evaluation
-    rows = metrics.rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
+    rows = score(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     rows += detected_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     if calibration is not None:
         rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
@@ -142,7 +152,7 @@ def validation_figures(
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
     predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.validation)
-    rows = metrics.rows(predictions, bootstrap=0, seed=config.seed)
+    rows = score(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)
     return {f"{row['subset']}/{row['condition']}/{row['metric']}": float(row["value"]) for row in rows}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,8 @@ from rllava_jax.config import Config, EvaluationConfig
 from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
-from rllava_jax.evaluation.run import write_evaluation
+from rllava_jax.evaluation.results import json_lines
+from rllava_jax.evaluation.run import ReportWriter, write_evaluation
 from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
@@ -40,10 +40,11 @@ from rllava_jax.inference.run_data import RunData, load_run_data
 logger = logging.getLogger(__name__)
 
 
-def run(options: argparse.Namespace, *, command: str = "") -> None:
+def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str = "") -> None:
     """Does what the options say.
 
     Args:
+      write_report: `report.run_report.write_report`.
       command: what the user wrote, for the report.
 
     Raises:
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace, *, command: str = "") -> None:
         calibration,
         title=f"{name}, step {step}, on {config.data.source} {config.data.test_split}",
         run=facts | provenance.describe(config),
+        write_report=write_report,
     )
     logger.info("report: %s", out / "report.html")
     if sampling is not None:
@@ -143,8 +145,7 @@ def _write_sampled(
     answered = sampled_runs(
         generator, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
     )
-    lines = (json.dumps(line, allow_nan=False, ensure_ascii=False) for line in run_lines(answered))
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    write_atomically(path, json_lines(run_lines(answered)))
     logger.info("answers of %d sampled runs: %s", runs, path)
 
 

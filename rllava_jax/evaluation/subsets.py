@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from rllava_jax.evaluation.answers import normalise_answer
+from data_pipelines.records import FAMILIES
+from rllava_jax.evaluation.answers import Answered, normalise_answer
 
 _ORDER = ("all", "family=", "has_region=", "answer_type=closed", "answer_type=yes_no", "answer_type=open",
           "content_type=", "modality=")  # fmt: skip
+_FAMILY_PLACES = {f"family={family}": place for place, family in enumerate(FAMILIES)}
 # In the order of the headline table; the first that was evaluated is also the one of the report's tiles.
 HEADLINE = ("family=identify", "family=verify", "family=choose", "has_region=yes", "family=vqa", "family=localise")
 
 
-class Described(Protocol):
-    """What tells the subsets of a question: a `Prediction` does, and an `Item` of a protocol."""
-
-    @property
-    def family(self) -> str: ...
-    @property
-    def answer_type(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def has_region(self) -> bool: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def modality(self) -> str: ...
-
-
-def subsets_of(question: Described) -> tuple[str, ...]:
+def subsets_of(question: Answered) -> tuple[str, ...]:
     """Those that a question belongs to."""
     names = ["all", f"family={question.family}"]
     if question.family == "vqa":
@@ -45,10 +28,11 @@ def subsets_of(question: Described) -> tuple[str, ...]:
     return tuple(names)
 
 
-def rank(subset: str) -> tuple[int, str]:
-    """Sorts subsets into the order of their rows, those of a kind by name; kinds that a protocol alone has are last."""
+def rank(subset: str) -> tuple[int, int, str]:
+    """Sorts subsets into the order of their rows: families in their own, others of a kind by name, and kinds that a
+    protocol alone has last."""
     place = next((i for i, prefix in enumerate(_ORDER) if subset.startswith(prefix)), len(_ORDER))
-    return place, subset
+    return place, _FAMILY_PLACES.get(subset, 0), subset
 
 
 def has_confidence_rows(subset: str) -> bool:

@@ -19,7 +19,7 @@ from data_pipelines.conditions import ALL, CONTROLS, MAIN
 from data_pipelines.core.errors import ImageError
 from data_pipelines.records import Box
 from data_pipelines.regions.boxes import boxes_from_text
-from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.metrics import scores_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.report.gallery import EFFECTS, Case, ImageOf, is_right
 from rllava_jax.report.names import condition_name
@@ -155,7 +155,7 @@ def answer_row(
     p: Prediction, name: str, *, key: str = "", note: str = "", picture: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """One answer of a card: the condition's name, the answer with its mark, its confidence."""
-    scores = score(p)
+    scores = scores_of(p)
     return {
         **{"name": name, "key": key, "note": note, "picture": picture, "right": bool(scores["accuracy"])},
         **{"answer": _readable(p.prediction), "iou": scores.get("iou"), "confidence": round(100 * p.confidence)},

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.conditions import DETECTED
 from rllava_jax.evaluation.detected_regions import NO_BOX, TOO_MANY
-from rllava_jax.evaluation.metrics import DETECTED_PAIRS, metrics_of
+from rllava_jax.evaluation.metrics import DETECTED_CONTRASTS, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.report.names import percent, row_interval
 from rllava_jax.report.tables import RowIndex, score_table
@@ -37,7 +37,7 @@ def detected(index: RowIndex, predictions: Sequence[Prediction]) -> dict[str, An
         index,
         [s for s in _SUBSETS if (s, DETECTED, metrics_of(s)[0]) in index],
         conditions=("right", "none", DETECTED),
-        pairs=DETECTED_PAIRS,
+        pairs=DETECTED_CONTRASTS,
         main_metric_only=True,
     )
     return {"finding": said, "table": table}

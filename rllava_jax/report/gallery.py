@@ -9,7 +9,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_pipelines.conditions import ALL
-from rllava_jax.evaluation.answers import exact_match, score
+from rllava_jax.evaluation.answers import exact_match
+from rllava_jax.evaluation.answers import is_right as is_answer_right
 from rllava_jax.evaluation.predictions import Prediction
 
 # The image a prediction is about: decoded, or its encoded bytes.
@@ -81,7 +82,7 @@ class Case(NamedTuple):
 
 def is_right(p: Prediction) -> bool:
     """Whether the answer counts as right."""
-    return bool(score(p)["accuracy"])
+    return bool(is_answer_right(p))
 
 
 def _is_wrong_box(p: Prediction) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.conditions import CONTROLS
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.paths import path_of
-from rllava_jax.evaluation.answers import score
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.confidence.calibration import reliability, risk_coverage
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
@@ -52,7 +52,7 @@ def write_report(
 
     Args:
       title: what was evaluated, e.g. "slake_tiny, step 3000".
-      rows: of `metrics.rows`, over the same predictions.
+      rows: of `scoring.score`, over the same predictions.
       images: the image of a prediction, decoded or as encoded bytes; an ImageError it raises is shown in its place.
       run: what makes the result reproducible: command, seed, configuration, versions; nested mappings are unfolded.
       gallery: at most so many example questions; with each image embedded once, they bound the size of the page.
@@ -185,7 +185,7 @@ def _calibration(index: RowIndex, predictions: Sequence[Prediction]) -> dict[str
     pairs = {}
     for condition in CONDITIONS:
         if held := [p for p in predictions if p.condition == condition]:
-            correct = np.array([score(p)["accuracy"] for p in held], dtype=float)
+            correct = np.array([is_right(p) for p in held], dtype=float)
             pairs[condition] = np.array([p.confidence for p in held], dtype=float), correct
     if not pairs:
         return None

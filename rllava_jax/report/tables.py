@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rllava_jax.evaluation.metrics import CONDITIONS, PAIRS, Pair, Row, metrics_of
+from rllava_jax.evaluation.metrics import CONDITIONS, CONTRASTS, Contrast, Row, metrics_of
 from rllava_jax.report import names
 from rllava_jax.report.names import condition_name, interval_text, percent, row_interval, subset_name
 
@@ -50,7 +50,7 @@ def score_table(
     subsets: Iterable[str],
     *,
     conditions: Sequence[str] = CONDITIONS,
-    pairs: Sequence[Pair] = PAIRS,
+    pairs: Sequence[Contrast] = CONTRASTS,
     main_metric_only: bool = False,
 ) -> PageTable | None:
     """Subsets (a line for each metric) down, conditions across, the paired differences after them; None if empty."""

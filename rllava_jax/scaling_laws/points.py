@@ -23,7 +23,7 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.durations import Duration
 from rllava_jax.config.stored import changed, from_json, to_json
-from rllava_jax.evaluation.metrics import metrics_of
+from rllava_jax.evaluation.metrics import METRICS, metrics_of
 from rllava_jax.model.params import abstract, trainable_names
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 Size = Literal["total", "trainable"]
 Data = Literal["seen", "distinct"]
 
-_MORE_IS_BETTER = ("accuracy", "exact_match", "recall", "f1", "accuracy@0.5", "iou", "auroc")
-_LESS_IS_BETTER = ("brier", "ece")
 _NORMAL_95 = 1.959964
 
 
@@ -187,11 +185,10 @@ def loss_of(metric: str, value: float) -> float:
     Raises:
       DataError: the metric is neither.
     """
-    if metric in _MORE_IS_BETTER:
-        return 1 - value
-    if metric in _LESS_IS_BETTER:
-        return value
-    known = ", ".join(_MORE_IS_BETTER + _LESS_IS_BETTER)
+    better = METRICS[metric].better if metric in METRICS else ""
+    if better:
+        return 1 - value if better == "higher" else value
+    known = ", ".join(name for name, known in METRICS.items() if known.better)
     raise DataError(
         f"--metric …/{metric}: is neither a score nor an error; use one of {known}", code="option.invalid-value"
     )

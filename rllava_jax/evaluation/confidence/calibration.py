@@ -46,6 +46,13 @@ def brier_score(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, 
     return (confidence - correct) ** 2
 
 
+def negative_log_likelihood(
+    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    """Of each question's being right or wrong, in nats."""
+    return -np.log(np.clip(np.where(correct == 1, confidence, 1 - confidence), 1e-12, 1))
+
+
 def auroc(
     weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
 ) -> Float[np.ndarray, " S"]:

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.conditions import ALL
 from data_pipelines.records import FAMILIES
-from rllava_jax.evaluation.answers import score
-from rllava_jax.evaluation.confidence.calibration import brier_score, expected_calibration_error
-from rllava_jax.evaluation.confidence.equal_mass import ece_equal_mass
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.intervals import Estimated, Estimator
-from rllava_jax.evaluation.metrics import Row, make_row
+from rllava_jax.evaluation.metrics import Row, confidence_figures, make_row
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.inference.calibration import Calibration
 
@@ -58,7 +55,7 @@ def log_prob_and_correctness(
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Log-probability and 0/1 correctness of each prediction."""
     log_prob = np.array([p.log_prob for p in predictions], dtype=float)
-    return log_prob, np.array([score(p)["accuracy"] for p in predictions], dtype=float)
+    return log_prob, np.array([is_right(p) for p in predictions], dtype=float)
 
 
 def _cells(
@@ -76,8 +73,6 @@ def _cells(
         if given.any():
             yield f"risk@risk={risk:.2f}", estimator.mean(1 - correct[given], images[given])
     confidence = calibration.confidence(log_prob)
-    yield "brier_calibrated", estimator.mean(brier_score(confidence, correct), images)
-    for name, function in (("ece", expected_calibration_error), ("ece_equal_mass", ece_equal_mass)):
-        figure = estimator.statistic(partial(function, confidence=confidence, correct=correct), images)
-        assert figure is not None  # an ECE is defined for any answers
+    names = ("brier", "ece", "ece_equal_mass")
+    for name, figure in confidence_figures(names, confidence, correct, images, estimator):
         yield f"{name}_calibrated", figure

@@ -19,9 +19,9 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
-from rllava_jax.evaluation.confidence.calibration import auroc, brier_score, expected_calibration_error, ones
-from rllava_jax.evaluation.confidence.equal_mass import ece_equal_mass
-from rllava_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_interval
+from rllava_jax.evaluation.confidence.calibration import auroc, ones
+from rllava_jax.evaluation.intervals import Estimator, bootstrap_interval
+from rllava_jax.evaluation.metrics import confidence_figures
 from rllava_jax.inference.calibration import Estimate, calibrated, log_odds
 
 FOLDS = 5
@@ -126,19 +126,6 @@ def quality(
     seed: int,
 ) -> dict[str, Estimate]:
     """nll, brier, ece and ece_equal_mass of a confidence, with 95 % intervals by image."""
-    likely = np.clip(np.where(correct == 1, confidence, 1 - confidence), 1e-12, 1)
-    found = {}
-    for name, values, most in (
-        ("nll", -np.log(likely), np.inf),
-        ("brier", brier_score(confidence, correct), 1.0),
-    ):
-        mean = mean_interval(values, images, resamples=resamples, seed=seed, bounds=(0.0, most))
-        found[name] = Estimate(float(values.mean()), *(mean or (None, None)))
-    statistics: dict[str, Statistic] = {
-        "ece": partial(expected_calibration_error, confidence=confidence, correct=correct),
-        "ece_equal_mass": partial(ece_equal_mass, confidence=confidence, correct=correct),
-    }
-    for name, statistic in statistics.items():
-        interval = bootstrap_interval(statistic, images, resamples=resamples, seed=seed)
-        found[name] = Estimate(float(statistic(ones(len(correct)))[0]), *(interval or (None, None)))
-    return found
+    names = ("nll", "brier", "ece", "ece_equal_mass")
+    figures = confidence_figures(names, confidence, correct, images, Estimator(resamples, seed))
+    return {name: Estimate(value, *(interval or (None, None))) for name, (value, _, interval) in figures}

@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipelines.records import AnswerType
 from rllava_jax.evaluation.intervals import Statistic
+from rllava_jax.evaluation.metrics import Contrast
 from rllava_jax.evaluation.subsets import subsets_of
 
 Scores = Mapping[str, float]
@@ -21,6 +22,7 @@ class Item:
       accepted: further answers that count as right.
       has_region: the question is about a marked region.
       condition: under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
+      shown_kind: what was really shown, where the references say it.
       predictions: the answers given, in the order of the runs: one, or several under a protocol whose `runs` is
         above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
       confidence: of the (first) answer, 0..1; None where the file has none.
@@ -42,6 +44,7 @@ class Item:
     accepted: tuple[str, ...] = ()
     has_region: bool = False
     condition: str = ""
+    shown_kind: str = ""
     predictions: tuple[str, ...] = ()
     confidence: float | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +55,7 @@ class Item:
         return self.predictions[0] if self.predictions else ""
 
 
-def each(score: Callable[[Item], Scores]) -> Callable[[Sequence[Item]], list[Scores]]:
+def each(score: Callable[[Any], Scores]) -> Callable[[Sequence[Any]], list[Scores]]:
     """The scores of many items from the score of one."""
     return lambda items: [score(item) for item in items]
 
@@ -79,6 +82,7 @@ class Protocol:
       subsets: those that an item belongs to, each a group of rows; "all" among them.
       corpus: metrics of many answers together (BLEU, AUC): from the items of a subset, a statistic of weights
         [S, N] → [S] as in `evaluation.intervals`, so that the bootstrap runs through it.
+      contrasts: differences between conditions that have rows, as have then the kinds of wrong region.
       runs: answers per question. Above 1, a line's `answer` may be a list, and lines that share an id are its runs.
       dataset: where the protocol is a published test set: its name in `data_pipelines.sources.registry`,
       split: its split,
@@ -89,12 +93,13 @@ class Protocol:
     name: str
     about: str
     source: str
-    score: Callable[[Sequence[Item]], Sequence[Scores]]
+    score: Callable[[Sequence[Any]], Sequence[Scores]]
     metrics: Mapping[str, tuple[str, ...]]
     faults: tuple[str, ...] = ()
     counts: Callable[[Item], bool] = every
-    subsets: Callable[[Item], Sequence[str]] = subsets_of
-    corpus: Mapping[str, Callable[[Sequence[Item]], Statistic]] = field(default_factory=dict)
+    subsets: Callable[[Any], Sequence[str]] = subsets_of
+    corpus: Mapping[str, Callable[[Sequence[Any]], Statistic]] = field(default_factory=dict)
+    contrasts: tuple[Contrast, ...] = ()
     runs: int = 1
     dataset: str = ""
     split: str = "test"

@@ -16,6 +16,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.predictions import Prediction, read_predictions, to_json
+from rllava_jax.evaluation.results import json_lines
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 
 ANSWERS_FILE, RUN_FILE = "answers.jsonl", "run.json"
@@ -103,10 +104,10 @@ def ask_all(boxes: BoxesFile, ask: Ask, run: Run, folder: Path | None) -> tuple[
         found, run = _answered(pairs, name, ask, run)
         if folder and part:
             _write_run(folder, run)
-            write_atomically(part, _lines(found))
+            write_atomically(part, json_lines(map(to_json, found)))
         predictions += found
     if folder:
-        write_atomically(folder / ANSWERS_FILE, _lines(predictions))
+        write_atomically(folder / ANSWERS_FILE, json_lines(map(to_json, predictions)))
         shutil.rmtree(folder / _PARTS)
     return predictions, run
 
@@ -183,7 +184,3 @@ def _prediction(question: Question, variant: Variant, name: str, reply: Reply) -
         accepted=question.accepted,
         provenance=question.provenance,
     )
-
-
-def _lines(predictions: Iterable[Prediction]) -> str:
-    return "".join(json.dumps(to_json(p), ensure_ascii=False, allow_nan=False) + "\n" for p in predictions)

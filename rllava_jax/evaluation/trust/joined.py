@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
-from rllava_jax.evaluation.answers import exact_match, normalise_answer, score
+from rllava_jax.evaluation.answers import exact_match, is_right, normalise_answer
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.asking import Run, askable, chosen
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
@@ -139,7 +139,7 @@ def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[
     implied = np.array([bool(v.implied) for v in variants])
     return Answered(
         index=np.array(index, dtype=int),
-        correct=np.array([score(p)["accuracy"] for p in held]),
+        correct=np.array([is_right(p) for p in held]),
         confidence=np.array([p.confidence for p in held]),
         implied=implied,
         followed=implied

@@ -23,7 +23,6 @@ metric     accuracy                      normalised equality, as strict as every
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -31,14 +30,13 @@ from jaxtyping import Bool, Float, Int
 
 from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.confidence.calibration import auroc, brier_score
-from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass
 from rllava_jax.evaluation.intervals import Estimator, Interval
-from rllava_jax.evaluation.metrics import Row, make_row
+from rllava_jax.evaluation.metrics import Row, confidence_figures, make_row
 from rllava_jax.evaluation.trust.joined import Answered, Answers
 from rllava_jax.evaluation.trust.summary import FIGURES, asked_both, trust_figures, wrong_box
 
 SUMMARY = "trust"
+_CONFIDENCE = ("confidence", "brier", "confident_errors", "ece_equal_mass", "auroc", "aurc")
 IOU_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ONE_BOX = tuple(name for name in VARIANTS if name not in ("none", "two", "contradicted"))
 _Cell = tuple[str, str, float, int, Interval | None]
@@ -75,7 +73,8 @@ def _cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: Estimat
             yield PREFIX + name, "iou", float(found.iou.mean()), len(found.iou), None
         yield from _hint_cells(answers, name, found, estimator)
         if answers.has_confidence:
-            yield from _confidence_cells(PREFIX + name, found, images, estimator)
+            figures = confidence_figures(_CONFIDENCE, found.confidence, found.correct, images, estimator)
+            yield from ((PREFIX + name, metric, *figure) for metric, figure in figures)
     for reference in ("right", "none"):
         for name, found in held.items():
             if name not in ("right", "none") or (reference, name) == ("right", "none"):
@@ -127,22 +126,6 @@ def _followed_anyway(answers: Answers, name: str, told: Int[np.ndarray, " N"]) -
         return None
     implied = [normalise_answer(question.variants[VARIANTS.index(name)].implied) for question in questions]
     return np.array([float(texts[q.id] == answer) for q, answer in zip(questions, implied, strict=True)])
-
-
-def _confidence_cells(condition: str, found: Answered, images: list[str], estimator: Estimator) -> Iterator[_Cell]:
-    confidence, correct = found.confidence, found.correct
-    means = {
-        "confidence": confidence,
-        "brier": brier_score(confidence, correct),
-        "confident_errors": confident_error(confidence, correct),
-    }
-    for metric, values in means.items():
-        yield condition, metric, *estimator.mean(values, images)
-    for metric, function in (("ece_equal_mass", ece_equal_mass), ("auroc", auroc), ("aurc", aurc)):
-        statistic = partial(function, confidence=confidence, correct=correct)
-        figure = estimator.statistic(statistic, images)
-        if figure is not None:  # no AUROC where all answers, or none, are right
-            yield condition, metric, *figure
 
 
 def _difference_cells(
