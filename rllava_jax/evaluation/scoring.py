@@ -72,10 +72,12 @@ def rows(answers: Sequence[Scored[Answered]], protocol: Protocol, *, bootstrap: 
         by_subset = groups.setdefault((answer.dataset, answer.split), {})
         for subset in subsets:
             by_subset.setdefault(subset, defaultdict(list))[answer.condition].append(position)
+    # Families in their own order in a run's rows, by name in those of a file.
+    order = rank if protocol.contrasts else lambda subset: (rank(subset)[0], subset)
     return [
         make_row(dataset, split, subset, condition, metric, *figure)
         for (dataset, split), by_subset in groups.items()
-        for subset in sorted(by_subset, key=rank)
+        for subset in sorted(by_subset, key=order)
         for condition, metric, figure in _cells(table, protocol, subset, by_subset[subset])
     ]
 

@@ -11,7 +11,7 @@ STRICT = Protocol(
     name="strict",
     about="Normalised equality over all closed questions, yes/no apart; of open ones exact match and clipped token "
     "recall, precision and F1; of localise the IoU of the first box.",
-    source="this project (rllava_jax/evaluation/metrics.py); the words of an answer are normalised much as by the VQA "
+    source="this project (rllava_jax/evaluation/answers.py); the words of an answer are normalised much as by the VQA "
     "evaluator (Antol et al., ICCV 2015), token F1 is SQuAD's (Rajpurkar et al., EMNLP 2016)",
     faults=(
         "A right answer in other words counts as wrong: 'heart' and 'cardiac', 'left lung' and 'lung, left'.",
