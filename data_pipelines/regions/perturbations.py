@@ -29,7 +29,14 @@ from data_pipelines.conditions import TRUST as TRUST_CONDITIONS
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.records import Box, VQAExample
 from data_pipelines.regions.boxes import area, clip, iou
-from data_pipelines.regions.policy import MIRRORED_IOU, WRONG_IOU, another_structure, mirrored, random_elsewhere
+from data_pipelines.regions.policy import (
+    MIRRORED_IOU,
+    WRONG_IOU,
+    another_structure,
+    mirrored,
+    random_elsewhere,
+    right_overlap,
+)
 
 PREFIX = "trust:"
 VARIANTS = tuple(condition.removeprefix(PREFIX) for condition in TRUST_CONDITIONS)
@@ -123,7 +130,7 @@ def _shown(example: VQAExample, name: str, boxes: Sequence[Box], *, question: st
         question=question or example.question,
         boxes=tuple(boxes),
         labels=tuple(found),
-        ious=tuple(round(_overlap(box, example), 4) for box in boxes),
+        ious=tuple(round(right_overlap(box, example), 4) for box in boxes),
         implied=implied_answer(example, wrong.pop()) if len(wrong) == 1 else "",
         clipped=name.startswith("scaled") and _is_clipped(example, float(name.partition(":")[2])),
     )
@@ -153,7 +160,7 @@ def _shifted(example: VQAExample, degree: str, rng: np.random.Generator) -> list
     found = [box for box in boxes if box is not None]
     if len(found) < len(boxes):
         raise _Unavailable("no shift to this IoU stays inside the image")
-    if any(abs(_overlap(box, example) - wanted) > _SHIFT_TOLERANCE for box in found):
+    if any(abs(right_overlap(box, example) - wanted) > _SHIFT_TOLERANCE for box in found):
         raise _Unavailable("the shifted box lies on another right box")
     return found
 
@@ -233,14 +240,14 @@ def _mirrored(example: VQAExample, degree: str, rng: np.random.Generator) -> lis
 
 def _random(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
     boxes = [random_elsewhere(region.box, example, rng) for region in example.regions]
-    if any(_overlap(box, example) > WRONG_IOU for box in boxes):
+    if any(right_overlap(box, example) > WRONG_IOU for box in boxes):
         raise _Unavailable(f"no random box overlaps the right one by at most {WRONG_IOU:g} of IoU")
     return boxes
 
 
 def _whole(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
     box = (0.0, 0.0, 1.0, 1.0)
-    if _overlap(box, example) > _UNCHANGED_IOU:
+    if right_overlap(box, example) > _UNCHANGED_IOU:
         raise _Unavailable("the right box is the whole image")
     return [box]
 
@@ -268,7 +275,7 @@ def _contradicted(example: VQAExample, labels: Sequence[str], rng: np.random.Gen
         raise _Unavailable("the right box has no label, so no name is known to be false")
     if example.language != "en":
         raise _Unavailable("the sentence is English, and the question is not")
-    same_place = {r.label for r in example.distractors if _overlap(r.box, example) > _SAME_IOU}
+    same_place = {r.label for r in example.distractors if right_overlap(r.box, example) > _SAME_IOU}
     false = [name for name in labels if name not in same_place | {example.regions[0].label}]
     if example.family in ("verify", "choose"):
         false = [name for name in false if implied_answer(example, name)]
@@ -284,10 +291,6 @@ def _label(box: Box, example: VQAExample) -> str:
     """The label of the annotated structure that overlaps the box most, "" where none does by half of IoU."""
     best = max((*example.regions, *example.distractors), key=lambda region: iou(box, region.box))
     return best.label if round(iou(box, best.box), 4) >= _SAME_IOU else ""
-
-
-def _overlap(box: Box, example: VQAExample) -> float:
-    return max(iou(box, region.box) for region in example.regions)
 
 
 def _rounded(box: Box) -> Box:

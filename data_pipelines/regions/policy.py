@@ -121,7 +121,7 @@ def another_structure(example: VQAExample, rng: np.random.Generator) -> tuple[Re
     others = [
         region
         for region in example.distractors
-        if region.label not in right_labels and _overlap(region.box, example) <= WRONG_IOU
+        if region.label not in right_labels and right_overlap(region.box, example) <= WRONG_IOU
     ]
     if len(others) < len(example.regions):
         return ()
@@ -143,7 +143,7 @@ def random_elsewhere(right: Box, example: VQAExample, rng: np.random.Generator) 
     drawn: list[tuple[float, Box]] = []
     for draw in range(_DRAWS):
         box = _random_box(area(right), rng, smaller=draw >= _DRAWS // 2)
-        drawn.append((_overlap(box, example), box))
+        drawn.append((right_overlap(box, example), box))
         if drawn[-1][0] <= WRONG_IOU:
             break
     return min(drawn)[1]
@@ -161,12 +161,13 @@ def _moved(example: VQAExample, move: Callable[[Box], Box | None], most_overlap:
     """Every right box moved; none where one of them cannot be, or still lies on a right one (on *any*: the mirrored
     left kidney is the right kidney)."""
     boxes = [move(region.box) for region in example.regions]
-    if any(box is None or _overlap(box, example) > most_overlap for box in boxes):
+    if any(box is None or right_overlap(box, example) > most_overlap for box in boxes):
         return ()
     return tuple(Region(box) for box in boxes if box is not None)
 
 
-def _overlap(box: Box, example: VQAExample) -> float:
+def right_overlap(box: Box, example: VQAExample) -> float:
+    """IoU of a box with the right box that it overlaps most."""
     return max(iou(box, region.box) for region in example.regions)
 
 
