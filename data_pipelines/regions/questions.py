@@ -12,6 +12,7 @@ a run matter. Other labels come from the images given, hence from one split.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,18 +97,8 @@ def _identify(image: AnnotatedImage, index: int, rng: np.random.Generator) -> VQ
 def _localise(image: AnnotatedImage, index: int) -> VQAExample:
     region = image.regions[index]
     name = region.label.lower()
-    return VQAExample(
-        id=f"{image.dataset}/localise/{image.image_id}/{index}",
-        dataset=image.dataset,
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        question=name,
-        answer=f"{box_to_loc_tokens(region.box)} {name}",
-        family="localise",
-        task="detect",
-        modality=image.modality,
-    )
+    answer = f"{box_to_loc_tokens(region.box)} {name}"
+    return _about(image, index, "localise", question=name, answer=answer, task="detect")
 
 
 def _verify(image: AnnotatedImage, index: int, wrong_label: str) -> Iterator[VQAExample]:
@@ -123,31 +114,30 @@ def _choose(image: AnnotatedImage, index: int, wrong: Sequence[str], rng: np.ran
     return _marked(image, index, "choose", question=question, answer=labels[0], choices=choices)
 
 
-def _marked(
-    image: AnnotatedImage,
-    index: int,
-    family: Family,
-    suffix: str = "",
-    *,
-    question: str,
-    answer: str,
-    choices: tuple[str, ...] = (),
-) -> VQAExample:
+def _marked(image: AnnotatedImage, index: int, family: Family, suffix: str = "", **fields: Any) -> VQAExample:
     """A question about one box, which is its region; boxes of other labels are its distractors."""
     region = image.regions[index]
+    return _about(
+        image,
+        index,
+        family,
+        suffix,
+        answer_type="open" if family == "identify" else "closed",
+        regions=(region,),
+        distractors=tuple(other for other in image.regions if other.label != region.label),
+        provenance=image.provenance,
+        **fields,
+    )
+
+
+def _about(image: AnnotatedImage, index: int, family: Family, suffix: str = "", **fields: Any) -> VQAExample:
     return VQAExample(
         id=f"{image.dataset}/{family}/{image.image_id}/{index}{suffix}",
         dataset=image.dataset,
         split=image.split,
         image=image.image,
         image_id=image.image_id,
-        question=question,
-        answer=answer,
         family=family,
-        answer_type="open" if family == "identify" else "closed",
         modality=image.modality,
-        regions=(region,),
-        distractors=tuple(other for other in image.regions if other.label != region.label),
-        choices=choices,
-        provenance=image.provenance,
+        **fields,
     )
