@@ -143,13 +143,21 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     splits = sorted({(p.dataset, p.split) for p in predictions})
     named = ", ".join(" ".join(pair) for pair in splits) or "none"
     if len(splits) != 1:
-        raise DataError(f"{where}: holds predictions of {named}; calibrate on those of one validation split")
+        raise DataError(
+            f"{where}: holds predictions of {named}; calibrate on those of one validation split",
+            code="calibration.wrong-split",
+        )
     _check_split(splits[0][1], config, where=f"{where}: holds predictions of {named}")
     held = [p for p in predictions if p.condition == CONDITION]
     if not held:
-        raise DataError(f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted")
+        raise DataError(
+            f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted",
+            code="data.no-questions",
+        )
     if len({p.id for p in held}) < len(held):
-        raise DataError(f"{where}: a question is answered twice under {CONDITION!r}; ids must be unique")
+        raise DataError(
+            f"{where}: a question is answered twice under {CONDITION!r}; ids must be unique", code="data.duplicate-id"
+        )
     return held
 
 
@@ -157,7 +165,8 @@ def _check_split(split: str, config: Config, *, where: str) -> None:
     if split in (config.data.test_split, config.data.train_split) or split.startswith(("test", "train")):
         raise DataError(
             f"{where}; a calibration is fitted on validation questions only: the model is surer of those that it was "
-            "trained on, and those that it is tested on are to say whether the calibration holds"
+            "trained on, and those that it is tested on are to say whether the calibration holds",
+            code="calibration.wrong-split",
         )
 
 
@@ -196,9 +205,13 @@ def _risks(text: str) -> tuple[float, ...]:
     try:
         risks = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--target-risk {text}: is no list of numbers; write e.g. 0.05,0.1") from None
+        raise ConfigError(
+            f"--target-risk {text}: is no list of numbers; write e.g. 0.05,0.1", code="option.invalid-value"
+        ) from None
     if not all(0 < risk < 1 for risk in risks):
-        raise ConfigError(f"--target-risk {text}: a risk is a share of wrong answers, above 0 and below 1")
+        raise ConfigError(
+            f"--target-risk {text}: a risk is a share of wrong answers, above 0 and below 1", code="option.out-of-range"
+        )
     return tuple(sorted(set(risks)))
 
 
@@ -207,7 +220,8 @@ def _open(path: Path, step: str | None, overrides: Sequence[str]) -> tuple[Path,
     for override in overrides:
         if not override.startswith(_SETTINGS):
             raise ConfigError(
-                f"{override}: only settings of data and evaluation can be given; the others are the run's"
+                f"{override}: only settings of data and evaluation can be given; the others are the run's",
+                code="config.invalid-override",
             )
     folder, which = find_checkpoint(absolute(path), step)
     with Checkpoints(folder, read_only=True) as checkpoints:
@@ -231,7 +245,8 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
     if not split:
         raise ConfigError(
             "data.validation_split: the run has none; name one with --config.data.validation_split=NAME, or give its "
-            "--predictions"
+            "--predictions",
+            code="config.missing-field",
         )
     _check_split(split, config, where=f"data.validation_split: is {split!r}")
     predictor = Predictor.load(checkpoint, new_tokens=config.evaluation.max_new_tokens)
@@ -258,10 +273,15 @@ def _read(name: str, checkpoint: Path) -> list[Prediction]:
     path = path_of(name)
     path = path / "predictions.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise DataError(f"{path}: no such file; give a predictions.jsonl or the eval folder that holds one")
+        raise DataError(
+            f"{path}: no such file; give a predictions.jsonl or the eval folder that holds one", code="file.missing"
+        )
     step = re.match(r"(\d+)(-|$)", absolute(path).parent.name)
     if step and absolute(path).parent.parent.name == "eval" and step[1] != checkpoint.name:
-        raise DataError(f"{path}: is of step {step[1]}, the checkpoint of step {checkpoint.name}; give the same step")
+        raise DataError(
+            f"{path}: is of step {step[1]}, the checkpoint of step {checkpoint.name}; give the same step",
+            code="calibration.conflict",
+        )
     return read_predictions(path)
 
 
@@ -272,7 +292,8 @@ def _check_apart(test: Sequence[Prediction], held: Sequence[Prediction], name: s
     if shared:
         raise DataError(
             f"--test-predictions {name}: {len(shared)} of its {len(images)} images were calibrated on; "
-            "give those of a split of other images"
+            "give those of a split of other images",
+            code="calibration.wrong-split",
         )
 
 

@@ -42,7 +42,7 @@ from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.protocols import registry
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response
 from rllava_jax.evaluation.results import json_lines, markdown_table, rows_as_json
 
 
@@ -50,7 +50,7 @@ from rllava_jax.evaluation.results import json_lines, markdown_table, rows_as_js
 class _Scoring:
     """A file of predictions, scored."""
 
-    scored: list[scoring.Scored[Item]]
+    scored: list[scoring.Scored[Response]]
     findings: Findings
 
 
@@ -123,7 +123,9 @@ def _score(options: argparse.Namespace) -> None:
         try:
             _write(path_of(options.out), options, protocol, ours, rows, comparison, judged)
         except OSError as error:
-            raise DataError(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
+            raise DataError(
+                f"--out {options.out}: cannot be written ({error.strerror}); name a folder", code="file.unwritable"
+            ) from None
 
 
 def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
@@ -131,70 +133,84 @@ def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
     if not (protocol.dataset or options.data):
         for name in ("split", "languages", "families"):
             if getattr(options, name) is not None:
-                raise DataError(f"--{name}: chooses questions of --data, which is not given; leave it out")
+                raise DataError(
+                    f"--{name}: chooses questions of --data, which is not given; leave it out", code="option.conflict"
+                )
     if protocol.expected is None and options.allow_missing:
         raise DataError(
             f"--allow-missing: --protocol {protocol.name} expects no number of questions; leave it out (what the "
-            "predictions lack counts as wrong)"
+            "predictions lack counts as wrong)",
+            code="option.conflict",
         )
 
 
-def _references(options: argparse.Namespace, protocol: Protocol) -> list[Item]:
+def _references(options: argparse.Namespace, protocol: Protocol) -> list[Response]:
     """The questions that are scored against, from where the options and the protocol say."""
     if protocol.dataset:
         return _published(options, protocol)
     if options.references:
         if options.data or options.root:
-            raise DataError("--references: and --data say twice what to score against; give one of them")
+            raise DataError(
+                "--references: and --data say twice what to score against; give one of them", code="option.conflict"
+            )
         return references.from_file(path_of(options.references))
     if not options.data:
         if options.root:
-            raise DataError("--root: without --data; name the data set, e.g. --data vqa_rad")
+            raise DataError("--root: without --data; name the data set, e.g. --data vqa_rad", code="option.conflict")
         return _of_own_file(options.predictions)
     if not options.root and options.data not in DRAWN:
-        raise DataError(f"--data {options.data}: needs --root, the folder of its files")
+        raise DataError(f"--data {options.data}: needs --root, the folder of its files", code="option.missing")
     return references.from_data(
         options.data, options.root, options.split or "test",
         languages=words(options.languages or "en"), families=_families(options.families), seed=options.seed,
     )  # fmt: skip
 
 
-def _published(options: argparse.Namespace, protocol: Protocol) -> list[Item]:
+def _published(options: argparse.Namespace, protocol: Protocol) -> list[Response]:
     fixed = {"split": protocol.split, "languages": ",".join(protocol.languages), "families": "vqa"}
     for name, value in fixed.items():
         if getattr(options, name) not in (None, value):
             raise DataError(
-                f"--{name} {getattr(options, name)}: --protocol {protocol.name} is {value}; leave it out, or use strict"
+                f"--{name} {getattr(options, name)}: --protocol {protocol.name} is {value}; leave it out, or use "
+                "strict",
+                code="option.conflict",
             )
     own = protocol.dataset
     if options.references or options.data not in (None, own, f"{own}_hf", "prepared"):
         raise DataError(
             f"--protocol {protocol.name}: is of {own}'s published test split; give --root and, for another copy, "
-            f"--data {own}_hf or prepared, or score other questions with --protocol strict"
+            f"--data {own}_hf or prepared, or score other questions with --protocol strict",
+            code="option.conflict",
         )
     if not options.root:
-        raise DataError(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files")
+        raise DataError(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files", code="option.missing")
     found = references.from_data(
         options.data or own, options.root, protocol.split, languages=protocol.languages, families=("vqa",), seed=0
     )
     if others := sorted({item.dataset for item in found} - {own, f"{own}_hf"}):
-        raise DataError(f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}")
+        raise DataError(
+            f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}",
+            code="data.unknown-name",
+        )
     return found
 
 
-def _of_own_file(name: str) -> list[Item]:
+def _of_own_file(name: str) -> list[Response]:
     try:
         return references.from_predictions(read_predictions(name))
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
+        raise DataError(
+            f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions", code="file.missing"
+        ) from None
     except DataError as error:
         raise DataError(
             f"{error} (without --data or --references the file is to be a run's own predictions.jsonl; say what to "
-            "score against)"
+            "score against)",
+            code="file.malformed",
         ) from None
 
 
-def _scoring(name: str, asked: Sequence[Item], protocol: Protocol, allow_missing: int) -> _Scoring:
+def _scoring(name: str, asked: Sequence[Response], protocol: Protocol, allow_missing: int) -> _Scoring:
     """Reads and scores a file, and prints what was odd about it."""
     file = read_answers(path_of(name), lists=protocol.runs > 1)
     items = match(asked, file, protocol, file.findings)
@@ -228,7 +244,10 @@ def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, 
         number = protocol.expected - found
         counted = "they count as wrong" if lacking else "they are not scored"
         remedy = f"complete it, or say --allow-missing {number} ({counted})"
-    raise DataError(f"{what} {found:,} of the {protocol.expected:,} questions of --protocol {protocol.name}; {remedy}")
+    raise DataError(
+        f"{what} {found:,} of the {protocol.expected:,} questions of --protocol {protocol.name}; {remedy}",
+        code="data.incomplete",
+    )
 
 
 def _compare(
@@ -274,7 +293,7 @@ def _write(
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
-def _scored_line(s: scoring.Scored[Item]) -> dict[str, Any]:
+def _scored_line(s: scoring.Scored[Response]) -> dict[str, Any]:
     item = s.answer
     return {
         "id": item.id,
@@ -302,7 +321,9 @@ def _families(text: str | None) -> tuple[str, ...]:
     families = words(text or "vqa")
     for family in families:
         if family not in FAMILIES:
-            raise DataError(f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}")
+            raise DataError(
+                f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}", code="data.unknown-name"
+            )
     return families
 
 

@@ -17,7 +17,7 @@ from rllava_jax.evaluation.protocols.multiple_choice import (
     consistency_credit,
     resolve,
 )
-from rllava_jax.evaluation.protocols.protocol import Item
+from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.protocols.vqa_accuracy import VQA_ACCURACY
 from rllava_jax.evaluation.protocols.vqa_med_2019 import VQA_MED_2019, bleu, strict_accuracy
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
@@ -25,7 +25,7 @@ from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 def item(answer="liver", *predictions, **changes):
     fields = {"id": "q0", "dataset": "d", "split": "test", "image_id": "i", "question": "?"}
-    return Item(answer=answer, predictions=predictions, **{**fields, **changes})
+    return Response(answer=answer, predictions=predictions, **{**fields, **changes})
 
 
 def scores(protocol, *of_item, **changes):

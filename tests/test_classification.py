@@ -20,11 +20,11 @@ from rllava_jax.evaluation.classification import (
 from rllava_jax.evaluation.confidence.calibration import ones
 from rllava_jax.evaluation.protocols.classification import CLASSIFICATION
 from rllava_jax.evaluation.protocols.findings import FINDINGS, probability_of_yes
-from rllava_jax.evaluation.protocols.protocol import Item
+from rllava_jax.evaluation.protocols.protocol import Response
 
 
 def item(answer, prediction, *, name="q", content_type="", confidence=None, **fields):
-    return Item(
+    return Response(
         id=name, dataset="d", split="test", image_id=name, question="?", answer=answer, content_type=content_type,
         predictions=(prediction,), confidence=confidence, fields=fields,
     )  # fmt: skip

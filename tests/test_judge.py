@@ -26,7 +26,7 @@ from rllava_jax.evaluation.judge import (
     with_judge,
 )
 from rllava_jax.evaluation.judge_options import add_arguments, from_options
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, each
 
 PROTOCOL = Protocol(
     name="p",
@@ -38,7 +38,7 @@ PROTOCOL = Protocol(
 
 
 def item(name, answer, prediction, **changes):
-    return Item(
+    return Response(
         id=name, dataset="d", split="test", image_id="i", question="Which organ?", answer=answer,
         predictions=(prediction,), **changes,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rllava_jax.evaluation.protocols.llava_med_legacy import LLAVA_MED_LEGACY, legacy_words, score_closed, score_open
-from rllava_jax.evaluation.protocols.protocol import Item
+from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.scoring import rows, scored
 
 
@@ -74,8 +74,8 @@ def test_both_readings_of_a_closed_question(answer, prediction, counted, droppin
     assert scores.get("legacy_closed_dropped") == dropping
 
 
-def item(number: int, answer: str, predictions: tuple[str, ...], answer_type: str = "closed") -> Item:
-    return Item(
+def item(number: int, answer: str, predictions: tuple[str, ...], answer_type: str = "closed") -> Response:
+    return Response(
         id=str(number), dataset="d", split="test", image_id=f"i{number}", question="?",
         answer=answer, answer_type=answer_type, predictions=predictions,
     )  # fmt: skip

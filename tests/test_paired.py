@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from rllava_jax.evaluation.intervals import Interval
 from rllava_jax.evaluation.paired import compare, comparison_rows, markdown, mcnemar, unmatched
-from rllava_jax.evaluation.protocols.protocol import Item
+from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.scoring import Scored
 
 IMAGES = [f"i{n}" for n in range(20)]
@@ -83,7 +83,7 @@ def test_of_two_equal_models_few_are_told_apart():
 
 def scored(name: str, image: str, accuracy: float, condition: str = "") -> Scored:
     subsets = ("all", "answer_type=open") if name == "c" else ("all",)
-    answer = Item(id=name, dataset="d", split="test", image_id=image, question="", answer="", condition=condition)
+    answer = Response(id=name, dataset="d", split="test", image_id=image, question="", answer="", condition=condition)
     return Scored(answer, subsets, {"accuracy": accuracy, "f1": accuracy / 2})
 
 

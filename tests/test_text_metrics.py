@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipelines.core.errors import DataError
-from rllava_jax.evaluation.protocols.protocol import Item
+from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.protocols.text_overlap import TEXT_OVERLAP
 from rllava_jax.evaluation.text_metrics import (
     ORDERS,
@@ -133,7 +133,7 @@ def test_the_order_of_the_rows_does_not_matter(rows):
 
 def test_the_protocol_scores_the_corpus_and_every_answer():
     def item(name, answer, prediction, **more):
-        return Item(id=name, dataset="d", split="test", image_id=name, question="?", answer=answer,
+        return Response(id=name, dataset="d", split="test", image_id=name, question="?", answer=answer,
                     predictions=(prediction,), **more)  # fmt: skip
 
     items = [item("a", "liver", "the liver", accepted=("the liver",)), item("b", "left lung", "")]

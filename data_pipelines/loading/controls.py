@@ -29,7 +29,8 @@ def picture_kind(condition: str) -> str:
     if condition not in ASKED:
         raise DataError(
             f"condition {condition!r}: is none that an evaluation asks; choose of {', '.join((*MAIN, *CONTROLS))} and "
-            "corrupted:KIND:LEVEL"
+            "corrupted:KIND:LEVEL",
+            code="data.unknown-name",
         )
     if condition in BLANK:
         return "blank"
@@ -74,7 +75,8 @@ class ShuffledImages:
         if not others:
             raise DataError(
                 f"{example.id}: condition 'shuffled' needs another image, and this is the only one of the "
-                f"{example.split} split of {example.dataset}; leave the condition out"
+                f"{example.split} split of {example.dataset}; leave the condition out",
+                code="image.missing",
             )
         drawn = int(rng_for("shuffled", example.id).integers(others))
         boxes = tuple(Region(region.box, region.label) for region in example.regions)

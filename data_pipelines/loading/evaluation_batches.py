@@ -58,7 +58,8 @@ def evaluation_batches(
     """
     if batch_size % process_count:
         raise DataError(
-            f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
+            f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one",
+            code="mesh.mismatch",
         )
     asked = _asked(examples, preprocessor, condition, wrong_kinds, images)
     longest, encode = preprocessor.data.text_length, preprocessor.tokenizer.encode

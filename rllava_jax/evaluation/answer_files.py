@@ -19,7 +19,7 @@ from data_pipelines.core.errors import DataError
 _NAMED = 5  # of each kind of bad line
 
 
-class Answer(NamedTuple):
+class GivenAnswer(NamedTuple):
     """One answer of a file; `text` is None where its line has none in words."""
 
     text: str | None
@@ -74,7 +74,7 @@ class AnswerFile:
       findings: what was odd.
     """
 
-    answers: Mapping[tuple[str, str], Sequence[Answer]]
+    answers: Mapping[tuple[str, str], Sequence[GivenAnswer]]
     findings: Findings
 
     @property
@@ -93,7 +93,7 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
       DataError: no such file, a JSON list instead of lines, or not one line with an id.
     """
     findings = Findings()
-    answers: dict[tuple[str, str], list[Answer]] = {}
+    answers: dict[tuple[str, str], list[GivenAnswer]] = {}
     for number, line in _objects(path, findings):
         key = _key(line)
         if key is None:
@@ -102,7 +102,10 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
         answers.setdefault(key, []).extend(_answers(line, key[0], findings, lists=lists))
     if not answers:
         bad = findings.get(UNREADABLE, Found()).count
-        raise DataError(f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer")
+        raise DataError(
+            f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer",
+            code="data.no-questions",
+        )
     return AnswerFile(answers, findings)
 
 
@@ -115,13 +118,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file", code="file.missing") from None
     # Not splitlines(): JSON may hold U+2028 and its like unescaped.
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
             text = line.decode().strip()
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
+            raise DataError(
+                f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8", code="file.malformed"
+            ) from None
         if text:
             yield number, text
 
@@ -130,10 +135,15 @@ def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, An
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give a JSONL file of predictions", code="file.missing"
+        ) from None
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     if raw.lstrip()[:1] == b"[":
-        raise DataError(f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)")
+        raise DataError(
+            f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)",
+            code="file.malformed",
+        )
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -156,11 +166,11 @@ def _key(fields: Mapping[str, Any]) -> tuple[str, str] | None:
     return _encodable(name), _encodable(condition or "")
 
 
-def _answers(fields: Mapping[str, Any], name: str, findings: Findings, *, lists: bool) -> list[Answer]:
+def _answers(fields: Mapping[str, Any], name: str, findings: Findings, *, lists: bool) -> list[GivenAnswer]:
     given = fields["prediction"] if "prediction" in fields else fields.get("answer")
     confidence = _confidence(fields.get("confidence"), name, findings)
     runs = given if lists and isinstance(given, list) and given else [given]
-    return [Answer(_text(run, name, findings), confidence, fields) for run in runs]
+    return [GivenAnswer(_text(run, name, findings), confidence, fields) for run in runs]
 
 
 def _text(value: object, name: str, findings: Findings) -> str | None:

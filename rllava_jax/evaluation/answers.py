@@ -149,7 +149,8 @@ def localisation_iou(prediction: Answered) -> float:
     wanted = boxes_from_text(prediction.answer)
     if not wanted:
         raise DataError(
-            f"prediction {prediction.id!r}: answer is {prediction.answer!r}, expected four loc tokens and a name"
+            f"prediction {prediction.id!r}: answer is {prediction.answer!r}, expected four loc tokens and a name",
+            code="data.invalid-value",
         )
     given = boxes_from_text(prediction.prediction)
     return float(iou(wanted[0], given[0])) if given else 0.0

@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -25,14 +24,6 @@ from rllava_jax.evaluation.detected_regions import answer_with_detected
 from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
 from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params
-
-
-@dataclass(frozen=True)
-class Question:
-    """An example as it is asked."""
-
-    example: VQAExample
-    shown: Shown
 
 
 def choose_examples(examples: Sequence[VQAExample], families: Sequence[str], *, most: int) -> list[VQAExample]:

@@ -63,15 +63,19 @@ def read_side(path: str, name: str = "") -> Side:
     """
     given = path_of(path)
     if not given.is_dir():
-        raise DataError(f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run")
+        raise DataError(
+            f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run", code="file.missing"
+        )
     folder = next((f for f in (given, *_evaluations(given)) if _answers_of(f)), None)
     if folder is None:
-        raise DataError(f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it")
+        raise DataError(
+            f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it", code="file.missing"
+        )
     answers = _answers_of(folder)
     assert answers is not None
     predictions = read_predictions(answers)
     if not predictions:
-        raise DataError(f"{answers}: is empty; evaluate the run again")
+        raise DataError(f"{answers}: is empty; evaluate the run again", code="data.no-questions")
     by_key(predictions, where=f"{answers}: ")
     return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
 
@@ -107,7 +111,9 @@ def _rows(path: Path) -> list[Row]:
             raise ValueError("a row lacks a field")
         return rows
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: holds no rows of results ({error}); evaluate the run again") from None
+        raise DataError(
+            f"{path}: holds no rows of results ({error}); evaluate the run again", code="file.malformed"
+        ) from None
 
 
 def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Comparison:
@@ -122,7 +128,8 @@ def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Co
     if not rows:
         raise DataError(
             f"{first.folder} and {second.folder}: have no question in common under the same condition; compare "
-            "evaluations of the same data set and split"
+            "evaluations of the same data set and split",
+            code="data.no-questions",
         )
     return Comparison(rows, *unmatched(ours, theirs), [f"{key[2]} ({key[3]})" for key in sorted(changed)])
 

@@ -28,7 +28,7 @@ from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, a
 from data_pipelines.generation.templates import two_parts
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.predictions import key_of
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores
 
 METRIC = "judge"
 TEMPLATE = "medical_answer.txt"
@@ -142,7 +142,8 @@ def load_template(path: str | None = None) -> JudgeTemplate:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise DataError(
-            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it"
+            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it",
+            code="file.malformed",
         ) from None
     system, user = two_parts(text, str(file), allowed=_PLACEHOLDERS, needed=("reference", "prediction"))
     return JudgeTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
@@ -157,7 +158,7 @@ def verdict_of(reply: Answer) -> bool | None:
     return found[1].lower() == "correct" if found else None
 
 
-def request_of(judge: Judge, item: Item) -> JudgeRequest:
+def request_of(judge: Judge, item: Response) -> JudgeRequest:
     """The prompt about an item's (first) answer. Texts are put in as JSON strings, so that none can pose as another."""
     texts = {
         "question": item.question,
@@ -179,7 +180,7 @@ def request_of(judge: Judge, item: Item) -> JudgeRequest:
     )
 
 
-def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -> Verdicts:
+def judge_items(judge: Judge, items: Sequence[Response], *, progress: bool = True) -> Verdicts:
     """Judges every item that has an answer, asking only for what the cache lacks.
 
     Raises:
@@ -195,7 +196,8 @@ def judge_items(judge: Judge, items: Sequence[Item], *, progress: bool = True) -
             if failures and not any(request.key in store for request in requests.values()):
                 raise EndpointError(
                     f"{judge.endpoint.url}: answered none of {len(failures)} requests, the last by: "
-                    f"{list(failures.values())[-1]}; mend the endpoint and start the same command again"
+                    f"{list(failures.values())[-1]}; mend the endpoint and start the same command again",
+                    code="endpoint.fails",
                 )
         correct: dict[tuple[str, ...], bool] = {}
         not_judged: Counter[str] = Counter()
@@ -219,7 +221,9 @@ def _open(cache: Path) -> AnswerStore:
         cache.parent.mkdir(parents=True, exist_ok=True)
         return AnswerStore(str(cache))
     except OSError as error:
-        raise DataError(f"{cache}: cannot be opened ({error.strerror}); name a file that can be written") from None
+        raise DataError(
+            f"{cache}: cannot be opened ({error.strerror}); name a file that can be written", code="file.unwritable"
+        ) from None
 
 
 def _ask(
@@ -246,7 +250,7 @@ def _ask(
 def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
     """The protocol with a further metric, `judge`, in every subset; n counts the judged answers alone."""
 
-    def score(items: Sequence[Item]) -> list[Scores]:
+    def score(items: Sequence[Response]) -> list[Scores]:
         found = []
         for item, scores in zip(items, protocol.score(items), strict=True):
             verdict = verdicts.correct.get(key_of(item))
@@ -257,7 +261,7 @@ def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
     return dataclasses.replace(protocol, score=score, metrics=metrics)
 
 
-def agreement(items: Iterable[Item], verdicts: Verdicts) -> Agreement:
+def agreement(items: Iterable[Response], verdicts: Verdicts) -> Agreement:
     """The judge's verdicts against normalised equality with any of the references."""
     table: Counter[tuple[bool, bool]] = Counter()
     for item in items:
@@ -268,7 +272,7 @@ def agreement(items: Iterable[Item], verdicts: Verdicts) -> Agreement:
     return Agreement(table[True, True], table[True, False], table[False, True], table[False, False])
 
 
-def summary(judge: Judge, items: Sequence[Item], verdicts: Verdicts) -> dict[str, Any]:
+def summary(judge: Judge, items: Sequence[Response], verdicts: Verdicts) -> dict[str, Any]:
     """All that a reported judge's score needs beside it, as plain JSON."""
     found = agreement(items, verdicts)
     return {

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from data_pipelines.core.errors import DataError
-from rllava_jax.evaluation.answer_files import Answer, AnswerFile, Findings
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol
+from rllava_jax.evaluation.answer_files import AnswerFile, Findings, GivenAnswer
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response
 
 MISSING = "questions without a prediction (counted as wrong)"
 UNKNOWN = "predictions whose id the references do not have (not scored)"
@@ -20,7 +20,7 @@ NOT_OF_PROTOCOL = "questions that the protocol does not score"
 _TRUST = "trust:"
 
 
-def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, findings: Findings) -> list[Item]:
+def match(references: Sequence[Response], file: AnswerFile, protocol: Protocol, findings: Findings) -> list[Response]:
     """The questions that the protocol scores, with what was answered.
 
     Every question is expected under every condition that the file names; where the references name conditions, as
@@ -45,13 +45,17 @@ def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, find
         if not protocol.counts(item):
             findings.add(NOT_OF_PROTOCOL, repr(item.id))
     if not counted:
-        raise DataError(f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list")
+        raise DataError(
+            f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list",
+            code="data.no-questions",
+        )
     known = {item.id for item in references}
     unknown = [key for key in file.answers if key[0] not in known]
     if len(unknown) == len(file.answers):
         raise DataError(
             f"no prediction has an id of the references: predictions have {_some(key[0] for key in unknown)}; "
-            f"the references have {_some(item.id for item in references)}"
+            f"the references have {_some(item.id for item in references)}",
+            code="data.unknown-name",
         )
     for name, condition in unknown:
         findings.add(UNKNOWN, _named(name, condition))
@@ -64,12 +68,15 @@ def match(references: Sequence[Item], file: AnswerFile, protocol: Protocol, find
     return items
 
 
-def _under_conditions(references: Sequence[Item], conditions: Sequence[str]) -> Iterable[Item]:
+def _under_conditions(references: Sequence[Response], conditions: Sequence[str]) -> Iterable[Response]:
     if any(item.condition for item in references):
         asked = [item for item in references if item.condition in conditions]
         if not asked:
             named = ", ".join(dict.fromkeys(item.condition for item in references))
-            raise DataError(f"predictions: were asked under none of the conditions of the references ({named})")
+            raise DataError(
+                f"predictions: were asked under none of the conditions of the references ({named})",
+                code="data.unknown-name",
+            )
         yield from asked
         return
     for condition in conditions:
@@ -78,7 +85,7 @@ def _under_conditions(references: Sequence[Item], conditions: Sequence[str]) -> 
                 yield dataclasses.replace(item, condition=condition) if condition else item
 
 
-def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findings) -> Item:
+def _answered(item: Response, answers: Sequence[GivenAnswer], runs: int, findings: Findings) -> Response:
     name = _named(item.id, item.condition)
     if runs > 1 and any(_run(answer) is not None for answer in answers):
         answers = _by_run(answers, runs, name, findings)
@@ -104,13 +111,13 @@ def _answered(item: Item, answers: Sequence[Answer], runs: int, findings: Findin
     )
 
 
-def _run(answer: Answer) -> object:
+def _run(answer: GivenAnswer) -> object:
     return answer.fields.get("run")
 
 
-def _by_run(answers: Sequence[Answer], runs: int, name: str, findings: Findings) -> list[Answer]:
+def _by_run(answers: Sequence[GivenAnswer], runs: int, name: str, findings: Findings) -> list[GivenAnswer]:
     """One answer for every run that has any, in the order of the runs; without text where its lines differ."""
-    found: dict[int, list[Answer]] = {}
+    found: dict[int, list[GivenAnswer]] = {}
     for answer in answers:
         run = _run(answer)
         if isinstance(run, int) and not isinstance(run, bool) and 0 <= run < runs:

@@ -18,5 +18,6 @@ def optional(module: str, *, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise DataError(
-            f"the package {package} is not installed; install it with pip install 'rllava-jax[evaluation]'"
+            f"the package {package} is not installed; install it with pip install 'rllava-jax[evaluation]'",
+            code="package.missing",
         ) from None

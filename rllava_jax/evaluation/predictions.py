@@ -122,7 +122,9 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 def _require(holds: bool, prediction_id: object, field: str, value: object, expected: str) -> None:
     if not holds:
-        raise DataError(f"prediction {prediction_id!r}: {field} is {value!r}, expected {expected}")
+        raise DataError(
+            f"prediction {prediction_id!r}: {field} is {value!r}, expected {expected}", code="data.invalid-value"
+        )
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
@@ -137,7 +139,9 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
       DataError: not an object, or a field is unknown, missing, of another type or out of range.
     """
     if not isinstance(fields, Mapping):
-        raise DataError(f"is {type(fields).__name__}, expected an object, one prediction a line")
+        raise DataError(
+            f"is {type(fields).__name__}, expected an object, one prediction a line", code="data.invalid-value"
+        )
     known = {f.name: f for f in dataclasses.fields(Prediction)}
     # Scores stand in predictions.jsonl for human readers; they follow from the rest and are computed anew.
     given = {name: value for name, value in fields.items() if name != "scores"}
@@ -148,7 +152,9 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
     required = {n for n, f in known.items() if f.default is dataclasses.MISSING}
     missing = sorted(required - given.keys())
     if unknown or missing:
-        raise DataError(f"prediction {name_of!r}: unknown fields {unknown}, missing fields {missing}")
+        raise DataError(
+            f"prediction {name_of!r}: unknown fields {unknown}, missing fields {missing}", code="data.unknown-field"
+        )
     for name in _BOX_FIELDS:
         boxes = given.get(name, ())
         fits = isinstance(boxes, list | tuple) and all(map(_is_box, boxes))
@@ -180,6 +186,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     for number, line in text_lines(path_of(path)):
         try:
             found.append(from_json(json.loads(line)))
-        except (ValueError, RecursionError) as error:  # DataError and JSONDecodeError are ValueErrors
-            raise DataError(f"{path}, line {number}: {error}") from error
+        except DataError as error:
+            raise error.within(f"{path}, line {number}") from error
+        except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
+            raise DataError(f"{path}, line {number}: {error}", code="file.malformed") from error
     return found

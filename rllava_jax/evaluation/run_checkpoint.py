@@ -98,14 +98,17 @@ def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, 
     """What can be wrong with the options alone is told first."""
     for name in ("checkpoint", "out"):
         if not getattr(options, name):
-            raise ConfigError(f"--{name}: is missing; give a folder")
+            raise ConfigError(f"--{name}: is missing; give a folder", code="option.missing")
     sampling, out = _sampling(options), path_of(options.out)
     if (out / "predictions.jsonl").exists():
-        raise ConfigError(f"--out {out}: holds results already; choose another folder, or remove this one")
+        raise ConfigError(
+            f"--out {out}: holds results already; choose another folder, or remove this one", code="file.exists"
+        )
     if options.protocol not in (None, "strict"):
         raise ConfigError(
             f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
-            "that is written under another one"
+            "that is written under another one",
+            code="option.conflict",
         )
     return sampling, out
 
@@ -113,13 +116,18 @@ def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, 
 def _sampling(options: argparse.Namespace) -> Sampling | None:
     if options.sampled_runs is None:
         if options.temperature is not None:
-            raise ConfigError(f"--temperature {options.temperature}: is of --sampled-runs, which is not given")
+            raise ConfigError(
+                f"--temperature {options.temperature}: is of --sampled-runs, which is not given", code="option.conflict"
+            )
         return None
     if options.sampled_runs < 1:
-        raise ConfigError(f"--sampled-runs {options.sampled_runs}: write 1 or more")
+        raise ConfigError(f"--sampled-runs {options.sampled_runs}: write 1 or more", code="option.out-of-range")
     sampling = Sampling(0.7 if options.temperature is None else options.temperature)
     if sampling.temperature == 0:
-        raise ConfigError("--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7")
+        raise ConfigError(
+            "--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7",
+            code="option.out-of-range",
+        )
     return sampling
 
 
@@ -164,10 +172,13 @@ def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -
     data = _data(config.data, options)
     evaluation = _evaluation(config.evaluation, options)
     if options.batch_size is not None and options.batch_size < 1:
-        raise ConfigError(f"--batch-size {options.batch_size}: write 1 or more")
+        raise ConfigError(f"--batch-size {options.batch_size}: write 1 or more", code="option.out-of-range")
     batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
     if batch % devices:
-        raise ConfigError(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
+        raise ConfigError(
+            f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}",
+            code="mesh.mismatch",
+        )
     return dataclasses.replace(
         config,
         data=data,

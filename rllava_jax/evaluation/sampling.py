@@ -33,7 +33,10 @@ class SampledAnswerer(Generator):
     ):
         """Raises ConfigError for a temperature of 0, at which all runs would be the same."""
         if sampling.temperature == 0:
-            raise ConfigError("--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7")
+            raise ConfigError(
+                "--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7",
+                code="option.out-of-range",
+            )
         super().__init__(graphdef, tokenizer, mesh, new_tokens=new_tokens, sampling=sampling)
         self._seed = seed
         self.begin(0)
@@ -72,7 +75,7 @@ def sampled_runs(
       ConfigError: `runs` is below 1.
     """
     if runs < 1:
-        raise ConfigError(f"--sampled-runs {runs}: write 1 or more")
+        raise ConfigError(f"--sampled-runs {runs}: write 1 or more", code="option.out-of-range")
     found = []
     for run in range(runs):
         generator.begin(run)

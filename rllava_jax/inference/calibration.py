@@ -113,14 +113,18 @@ class Calibration:
           ConfigError: it is no risk, or none so low can be promised; names the lowest that can.
         """
         if not 0 < risk < 1:
-            raise ConfigError(f"--risk {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1")
+            raise ConfigError(
+                f"--risk {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1",
+                code="option.out-of-range",
+            )
         stop = self.stop_at(risk)
         if stop is None:
             lowest = min(self.stops, key=lambda stop: stop.risk_bound)
             at_least = math.ceil(lowest.risk_bound * 1000) / 1000
             raise ConfigError(
                 f"--risk {risk:g}: cannot be promised from {self.questions} validation questions; the lowest that "
-                f"can is {at_least:g}, at which {self.coverage(lowest):.0%} of them are answered"
+                f"can is {at_least:g}, at which {self.coverage(lowest):.0%} of them are answered",
+                code="calibration.unattainable-risk",
             )
         return stop
 
@@ -171,7 +175,9 @@ def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibrati
             raise ValueError("its temperature, bias or stops are none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         path = checkpoint / "assets" / CALIBRATION_FILE
-        raise CheckpointError(f"{path}: damaged ({error!r}); fit it anew: {COMMAND} {checkpoint}") from None
+        raise CheckpointError(
+            f"{path}: damaged ({error!r}); fit it anew: {COMMAND} {checkpoint}", code="checkpoint.damaged"
+        ) from None
     return calibration
 
 

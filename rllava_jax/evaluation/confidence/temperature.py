@@ -43,12 +43,14 @@ def check_enough(correct: Float[np.ndarray, " N"], images: Sequence[str], *, whe
     if n < LEAST_QUESTIONS or pictures < LEAST_IMAGES:
         raise DataError(
             f"{where}: {n} questions on {pictures} images are too few to calibrate on; "
-            f"ask at least {LEAST_QUESTIONS} on {LEAST_IMAGES}"
+            f"ask at least {LEAST_QUESTIONS} on {LEAST_IMAGES}",
+            code="calibration.too-few",
         )
     if min(right, n - right) < LEAST_OF_EACH:
         raise DataError(
             f"{where}: {right} of {n} answers are right; a calibration needs at least {LEAST_OF_EACH} right and "
-            f"{LEAST_OF_EACH} wrong ones, so ask more questions"
+            f"{LEAST_OF_EACH} wrong ones, so ask more questions",
+            code="calibration.too-few",
         )
 
 
@@ -88,7 +90,8 @@ def fit_with_intervals(
         value = float(auroc(ones(len(correct)), log_prob, correct)[0])
         raise DataError(
             f"{where}: confidence does not tell right answers from wrong ones (AUROC {value:.2f}); there is nothing to "
-            "calibrate, train longer"
+            "calibrate, train longer",
+            code="calibration.uninformative",
         )
 
     def one(weights: Float[np.ndarray, "S N"], place: int) -> Float[np.ndarray, " S"]:

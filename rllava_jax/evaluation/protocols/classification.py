@@ -11,40 +11,40 @@ from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 
 
-def class_names(items: Sequence[Item]) -> list[str]:
+def class_names(items: Sequence[Response]) -> list[str]:
     """The classes: every reference, normalised, in alphabetical order."""
     return sorted({normalise_answer(item.answer) for item in items})
 
 
-def _class_subsets(item: Item) -> tuple[str, ...]:
+def _class_subsets(item: Response) -> tuple[str, ...]:
     return ("all", f"class={normalise_answer(item.answer)}")
 
 
-def _right(item: Item) -> Scores:
+def _right(item: Response) -> Scores:
     return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
 
 
-def _numbers(items: Sequence[Item]) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _numbers(items: Sequence[Response]) -> tuple[list[str], np.ndarray, np.ndarray]:
     names = class_names(items)
     number = {name: place for place, name in enumerate(names)}
     predicted = np.array([number.get(normalise_answer(item.prediction), -1) for item in items])
     return names, predicted, np.array([number[normalise_answer(item.answer)] for item in items])
 
 
-def _f1_macro(items: Sequence[Item]) -> Statistic:
+def _f1_macro(items: Sequence[Response]) -> Statistic:
     names, predicted, wanted = _numbers(items)
     return lambda weights: statistics.macro(statistics.class_f1(weights, predicted, wanted, len(names)))
 
 
-def _balanced_accuracy(items: Sequence[Item]) -> Statistic:
+def _balanced_accuracy(items: Sequence[Response]) -> Statistic:
     names, predicted, wanted = _numbers(items)
     return lambda weights: statistics.macro(statistics.class_accuracy(weights, predicted, wanted, len(names)))
 
 
-def _auc_macro(items: Sequence[Item]) -> Statistic:
+def _auc_macro(items: Sequence[Response]) -> Statistic:
     """NaN where the file has no `scores`. A question without an answer is ranked last for its class, first for others.
 
     Raises:
@@ -57,30 +57,38 @@ def _auc_macro(items: Sequence[Item]) -> Statistic:
         return lambda weights: np.full(len(weights), np.nan)
     if lacking:
         raise DataError(
-            f"prediction {lacking[0].id!r}: lacks scores, which others have; give every prediction its scores, or none"
+            f"prediction {lacking[0].id!r}: lacks scores, which others have; give every prediction its scores, or none",
+            code="data.missing-field",
         )
     scores = np.array([_class_scores(item, names) for item in items])
     return lambda weights: statistics.macro(statistics.class_auc(weights, scores, wanted))
 
 
-def _class_scores(item: Item, names: Sequence[str]) -> list[float]:
+def _class_scores(item: Response, names: Sequence[str]) -> list[float]:
     if not item.predictions:
         return [-math.inf if name == normalise_answer(item.answer) else math.inf for name in names]
     given = item.fields["scores"]
     if not isinstance(given, Mapping):
-        raise DataError(f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number")
+        raise DataError(
+            f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number",
+            code="data.invalid-value",
+        )
     by_name = {normalise_answer(name): value for name, value in given.items()}
     if lacking := [name for name in names if name not in by_name]:
         # A run's own predictions.jsonl has what each answer scored under this name.
         raise DataError(
             f"prediction {item.id!r}: scores is of {', '.join(map(repr, by_name)) or 'nothing'}, and lacks the class "
             f"{lacking[0]!r}; write a number for each of the {len(names)} classes, or take the field scores out of all "
-            "lines, which leaves out AUC"
+            "lines, which leaves out AUC",
+            code="data.missing-field",
         )
     for name in names:
         value = by_name[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class")
+            raise DataError(
+                f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class",
+                code="data.invalid-value",
+            )
     return [float(by_name[name]) for name in names]
 
 

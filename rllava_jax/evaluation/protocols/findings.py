@@ -11,10 +11,10 @@ from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 
 
-def probability_of_yes(item: Item) -> float | None:
+def probability_of_yes(item: Response) -> float | None:
     """`probability_yes` of the line, else its confidence (of an answer no its complement); None where it has neither.
 
     Raises:
@@ -23,7 +23,10 @@ def probability_of_yes(item: Item) -> float | None:
     given = item.fields.get("probability_yes")
     if given is not None:
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-            raise DataError(f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1")
+            raise DataError(
+                f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1",
+                code="data.invalid-value",
+            )
         return float(given)
     called = normalise_answer(item.prediction)
     if item.confidence is None or called not in ("yes", "no"):
@@ -31,19 +34,21 @@ def probability_of_yes(item: Item) -> float | None:
     return item.confidence if called == "yes" else 1 - item.confidence
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
 
 
-def _is_finding(item: Item) -> bool:
+def _is_finding(item: Response) -> bool:
     return bool(item.content_type) and normalise_answer(item.answer) in ("yes", "no")
 
 
-def _finding_subsets(item: Item) -> tuple[str, ...]:
+def _finding_subsets(item: Response) -> tuple[str, ...]:
     return ("all", f"content_type={item.content_type}")
 
 
-def _per_finding(compute: Callable[[Sequence[Item], np.ndarray], np.ndarray], items: Sequence[Item]) -> Statistic:
+def _per_finding(
+    compute: Callable[[Sequence[Response], np.ndarray], np.ndarray], items: Sequence[Response]
+) -> Statistic:
     """The mean over findings of a statistic of each one's items; of a single finding, the statistic itself."""
     of_finding = [item.content_type for item in items]
     places = [np.flatnonzero([name == finding for name in of_finding]) for finding in sorted(set(of_finding))]
@@ -55,12 +60,12 @@ def _per_finding(compute: Callable[[Sequence[Item], np.ndarray], np.ndarray], it
     return statistic
 
 
-def _f1_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
+def _f1_of_finding(items: Sequence[Response], weights: np.ndarray) -> np.ndarray:
     called = np.array([normalise_answer(item.prediction) == "yes" for item in items])
     return statistics.binary_f1(weights, called, _positive(items))
 
 
-def _auc_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
+def _auc_of_finding(items: Sequence[Response], weights: np.ndarray) -> np.ndarray:
     scores = [probability_of_yes(item) for item in items]
     if all(score is None for score in scores):
         return np.full(len(weights), np.nan)
@@ -70,7 +75,7 @@ def _auc_of_finding(items: Sequence[Item], weights: np.ndarray) -> np.ndarray:
     return statistics.binary_auc(weights, np.array(ranked), positive)
 
 
-def _positive(items: Sequence[Item]) -> np.ndarray:
+def _positive(items: Sequence[Response]) -> np.ndarray:
     return np.array([normalise_answer(item.answer) == "yes" for item in items])
 
 

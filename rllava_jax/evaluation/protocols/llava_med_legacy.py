@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 
 # In the order in which the scripts replace them.
 _SIGNS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
@@ -100,16 +100,16 @@ def _word_counts(text: str) -> Counter[str]:
     return Counter(legacy_words(legacy_words(text.lower())).split())
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     by_type = score_closed if item.answer_type == "closed" else score_open
     return by_type(item.answer, item.prediction)
 
 
-def _counts(item: Item) -> bool:
+def _counts(item: Response) -> bool:
     return item.family == "vqa"
 
 
-def _subsets(item: Item) -> tuple[str, ...]:
+def _subsets(item: Response) -> tuple[str, ...]:
     return ("all", f"answer_type={item.answer_type}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_pipelines.regions.boxes import boxes_from_text, iou
 from rllava_jax.evaluation.answers import LOCALISE_IOU
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 
 
 def first_box_iou(answer: str, prediction: str) -> float:
@@ -16,7 +16,7 @@ def first_box_iou(answer: str, prediction: str) -> float:
     return float(iou(wanted[0], given[0])) if wanted and given else 0.0
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     overlap = first_box_iou(item.answer, item.prediction)
     return {
         "accuracy@0.5": float(overlap >= LOCALISE_IOU),
@@ -25,7 +25,7 @@ def _score(item: Item) -> Scores:
     }
 
 
-def _counts(item: Item) -> bool:
+def _counts(item: Response) -> bool:
     return bool(boxes_from_text(item.answer))
 
 

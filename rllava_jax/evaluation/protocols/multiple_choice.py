@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 
 RUNS = 5
 # With so many runs that differ from the most frequent answer there is no credit.
@@ -65,9 +65,12 @@ def _counted(named: Sequence[int | None]) -> Counter[int]:
     return Counter(option for option in named if option is not None)
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     if len(item.predictions) > RUNS:
-        raise DataError(f"prediction {item.id!r}: has {len(item.predictions)} runs; give {RUNS}, numbered 0 to 4")
+        raise DataError(
+            f"prediction {item.id!r}: has {len(item.predictions)} runs; give {RUNS}, numbered 0 to 4",
+            code="data.invalid-value",
+        )
     right = resolve(item.answer, item.choices)
     assert right is not None  # `_counts`
     named = [resolve(answer, item.choices) for answer in item.predictions]
@@ -82,7 +85,7 @@ def _score(item: Item) -> Scores:
     }
 
 
-def _counts(item: Item) -> bool:
+def _counts(item: Response) -> bool:
     return len(item.choices) > 1 and resolve(item.answer, item.choices) is not None
 
 

@@ -15,7 +15,7 @@ Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Response:
     """A question of the references, and what was predicted for it under one condition.
 
     Attributes:
@@ -60,7 +60,7 @@ def each(score: Callable[[Any], Scores]) -> Callable[[Sequence[Any]], list[Score
     return lambda items: [score(item) for item in items]
 
 
-def every(item: Item) -> bool:
+def every(item: Response) -> bool:
     """Every question counts."""
     return True
 
@@ -96,7 +96,7 @@ class Protocol:
     score: Callable[[Sequence[Any]], Sequence[Scores]]
     metrics: Mapping[str, tuple[str, ...]]
     faults: tuple[str, ...] = ()
-    counts: Callable[[Item], bool] = every
+    counts: Callable[[Response], bool] = every
     subsets: Callable[[Any], Sequence[str]] = subsets_of
     corpus: Mapping[str, Callable[[Sequence[Any]], Statistic]] = field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()

@@ -6,26 +6,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 from rllava_jax.evaluation.text_metrics import ORDERS, corpus_bleu_statistic, rouge, sentence_bleu
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     references = (item.answer, *item.accepted)
     bleus = {f"sentence_bleu{order}": sentence_bleu(references, item.prediction, order) for order in ORDERS}
     return {**bleus, **rouge(references, item.prediction)}
 
 
-def _corpus_bleu(order: int, items: Sequence[Item]) -> Statistic:
+def _corpus_bleu(order: int, items: Sequence[Response]) -> Statistic:
     references = [(item.answer, *item.accepted) for item in items]
     return corpus_bleu_statistic(references, [item.prediction for item in items], order)
 
 
-def _counts(item: Item) -> bool:
+def _counts(item: Response) -> bool:
     return item.answer_type == "open" and item.family in ("vqa", "caption")
 
 
-_CORPUS: dict[str, Callable[[Sequence[Item]], Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}
+_CORPUS: dict[str, Callable[[Sequence[Response]], Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}
 
 TEXT_OVERLAP = Protocol(
     name="text_overlap",

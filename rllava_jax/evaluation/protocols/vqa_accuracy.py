@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 ANNOTATORS = 10
@@ -22,13 +22,13 @@ def formula_accuracy(prediction: str, answers: tuple[str, ...]) -> float:
     return min(sum(vqa_normalised(answer) == normal for answer in answers) / 3, 1.0)
 
 
-def annotators_answers(item: Item) -> tuple[str, ...]:
+def annotators_answers(item: Response) -> tuple[str, ...]:
     """The answers of ten annotators: `answer` and the nine of `accepted`, or the only one ten times."""
     answers = (item.answer, *item.accepted)
     return answers * ANNOTATORS if len(answers) == 1 else answers
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     answers = annotators_answers(item)
     # "none" and "no answer" are words; an answer without any has no credit, also where an annotator left his empty.
     if not vqa_normalised(item.prediction):
@@ -39,7 +39,7 @@ def _score(item: Item) -> Scores:
     }
 
 
-def _counts(item: Item) -> bool:
+def _counts(item: Response) -> bool:
     # Neither formula reaches 1 with two or three annotators, and several accepted answers are not several annotators.
     return len(annotators_answers(item)) == ANNOTATORS
 

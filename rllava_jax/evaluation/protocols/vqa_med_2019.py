@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import Any
 
 from rllava_jax.evaluation.optional_packages import optional
-from rllava_jax.evaluation.protocols.protocol import Item, Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 # NLTK's English stop words as they were in 2019 (nltk.corpus.stopwords needs a download). Those with an apostrophe are
@@ -92,7 +92,7 @@ def _tokenizer() -> Any:
     return optional("nltk.tokenize.destructive", package="nltk").NLTKWordTokenizer()
 
 
-def _score(item: Item) -> Scores:
+def _score(item: Response) -> Scores:
     references = (item.answer, *item.accepted)
     return {
         "accuracy": strict_accuracy(references, item.prediction),

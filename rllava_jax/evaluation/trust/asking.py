@@ -116,18 +116,25 @@ def read_run(folder: Path) -> Run:
     """What `run.json` says. Raises DataError."""
     path = folder / RUN_FILE
     if not path.is_file():
-        raise DataError(f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run")
+        raise DataError(
+            f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run",
+            code="file.missing",
+        )
     try:
         return Run(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run the benchmark into another folder") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); run the benchmark into another folder", code="file.malformed"
+        ) from None
 
 
 def _begin(folder: Path, run: Run) -> Run:
     """Makes the folder, or checks that what it holds belongs to this run."""
     if not (folder / RUN_FILE).is_file():
         if (folder / ANSWERS_FILE).exists():
-            raise DataError(f"{folder}: has an {ANSWERS_FILE} of unknown origin; choose another folder")
+            raise DataError(
+                f"{folder}: has an {ANSWERS_FILE} of unknown origin; choose another folder", code="trust.other-run"
+            )
         (folder / _PARTS).mkdir(parents=True, exist_ok=True)
         _write_run(folder, run)
         return run
@@ -136,7 +143,7 @@ def _begin(folder: Path, run: Run) -> Run:
         old, new = getattr(there, field), getattr(run, field)
         if old != new:
             raise DataError(f"{folder}: holds answers of another run ({field} is {old!r} there, {new!r} here); "
-                            "choose another folder")  # fmt: skip
+                            "choose another folder", code="trust.other-run")  # fmt: skip
     (folder / _PARTS).mkdir(exist_ok=True)
     return there
 
@@ -155,7 +162,10 @@ def _answered(pairs: Asked, name: str, ask: Ask, run: Run) -> tuple[list[Predict
     if run.has_confidence is not None:
         given.add(run.has_confidence)
     if len(given) > 1:
-        raise DataError(f"{PREFIX}{name}: the model gives a confidence with some answers only; give it always or never")
+        raise DataError(
+            f"{PREFIX}{name}: the model gives a confidence with some answers only; give it always or never",
+            code="trust.invalid-reply",
+        )
     found = [_prediction(*pair, name, reply) for pair, reply in zip(pairs, replies, strict=True)]
     return found, Run(**{**asdict(run), "has_confidence": given.pop()})
 

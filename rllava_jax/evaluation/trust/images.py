@@ -27,7 +27,7 @@ def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any])
       DataError: the data set is unknown, or its files are missing or malformed.
     """
     if not root and source not in DRAWN:
-        raise DataError(f"--root: is empty; name the folder of {source}")
+        raise DataError(f"--root: is empty; name the folder of {source}", code="option.missing")
     data = DataConfig(
         source=source, root=root, test_split=split, languages=tuple(settings["languages"]), window=settings["window"]
     )
@@ -46,13 +46,15 @@ def sources_of(boxes: BoxesFile, root: str) -> dict[str, ImageSource]:
     for image_id, size in sizes.items():
         if image_id not in found:
             raise DataError(
-                f"{root}: has no image {image_id!r}, which the boxes file asks about; give the same data set"
+                f"{root}: has no image {image_id!r}, which the boxes file asks about; give the same data set",
+                code="image.missing",
             )
         there = size_of(found[image_id].image, image_id)
         if there != tuple(size):
             raise DataError(
                 f"{root}: image {image_id!r} has {there[0]} x {there[1]} pixels, the boxes were made for "
-                f"{size[0]} x {size[1]}; give the same data set"
+                f"{size[0]} x {size[1]}; give the same data set",
+                code="trust.other-boxes",
             )
     return {image_id: found[image_id].image for image_id in sizes}
 

@@ -21,7 +21,7 @@ from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class VariantAnswers:
     """The questions answered under one variant.
 
     Attributes:
@@ -40,10 +40,10 @@ class Answered:
     iou: Float[np.ndarray, " N"]
     named: Bool[np.ndarray, " N"]
 
-    def among(self, members: Bool[np.ndarray, " Q"]) -> Answered:
+    def among(self, members: Bool[np.ndarray, " Q"]) -> VariantAnswers:
         """Those of some questions."""
         keep = members[self.index]
-        return Answered(**{name: value[keep] for name, value in vars(self).items()})
+        return VariantAnswers(**{name: value[keep] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Answers:
     """
 
     questions: tuple[Question, ...]
-    by_variant: dict[str, Answered]
+    by_variant: dict[str, VariantAnswers]
     texts: dict[str, dict[str, str]]
     prior: Float[np.ndarray, " Q"]
     unavailable: dict[str, int]
@@ -85,7 +85,7 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     """
     if run.boxes_sha256 != boxes.sha256:
         raise DataError(f"the answers belong to the boxes {run.boxes_sha256[:12]}…, the file is {boxes.sha256[:12]}…; "
-                        "give the file that was asked")  # fmt: skip
+                        "give the file that was asked", code="trust.other-boxes")  # fmt: skip
     questions = chosen(boxes, run.most_questions)
     by_key = _by_key(predictions)
     _check_references(questions, by_key)
@@ -93,7 +93,7 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     unknown = sorted(by_key.keys() - known)
     if unknown:
         raise DataError(f"answers.jsonl: {len(unknown)} answers are to no question of the boxes file, the first to "
-                        f"{unknown[0][0]!r} under {unknown[0][1]!r}")  # fmt: skip
+                        f"{unknown[0][0]!r} under {unknown[0][1]!r}", code="data.unknown-name")  # fmt: skip
     place = {question.id: i for i, question in enumerate(questions)}
     by_variant, texts, unavailable, not_asked = {}, {}, {}, {}
     for number, name in enumerate(VARIANTS):
@@ -101,7 +101,7 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
         missing = [q.id for q, _ in pairs if (q.id, PREFIX + name) not in by_key]
         if missing:
             raise DataError(f"answers.jsonl: {len(missing)} of {len(pairs)} questions under {PREFIX + name} have no "
-                            f"answer, the first {missing[0]!r}; finish the run")  # fmt: skip
+                            f"answer, the first {missing[0]!r}; finish the run", code="trust.unfinished")  # fmt: skip
         unavailable[name] = sum(bool(q.variants[number].unavailable) for q in questions)
         not_asked[name] = len(questions) - unavailable[name] - len(pairs)
         if pairs:
@@ -122,7 +122,8 @@ def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str
             if question is not None and getattr(p, field) != getattr(question, field):
                 raise DataError(
                     f"answers.jsonl: {name!r} under {condition!r} has {field} {getattr(p, field)!r}, the boxes file "
-                    f"{getattr(question, field)!r}; take these fields from the boxes file"
+                    f"{getattr(question, field)!r}; take these fields from the boxes file",
+                    code="trust.other-boxes",
                 )
 
 
@@ -130,14 +131,16 @@ def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str], Predicti
     found: dict[tuple[str, str], Prediction] = {}
     for p in predictions:
         if (p.id, p.condition) in found:
-            raise DataError(f"answers.jsonl: {p.id!r} is answered twice under {p.condition!r}")
+            raise DataError(
+                f"answers.jsonl: {p.id!r} is answered twice under {p.condition!r}", code="data.duplicate-id"
+            )
         found[p.id, p.condition] = p
     return found
 
 
-def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[Prediction]) -> Answered:
+def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[Prediction]) -> VariantAnswers:
     implied = np.array([bool(v.implied) for v in variants])
-    return Answered(
+    return VariantAnswers(
         index=np.array(index, dtype=int),
         correct=np.array([is_right(p) for p in held]),
         confidence=np.array([p.confidence for p in held]),

@@ -32,7 +32,7 @@ from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Estimator, Interval
 from rllava_jax.evaluation.metrics import Row, confidence_figures, make_row
-from rllava_jax.evaluation.trust.joined import Answered, Answers
+from rllava_jax.evaluation.trust.joined import Answers, VariantAnswers
 from rllava_jax.evaluation.trust.summary import FIGURES, asked_both, trust_figures, wrong_box
 
 SUMMARY = "trust"
@@ -101,7 +101,7 @@ def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator:
             yield SUMMARY, metric, value, n, interval
 
 
-def _hint_cells(answers: Answers, name: str, found: Answered, estimator: Estimator) -> Iterator[_Cell]:
+def _hint_cells(answers: Answers, name: str, found: VariantAnswers, estimator: Estimator) -> Iterator[_Cell]:
     """How often a right answer is lost, and how often a wrong hint is followed."""
     if name not in ("right", "none"):
         for reference, metric in (("right", "lost"), ("none", "lost_from_none")):
@@ -129,7 +129,7 @@ def _followed_anyway(answers: Answers, name: str, told: Int[np.ndarray, " N"]) -
 
 
 def _difference_cells(
-    answers: Answers, reference: str, name: str, found: Answered, estimator: Estimator
+    answers: Answers, reference: str, name: str, found: VariantAnswers, estimator: Estimator
 ) -> Iterator[_Cell]:
     """Accuracy, and confidence, of the reference less the variant's, over the questions answered under both."""
     if reference not in answers.by_variant:
@@ -148,7 +148,7 @@ def _difference_cells(
         yield f"{PREFIX}{reference}-{name}", metric, *estimator.mean(values, images, bounds=(-1.0, 1.0))
 
 
-def _iou_cells(answers: Answers, held: dict[str, Answered], estimator: Estimator) -> Iterator[_Cell]:
+def _iou_cells(answers: Answers, held: dict[str, VariantAnswers], estimator: Estimator) -> Iterator[_Cell]:
     """Every variant of one box, by its actual IoU with the right one: a question counts with each of its variants."""
     found = [held[name] for name in _ONE_BOX if name in held]
     if not found:

@@ -64,7 +64,9 @@ def measure(
                 reply: object = answer(image, variant.question, pixels)
             except Exception as error:  # the user's own function
                 said = f"{type(error).__name__}: {error}"
-                raise DataError(f"{question.id}, {variant.name}: the function raised {said}; mend it") from error
+                raise DataError(
+                    f"{question.id}, {variant.name}: the function raised {said}; mend it", code="trust.adapter-fails"
+                ) from error
             yield [_checked(reply, question, variant.name)]
 
     run = Run({"function": name}, boxes.sha256, most_regions, most_questions)
@@ -154,16 +156,22 @@ def function_named(name: str) -> AnswerFunction:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise DataError(f"--adapter {name}: is not module:function; name a Python function")
+        raise DataError(
+            f"--adapter {name}: is not module:function; name a Python function", code="option.invalid-value"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module does when it is imported
         said = f"{type(error).__name__}: {error}"
-        raise DataError(f"--adapter {name}: cannot be imported ({said}); name a Python function") from error
+        raise DataError(
+            f"--adapter {name}: cannot be imported ({said}); name a Python function", code="option.invalid-value"
+        ) from error
     if not callable(found):
-        raise DataError(f"--adapter {name}: is no function; name one of (image, question, boxes)")
+        raise DataError(
+            f"--adapter {name}: is no function; name one of (image, question, boxes)", code="option.invalid-value"
+        )
     function: AnswerFunction = found
     return function
 
@@ -171,17 +179,24 @@ def function_named(name: str) -> AnswerFunction:
 def _checked(reply: object, question: Question, variant: str) -> Reply:
     where = f"{question.id}, {variant}"
     if not isinstance(reply, tuple) or len(reply) != 2:
-        raise DataError(f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)")
+        raise DataError(
+            f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)", code="trust.invalid-reply"
+        )
     text, confidence = reply
     if not isinstance(text, str):
-        raise DataError(f"{where}: the answer is {text!r:.80}; return a text")
+        raise DataError(f"{where}: the answer is {text!r:.80}; return a text", code="trust.invalid-reply")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where}: the answer {text!r:.80} holds half a character; return whole ones") from None
+        raise DataError(
+            f"{where}: the answer {text!r:.80} holds half a character; return whole ones", code="trust.invalid-reply"
+        ) from None
     if confidence is None:
         return Reply(text, None)
     probability = float(confidence) if isinstance(confidence, numbers.Real) else math.nan  # NumPy's numbers as well
     if not 0 <= probability <= 1:
-        raise DataError(f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None")
+        raise DataError(
+            f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None",
+            code="trust.invalid-reply",
+        )
     return Reply(text, probability, math.log(probability) if probability else None)

@@ -33,14 +33,19 @@ def read_rows(folder: Path) -> list[Row]:
     """
     path = folder / METRICS_FILE
     if not path.is_file():
-        raise DataError(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
+        raise DataError(
+            f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}",
+            code="file.missing",
+        )
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
         complete = all(row.keys() >= Row.__required_keys__ for row in rows)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); score the answers again") from None
+        raise DataError(f"{path}: cannot be read ({error}); score the answers again", code="file.malformed") from None
     if not complete or not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
-        raise DataError(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
+        raise DataError(
+            f"{path}: holds no results of the trust benchmark; name a folder of `trust run`", code="file.malformed"
+        )
     return rows
 
 
