@@ -1,7 +1,7 @@
 """Where a training step's time goes on CPU: XLA's operations by kind, read from one traced step.
 
     python benchmarks/step_profile.py --folder runs/weights --layers scanned
-    python benchmarks/step_profile.py --folder runs/weights --layers apart
+    python benchmarks/step_profile.py --folder runs/weights --layers unrolled
 
     GLIBC_TUNABLES=… python benchmarks/step_profile.py --folder runs/weights     (with `process_memory.TUNABLES`)
 
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="the weights that benchmarks/peers.py --folder kept")
     parser.add_argument("--setting", choices=list(SETTINGS), default="deep", help="default: deep")
-    parser.add_argument("--layers", choices=("scanned", "apart"), default="apart", help="default: apart, as on CPU")
+    parser.add_argument("--layers", choices=("scanned", "unrolled"), default="unrolled", help="default: as on CPU")
     parser.add_argument("--steps", type=int, default=5, help="timed before the traced one (default: 5)")
     options = parser.parse_args()
     setting = SETTINGS[options.setting]

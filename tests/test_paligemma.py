@@ -13,7 +13,7 @@ from golden_model import CONFIG, GOLDEN, assert_close, golden_model, load, train
 
 from rllava_jax.config import ModelConfig, RegionConfig, Remat
 from rllava_jax.model.inputs import Inputs
-from rllava_jax.model.layers import better_apart
+from rllava_jax.model.layers import better_unrolled
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import SIZES, model_size
 from rllava_jax.training.losses.cross_entropy import suffix_losses
@@ -142,7 +142,7 @@ def test_an_unused_hook_adds_nothing_to_the_program():
     assert operations() < operations(decoder_hook=lambda weights, layer: (weights * 1.5, None))
 
 
-def test_layers_are_apart_on_cpu_where_they_are_small_and_scanned_elsewhere():
+def test_layers_are_unrolled_on_cpu_where_they_are_small_and_scanned_elsewhere():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
 
     def loops(layers, remat="none"):
@@ -151,22 +151,22 @@ def test_layers_are_apart_on_cpu_where_they_are_small_and_scanned_elsewhere():
         traced = jax.make_jaxpr(lambda params: golden_losses(nnx.merge(graphdef, params), golden))(params)
         return sum(equation.primitive.name == "scan" for equation in traced.eqns)
 
-    assert loops("scanned") == loops("apart") + 2
-    assert loops("auto") == loops("apart")
+    assert loops("scanned") == loops("unrolled") + 2
+    assert loops("auto") == loops("unrolled")
     # Written out, nothing would keep XLA from recomputing the attention weights of all layers at once.
-    assert loops("auto", "attention") == loops("scanned", "attention") == loops("apart", "attention") + 2
+    assert loops("auto", "attention") == loops("scanned", "attention") == loops("unrolled", "attention") + 2
     published = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig("paligemma-3b-224")), rngs=nnx.Rngs(0)))
-    assert not better_apart(nnx.split(published.llm.layers)[1])
+    assert not better_unrolled(nnx.split(published.llm.layers)[1])
 
 
-def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or_apart():
+def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or_unrolled():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
     gradients = []
     for remat, layers in [
         *((remat, "scanned") for remat in get_args(Remat)),
-        ("none", "apart"),
-        ("attention", "apart"),
-        ("full", "apart"),
+        ("none", "unrolled"),
+        ("attention", "unrolled"),
+        ("full", "unrolled"),
     ]:
         model = with_params(PaliGemma(CONFIG, remat=remat, layers=layers, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)

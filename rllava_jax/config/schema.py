@@ -41,7 +41,7 @@ from data_pipelines.settings import (
 from rllava_jax.config.durations import Duration
 
 Remat = Literal["none", "attention", "dots", "full"]
-Layers = Literal["auto", "scanned", "apart"]
+Layers = Literal["auto", "scanned", "unrolled"]
 AttentionKind = Literal["xla", "pallas", "cudnn"]
 LoraTarget = Literal[
     "q", "k", "v", "o", "gate", "up", "down",
@@ -97,10 +97,10 @@ class ModelConfig(Settings):
         attention weights, the part that grows with the square of the sequence; dots keeps only the outputs of the
         projections; full keeps only each layer's input (least memory, a third more arithmetic). A fused attention
         never keeps its weights, so with one "attention" is "none".
-      layers: scanned runs each tower's layers as one loop, so that compile time does not grow with depth; apart writes
-        them out one after the other; auto does that on CPU without remat for towers of up to half a gibibyte, which
-        are a fifth faster without the loop's copies, and scans all others (the loop also bounds what remat recomputes
-        at once).
+      layers: scanned runs each tower's layers as one loop, so that compile time does not grow with depth; unrolled
+        writes them out one after the other; auto does that on CPU without remat for towers of up to half a gibibyte,
+        which are a fifth faster without the loop's copies, and scans all others (the loop also bounds what remat
+        recomputes at once).
       attention: xla everywhere; pallas is this project's kernel for TPU, cudnn NVIDIA's for GPU. A fused kernel never
         holds the attention weights of a whole sequence.
     """

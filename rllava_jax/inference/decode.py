@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
-from rllava_jax.model.layers import better_apart, unstacked
+from rllava_jax.model.layers import better_unrolled, unstacked
 from rllava_jax.model.paligemma import PaliGemma, positions_of, prefix_lm_mask
 
 
@@ -49,7 +49,7 @@ GREEDY = Sampling()
 class DecodeState(NamedTuple):
     """What decoding carries: the cache, which of its slots hold a token [B, C], and each row's next position [B].
 
-    The cache is stacked over layers, or a tuple with a layer's own in each place where the layers are taken apart.
+    The cache is stacked over layers, or a tuple with a layer's own in each place where the layers are unrolled.
     """
 
     cache: KVCache | tuple[KVCache, ...]
@@ -102,36 +102,27 @@ def extend(
     """Feeds one token per row, written at cache slot `slot`; returns the logits after it.
 
     Args:
-      layers: the decoder's, from `layers_apart`; the state's cache is then taken apart, too.
+      layers: the decoder's, from `unrolled_layers`; the state's cache is then a tuple, too.
     """
     filled = state.filled.at[:, slot].set(True)
     x = model.llm.embedder.encode(tokens[:, None], model.compute_dtype)
     positions, mask = state.position[:, None], filled[:, None, :]
-    cache: KVCache | tuple[KVCache, ...]
-    if layers is None:
-        assert isinstance(state.cache, KVCache)
-        decoded = model.llm(x, positions, mask, cache=state.cache, slot=slot)
-        assert decoded.cache is not None
-        states, cache = decoded.states, decoded.cache
-    else:
-        caches = []
-        for number, (layer, cached) in enumerate(zip(layers, state.cache, strict=True)):
-            assert isinstance(cached, KVCache)
-            x, new, _ = layer(x, positions, mask, cached, slot, cached.key.dtype, jnp.asarray(number), None)
-            caches.append(new)
-        states, cache = model.llm.final_norm(x), tuple(caches)
-    logits = model.llm.embedder.decode(states)[:, 0]
-    return logits, DecodeState(cache, filled, state.position + 1)
+    decoded = model.llm(
+        x, positions, mask, key_positions=positions_of(filled), cache=state.cache, slot=slot, layers=layers
+    )
+    assert decoded.cache is not None
+    logits = model.llm.embedder.decode(decoded.states)[:, 0]
+    return logits, DecodeState(decoded.cache, filled, state.position + 1)
 
 
-def layers_apart(model: PaliGemma) -> list[Block] | None:
+def unrolled_layers(model: PaliGemma) -> list[Block] | None:
     """The decoder's layers one by one, where decoding is faster so; else None.
 
     On CPU a scan copies every layer's weights out of their stack for every token, and the cache twice. Taken out once,
     before the first token, they cost memory: a second copy, so of small models only.
     """
     graphdef, params = nnx.split(model.llm.layers)
-    if not better_apart(params):
+    if not better_unrolled(params):
         return None
 
     def layer(params: Any) -> Block:
@@ -209,7 +200,7 @@ def generate(
     """
     logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype)
     batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
-    layers = layers_apart(model)
+    layers = unrolled_layers(model)
     if layers is not None:
         state = state._replace(cache=tuple(KVCache(*pair) for pair in zip(*state.cache, strict=True)))
 

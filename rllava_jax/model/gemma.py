@@ -1,4 +1,4 @@
-"""The Gemma 1 and Gemma 2 decoders.
+"""The decoder: Gemma 1 and 2, and families whose layers differ within a stack (`sizes.DecoderFamily`).
 
 Axes: B batch, Q query positions, S key positions, T = B · Q tokens, D width, N heads, K kv heads, H head dim, F mlp,
 L layers, V vocabulary.
@@ -7,6 +7,8 @@ Attribute names are the published checkpoint's (`llm/layers/attn/q_einsum/w` …
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
 from rllava_jax.model.lora import Adapter, adapted
 from rllava_jax.model.partition_rules import TENSOR_OR_WHOLE, constrain, register_rules
-from rllava_jax.model.sizes import GemmaConfig
+from rllava_jax.model.sizes import GemmaConfig, LayerKind
 
 _NORM_EPSILON = 1e-6
 
@@ -80,14 +82,56 @@ class KeyValue(nnx.Module):
         return adapted(key, self.lora_k, x), adapted(value, self.lora_v, x)
 
 
-def rotate(x: Float[Array, "B S N H"], positions: Int[Array, "B S"], *, base: float) -> Float[Array, "B S N H"]:
-    """Rotary position embedding (arXiv 2104.09864) on split halves, not on interleaved pairs."""
+class StackInputs(NamedTuple):
+    """What all layers are given alike, beside the states.
+
+    Attributes:
+      positions: [B, Q], for RoPE.
+      masks: true where query q may see key s, [B, Q, S]; by the layer kind's window.
+      slot: where the new keys and values go in a cache.
+      cache_dtype: keep keys and values in this type; None keeps none.
+      hook: see `attention.attend.AttentionHook`.
+    """
+
+    positions: Array
+    masks: Mapping[int, Array]
+    slot: Array | None
+    cache_dtype: Any
+    hook: AttentionHook | None
+
+
+def apply_rope(
+    x: Float[Array, "B S N H"], positions: Int[Array, "B S"], *, base: float, factor: float = 1.0
+) -> Float[Array, "B S N H"]:
+    """Rotary position embedding (arXiv 2104.09864) on split halves, not on interleaved pairs.
+
+    `factor` divides the frequencies, as linear scaling to longer contexts does.
+    """
     half = x.shape[-1] // 2
     frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+    if factor != 1:
+        frequency = frequency / factor
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def windowed(
+    mask: Bool[Array, "B Q S"], queries: Int[Array, "B Q"], keys: Int[Array, "B S"], window: int
+) -> Bool[Array, "B Q S"]:
+    """The mask of a layer that sees `window` positions back, its own included; 0 leaves the mask as it is.
+
+    Of six causal positions and a window of 3, the last one sees 3, 4 and 5:
+
+        1 . . . . .
+        1 1 . . . .
+        1 1 1 . . .
+        . 1 1 1 . .
+        . . 1 1 1 .
+        . . . 1 1 1
+    """
+    return mask & (queries[:, :, None] - keys[:, None, :] < window) if window else mask
 
 
 class Attention(nnx.Module):
@@ -100,23 +144,22 @@ class Attention(nnx.Module):
         self.q_einsum = Einsum((heads, width, dim), width, rngs)
         self.kv_einsum = KeyValue(config, rngs)
         self.attn_vec_einsum = Einsum((heads, dim, width), heads * dim, rngs)
+        if config.family.qk_norm:
+            self._query_norm, self._key_norm = RMSNorm(dim), RMSNorm(dim)
 
     def __call__(
-        self,
-        x: Array,
-        positions: Array,
-        mask: Array,
-        cached: KVCache | None,
-        slot: Array | None,
-        cache_dtype: Any,
-        layer: Array,
-        hook: AttentionHook | None,
+        self, x: Array, kind: LayerKind, cached: KVCache | None, layer: Array, given: StackInputs
     ) -> tuple[Array, KVCache, Any]:
-        config = self.config
+        config, cache_dtype, slot = self.config, given.cache_dtype, given.slot
+        rope = functools.partial(apply_rope, positions=given.positions, base=kind.rope_base, factor=kind.rope_factor)
         query = constrain(self.q_einsum("TD,NDH->TNH", x), "heads")
-        query = rotate(query, positions, base=config.rope_base) * config.query_scale
+        if config.family.qk_norm:
+            query = self._query_norm(query)
+        query = rope(query) * config.query_scale
         key, value = self.kv_einsum(x)
-        key = rotate(key, positions, base=config.rope_base)
+        if config.family.qk_norm:
+            key = self._key_norm(key)
+        key = rope(key)
         if cache_dtype is not None:
             # What is attended to is what is kept: a prefill and the steps after it see the same rounding.
             key, value = key.astype(cache_dtype), value.astype(cache_dtype)
@@ -127,11 +170,11 @@ class Attention(nnx.Module):
             query,
             key,
             value,
-            mask,
+            given.masks[kind.window],
             cap=config.attention_cap,
             kind=self.kind,
             recompute=self.recompute,
-            hook=hook,
+            hook=given.hook,
             layer=layer,
         )
         return self.attn_vec_einsum("TNH,NHD->TD", constrain(attended, "heads")), KVCache(key, value), collected
@@ -148,7 +191,7 @@ class FeedForward(nnx.Module):
         self.lora_down: Adapter | None = None
 
     def __call__(self, x: Array) -> Array:
-        # Indexed, so that decoding may put a pair of arrays here (`inference.decode.layers_apart`).
+        # Indexed, so that decoding may put a pair of arrays here (`inference.decode.unrolled_layers`).
         gate, up = (over_tokens("TD,DF->TF", x, self.gating_einsum[part]) for part in (0, 1))
         gate, up = adapted(gate, self.lora_gate, x), adapted(up, self.lora_up, x)
         hidden = constrain(jax.nn.gelu(gate, approximate=True) * up, "hidden")
@@ -169,19 +212,9 @@ class Block(nnx.Module):
             self.post_ffw_norm = RMSNorm(config.width)
 
     def __call__(
-        self,
-        x: Array,
-        positions: Array,
-        mask: Array,
-        cached: KVCache | None,
-        slot: Array | None,
-        cache_dtype: Any,
-        layer: Array,
-        hook: AttentionHook | None,
+        self, x: Array, kind: LayerKind, cached: KVCache | None, layer: Array, given: StackInputs
     ) -> tuple[Array, KVCache, Any]:
-        branch, cache, collected = self.attn(
-            self.pre_attention_norm(x), positions, mask, cached, slot, cache_dtype, layer, hook
-        )
+        branch, cache, collected = self.attn(self.pre_attention_norm(x), kind, cached, layer, given)
         x = constrain(x + (self.post_attention_norm(branch) if self.post_norms else branch), "states")
         branch = self.mlp(self.pre_ffw_norm(x))
         x = constrain(x + (self.post_ffw_norm(branch) if self.post_norms else branch), "states")
@@ -189,25 +222,26 @@ class Block(nnx.Module):
 
 
 class Embedder(nnx.Module):
-    """The token table, tied to the output layer."""
+    """The token embedding, tied to the output layer."""
 
     def __init__(self, config: GemmaConfig, rngs: nnx.Rngs):
+        self.scale = config.family.embedding_scale or config.width**0.5
         self.input_embedding = nnx.Param(
             jax.random.normal(rngs.params(), (config.vocab, config.width)) * config.width**-0.5
         )
 
     def encode(self, tokens: Int[Array, "B S"], dtype: Any) -> Float[Array, "B S D"]:
-        """Rows of the table, scaled by the square root of the width."""
-        # Looked up where the table lies, then brought to the examples: else the compiler copies all of either.
+        """The tokens' embeddings, times the family's scale (the square root of the width)."""
+        # Looked up where the embedding lies, then brought to the examples: else the compiler copies all of either.
         rows = constrain(constrain(jnp.take(self.input_embedding[...], tokens, axis=0).astype(dtype), "rows"), "states")
-        return rows * jnp.asarray(rows.shape[-1] ** 0.5, dtype)
+        return rows * jnp.asarray(self.scale, dtype)
 
     def decode(self, x: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """Logits, in float32."""
         # The sum is kept in float32, whatever the compute type.
         flat = x.reshape(-1, x.shape[-1])
-        table = self.input_embedding[...].astype(x.dtype)
-        logits = jnp.einsum("TD,VD->TV", flat, table, preferred_element_type=jnp.float32)
+        embedding = self.input_embedding[...].astype(x.dtype)
+        logits = jnp.einsum("TD,VD->TV", flat, embedding, preferred_element_type=jnp.float32)
         return logits.reshape(*x.shape[:-1], -1)
 
 
@@ -215,7 +249,7 @@ class DecoderOutput(NamedTuple):
     """States after the final norm [B, Q, D]; the cache, where asked for; what the hook collected."""
 
     states: Array
-    cache: KVCache | None
+    cache: KVCache | tuple[KVCache, ...] | None
     collected: Any
 
 
@@ -248,27 +282,42 @@ class Gemma(nnx.Module):
         positions: Int[Array, "B Q"],
         mask: Bool[Array, "B Q S"],
         *,
-        cache: KVCache | None = None,
+        key_positions: Int[Array, "B S"] | None = None,
+        cache: KVCache | tuple[KVCache, ...] | None = None,
         slot: Int[Array, ""] | None = None,
         cache_dtype: Any = None,
+        layers: Sequence[Block] | None = None,
         hook: AttentionHook | None = None,
     ) -> DecoderOutput:
         """Runs all layers.
 
         Args:
           mask: true where query q may see key s. With a cache, S is the cache's length.
+          key_positions: of the keys, where there is a cache; else they are the queries'.
           cache: keys and values of earlier positions; the new ones are written at `slot`.
           cache_dtype: return the keys and values in this type (a prefill); implied by `cache`.
+          layers: the stack's layers one by one, where the caller has unstacked them already; the cache is then a tuple
+            with each layer's own, and nothing that a hook collects is returned.
           hook: sees the attention weights of every layer (`attention.AttentionHook`).
         """
         if cache is not None:
-            cache_dtype = cache.key.dtype
+            cache_dtype = (cache if isinstance(cache, KVCache) else cache[0]).key.dtype
+        kinds = [self.config.kind(layer) for layer in range(len(self.config.family.pattern))]
+        keys = positions if key_positions is None else key_positions
+        masks = {kind.window: windowed(mask, positions, keys, kind.window) for kind in kinds}
+        given = StackInputs(positions, masks, slot, cache_dtype, hook)
+        if layers is not None:
+            caches = []
+            for number, (block, cached) in enumerate(zip(layers, cache or [None] * len(layers), strict=True)):
+                x, new, _ = block(x, self.config.kind(number), cached, jnp.asarray(number), given)
+                caches.append(new)
+            return DecoderOutput(self.final_norm(x), None if cache_dtype is None else tuple(caches), None)
 
-        def apply(block: Block, x: Array, layer: Array, cached: KVCache | None) -> tuple[Array, Any]:
-            x, new, collected = block(x, positions, mask, cached, slot, cache_dtype, layer, hook)
+        def apply(block: Block, x: Array, layer: Array, cached: KVCache | None, kind: LayerKind) -> tuple[Array, Any]:
+            x, new, collected = block(x, kind, cached, layer, given)
             return x, (None if cache_dtype is None else new, collected)
 
         x, (new_cache, collected) = scan_layers(
-            self.layers, apply, x, per_layer=cache, remat=self.remat, form=self.form
+            self.layers, apply, x, kinds=kinds, per_layer=cache, remat=self.remat, form=self.form
         )
         return DecoderOutput(self.final_norm(x), new_cache, collected)

@@ -1,9 +1,10 @@
-"""What both towers are built of: an affine map over named axes, and a stack of layers run as one scan."""
+"""What both towers are built of: a dense layer over named axes, and a stack of layers run as one scan."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -15,9 +16,10 @@ from rllava_jax.config import Layers, Remat
 from rllava_jax.model.lora import Adapter, adapted
 
 M = TypeVar("M", bound=nnx.Module)
+K = TypeVar("K")
 
-# Stacks of up to this size are taken apart on CPU; see `better_apart`.
-_APART_BYTES = 2**29
+# Stacks of up to this size are unrolled on CPU; see `better_unrolled`.
+_UNROLLED_BYTES = 2**29
 
 
 def fan_in_normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
@@ -37,7 +39,7 @@ def over_tokens(equation: str, x: Array, weight: Array, *, axes: int = 2) -> Arr
     return out.reshape(*x.shape[:axes], *out.shape[1:])
 
 
-class Affine(nnx.Module):
+class Dense(nnx.Module):
     """`x · kernel + bias`, contracting the trailing `inputs` axes of x into `outputs` axes."""
 
     def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], rngs: nnx.Rngs):
@@ -67,18 +69,25 @@ def stack_layers(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M
 
 def scan_layers(
     layers: M,
-    apply: Callable[[M, Array, Array, Any], tuple[Array, Any]],
+    apply: Callable[[M, Array, Array, Any, K], tuple[Array, Any]],
     x: Array,
     *,
+    kinds: Sequence[K],
     per_layer: Any = None,
     remat: Remat = "none",
     form: Layers = "scanned",
 ) -> tuple[Array, Any]:
     """Runs a stack, as a scan or one layer after the other.
 
+    Layers of several kinds are scanned by groups. Eight layers of kinds (local, local, global) are a scan over two
+    groups of three, each written out, and two more layers, local and local, after it:
+
+        [0 l  1 l  2 g] [3 l  4 l  5 g]  6 l  7 l
+
     Args:
       layers: from `stack_layers`.
-      apply: `(layer module, x, layer number, per_layer slice) → (x, collected)`.
+      apply: `(layer module, x, layer number, per_layer slice, kind) → (x, collected)`.
+      kinds: the repeating pattern; layer i is of kind `kinds[i % len(kinds)]`, which is known while tracing.
       per_layer: a pytree with a leading layer axis (a KV cache, say), or None.
       remat: "full" recomputes each layer in the backward pass, "dots" all of it but its projections' outputs. The
         other policies change nothing here ("attention" is a matter of `attention.attend`).
@@ -90,35 +99,59 @@ def scan_layers(
     """
     graphdef, params = nnx.split(layers)
     depth = jax.tree.leaves(params)[0].shape[0]
-    apart = remat == "none" and better_apart(params) if form == "auto" else form == "apart"
+    unrolled = remat == "none" and better_unrolled(params) if form == "auto" else form == "unrolled"
 
-    def body(carry: Array, xs: tuple[Any, Array, Any]) -> tuple[Array, Any]:
+    def body(carry: Array, xs: tuple[Any, Array, Any], kind: K) -> tuple[Array, Any]:
         layer_params, number, extra = xs
-        return apply(nnx.merge(graphdef, layer_params), carry, number, extra)
+        return apply(nnx.merge(graphdef, layer_params), carry, number, extra, kind)
 
+    bodies: list[Any] = [functools.partial(body, kind=kind) for kind in kinds]
     if remat in ("full", "dots"):
         # Projections run over one merged token axis (`over_tokens`), so they are the dots without batch dimensions.
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
         # A scan already keeps the layers' work apart, so the barriers against common-subexpression elimination would
         # only cost.
-        body = jax.checkpoint(body, prevent_cse=apart, policy=policy)
-    if not apart:
-        return jax.lax.scan(body, x, (params, jnp.arange(depth), per_layer))
-    collected = []
-    for number, of_layer in enumerate(unstacked((params, per_layer), depth)):
-        x, new = body(x, (of_layer[0], jnp.asarray(number), of_layer[1]))
-        collected.append(new)
-    return x, jax.tree.map(lambda *parts: jnp.stack(parts), *collected)
+        bodies = [jax.checkpoint(body, prevent_cse=unrolled, policy=policy) for body in bodies]
+
+    def in_order(x: Array, stack: Any, first: Array | int) -> tuple[Array, Any]:
+        """Layers `first`, `first` + 1 … one after the other; `first` is a multiple of the pattern's length."""
+        collected = []
+        count = jax.tree.leaves(stack)[0].shape[0]
+        for place, (layer_params, extra) in enumerate(unstacked(stack, count)):
+            x, new = bodies[place % len(bodies)](x, (layer_params, jnp.asarray(first + place), extra))
+            collected.append(new)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *collected)
+
+    if unrolled:
+        return in_order(x, (params, per_layer), 0)
+    if len(bodies) == 1:
+        return jax.lax.scan(bodies[0], x, (params, jnp.arange(depth), per_layer))
+    period = len(bodies)
+    scanned = depth // period * period
+
+    def group(carry: Array, xs: tuple[Any, Array]) -> tuple[Array, Any]:
+        return in_order(carry, *xs)
+
+    def grouped(leaf: Array) -> Array:
+        return leaf[:scanned].reshape(scanned // period, period, *leaf.shape[1:])
+
+    stack = (params, per_layer)
+    x, collected = jax.lax.scan(group, x, (jax.tree.map(grouped, stack), jnp.arange(0, scanned, period)))
+    collected = jax.tree.map(lambda leaf: leaf.reshape(scanned, *leaf.shape[2:]), collected)
+    if scanned == depth:
+        return x, collected
+    x, last = in_order(x, jax.tree.map(lambda leaf: leaf[scanned:], stack), scanned)
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), collected, last)
 
 
-def better_apart(params: Any) -> bool:
+def better_unrolled(params: Any) -> bool:
     """Whether a stack of layers is better run without a scan: on CPU, where it is small.
 
     There a scan copies each layer's weights out of their stack and its activations into theirs, which it first fills
     with zeros; memory that is fresh in every step costs as much again in page faults (docs/PERFORMANCE.md).
     """
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    return jax.default_backend() == "cpu" and size <= _APART_BYTES
+    return jax.default_backend() == "cpu" and size <= _UNROLLED_BYTES
 
 
 def unstacked(stack: Any, depth: int) -> list[Any]:

@@ -140,7 +140,8 @@ class PaliGemma(nnx.Module):
         seen_by_all = sum(part.shape[1] for part in parts)
         parts.append(self.llm.embedder.encode(inputs.text, self.compute_dtype))
         valid.append(inputs.mask_input)
-        mask_ar = jnp.concatenate([jnp.zeros((batch, seen_by_all), inputs.mask_ar.dtype), inputs.mask_ar], axis=1)
+        causal = jnp.ones_like(inputs.mask_ar) if self.config.decoder.family.causal_prefix else inputs.mask_ar
+        mask_ar = jnp.concatenate([jnp.zeros((batch, seen_by_all), causal.dtype), causal], axis=1)
         return Sequence(
             constrain(jnp.concatenate(parts, axis=1), "states"), mask_ar, jnp.concatenate(valid, axis=1), collected
         )

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
-from rllava_jax.model.layers import Affine, scan_layers, stack_layers
+from rllava_jax.model.layers import Dense, scan_layers, stack_layers
 from rllava_jax.model.partition_rules import constrain, register_rules
 from rllava_jax.model.resampling import align_corners_matrix
 from rllava_jax.model.sizes import SiglipConfig
@@ -58,10 +58,10 @@ class SelfAttention(nnx.Module):
     def __init__(self, width: int, heads: int, kind: AttentionKind, *, recompute: bool, rngs: nnx.Rngs):
         self.kind, self.recompute = kind, recompute
         head_dim = width // heads
-        self.query = Affine((width,), (heads, head_dim), rngs)
-        self.key = Affine((width,), (heads, head_dim), rngs)
-        self.value = Affine((width,), (heads, head_dim), rngs)
-        self.out = Affine((heads, head_dim), (width,), rngs)
+        self.query = Dense((width,), (heads, head_dim), rngs)
+        self.key = Dense((width,), (heads, head_dim), rngs)
+        self.value = Dense((width,), (heads, head_dim), rngs)
+        self.out = Dense((heads, head_dim), (width,), rngs)
 
     def __call__(self, x: Array, layer: Array, hook: AttentionHook | None) -> tuple[Array, Any]:
         query = constrain(self.query(x), "heads")
@@ -73,11 +73,11 @@ class SelfAttention(nnx.Module):
 
 
 class MlpBlock(nnx.Module):
-    """Two affine maps around a tanh-approximated GELU."""
+    """Two dense layers around a tanh-approximated GELU."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
-        self.Dense_0 = Affine((width,), (hidden,), rngs)
-        self.Dense_1 = Affine((hidden,), (width,), rngs)
+        self.Dense_0 = Dense((width,), (hidden,), rngs)
+        self.Dense_1 = Dense((hidden,), (width,), rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.Dense_1(constrain(jax.nn.gelu(self.Dense_0(x), approximate=True), "hidden"))
@@ -115,7 +115,12 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Array, *, hook: AttentionHook | None) -> tuple[Array, Any]:
         x, collected = scan_layers(
-            self.encoderblock, lambda block, x, layer, _: block(x, layer, hook), x, remat=self.remat, form=self.form
+            self.encoderblock,
+            lambda block, x, layer, _, kind: block(x, layer, hook),
+            x,
+            kinds=(None,),
+            remat=self.remat,
+            form=self.form,
         )
         return self.encoder_norm(x), collected
 
@@ -134,12 +139,12 @@ class Siglip(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        self.embedding = Affine((config.patch, config.patch, 3), (config.width,), rngs)
+        self.embedding = Dense((config.patch, config.patch, 3), (config.width,), rngs)
         self.pos_embedding = nnx.Param(
             jax.random.normal(rngs.params(), (1, config.grid**2, config.width)) * config.width**-0.5
         )
         self.Transformer = Encoder(config, remat, layers, attention, rngs)
-        self.head = Affine((config.width,), (out_width,), rngs)
+        self.head = Dense((config.width,), (out_width,), rngs)
 
     def encode(
         self, image: Float[Array, "B Y X 3"], *, hook: AttentionHook | None = None

@@ -36,14 +36,52 @@ class SiglipConfig:
 
 
 @dataclass(frozen=True)
+class LayerKind:
+    """One kind of decoder layer.
+
+    Attributes:
+      window: a position attends to at most this many positions up to its own; 0 is no limit. Of what follows it (image
+        tokens see each other whole) a window hides nothing.
+      rope_base: 0 is the decoder's.
+      rope_factor: divides the positions (linear scaling to longer contexts).
+    """
+
+    window: int = 0
+    rope_base: float = 0.0
+    rope_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class DecoderFamily:
+    """What a family of decoders does otherwise than Gemma 1 and 2, which are the default.
+
+    Attributes:
+      pattern: layer i is of kind `pattern[i % len(pattern)]`: five local layers and a global one, say. The stack need
+        not end with a whole pattern.
+      qk_norm: an RMSNorm over the head dim on queries and keys, before RoPE.
+      embedding_scale: multiplies the token embeddings; 0 is the square root of the width.
+      causal_prefix: the prompt's text is causal; image and region tokens, which stand before it, still see each other.
+    """
+
+    pattern: tuple[LayerKind, ...] = (LayerKind(),)
+    qk_norm: bool = False
+    embedding_scale: float = 0.0
+    causal_prefix: bool = False
+
+
+GEMMA = DecoderFamily()
+
+
+@dataclass(frozen=True)
 class GemmaConfig:
-    """A Gemma decoder.
+    """A decoder.
 
     Attributes:
       query_scale: multiplies the query after RoPE.
       post_norms: Gemma 2's norm after each branch, before the residual sum.
       attention_cap: Gemma 2's soft cap on attention logits; 0 is none. (Its final cap of 30 is left out, as in the
         reference's training and prefill.)
+      family: see `DecoderFamily`; no number of it is among `dimensions_of`, so a family's sizes are named ones.
     """
 
     width: int
@@ -57,6 +95,12 @@ class GemmaConfig:
     attention_cap: float = 0.0
     rope_base: float = 10_000.0
     vocab: int = PALIGEMMA_VOCAB
+    family: DecoderFamily = GEMMA
+
+    def kind(self, layer: int) -> LayerKind:
+        """The kind of a layer, its RoPE base filled in."""
+        kind = self.family.pattern[layer % len(self.family.pattern)]
+        return kind if kind.rope_base else dataclasses.replace(kind, rope_base=self.rope_base)
 
 
 @dataclass(frozen=True)
@@ -109,7 +153,7 @@ def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
     """Returns the configured size, at its resolution.
 
     Args:
-      vocab: rows of the token table where the configuration does not say; 0 leaves the size's own.
+      vocab: rows of the token embedding where the configuration does not say; 0 leaves the size's own.
 
     Raises:
       ConfigError: no such size (the nearest name is given), an incomplete custom one, or an image size that the patch
@@ -123,12 +167,14 @@ def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
     else:
         near = difflib.get_close_matches(name, SIZES, n=1, cutoff=0.0)
         raise ConfigError(
-            f"model.size: there is no size {name!r}; the nearest is {near[0]!r} (all: {', '.join(SIZES)})"
+            f"model.size: there is no size {name!r}; the nearest is {near[0]!r} (all: {', '.join(SIZES)})",
+            code="config.unknown-name",
         )
     if config.image_size:
         if config.image_size % size.vision.patch:
             raise ConfigError(
-                f"model.image_size: {config.image_size} is no multiple of the patch, {size.vision.patch} pixels"
+                f"model.image_size: {config.image_size} is no multiple of the patch, {size.vision.patch} pixels",
+                code="config.invalid-value",
             )
         size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=config.image_size))
     if rows := config.vocab or vocab:
@@ -146,31 +192,35 @@ def from_dimensions(dimensions: Mapping[str, float], *, where: str) -> PaliGemma
     wrong = sorted(set(wanted) ^ set(dimensions))
     if wrong:
         kind = "lacks" if wrong[0] in wanted else "has an unknown"
-        raise ConfigError(f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}")
+        raise ConfigError(
+            f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}", code="config.unknown-field"
+        )
     parts: dict[str, dict[str, Any]] = {"vision": {}, "decoder": {}}
     for key, value in dimensions.items():
         part, name = key.split(".")
         kind_of = type(wanted[key])
         if kind_of is not float and value != int(value):
-            raise ConfigError(f"{where}: {key} = {value} is no whole number")
+            raise ConfigError(f"{where}: {key} = {value} is not a whole number", code="config.invalid-value")
         parts[part][name] = kind_of(value)
     return PaliGemmaConfig(SiglipConfig(**parts["vision"]), GemmaConfig(**parts["decoder"]))
 
 
 def dimensions_of(size: PaliGemmaConfig) -> dict[str, float]:
-    """Every number of a size but its vocabulary, by dotted name."""
+    """Every number of a size but its vocabulary and its family's, by dotted name."""
     return {name: float(value) for name, value in _numbers(size).items()}
 
 
 def _numbers(size: PaliGemmaConfig) -> dict[str, Any]:
     numbers = {f"vision.{name}": value for name, value in dataclasses.asdict(size.vision).items()}
-    numbers |= {f"decoder.{name}": value for name, value in dataclasses.asdict(size.decoder).items() if name != "vocab"}
+    decoder = dataclasses.asdict(size.decoder)
+    numbers |= {f"decoder.{name}": value for name, value in decoder.items() if name not in ("vocab", "family")}
     return numbers
 
 
 def name_of(size: PaliGemmaConfig) -> str:
     """The name of a size of the published kind, whatever its vocabulary; "custom" for any other."""
     for name, named in SIZES.items():
-        if name != "tiny" and dimensions_of(named) == dimensions_of(size):
+        same = dimensions_of(named) == dimensions_of(size) and named.decoder.family == size.decoder.family
+        if name != "tiny" and same:
             return name
     return "custom"

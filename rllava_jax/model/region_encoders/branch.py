@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from data_pipelines.settings import RegionConfig
-from rllava_jax.model.layers import Affine
+from rllava_jax.model.layers import Dense
 from rllava_jax.model.partition_rules import register_rules
 from rllava_jax.model.published_names import Spelling, register_spellings
 from rllava_jax.model.region_encoders.protocol import PooledEncoder, Scene, token_encoders
@@ -53,7 +53,7 @@ class RegionBranch(nnx.Module):
         self.config = config
         encoders = token_encoders(config)
         self.pooled = tuple(name for name, encoder in encoders.items() if isinstance(encoder, PooledEncoder))
-        self.geometry = Affine((GEOMETRY_FEATURES,), (vision.width,), rngs)
+        self.geometry = Dense((GEOMETRY_FEATURES,), (vision.width,), rngs)
         self.geometry.kernel[...] = jnp.zeros_like(self.geometry.kernel[...])
         if self.pooled:
             self.token_embedding = nnx.Param(jnp.zeros((len(self.pooled), config.tokens, vision.width)))
