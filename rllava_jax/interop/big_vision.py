@@ -16,7 +16,7 @@ import numpy as np
 
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.interop.layout import TABLE
-from rllava_jax.interop.source import DTYPES, Source, check_names, recognised
+from rllava_jax.interop.source import DTYPES, PublishedModel, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
@@ -28,7 +28,7 @@ _BYTES_PER_READ = 2**24
 _COMMENT = b"rllava_jax"  # of archives that were written here
 
 
-def read_npz(path: Path) -> Source:
+def read_npz(path: Path) -> PublishedModel:
     """Opens a checkpoint; values are read when the arrays are streamed.
 
     Raises:
@@ -39,7 +39,9 @@ def read_npz(path: Path) -> Source:
             members = {info.filename.removesuffix(".npy"): info.filename for info in archive.infolist()}
             headers = {name: _header(archive, member) for name, member in members.items()}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
-        raise CheckpointError(f"{path}: is no whole .npz archive ({_reason(error)}); download it again") from None
+        raise CheckpointError(
+            f"{path}: is no whole .npz archive ({_reason(error)}); download it again", code="file.malformed"
+        ) from None
     parameters = {name: name for name in members}
     if any(name.startswith(_PREFIX) for name in members):
         # Training states are stored beside the parameters, under other first names.
@@ -49,7 +51,7 @@ def read_npz(path: Path) -> Source:
     size = size_of_shapes({name: array.shape for name, array in arrays.items()}, path)
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[TABLE].dtype)}
-    return Source(str(path), size, arrays, facts=facts, notes=notes)
+    return PublishedModel(str(path), size, arrays, facts=facts, notes=notes)
 
 
 def _reason(error: BaseException) -> str:
@@ -86,7 +88,9 @@ def _streamed(
                     block = _read_array(stream, order, dtype)
                     yield block.T if fortran_order else block
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise CheckpointError(f"{path}: {member} is damaged ({_reason(error)}); download it again") from None
+            raise CheckpointError(
+                f"{path}: {member} is damaged ({_reason(error)}); download it again", code="file.malformed"
+            ) from None
 
     return StreamedArray(shape, dtype, rows, blocks)
 
@@ -137,7 +141,8 @@ def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGem
         lacking = sorted(set(ranks) - set(telling))
         raise CheckpointError(
             f"{path}: holds no PaliGemma: {', '.join(lacking)} missing or ill-shaped, among {len(shapes)} arrays; "
-            "give a big_vision PaliGemma checkpoint"
+            "give a big_vision PaliGemma checkpoint",
+            code="import.unsupported",
         )
     patch, _, _, width = telling["img/embedding/kernel"]
     layers, _, heads, _ = telling[_ATTENTION + "query/kernel"]
@@ -217,12 +222,13 @@ def _fused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
     return arrays
 
 
-def check_npz(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_npz(source: PublishedModel, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Every array is one of the model's and the model has no other. Raises CheckpointError."""
     found = {name: array.shape for name, array in source.arrays.items()}
     check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")
     for name, array in source.arrays.items():
         if array.dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16"
+                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16",
+                code="import.unsupported",
             )

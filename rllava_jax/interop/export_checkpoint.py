@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from data_pipelines.core.atomic_files import appears_whole, check_destination, h
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.paths import absolute
 from data_pipelines.regions.encoders.protocol import region_encoders
-from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
@@ -32,11 +30,11 @@ from rllava_jax.interop.peft_adapter import write_adapter
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.shards import write_shards
 from rllava_jax.interop.source import DTYPES
-from rllava_jax.interop.stored_params import in_dtype, merged_streams, spelled_tensors, stored_params
+from rllava_jax.interop.stored_params import StoredCheckpoint, in_dtype, merged_streams, spelled_tensors, stored_params
 from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.lora import is_adapter
-from rllava_jax.model.sizes import PaliGemmaConfig, model_size
+from rllava_jax.model.sizes import PaliGemmaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +53,7 @@ _FOLDER_FILES = (
 _ROWS_MULTIPLE = 64
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A checkpoint, opened: what it says of itself, and its arrays as streams."""
-
-    folder: Path
-    step: int
-    config: Config
-    tokenizer: Tokenizer
-    files: Mapping[str, bytes]
-    arrays: dict[str, StreamedArray]
-
-    @property
-    def size(self) -> PaliGemmaConfig:
-        """The model's, with the rows of its table."""
-        return model_size(self.config.model, vocab=self.arrays[TABLE].shape[0])
-
-
-def open_stored(path: Path, *, step: str | None) -> Stored:
+def open_stored(path: Path, *, step: str | None) -> StoredCheckpoint:
     """Opens a run's workdir, an imported model, or one checkpoints/STEP folder.
 
     Raises:
@@ -87,7 +68,7 @@ def open_stored(path: Path, *, step: str | None) -> Stored:
         config = provenance.config_from_assets(files, where=where)
         tokenizer = provenance.tokenizer_from_assets(files, where=where)
         arrays = stored_params(folder / str(number) / "params", checkpoints.shapes(number))
-    return Stored(folder, number, config, tokenizer, files, arrays)
+    return StoredCheckpoint(folder, number, config, tokenizer, files, arrays)
 
 
 def export_checkpoint(
@@ -157,17 +138,24 @@ def _is_export(path: Path) -> bool:
     return path.is_dir() and holds_only(path, names, weights, mark=CONVERSION_FILE)
 
 
-def _check_fits(stored: Stored, *, keep_lora: bool, plain: bool, npz: bool) -> None:
+def _check_fits(stored: StoredCheckpoint, *, keep_lora: bool, plain: bool, npz: bool) -> None:
     regions = any(name.startswith("roi/") for name in stored.arrays)
     adapters = any(is_adapter(name) for name in stored.arrays)
     if keep_lora and not adapters:
-        raise ConfigError(f"--keep-lora: {stored.folder} step {stored.step} was trained without LoRA; leave it out")
+        raise ConfigError(
+            f"--keep-lora: {stored.folder} step {stored.step} was trained without LoRA; leave it out",
+            code="option.conflict",
+        )
     if npz and keep_lora:
-        raise ConfigError("--keep-lora: big_vision's .npz has no adapters; leave it out, or export a folder")
+        raise ConfigError(
+            "--keep-lora: big_vision's .npz has no adapters; leave it out, or export a folder",
+            code="export.unsupported",
+        )
     if npz and regions and not plain:
         raise ConfigError(
             f"{stored.folder} step {stored.step}: has a region branch, which big_vision's .npz has no place for; "
-            "leave it out with --plain, or export a folder"
+            "leave it out with --plain, or export a folder",
+            code="export.unsupported",
         )
     unknown = [encoder.name for encoder in region_encoders(stored.config.regions) if not encoder.exportable]
     if unknown and not plain and not npz:
@@ -198,13 +186,13 @@ def _exported_config(config: Config, *, keep_lora: bool, plain: bool) -> Config:
     )
 
 
-def table_rows(stored: Stored) -> int:
+def table_rows(stored: StoredCheckpoint) -> int:
     """Rows of the exported table: the checkpoint's own, or where `<image>` has none, as many as are published."""
     rows, image = stored.arrays[TABLE].shape[0], image_token_id(stored.tokenizer)
     return rows if rows > image else -(-(image + 1) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
-def _unpadded(arrays: Mapping[str, StreamedArray], stored: Stored) -> dict[str, StreamedArray]:
+def _unpadded(arrays: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> dict[str, StreamedArray]:
     """big_vision's table ends with the last token; rows that Hugging Face has beyond it are left out."""
     table, rows = arrays[TABLE], stored.tokenizer.vocab_size
 
@@ -244,7 +232,7 @@ def padded_table(table: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([table, np.broadcast_to(mean, (rows - len(table), table.shape[1]))])
 
 
-def folder_files(stored: Stored, config: Config, *, rows: int, dtype: str) -> dict[str, bytes]:
+def folder_files(stored: StoredCheckpoint, config: Config, *, rows: int, dtype: str) -> dict[str, bytes]:
     """Everything of the folder but weights and model card: file name → content."""
     values = config_json(stored.size, rows=rows, image_token=image_token_id(stored.tokenizer), dtype=dtype)
     files: dict[str, bytes] = {}

@@ -20,7 +20,7 @@ from rllava_jax.config.stored import from_json
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import TABLE, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
-from rllava_jax.interop.source import DTYPES, Source, check_names
+from rllava_jax.interop.source import DTYPES, PublishedModel, check_names
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.published_names import Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
@@ -62,7 +62,8 @@ class Tensors:
                 raise CheckpointError(
                     f"{self.folder / _INDEX}: does not fit {file.name}: {len(wanted - present)} tensors that it names "
                     f"are not there, {len(present - wanted)} that are there it does not name "
-                    f"({', '.join(other[:3])} …); the index, or the shards, are another model's; {_AGAIN}"
+                    f"({', '.join(other[:3])} …); the index, or the shards, are another model's; {_AGAIN}",
+                    code="import.two-models",
                 )
             for key in sorted(present):
                 if is_buffer(key):
@@ -72,12 +73,14 @@ class Tensors:
                     before, other_key = self._place[name]
                     raise CheckpointError(
                         f"{file}: {key} is in {before.name} too, as {other_key}: two models' files in one folder; "
-                        f"{_AGAIN}"
+                        f"{_AGAIN}",
+                        code="import.two-models",
                     )
                 if slice_.get_dtype() not in _DTYPES:
                     raise CheckpointError(
                         f"{file}: {key} is {slice_.get_dtype()}; give weights in float32, float16 or bfloat16, "
-                        "not quantised ones"
+                        "not quantised ones",
+                        code="import.unsupported",
                     )
                 self._place[name] = (file, key)
                 self.shapes[name], self.dtypes[name] = tuple(slice_.get_shape()), _DTYPES[slice_.get_dtype()]
@@ -92,7 +95,8 @@ class Tensors:
                 if not group & other:
                     kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
                     raise CheckpointError(
-                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}"
+                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}",
+                        code="import.two-models",
                     )
 
     def __contains__(self, name: str) -> bool:
@@ -114,23 +118,30 @@ def _opened(file: Path) -> Any:
     try:
         return safetensors.safe_open(file, framework="np")
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: is missing; {_AGAIN}") from None
+        raise CheckpointError(f"{file}: is missing; {_AGAIN}", code="file.missing") from None
     except (safetensors.SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{file}: is no whole safetensors file ({reason}); {_AGAIN}") from None
+        raise CheckpointError(
+            f"{file}: is no whole safetensors file ({reason}); {_AGAIN}", code="file.malformed"
+        ) from None
 
 
 def _files(folder: Path) -> dict[Path, set[str] | None]:
     """Each file of weights, with the keys that the index says it has."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if single.is_file() and index.is_file():
-        raise CheckpointError(f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them")
+        raise CheckpointError(
+            f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them",
+            code="import.two-models",
+        )
     if single.is_file():
         return {single: None}
     if not index.is_file():
         shards = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f"shards without their index ({shards[0]} …)" if shards else "no safetensors"
-        raise CheckpointError(f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}")
+        raise CheckpointError(
+            f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}", code="file.missing"
+        )
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files: dict[Path, set[str] | None] = {}
@@ -139,17 +150,18 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
             assert named is not None
             named.add(key)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no index of shards ({error!r}); {_AGAIN}") from None
+        raise CheckpointError(f"{index}: is no index of shards ({error!r}); {_AGAIN}", code="file.malformed") from None
     strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
     if strays:
         raise CheckpointError(
             f"{index}: does not name {', '.join(sorted(strays)[:3])}, which lie beside it: shards of two models; "
-            f"{_AGAIN}"
+            f"{_AGAIN}",
+            code="import.two-models",
         )
     return files
 
 
-def read_folder(folder: Path, expected: Expected) -> Source:
+def read_folder(folder: Path, expected: Expected) -> PublishedModel:
     """Opens a folder; values are read when the arrays are streamed.
 
     Args:
@@ -172,18 +184,20 @@ def read_folder(folder: Path, expected: Expected) -> Source:
         "model": _hub_name(values.get("_name_or_path")),
         "dtype": str(tensors.dtypes[_EMBEDDING]),
     }
-    return Source(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
+    return PublishedModel(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; give a Hugging Face model's folder") from None
+        raise CheckpointError(
+            f"{path}: {error.strerror}; give a Hugging Face model's folder", code="file.missing"
+        ) from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}); {_AGAIN}") from None
+        raise CheckpointError(f"{path}: is no JSON ({error}); {_AGAIN}", code="file.malformed") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: is no mapping; {_AGAIN}")
+        raise CheckpointError(f"{path}: is no mapping; {_AGAIN}", code="file.malformed")
     return values
 
 
@@ -198,7 +212,9 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
         return None
     stored = values["rllava"].get("config") if isinstance(values["rllava"], Mapping) else None
     if not isinstance(stored, Mapping):
-        raise CheckpointError(f"{folder / 'config.json'}: its section rllava has no config; export the model again")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: its section rllava has no config; export the model again", code="file.malformed"
+        )
     config = from_json(stored, where=str(folder / "config.json"))
     # Whoever merged the adapters with PEFT and saved the model kept its config.json, and no adapter/.
     return config if (folder / "adapter").is_dir() else dataclasses.replace(config, lora=LoraConfig())
@@ -215,7 +231,8 @@ def _check_tied(tensors: Tensors) -> None:
             tensors.forget(_LM_HEAD)
             return
     raise CheckpointError(
-        f"{tensors.folder}: lm_head.weight is not the token table; PaliGemma ties them, and this model cannot hold both"
+        f"{tensors.folder}: lm_head.weight is not the token embedding, which PaliGemma ties it to; give a tied model",
+        code="import.unsupported",
     )
 
 

@@ -62,23 +62,34 @@ def parse_config(
       CheckpointError: another architecture, or a setting that this model does not have.
     """
     if values.get("model_type") not in ("paligemma", "rllava") or "text_config" not in values:
-        raise CheckpointError(f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2")
+        raise CheckpointError(
+            f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2",
+            code="import.unsupported",
+        )
     for part in ("text_config", "vision_config"):
         if not isinstance(values.get(part) or {}, Mapping):
-            raise CheckpointError(f"{where}: {part} is no mapping; download the folder again")
+            raise CheckpointError(f"{where}: {part} is no mapping; download the folder again", code="file.malformed")
     given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
     kind = given_text.get("model_type", "gemma")
     if kind not in _TEXT_DEFAULTS:
-        raise CheckpointError(f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2")
+        raise CheckpointError(
+            f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2",
+            code="import.unsupported",
+        )
     text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
     _require_numbers(text, vision, where)
     _require_supported(text, vision, where)
     for key in (_TABLE, _POSITIONS):
         if len(shapes.get(key, ())) != 2:
-            raise CheckpointError(f"{where}: the weights beside it have no {key}; give one whole model's folder")
+            raise CheckpointError(
+                f"{where}: the weights beside it have no {key}; give one whole model's folder",
+                code="checkpoint.mismatch",
+            )
     patches = shapes[_POSITIONS][0]
     if math.isqrt(patches) ** 2 != patches:
-        raise CheckpointError(f"{where}: {patches} position embeddings are no square grid; give a PaliGemma")
+        raise CheckpointError(
+            f"{where}: {patches} position embeddings are no square grid; give a PaliGemma", code="import.unsupported"
+        )
     gemma2 = kind == "gemma2"
     scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
     size = PaliGemmaConfig(
@@ -132,7 +143,9 @@ def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: 
         for name, default in defaults.items():
             value = fields[name]
             if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise CheckpointError(f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0")
+                raise CheckpointError(
+                    f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0", code="file.malformed"
+                )
 
 
 def _rope_base(text: Mapping[str, Any]) -> float:
@@ -155,7 +168,9 @@ def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where
     }
     for field, (value, supported) in only.items():
         if value not in supported:
-            raise CheckpointError(f"{where}: {field} is {value!r}; this model has {supported[0]!r} only")
+            raise CheckpointError(
+                f"{where}: {field} is {value!r}; this model has {supported[0]!r} only", code="import.unsupported"
+            )
 
 
 def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rllava_jax.interop.big_vision import check_npz, read_npz
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import TABLE
 from rllava_jax.interop.lineage import import_record
-from rllava_jax.interop.source import Source, check_tokenizer
+from rllava_jax.interop.source import PublishedModel, check_tokenizer
 from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
 from rllava_jax.model.params import abstract
 from rllava_jax.model.preprocessing import make_preprocessor
@@ -57,7 +57,8 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
     if chosen is None:
         raise CheckpointError(
             f"{source}: has no tokenizer beside it; give one with --tokenizer FILE (PaliGemma's is published as "
-            "paligemma_tokenizer.model)"
+            "paligemma_tokenizer.model)",
+            code="import.no-tokenizer",
         )
     check_tokenizer(chosen, found.size.decoder.vocab)
     config = imported_config(found.size, found.config)
@@ -80,14 +81,17 @@ def _is_import(path: Path) -> bool:
     return path.is_dir() and holds_only(path, {CONVERSION_FILE, "checkpoints"}, mark=CONVERSION_FILE)
 
 
-def _open(source: Path) -> Source:
+def _open(source: Path) -> PublishedModel:
     if source.is_dir():
         return read_folder(source, expected_shapes)
     if not source.exists():
-        raise CheckpointError(f"{source}: there is no such file or folder; give a .npz file or a Hugging Face folder")
+        raise CheckpointError(
+            f"{source}: there is no such file or folder; give a .npz file or a Hugging Face folder", code="file.missing"
+        )
     if source.suffix == ".safetensors":
         raise CheckpointError(
-            f"{source}: is one file of a Hugging Face folder; give the folder, which has config.json too"
+            f"{source}: is one file of a Hugging Face folder; give the folder, which has config.json too",
+            code="import.unsupported",
         )
     found = read_npz(source)
     check_npz(found, expected_shapes(found.size, None))
@@ -110,7 +114,7 @@ def imported_config(size: PaliGemmaConfig, trained: Config | None = None) -> Con
     return dataclasses.replace(trained, model=model)
 
 
-def _summary(found: Source, config: Config, tokenizer: Tokenizer) -> str:
+def _summary(found: PublishedModel, config: Config, tokenizer: Tokenizer) -> str:
     count = sum(array.nbytes // array.dtype.itemsize for array in found.arrays.values())
     dtypes = sorted({str(array.dtype) for array in found.arrays.values()})
     vision = found.size.vision

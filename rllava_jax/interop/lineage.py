@@ -74,7 +74,9 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it is no mapping")
     except ValueError as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); take another step, or import the model again") from None
+        raise CheckpointError(
+            f"{path}: is damaged ({error}); take another step, or import the model again", code="checkpoint.damaged"
+        ) from None
     return values
 
 
@@ -149,7 +151,8 @@ def _recorded(folder: Path, name: str) -> list[Stage]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is damaged ({' '.join(str(error).split())}); export the model again, or remove the file and "
-            "with it the model's past"
+            "with it the model's past",
+            code="checkpoint.damaged",
         ) from None
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Sequence
 
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax import __version__
@@ -17,6 +15,7 @@ from rllava_jax.evaluation.results import markdown_table
 from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import Stage, is_published, lineage
+from rllava_jax.interop.stored_params import StoredCheckpoint
 from rllava_jax.model.sizes import model_size
 
 _DATA = {
@@ -31,31 +30,7 @@ _WITHOUT_REGION = ("has_region=yes", "family=vqa", "family=localise")
 _YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
-class Trained(Protocol):
-    """What the card says of a checkpoint."""
-
-    @property
-    def folder(self) -> Path:
-        """Of its checkpoints."""
-        ...
-
-    @property
-    def step(self) -> int:
-        """Of the checkpoint."""
-        ...
-
-    @property
-    def config(self) -> Config:
-        """That it was trained with."""
-        ...
-
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """Its assets."""
-        ...
-
-
-def model_card(trained: Trained, config: Config, *, adapter: bool, dtype: str, licence: str) -> str:
+def model_card(trained: StoredCheckpoint, config: Config, *, adapter: bool, dtype: str, licence: str) -> str:
     """The card, as Markdown with the hub's front matter.
 
     Args:
@@ -249,7 +224,7 @@ def _base_of_adapter(run: Config, config: Config, stages: Sequence[Stage]) -> st
     return f"The adapters fit the weights in this folder, and the model that their training began with{rounded}."
 
 
-def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> str:
+def _evaluation(trained: StoredCheckpoint, config: Config, stages: Sequence[Stage]) -> str:
     path = trained.folder.parent / "eval" / str(trained.step) / "metrics.json"
     if not path.is_file():
         text = "None was run at this step." if trained.step else "Results of earlier stages stand in their own cards."
@@ -257,7 +232,9 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); run --mode evaluate again, or move it away") from None
+        raise CheckpointError(
+            f"{path}: is damaged ({error}); run --mode evaluate again, or move it away", code="file.malformed"
+        ) from None
     subsets = HEADLINE if config.regions.encoders else _WITHOUT_REGION
     shown = [
         row
@@ -284,7 +261,7 @@ def _evaluation(trained: Trained, config: Config, stages: Sequence[Stage]) -> st
     return _table(unmarked, whose + told)
 
 
-def _confidence(trained: Trained, config: Config) -> str:
+def _confidence(trained: StoredCheckpoint, config: Config) -> str:
     calibration = calibration_of(trained.files, checkpoint=trained.folder / str(trained.step))
     if calibration is None or config.regions != trained.config.regions:
         return ""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from rllava_jax.config import Config
 from rllava_jax.interop.shards import save_tensors
-from rllava_jax.interop.stored_params import spelled_tensors
+from rllava_jax.interop.stored_params import StoredCheckpoint, spelled_tensors
 from rllava_jax.interop.streaming import StreamedArray
-from rllava_jax.model.sizes import PaliGemmaConfig
 
 PREFIX = "base_model.model."  # peft's wrappers
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -38,30 +36,16 @@ _MODULES = {
 }
 
 
-class Trained(Protocol):
-    """What the writer needs to know of a checkpoint."""
-
-    @property
-    def config(self) -> Config:
-        """Of the run."""
-        ...
-
-    @property
-    def size(self) -> PaliGemmaConfig:
-        """Of the model."""
-        ...
-
-
-def write_adapter(folder: Path, adapters: Mapping[str, StreamedArray], trained: Trained) -> None:
+def write_adapter(folder: Path, adapters: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> None:
     """Writes adapter_config.json and adapter_model.safetensors.
 
     Args:
       adapters: `…/lora…/{a,b}` arrays; all of them are written.
     """
     folder.mkdir()
-    tensors = {PREFIX + "model." + name: value for _, name, value in spelled_tensors(adapters, trained.size)}
+    tensors = {PREFIX + "model." + name: value for _, name, value in spelled_tensors(adapters, stored.size)}
     save_tensors(folder / ADAPTER_WEIGHTS, tensors)
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(adapter_config(trained.config), indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(adapter_config(stored.config), indent=2) + "\n", encoding="utf-8")
 
 
 def adapter_config(config: Config) -> dict[str, object]:

@@ -26,7 +26,7 @@ _LISTED = 6
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedModel:
     """A checkpoint of another library.
 
     Attributes:
@@ -69,7 +69,9 @@ def check_names(
         if names
     ]
     if parts:
-        raise CheckpointError(f"{where}: its arrays are not this model's: {'; '.join(parts)}; {remedy}")
+        raise CheckpointError(
+            f"{where}: its arrays are not this model's: {'; '.join(parts)}; {remedy}", code="checkpoint.mismatch"
+        )
 
 
 def recognised(size: PaliGemmaConfig) -> PaliGemmaConfig:
@@ -90,5 +92,6 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
     if not tokenizer.fits(rows):
         raise CheckpointError(
             f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token table "
-            f"{rows} rows; give this model's own with --tokenizer FILE"
+            f"{rows} rows; give this model's own with --tokenizer FILE",
+            code="checkpoint.mismatch",
         )

@@ -1,21 +1,40 @@
-"""The parameters of a checkpoint on disk as streams: as they are, merged with their adapters, or in another type."""
+"""A checkpoint on disk, opened to be written elsewhere: its parameters as streams, merged or in another type."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.config import LoraConfig, LoraTarget
-from rllava_jax.interop.layout import by_array, spellings
+from rllava_jax.config import Config, LoraConfig, LoraTarget
+from rllava_jax.interop.layout import TABLE, by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray
 from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
 from rllava_jax.model.published_names import Spelling
-from rllava_jax.model.sizes import PaliGemmaConfig
+from rllava_jax.model.sizes import PaliGemmaConfig, model_size
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint, opened: what it says of itself, and its arrays as streams."""
+
+    folder: Path
+    step: int
+    config: Config
+    tokenizer: Tokenizer
+    files: Mapping[str, bytes]
+    arrays: dict[str, StreamedArray]
+
+    @property
+    def size(self) -> PaliGemmaConfig:
+        """The model's, with the rows of its table."""
+        return model_size(self.config.model, vocab=self.arrays[TABLE].shape[0])
 
 
 def stored_params(item: Path, names: Mapping[str, Any]) -> dict[str, StreamedArray]:
@@ -44,7 +63,8 @@ def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dic
     left = sorted(name for name in arrays if is_adapter(name) and name not in used)
     if left:
         raise CheckpointError(
-            f"{', '.join(left[:4])}: adapters that the run's lora.targets do not name; nothing is written"
+            f"{', '.join(left[:4])}: adapters that the run's lora.targets do not name; nothing is written",
+            code="checkpoint.mismatch",
         )
     return out
 
@@ -108,7 +128,10 @@ def in_dtype(array: StreamedArray, dtype: np.dtype[Any], name: str) -> StreamedA
             with np.errstate(over="ignore"):
                 cast = block.astype(dtype)
             if np.isfinite(block.astype(np.float32)).all() and not np.isfinite(cast.astype(np.float32)).all():
-                raise CheckpointError(f"{name}: holds numbers beyond {dtype}'s range; export with --dtype bfloat16")
+                raise CheckpointError(
+                    f"{name}: holds numbers beyond {dtype}'s range; export with --dtype bfloat16",
+                    code="export.out-of-range",
+                )
             yield cast
 
     return dataclasses.replace(array, dtype=dtype, blocks=blocks)

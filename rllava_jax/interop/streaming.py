@@ -143,7 +143,9 @@ class StoredArray:
                     read = self._store[first : min(first + at_once, self.shape[0])].read().result()
                 except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
                     reason = " ".join(str(error).split())[:200]
-                    raise CheckpointError(f"{self._where}: cannot be read ({reason}); take another step") from None
+                    raise CheckpointError(
+                        f"{self._where}: cannot be read ({reason}); take another step", code="checkpoint.damaged"
+                    ) from None
                 for start in range(0, len(read), rows):
                     yield read[start : start + rows]
 

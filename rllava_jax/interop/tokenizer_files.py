@@ -47,7 +47,8 @@ def huggingface_tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     if built.token_to_id(IMAGE_TOKEN) != image_token_id(tokenizer):
         raise DataError(
             f"{tokenizer.path}: {IMAGE_TOKEN} would be token {built.token_to_id(IMAGE_TOKEN)}, not "
-            f"{image_token_id(tokenizer)}, because the ids have gaps; use PaliGemma's own tokenizer"
+            f"{image_token_id(tokenizer)}, because the ids have gaps; use PaliGemma's own tokenizer",
+            code="export.unsupported",
         )
     return files | {
         "tokenizer_config.json": _json(_tokenizer_config(built)),
@@ -67,7 +68,8 @@ def _with_image_token(tokenizer: Tokenizer) -> tuple[bytes, tokenizers.Tokenizer
     if not isinstance(built.model, models.BPE):
         raise DataError(
             f"{tokenizer.path}: model.type = {type(built.model).__name__!r}, Hugging Face's Gemma classes read 'BPE' "
-            "alone; use PaliGemma's own tokenizer"
+            "alone; use PaliGemma's own tokenizer",
+            code="export.unsupported",
         )
     added = built.get_added_tokens_decoder().values()
     if any(token.content == IMAGE_TOKEN and token.special for token in added) and built.post_processor:
@@ -86,7 +88,10 @@ def _from_sentencepiece(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     names = list(SPECIAL_TOKENS) + [piece.piece for piece in proto.pieces[len(SPECIAL_TOKENS) :]]
     if len(set(names)) < len(names):
         twice = next(name for name in SPECIAL_TOKENS if names.count(name) > 1)
-        raise DataError(f"{tokenizer.path}: another piece is called {twice!r} too; use PaliGemma's own tokenizer")
+        raise DataError(
+            f"{tokenizer.path}: another piece is called {twice!r} too; use PaliGemma's own tokenizer",
+            code="export.unsupported",
+        )
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kind.NORMAL}
     spelt = _spell_out_bytes(names, scores, tokenizer.path)
     built = tokenizers.Tokenizer(
@@ -132,7 +137,8 @@ def _check_gemmas_manner(proto: Any, path: str) -> None:
         if found != wanted:
             raise DataError(
                 f"{path}: {field} = {found!r}, Hugging Face's Gemma tokenizer stands for {wanted!r}; "
-                "use PaliGemma's own tokenizer, or '' for data.tokenizer to train one"
+                "use PaliGemma's own tokenizer, or '' for data.tokenizer to train one",
+                code="export.unsupported",
             )
 
 

@@ -100,6 +100,9 @@ def matching(patterns: Sequence[str], names: Iterable[str], *, field: str, of: s
     for pattern in patterns:
         hits = {name for name in names if re.fullmatch(pattern, name)}
         if not hits:
-            raise ConfigError(f"{field}: {pattern!r} matches no {of}; there are {', '.join(sorted(names)[:8])} …")
+            raise ConfigError(
+                f"{field}: {pattern!r} matches no {of}; there are {', '.join(sorted(names)[:8])} …",
+                code="config.unknown-name",
+            )
         found |= hits
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError
-from rllava_jax.planning.plan import Plan, load_config_for_planning, make_plan
+from rllava_jax.planning.plan import StepPlan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import Topology, parse_topology
 
@@ -24,7 +24,7 @@ def compile_for(
     memory: float | None = None,
     examples: int | None = None,
     quick: bool | None = None,
-) -> Plan:
+) -> StepPlan:
     """Plans the run and writes `WORKDIR/compile/TOPOLOGY.json` (with _quick, _24GiB where these were asked).
 
     That the step does not fit is a result, not an error.
@@ -39,24 +39,30 @@ def compile_for(
       ConfigError: a configuration that is wrong, does not go with the topology, or a compiler that is not installed.
     """
     if not topology:
-        raise ConfigError("--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8")
+        raise ConfigError(
+            "--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8",
+            code="option.missing",
+        )
     for name, value in (("memory", memory), ("examples", examples)):
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"--{name} {value}: is not possible; write a number above 0")
+            raise ConfigError(f"--{name} {value}: is not possible; write a number above 0", code="option.invalid-value")
     wanted = parse_topology(topology)
     if memory is not None and memory > wanted.chip.usable:
         raise ConfigError(
-            f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB"
+            f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB",
+            code="option.out-of-range",
         )
     if quick and wanted.chip.platform != "tpu":
-        raise ConfigError(f"--quick: is for TPUs, and {topology} is none; leave it out")
+        raise ConfigError(f"--quick: is for TPUs, and {topology} is none; leave it out", code="option.conflict")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
     file = workdir / "compile" / f"{_file_name(wanted, memory=memory, quick=bool(quick))}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another") from None
+        raise ConfigError(
+            f"--workdir {workdir}: cannot be written: {error.strerror}; choose another", code="file.unwritable"
+        ) from None
     plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=bool(quick))
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
     if stage:

@@ -59,7 +59,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Program:
+class HloProgram:
     """A compiled program.
 
     Attributes:
@@ -99,7 +99,7 @@ def called(instruction: Instruction) -> list[str]:
     return names
 
 
-def parse_program(text: str, *, unbounded: int = 1) -> Program:
+def parse_program(text: str, *, unbounded: int = 1) -> HloProgram:
     """Reads `Compiled.as_text()`.
 
     Args:
@@ -124,7 +124,7 @@ def parse_program(text: str, *, unbounded: int = 1) -> Program:
         raise ValueError("the compiled program's text has no ENTRY computation")
     runs: dict[str, int] = {}
     _count_runs(computations, entry, 1, runs, unbounded)
-    return Program(computations, runs)
+    return HloProgram(computations, runs)
 
 
 def _parse_instruction(line: str) -> Instruction | None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from rllava_jax.planning.chips import GIB, Chip
-from rllava_jax.planning.hlo import Program
+from rllava_jax.planning.hlo import HloProgram
 
 _TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\)")
 _USED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
@@ -146,7 +146,7 @@ def _scans(jaxpr: Any) -> Iterable[tuple[Any, list[Any]]]:
                     yield from _scans(inner)
 
 
-def largest_buffers(program: Program, *, on_chip_spaces: bool, most: int = 12) -> list[Buffer]:
+def largest_buffers(program: HloProgram, *, on_chip_spaces: bool, most: int = 12) -> list[Buffer]:
     """The largest arrays that the step writes to HBM, by shape and origin."""
     free = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constant", "conditional", "call")
     found: dict[tuple[str, str, str], tuple[int, int]] = {}

@@ -69,7 +69,7 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """The configured run. `steps` is None where its length is not known, and `unknown` says why."""
 
     steps: int | None
@@ -77,7 +77,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What can be known before renting.
 
     Attributes:
@@ -99,7 +99,7 @@ class Plan:
     refusal: str
     flops: list[Flops]
     batch: int
-    run: Run
+    run: PlannedRun
     seconds: tuple[float, float]
     quick: bool = False
 
@@ -142,7 +142,8 @@ def load_config_for_planning(
     if config.model.size == "checkpoint":
         where = "no init.checkpoint is given" if checkpoint == NOT_AT_HAND else f"{checkpoint} is not here"
         raise ConfigError(
-            f'model.size: is "checkpoint", and {where}; name the size, e.g. --config.model.size=paligemma-3b-224'
+            f'model.size: is "checkpoint", and {where}; name the size, e.g. --config.model.size=paligemma-3b-224',
+            code="checkpoint.missing",
         )
     # "auto" looks at this process's backend, which is a CPU; the run's will be the accelerator.
     if config.model.compute_dtype == "auto":
@@ -162,7 +163,7 @@ def make_plan(
     memory: float | None = None,
     examples: int | None = None,
     quick: bool = False,
-) -> Plan:
+) -> StepPlan:
     """Compiles the configured training step for a topology and reads off what it needs.
 
     Args:
@@ -185,9 +186,11 @@ def make_plan(
     state = state_memory(program.abstract, program.shardings)
     limit = memory or topology.chip.usable
 
-    def plan(memory: Memory, compiled: Compiled | None, refusal: str, seconds: tuple[float, float]) -> Plan:
+    def plan(memory: Memory, compiled: Compiled | None, refusal: str, seconds: tuple[float, float]) -> StepPlan:
         shape, batch = dict(mesh.shape), config.train.batch_size
-        return Plan(topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds, quick)
+        return StepPlan(
+            topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds, quick
+        )
 
     if not state.fits(topology.chip.usable):
         return plan(state, None, "not compiled: parameters and optimiser alone need more", (0.0, 0.0))
@@ -239,7 +242,8 @@ def _lowered(
         # JAX asks the library for its version while it traces.
         raise ConfigError(
             "model.attention: 'cudnn' is compiled ahead of time only where NVIDIA's library is; "
-            "pip install nvidia-cudnn-cu12, or plan with xla"
+            "pip install nvidia-cudnn-cu12, or plan with xla",
+            code="package.missing",
         ) from None
 
 
@@ -263,7 +267,7 @@ def _effort(level: float | None) -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def run_length(config: Config, examples: int | None) -> Run:
+def run_length(config: Config, examples: int | None) -> PlannedRun:
     """The steps of `train.duration`; an epoch is `examples`, or the data's own number where the data is at hand."""
     train = config.train
     duration = Duration.parse(train.duration)
@@ -272,12 +276,12 @@ def run_length(config: Config, examples: int | None) -> Run:
             questions = training_examples(config)
         except (DataError, OSError):
             reason = f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
-            return Run(None, reason)
+            return PlannedRun(None, reason)
         examples = len(questions)
     steps = parse_duration(
         train.duration, batch_size=train.batch_size, examples_per_epoch=examples, field="train.duration"
     )
-    return Run(steps, "") if steps else Run(None, f"train.duration is {train.duration!r}")
+    return PlannedRun(steps, "") if steps else PlannedRun(None, f"train.duration is {train.duration!r}")
 
 
 def _read(compiled: Any, topology: Topology, config: Config, flops: Sequence[Flops]) -> Compiled:

@@ -10,13 +10,13 @@ import jax
 
 from rllava_jax.config.stored import to_json
 from rllava_jax.planning.chips import GIB
-from rllava_jax.planning.plan import Plan
+from rllava_jax.planning.plan import StepPlan
 from rllava_jax.planning.roofline import assumptions
 
 _KINDS = ("parameters", "optimizer", "inputs", "gradients", "activations", "temporaries", "program")
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: StepPlan) -> dict[str, Any]:
     """Everything the text says, in bytes, operations and seconds; `config` is the whole configuration."""
     compiled, memory = plan.compiled, plan.memory
     return {
@@ -54,7 +54,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: StepPlan) -> str:
     """The plan for a reader at a terminal."""
     sections = [_head(plan), _memory(plan)]
     if plan.compiled:
@@ -66,7 +66,7 @@ def as_text(plan: Plan) -> str:
     return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def _head(plan: Plan) -> list[str]:
+def _head(plan: StepPlan) -> list[str]:
     config, topology = plan.config, plan.topology
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items() if size > 1) or "one device"
     lora = f"LoRA of rank {config.lora.rank}" if config.lora.rank else "every chosen parameter in full"
@@ -78,7 +78,7 @@ def _head(plan: Plan) -> list[str]:
     ]
 
 
-def _memory(plan: Plan) -> list[str]:
+def _memory(plan: StepPlan) -> list[str]:
     memory = plan.memory
     names = {
         "parameters": "parameters",
@@ -99,7 +99,7 @@ def _memory(plan: Plan) -> list[str]:
     return [*lines, f"  {verdict}" + (f" ({plan.refusal})" if plan.refusal else "")]
 
 
-def _buffers(plan: Plan) -> list[str]:
+def _buffers(plan: StepPlan) -> list[str]:
     assert plan.compiled is not None
     rows = (
         f"  {_bytes(buffer.bytes)}  {buffer.array}  {buffer.op} x{buffer.count}  {buffer.source}"
@@ -108,7 +108,7 @@ def _buffers(plan: Plan) -> list[str]:
     return ["largest arrays written to HBM (they need not live at the same time):", *rows]
 
 
-def _collectives(plan: Plan) -> list[str]:
+def _collectives(plan: StepPlan) -> list[str]:
     assert plan.compiled is not None
     chip = plan.topology.chip
     if not plan.compiled.collectives:
@@ -118,7 +118,7 @@ def _collectives(plan: Plan) -> list[str]:
     return ["collectives in a step, and what each device sends:", *rows]
 
 
-def _flops(plan: Plan) -> list[str]:
+def _flops(plan: StepPlan) -> list[str]:
     def row(name: str, *numbers: float) -> str:
         return f"  {name:10}" + "".join(f"{number / 1e9:13,.3f}" for number in numbers)
 
@@ -132,7 +132,7 @@ def _flops(plan: Plan) -> list[str]:
     return lines
 
 
-def _time(plan: Plan) -> list[str]:
+def _time(plan: StepPlan) -> list[str]:
     compiled = plan.compiled
     assert compiled is not None
     chip, estimate = plan.topology.chip, compiled.estimate
@@ -155,7 +155,7 @@ def _bytes(number: float) -> str:
     return f"{number / unit:9.2f} {name}"
 
 
-def _assumptions(plan: Plan) -> Iterable[str]:
+def _assumptions(plan: StepPlan) -> Iterable[str]:
     chip = plan.topology.chip
     yield f"{chip.usable:g} of the chip's {chip.memory:g} GiB can be used: {chip.kept}"
     yield f"answers of at most {plan.config.train.loss_chunk} tokens: one chunk of logits (train.loss_chunk)"

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from rllava_jax.planning.hlo import Instruction, Program, called
+from rllava_jax.planning.hlo import HloProgram, Instruction, called
 
 Kind = Literal["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send"]
 KINDS: tuple[Kind, ...] = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send")
@@ -39,7 +39,7 @@ class Collective:
     bytes: float
 
 
-def collectives(program: Program, *, devices: int, island: int) -> list[Collective]:
+def collectives(program: HloProgram, *, devices: int, island: int) -> list[Collective]:
     """The step's collectives, summed by kind and reach.
 
     Args:
@@ -64,7 +64,7 @@ def collectives(program: Program, *, devices: int, island: int) -> list[Collecti
     return [Collective(kind, slow, *sums[kind, slow]) for kind, slow in sorted(sums)]
 
 
-def hbm_bytes(program: Program, *, on_chip_spaces: bool) -> float:
+def hbm_bytes(program: HloProgram, *, on_chip_spaces: bool) -> float:
     """Bytes that a device reads from and writes to its HBM in a step: operands and results of what is executed.
 
     A fusion that takes a slice of an operand (a layer's weights out of the stack) is counted with the slice.
@@ -144,7 +144,7 @@ def _uses(name: str, inside: Sequence[Instruction]) -> list[Instruction]:
     return [i for i in inside if i.name not in names and names & set(i.operands)]
 
 
-def _occurrences(program: Program) -> Iterator[tuple[Kind, Instruction, int]]:
+def _occurrences(program: HloProgram) -> Iterator[tuple[Kind, Instruction, int]]:
     """Collectives with how often they run. One that XLA spread over several fusions, to hide it, occurs once."""
     for name, times in program.runs.items():
         seen: set[str] = set()
@@ -161,7 +161,7 @@ def _occurrences(program: Program) -> Iterator[tuple[Kind, Instruction, int]]:
                 yield "reduce-scatter" if scattered and kind == "all-reduce" else kind, found, times
 
 
-def _in_or_under(program: Program, instruction: Instruction) -> Iterator[tuple[Instruction, bool]]:
+def _in_or_under(program: HloProgram, instruction: Instruction) -> Iterator[tuple[Instruction, bool]]:
     """The instruction, or what the fusion or asynchronous call that it is holds; and whether XLA for TPU named that
     "all-reduce-scatter", its form of a reduce-scatter."""
     if instruction.op not in ("fusion", "async-start"):

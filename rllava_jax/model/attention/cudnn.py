@@ -76,7 +76,9 @@ def cudnn_attention(
       ConfigError: a cap.
     """
     if cap:
-        raise ConfigError(f"model.attention: 'cudnn' cannot cap attention logits (at {cap:g}); choose xla")
+        raise ConfigError(
+            f"model.attention: 'cudnn' cannot cap attention logits (at {cap:g}); choose xla", code="config.conflict"
+        )
     queries = query.shape[1]
     if mask is not None:
         to_q, to_s = -queries % _LENGTH_MULTIPLE, -key.shape[1] % _LENGTH_MULTIPLE

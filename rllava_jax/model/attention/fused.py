@@ -51,10 +51,11 @@ def check_attention(
         others = {"tpu": "xla or pallas", "gpu": "xla or cudnn"}.get(platform, "xla")
         raise ConfigError(
             f"model.attention: {kind!r} is a kernel for {home.upper()} and these devices are {platform.upper()}; "
-            f"choose {others}"
+            f"choose {others}",
+            code="config.conflict",
         )
     if kind == "cudnn" and (reason := refusal(size, jnp.dtype(compute_dtype), compute_capability)):
-        raise ConfigError(f"model.attention: 'cudnn' {reason}")
+        raise ConfigError(f"model.attention: 'cudnn' {reason}", code="config.conflict")
 
 
 def fused_attention(
@@ -75,7 +76,9 @@ def fused_attention(
         return over_mesh(functools.partial(flash_attention, cap=cap))(query, key, value, mask)
     if kind == "cudnn":
         return over_mesh(functools.partial(cudnn_attention, cap=cap))(query, key, value, mask)
-    raise ConfigError(f"model.attention: {kind!r} is no fused kernel; choose xla, pallas or cudnn")
+    raise ConfigError(
+        f"model.attention: {kind!r} is no fused kernel; choose xla, pallas or cudnn", code="config.invalid-value"
+    )
 
 
 def over_mesh(compute: Fused) -> Fused:
