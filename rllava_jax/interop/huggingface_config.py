@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
+from rllava_jax.model.sizes import GEMMA, GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 # What transformers' configuration classes fill in, and what published files therefore leave out.
 _VISION_DEFAULTS: dict[str, Any] = {
@@ -45,7 +45,16 @@ _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 30.0,
     },
 }
-_TABLE = "language_model.embed_tokens.weight"
+# Ours and theirs, in the order of published files.
+_VISION_NUMBERS = {
+    "width": "hidden_size",
+    "mlp": "intermediate_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+}
+_TEXT_NUMBERS = _VISION_NUMBERS | {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
+_SPECIAL_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+_EMBEDDING = "language_model.embed_tokens.weight"
 _POSITIONS = "vision_tower.embeddings.position_embedding.weight"
 
 
@@ -56,7 +65,7 @@ def parse_config(
 
     Args:
       values: the file's content.
-      shapes: of the tensors, by canonical name: the rows of the table and the resolution are read from them.
+      shapes: of the tensors, by canonical name: the rows of the embedding and the resolution are read from them.
 
     Raises:
       CheckpointError: another architecture, or a setting that this model does not have.
@@ -79,7 +88,7 @@ def parse_config(
     text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
     _require_numbers(text, vision, where)
     _require_supported(text, vision, where)
-    for key in (_TABLE, _POSITIONS):
+    for key in (_EMBEDDING, _POSITIONS):
         if len(shapes.get(key, ())) != 2:
             raise CheckpointError(
                 f"{where}: the weights beside it have no {key}; give one whole model's folder",
@@ -94,25 +103,17 @@ def parse_config(
     scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
     size = PaliGemmaConfig(
         SiglipConfig(
-            width=vision["hidden_size"],
-            depth=vision["num_hidden_layers"],
-            mlp=vision["intermediate_size"],
-            heads=vision["num_attention_heads"],
+            **{ours: vision[theirs] for ours, theirs in _VISION_NUMBERS.items()},
             image_size=math.isqrt(patches) * vision["patch_size"],
             patch=vision["patch_size"],
         ),
         GemmaConfig(
-            width=text["hidden_size"],
-            depth=text["num_hidden_layers"],
-            mlp=text["intermediate_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text["num_key_value_heads"],
-            head_dim=text["head_dim"],
+            **{ours: text[theirs] for ours, theirs in _TEXT_NUMBERS.items()},
             query_scale=scalar**-0.5,
             post_norms=gemma2,
             attention_cap=float(text["attn_logit_softcapping"] or 0.0) if gemma2 else 0.0,
             rope_base=float(_rope_base(text)),
-            vocab=shapes[_TABLE][0],
+            vocab=shapes[_EMBEDDING][0],
         ),
     )
     return size, _notes(text, size) if gemma2 else []
@@ -177,17 +178,24 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
     """The config.json of a plain PaliGemma, for transformers 4.57 and 5.23.
 
     Args:
-      rows: of the exported token table.
+      rows: of the exported token embedding.
       image_token: id of `<image>`.
       dtype: of the weights.
+
+    Raises:
+      CheckpointError: a decoder of another family.
     """
     decoder = size.decoder
+    if decoder.family != GEMMA:
+        raise CheckpointError(
+            "model.size: its decoder is of another family than Gemma 1 and 2, for which PaliGemma's config.json has no "
+            "place; keep it as a checkpoint of this project",
+            code="export.unsupported",
+        )
     return {
         "architectures": ["PaliGemmaForConditionalGeneration"],
         "model_type": "paligemma",
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
+        **_SPECIAL_IDS,
         "image_token_index": image_token,
         "hidden_size": decoder.width,
         "projection_dim": decoder.width,
@@ -206,21 +214,14 @@ def _text_config(size: PaliGemmaConfig, *, rows: int, dtype: str) -> dict[str, A
     text: dict[str, Any] = {
         "model_type": "gemma2" if decoder.post_norms else "gemma",
         "vocab_size": rows,
-        "hidden_size": decoder.width,
-        "intermediate_size": decoder.mlp,
-        "num_hidden_layers": decoder.depth,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.kv_heads,
-        "head_dim": decoder.head_dim,
+        **{theirs: getattr(decoder, ours) for ours, theirs in _TEXT_NUMBERS.items()},
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": 1e-6,
         "rope_theta": decoder.rope_base,
         "max_position_embeddings": 8192,
         "num_image_tokens": size.vision.grid**2,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
+        **_SPECIAL_IDS,
         "tie_word_embeddings": True,
         "use_cache": True,
         "torch_dtype": dtype,
@@ -241,10 +242,7 @@ def _vision_config(size: PaliGemmaConfig) -> dict[str, Any]:
     vision = size.vision
     return {
         "model_type": "siglip_vision_model",
-        "hidden_size": vision.width,
-        "intermediate_size": vision.mlp,
-        "num_hidden_layers": vision.depth,
-        "num_attention_heads": vision.heads,
+        **{theirs: getattr(vision, ours) for ours, theirs in _VISION_NUMBERS.items()},
         "image_size": vision.image_size,
         "patch_size": vision.patch,
         "num_image_tokens": vision.grid**2,
@@ -263,4 +261,4 @@ def _whole(value: float) -> float | int:
 
 def generation_config_json() -> dict[str, Any]:
     """Greedy decoding, as every reported score uses, with PaliGemma's special ids."""
-    return {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "do_sample": False}
+    return {**_SPECIAL_IDS, "do_sample": False}

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.config import LoraTarget
+from rllava_jax.model.lora import TARGETS
 from rllava_jax.model.published_names import REGISTERED, Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
 
@@ -91,34 +93,29 @@ def _decoder(*, post_norms: bool) -> list[Spelling]:
     ]
 
 
-def _adapter(ours: str, theirs: str, inputs: str, outputs: str) -> list[Spelling]:
-    """An adapter's pair: A maps `inputs` to the rank, B the rank to `outputs`; theirs are torch's [out, in]."""
-    return [
-        Spelling(f"{ours}/a", f"{theirs}.lora_A.weight", f"{inputs} r -> r {_merged(inputs)}"),
-        Spelling(f"{ours}/b", f"{theirs}.lora_B.weight", f"r {outputs} -> {_merged(outputs)} r"),
-    ]
+def projection(table: Iterable[Spelling], target: LoraTarget) -> Spelling:
+    """The row of the projection beside which a target's adapter stands."""
+    site = TARGETS[target]
+    return next(row for row in table if (row.ours, row.index) == (site.base, site.index))
+
+
+def _adapters(table: Sequence[Spelling]) -> Iterator[Spelling]:
+    """The adapters' pairs, spelled after their projections; theirs are torch's [out, in], so both are transposed."""
+    for target, site in TARGETS.items():
+        theirs = projection(table, target).theirs.removesuffix(".weight")
+        a, b = site.equation.split("->")[0].split(",")  # "Dr,rNH->NDH": A [D, r] and B [r, N, H]
+        inputs, outputs = " ".join(a[:-1]), " ".join(b[1:])
+        yield Spelling(f"{site.adapter}/a", f"{theirs}.lora_A.weight", f"{inputs} r -> r {_merged(inputs)}")
+        yield Spelling(f"{site.adapter}/b", f"{theirs}.lora_B.weight", f"r {outputs} -> {_merged(outputs)} r")
 
 
 def _merged(axes: str) -> str:
     return f"({axes})" if " " in axes else axes
 
 
-_ADAPTERS = [
-    *_adapter("llm/layers/attn/q_einsum/lora", _THEIR_LAYER + "self_attn.q_proj", "D", "N H"),
-    *_adapter("llm/layers/attn/kv_einsum/lora_k", _THEIR_LAYER + "self_attn.k_proj", "D", "K H"),
-    *_adapter("llm/layers/attn/kv_einsum/lora_v", _THEIR_LAYER + "self_attn.v_proj", "D", "K H"),
-    *_adapter("llm/layers/attn/attn_vec_einsum/lora", _THEIR_LAYER + "self_attn.o_proj", "N H", "D"),
-    *_adapter("llm/layers/mlp/lora_gate", _THEIR_LAYER + "mlp.gate_proj", "D", "F"),
-    *_adapter("llm/layers/mlp/lora_up", _THEIR_LAYER + "mlp.up_proj", "D", "F"),
-    *_adapter("llm/layers/mlp/lora_down", _THEIR_LAYER + "mlp.down_proj", "F", "D"),
-    *_adapter(_ATTENTION + "query/lora", _THEIR_BLOCK + "self_attn.q_proj", "W", "N H"),
-    *_adapter(_ATTENTION + "key/lora", _THEIR_BLOCK + "self_attn.k_proj", "W", "N H"),
-    *_adapter(_ATTENTION + "value/lora", _THEIR_BLOCK + "self_attn.v_proj", "W", "N H"),
-    *_adapter(_ATTENTION + "out/lora", _THEIR_BLOCK + "self_attn.out_proj", "N H", "W"),
-    *_adapter(_BLOCK + "MlpBlock_0/Dense_0/lora", _THEIR_BLOCK + "mlp.fc1", "W", "F"),
-    *_adapter(_BLOCK + "MlpBlock_0/Dense_1/lora", _THEIR_BLOCK + "mlp.fc2", "F", "W"),
-    *_adapter("img/head/lora", "multi_modal_projector.linear", "W", "D"),
-]
+def model_table(size: PaliGemmaConfig) -> list[Spelling]:
+    """The rows of PaliGemma itself, without adapters and extensions."""
+    return [*_vision(), *_decoder(post_norms=size.decoder.post_norms)]
 
 
 def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]) -> list[Spelling]:
@@ -127,7 +124,8 @@ def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]
     Raises:
       CheckpointError: a name that nothing declares: the model has grown and its published names have not.
     """
-    table = [*_vision(), *_decoder(post_norms=size.decoder.post_norms), *_ADAPTERS]
+    table = model_table(size)
+    table += _adapters(table)
     table += [row for rows in REGISTERED.values() for row in rows]
     unknown = sorted(set(names) - {spelling.ours for spelling in table})
     if unknown:
