@@ -21,7 +21,7 @@ from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config, DataConfig, ModelConfig, RegionConfig
 from rllava_jax.inference.decode import generate
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
-from rllava_jax.interop.layout import TABLE, exported, spellings
+from rllava_jax.interop.layout import EMBEDDING, exported, spellings
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.tokenizer_files import huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.inputs import Inputs
@@ -93,7 +93,7 @@ def export(config, folder, *, seed=0):
         for name, shape in shapes.items()
     }
     # As drawn, the last token's own embedding outweighs everything else and every answer repeats it.
-    params[TABLE] = params[TABLE] * 0.1
+    params[EMBEDDING] = params[EMBEDDING] * 0.1
     size = model_size(config.model, vocab=tokenizer.vocab_size)
     values = config_json(size, rows=size.decoder.vocab, image_token=image_token_id(tokenizer), dtype="float32")
     files = huggingface_tokenizer_files(tokenizer) | processor_files(config)

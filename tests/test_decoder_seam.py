@@ -91,7 +91,7 @@ def test_a_window_hides_what_lies_further_back():
     only_local = replace(TOY, decoder=replace(TOY.decoder, depth=1))
     arrays = inputs()
     arrays = replace(arrays, mask_input=jnp.ones_like(arrays.mask_input))
-    changed = replace(arrays, text=arrays.text.at[:, 2].add(1))
+    changed = replace(arrays, text=arrays.text.at[:, 2].set(arrays.text[:, 2] ^ 1))
     local, other = (model(size=only_local)(given).logits for given in (arrays, changed))
     moved = np.abs(np.asarray(local - other)).max(axis=(0, 2)) > 1e-6
     assert moved.tolist() == [2 <= place < 2 + 4 for place in range(moved.size)]
@@ -112,7 +112,7 @@ def test_each_part_of_the_family_matters():
 def test_a_causal_prefix_hides_later_words_of_the_prompt():
     arrays = inputs()
     prompt = replace(arrays, mask_ar=jnp.zeros_like(arrays.mask_ar), mask_input=jnp.ones_like(arrays.mask_input))
-    changed = replace(prompt, text=prompt.text.at[:, -1].add(1))
+    changed = replace(prompt, text=prompt.text.at[:, -1].set(prompt.text[:, -1] ^ 1))
     full = replace(TOY, decoder=replace(TOY.decoder, family=replace(FAMILY, causal_prefix=False)))
     for size, hidden in ((TOY, True), (full, False)):
         first, second = (model(size=size)(given).logits[:, 0] for given in (prompt, changed))

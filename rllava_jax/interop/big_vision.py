@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.interop.layout import TABLE
+from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.source import DTYPES, PublishedModel, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
@@ -40,7 +40,7 @@ def read_npz(path: Path) -> PublishedModel:
             headers = {name: _header(archive, member) for name, member in members.items()}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
         raise CheckpointError(
-            f"{path}: is no whole .npz archive ({_reason(error)}); download it again", code="file.malformed"
+            f"{path}: is not a whole .npz archive ({_reason(error)}); download it again", code="file.malformed"
         ) from None
     parameters = {name: name for name in members}
     if any(name.startswith(_PREFIX) for name in members):
@@ -50,7 +50,7 @@ def read_npz(path: Path) -> PublishedModel:
     arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
     size = size_of_shapes({name: array.shape for name, array in arrays.items()}, path)
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
-    facts = {"format": "big_vision npz", "dtype": str(arrays[TABLE].dtype)}
+    facts = {"format": "big_vision npz", "dtype": str(arrays[EMBEDDING].dtype)}
     return PublishedModel(str(path), size, arrays, facts=facts, notes=notes)
 
 
@@ -131,7 +131,7 @@ def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGem
         "img/pos_embedding": 3,
         _ATTENTION + "query/kernel": 4,
         "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel": 3,
-        TABLE: 2,
+        EMBEDDING: 2,
         _QUERY: 4,
         _KEY_VALUE: 5,
         "llm/layers/mlp/linear": 3,
@@ -167,7 +167,7 @@ def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGem
             query_scale=head_dim**-0.5,
             post_norms=post_norms,
             attention_cap=50.0 if post_norms else 0.0,
-            vocab=telling[TABLE][0],
+            vocab=telling[EMBEDDING][0],
         ),
     )
     return recognised(size)

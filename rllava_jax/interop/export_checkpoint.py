@@ -23,7 +23,7 @@ from rllava_jax.config.stored import to_json
 from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
-from rllava_jax.interop.layout import TABLE, exported
+from rllava_jax.interop.layout import EMBEDDING, exported
 from rllava_jax.interop.lineage import exported_stage, lineage, run_name
 from rllava_jax.interop.model_card import model_card
 from rllava_jax.interop.peft_adapter import write_adapter
@@ -188,13 +188,13 @@ def _exported_config(config: Config, *, keep_lora: bool, plain: bool) -> Config:
 
 def table_rows(stored: StoredCheckpoint) -> int:
     """Rows of the exported table: the checkpoint's own, or where `<image>` has none, as many as are published."""
-    rows, image = stored.arrays[TABLE].shape[0], image_token_id(stored.tokenizer)
+    rows, image = stored.arrays[EMBEDDING].shape[0], image_token_id(stored.tokenizer)
     return rows if rows > image else -(-(image + 1) // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
 def _unpadded(arrays: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> dict[str, StreamedArray]:
     """big_vision's table ends with the last token; rows that Hugging Face has beyond it are left out."""
-    table, rows = arrays[TABLE], stored.tokenizer.vocab_size
+    table, rows = arrays[EMBEDDING], stored.tokenizer.vocab_size
 
     def blocks() -> Iterator[np.ndarray]:
         start = 0
@@ -204,8 +204,8 @@ def _unpadded(arrays: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> 
             start += len(block)
 
     if table.shape[0] > rows:
-        logger.info("left out: %d rows of the token table that no token has", table.shape[0] - rows)
-    return {**arrays, TABLE: StreamedArray((rows, *table.shape[1:]), table.dtype, table.rows, blocks)}
+        logger.info("left out: %d rows of the token embedding that no token has", table.shape[0] - rows)
+    return {**arrays, EMBEDDING: StreamedArray((rows, *table.shape[1:]), table.dtype, table.rows, blocks)}
 
 
 def their_tensors(
@@ -214,10 +214,10 @@ def their_tensors(
     """Hugging Face's tensors, in the layout that both versions read.
 
     Args:
-      rows: of the token table.
+      rows: of the token embedding.
     """
     for spelling, name, value in spelled_tensors(arrays, size):
-        yield exported(name), padded_table(value, rows) if spelling.ours == TABLE else value
+        yield exported(name), padded_table(value, rows) if spelling.ours == EMBEDDING else value
 
 
 def padded_table(table: np.ndarray, rows: int) -> np.ndarray:

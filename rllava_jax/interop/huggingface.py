@@ -18,7 +18,7 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import from_json
 from rllava_jax.interop.huggingface_config import parse_config
-from rllava_jax.interop.layout import TABLE, by_array, canonical, is_buffer, spellings
+from rllava_jax.interop.layout import EMBEDDING, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
 from rllava_jax.interop.source import DTYPES, PublishedModel, check_names
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
@@ -122,7 +122,7 @@ def _opened(file: Path) -> Any:
     except (safetensors.SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{file}: is no whole safetensors file ({reason}); {_AGAIN}", code="file.malformed"
+            f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}", code="file.malformed"
         ) from None
 
 
@@ -150,7 +150,9 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
             assert named is not None
             named.add(key)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no index of shards ({error!r}); {_AGAIN}", code="file.malformed") from None
+        raise CheckpointError(
+            f"{index}: is not an index of shards ({error!r}); {_AGAIN}", code="file.malformed"
+        ) from None
     strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
     if strays:
         raise CheckpointError(
@@ -168,7 +170,7 @@ def read_folder(folder: Path, expected: Expected) -> PublishedModel:
       expected: our arrays for a size and a configuration.
 
     Raises:
-      CheckpointError: the folder is no whole PaliGemma, or holds tensors that a PaliGemma does not have.
+      CheckpointError: the folder is not a whole PaliGemma, or holds tensors that a PaliGemma does not have.
     """
     values = _json(folder / "config.json")
     tensors = Tensors(folder)
@@ -195,9 +197,9 @@ def _json(path: Path) -> dict[str, Any]:
             f"{path}: {error.strerror}; give a Hugging Face model's folder", code="file.missing"
         ) from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: is no JSON ({error}); {_AGAIN}", code="file.malformed") from None
+        raise CheckpointError(f"{path}: is not valid JSON ({error}); {_AGAIN}", code="file.malformed") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: is no mapping; {_AGAIN}", code="file.malformed")
+        raise CheckpointError(f"{path}: is not a mapping; {_AGAIN}", code="file.malformed")
     return values
 
 
@@ -221,7 +223,7 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
 
 
 def _check_tied(tensors: Tensors) -> None:
-    """An output layer that is stored must be the table: PaliGemma's are one."""
+    """An output layer that is stored must be the token embedding: PaliGemma's are one."""
     if _LM_HEAD not in tensors:
         return
     if _EMBEDDING in tensors and tensors.shapes[_LM_HEAD] == tensors.shapes[_EMBEDDING]:
@@ -251,7 +253,7 @@ def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tu
 
 
 def streams(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StreamedArray]:
-    """Our arrays, each made of their tensors layer by layer, or rows of the token table by rows."""
+    """Our arrays, each made of their tensors layer by layer, or rows of the token embedding by rows."""
     return {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in by_array(table).items()}
 
 
@@ -261,7 +263,7 @@ def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -
     if first.layered:
         rows = rows_per_block(shape, dtype.itemsize)
     else:
-        rows = rows_per_block(shape, dtype.itemsize) if first.ours == TABLE else shape[0]
+        rows = rows_per_block(shape, dtype.itemsize) if first.ours == EMBEDDING else shape[0]
 
     def layer_block(start: int, count: int) -> np.ndarray:
         block = np.empty((count, *shape[1:]), dtype)
@@ -276,7 +278,7 @@ def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -
             count = min(rows, shape[0] - start)
             if first.layered:
                 yield layer_block(start, count)
-            elif first.ours == TABLE:
+            elif first.ours == EMBEDDING:
                 yield tensors.read(first.theirs, slice(start, start + count))
             else:
                 yield first.import_(tensors.read(first.theirs), shape)
@@ -285,10 +287,10 @@ def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -
 
 
 def find_tokenizer(folder: Path, *, rows: int) -> Tokenizer | None:
-    """The folder's tokenizer: the SentencePiece model, unless the ids of tokenizer.json alone fit the table.
+    """The folder's tokenizer: the SentencePiece model, unless the ids of tokenizer.json alone fit the token embedding.
 
     Raises:
-      DataError: a file that is no tokenizer.
+      DataError: a file that is not a tokenizer.
     """
     found = [
         Tokenizer.load(folder / name) for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()

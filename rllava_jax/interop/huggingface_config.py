@@ -77,7 +77,7 @@ def parse_config(
         )
     for part in ("text_config", "vision_config"):
         if not isinstance(values.get(part) or {}, Mapping):
-            raise CheckpointError(f"{where}: {part} is no mapping; download the folder again", code="file.malformed")
+            raise CheckpointError(f"{where}: {part} is not a mapping; download the folder again", code="file.malformed")
     given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
     kind = given_text.get("model_type", "gemma")
     if kind not in _TEXT_DEFAULTS:

@@ -26,7 +26,7 @@ from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.interop.big_vision import check_npz, read_npz
 from rllava_jax.interop.huggingface import read_folder
-from rllava_jax.interop.layout import TABLE
+from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.lineage import import_record
 from rllava_jax.interop.source import PublishedModel, check_tokenizer
 from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
@@ -47,9 +47,9 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
       tokenizer: a SentencePiece model or a tokenizer.json, in place of the source's own; an `.npz` has none.
 
     Raises:
-      CheckpointError: the source is damaged or no PaliGemma, or its tokenizer does not fit its table.
+      CheckpointError: the source is damaged or no PaliGemma, or its tokenizer does not fit its token embedding.
       ConfigError: the destination may not be written.
-      DataError: the tokenizer file is none.
+      DataError: the tokenizer file is invalid.
     """
     check_destination(destination, source=source, overwrite=overwrite, ours=_is_import)
     found = _open(source)
@@ -120,7 +120,7 @@ def _summary(found: PublishedModel, config: Config, tokenizer: Tokenizer) -> str
     vision = found.size.vision
     return (
         f"{config.model.size}, {vision.image_size} pixels, {count:,} parameters in {'/'.join(dtypes)}; a table of "
-        f"{found.arrays[TABLE].shape[0]:,} rows for the {tokenizer.vocab_size:,} ids of {Path(tokenizer.path).name}"
+        f"{found.arrays[EMBEDDING].shape[0]:,} rows for the {tokenizer.vocab_size:,} ids of {Path(tokenizer.path).name}"
     )
 
 

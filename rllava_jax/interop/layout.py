@@ -19,7 +19,7 @@ from rllava_jax.model.lora import TARGETS
 from rllava_jax.model.published_names import REGISTERED, Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
 
-TABLE = "llm/embedder/input_embedding"
+EMBEDDING = "llm/embedder/input_embedding"
 
 
 _BLOCK = "img/Transformer/encoderblock/"
@@ -76,7 +76,7 @@ def _decoder(*, post_norms: bool) -> list[Spelling]:
         }
     attention, mlp = _THEIR_LAYER + "self_attn.", _THEIR_LAYER + "mlp."
     return [
-        Spelling(TABLE, "language_model.embed_tokens.weight", "V D -> V D"),
+        Spelling(EMBEDDING, "language_model.embed_tokens.weight", "V D -> V D"),
         Spelling("llm/final_norm/scale", "language_model.norm.weight", "D -> D"),
         *(
             Spelling(f"llm/layers/{ours}/scale", f"{_THEIR_LAYER}{theirs}.weight", "D -> D")

@@ -72,7 +72,7 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
     try:
         values = json.loads(content)
         if not isinstance(values, dict):
-            raise ValueError("it is no mapping")
+            raise ValueError("it is not a mapping")
     except ValueError as error:
         raise CheckpointError(
             f"{path}: is damaged ({error}); take another step, or import the model again", code="checkpoint.damaged"
@@ -160,7 +160,7 @@ def _checked(stage: Mapping[str, Any]) -> Stage:
     """A stage as this module writes it, and nothing else that the file holds.
 
     Raises:
-      KeyError, TypeError, ValueError: it is none.
+      KeyError, TypeError, ValueError: the stage is invalid.
     """
     kind = stage["stage"]
     fields = _FIELDS[kind]

@@ -31,7 +31,7 @@ class PublishedModel:
 
     Attributes:
       name: for messages: the file or folder.
-      size: with the table's rows as vocabulary.
+      size: with the rows of the token embedding as vocabulary.
       arrays: under our names.
       tokenizer: the one that came with it, if one did.
       config: the configuration it was trained with here, where it is an export of this project.
@@ -91,7 +91,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
     """
     if not tokenizer.fits(rows):
         raise CheckpointError(
-            f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token table "
+            f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token embedding "
             f"{rows} rows; give this model's own with --tokenizer FILE",
             code="checkpoint.mismatch",
         )

@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig, LoraTarget
-from rllava_jax.interop.layout import TABLE, by_array, spellings
+from rllava_jax.interop.layout import EMBEDDING, by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray
 from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
 from rllava_jax.model.published_names import Spelling
@@ -33,8 +33,8 @@ class StoredCheckpoint:
 
     @property
     def size(self) -> PaliGemmaConfig:
-        """The model's, with the rows of its table."""
-        return model_size(self.config.model, vocab=self.arrays[TABLE].shape[0])
+        """The model's, with the rows of its token embedding."""
+        return model_size(self.config.model, vocab=self.arrays[EMBEDDING].shape[0])
 
 
 def stored_params(item: Path, names: Mapping[str, Any]) -> dict[str, StreamedArray]:
@@ -86,7 +86,7 @@ def _merged(
             rows = slice(start, start + len(block))
             for target, site in sites.items():
                 a, b = pairs[target]
-                # Of a stack, only these layers' factors; `head` has no layers, and its rows are cut afterwards.
+                # Of a stack, only these layers' factors; `head` has no layers, and its rows are sliced afterwards.
                 added = delta(target, a[rows], b[rows], scale) if site.stacked else delta(target, a, b, scale)[rows]
                 if site.index is None:
                     summed += added

@@ -173,7 +173,7 @@ def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
     if config.image_size:
         if config.image_size % size.vision.patch:
             raise ConfigError(
-                f"model.image_size: {config.image_size} is no multiple of the patch, {size.vision.patch} pixels",
+                f"model.image_size: {config.image_size} is not a multiple of the patch, {size.vision.patch} pixels",
                 code="config.invalid-value",
             )
         size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=config.image_size))

@@ -53,7 +53,7 @@ def compile_for(
             code="option.out-of-range",
         )
     if quick and wanted.chip.platform != "tpu":
-        raise ConfigError(f"--quick: is for TPUs, and {topology} is none; leave it out", code="option.conflict")
+        raise ConfigError(f"--quick: is for TPUs, which {topology} is not; leave it out", code="option.conflict")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
     file = workdir / "compile" / f"{_file_name(wanted, memory=memory, quick=bool(quick))}.json"

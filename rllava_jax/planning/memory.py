@@ -118,7 +118,7 @@ def kept_activations(jaxpr: Any, *, batch: int, shards: int) -> int:
 
     Args:
       jaxpr: of the step.
-      batch: examples of a micro-batch, over all devices; shards: devices that the batch is cut over.
+      batch: examples of a micro-batch, over all devices; shards: devices that the batch is sharded over.
     """
     scans = list(_scans(jaxpr))
     total = 0.0
@@ -128,8 +128,8 @@ def kept_activations(jaxpr: Any, *, batch: int, shards: int) -> int:
             if any(variable in later.invars for later in followers if later.params["reverse"]):
                 shape = variable.aval.shape
                 # Merged axes (batch and position) are multiples of the batch.
-                cut = any(size and size % batch == 0 for size in shape[1:])
-                total += math.prod(shape) * variable.aval.dtype.itemsize / (shards if cut else 1)
+                sharded = any(size and size % batch == 0 for size in shape[1:])
+                total += math.prod(shape) * variable.aval.dtype.itemsize / (shards if sharded else 1)
     return int(total)
 
 

@@ -124,7 +124,7 @@ class StepPlan:
 def load_config_for_planning(
     path: str | Path, overrides: Sequence[str], workdir: Path, *, stage: str = ""
 ) -> tuple[Config, int]:
-    """The configuration, whose data and starting point need not be at hand, and the rows of its token table.
+    """The configuration, whose data and starting point need not be at hand, and the rows of its token embedding.
 
     Args:
       workdir: of the run, that of the stage where the file defines several. stage: its name.
@@ -167,7 +167,7 @@ def make_plan(
     """Compiles the configured training step for a topology and reads off what it needs.
 
     Args:
-      vocab: rows of the token table; 0 takes the size's own.
+      vocab: rows of the token embedding; 0 takes the size's own.
       memory: GiB to fit in; None takes what the chip's runtime leaves.
       examples: per epoch; None takes the data's, where it is at hand.
       quick: compile for a TPU with XLA's least effort, in a fifth of the time. Memory is then an upper bound.

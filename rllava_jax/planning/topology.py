@@ -81,7 +81,9 @@ def parse_topology(text: str) -> Topology:
     elif match := _TPU.fullmatch(text):
         name, sides, slices = match[1], tuple(int(side) for side in match[2].split("x")), int(match[3] or 1)
     else:
-        raise ConfigError(f"--topology {text}: is no topology; write one like {_EXAMPLES}", code="option.invalid-value")
+        raise ConfigError(
+            f"--topology {text}: is not a topology; write one like {_EXAMPLES}", code="option.invalid-value"
+        )
     chip = CHIPS.get(name)
     if chip is None:
         raise ConfigError(

@@ -3,7 +3,7 @@
 The mask becomes a bias [B, 1, Q, S] in the compute type, shared by the heads. JAX's own limits stand in
 `jax/_src/cudnn/fused_attention_stablehlo.py`; those that a configuration can meet are `refusal`'s.
 
-Axes: see `attention.py`.
+Axes: see `attend.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which fused attention a platform and a model can have, and how it is cut over a mesh.
+"""Which fused attention a platform and a model can have, and how it is sharded over a mesh.
 
-The compiler cannot cut a kernel, so each device is given its own share: examples over `slice`, `data` and `fsdp`, heads
-over `tensor`. Axes: see `attention.py`.
+The compiler cannot partition a kernel, so each device is given its own share: examples over `slice`, `data` and `fsdp`, heads
+over `tensor`. Axes: see `attend.py`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def fused_attention(
     if kind == "cudnn":
         return over_mesh(functools.partial(cudnn_attention, cap=cap))(query, key, value, mask)
     raise ConfigError(
-        f"model.attention: {kind!r} is no fused kernel; choose xla, pallas or cudnn", code="config.invalid-value"
+        f"model.attention: {kind!r} is not a fused kernel; choose xla, pallas or cudnn", code="config.invalid-value"
     )
 
 
@@ -95,12 +95,12 @@ def over_mesh(compute: Fused) -> Fused:
             return compute(query, key, value, mask)
         examples = _dividing([axis for axis in BATCH if axis in mesh.shape], mesh.shape, query.shape[0])
         tensor = mesh.shape.get(_HEAD_AXIS, 1)
-        cut = None
+        heads = None
         if tensor > 1 and query.shape[2] % tensor == 0:
-            cut = _HEAD_AXIS
+            heads = _HEAD_AXIS
             copies = tensor // math.gcd(tensor, key.shape[2])
             key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
-        spec = PartitionSpec(examples, None, cut, None)
+        spec = PartitionSpec(examples, None, heads, None)
         mask_spec = None if mask is None else PartitionSpec(examples, None, None)
         # The kernels do not say how their outputs vary over the mesh, hence no check of it.
         share = jax.shard_map(compute, in_specs=(spec, spec, spec, mask_spec), out_specs=spec, check_vma=False)

@@ -99,7 +99,7 @@ def _forward(
     padded_q, padded_s, wide = q.shape[2], k.shape[2], q.shape[3]
     row = pl.BlockSpec((None, None, 1, block_q), lambda b, n, i, j: (b, n, 0, i))
     column = pl.BlockSpec((None, None, wide, block_q), lambda b, n, i, j: (b, n, 0, i))
-    out, cut, largest, total = pl.pallas_call(
+    out, rounded, largest, total = pl.pallas_call(
         functools.partial(_forward_kernel, cap=cap, keys=keys),
         grid=(batch, heads, padded_q // block_q, padded_s // block_s),
         in_specs=[
@@ -118,12 +118,12 @@ def _forward(
         interpret=interpret,
         name="flash_attention_forward",
     )(q, k, v_t, _keys_first(mask, padded_q, padded_s))
-    out, cut = (_heads_last(x.mT, queries, dim) for x in (out, cut))
-    return out, cut, largest[:, :, 0, :queries], total[:, :, 0, :queries]
+    out, rounded = (_heads_last(x.mT, queries, dim) for x in (out, rounded))
+    return out, rounded, largest[:, :, 0, :queries], total[:, :, 0, :queries]
 
 
 def _forward_kernel(
-    q: Any, k: Any, v_t: Any, mask: Any, out: Any, cut: Any, largest: Any, total: Any, sums: Any, **options: Any
+    q: Any, k: Any, v_t: Any, mask: Any, out: Any, rounded: Any, largest: Any, total: Any, sums: Any, **options: Any
 ) -> None:
     """Grid: batch, head, block of queries, block of keys. `sums` [H, q] and both rows live over the last axis."""
     step = pl.program_id(3)
@@ -146,12 +146,12 @@ def _forward_kernel(
     def finish() -> None:
         exact = sums[...] / total[...]
         out[...] = exact.astype(out.dtype)
-        cut[...] = (exact - out[...].astype(jnp.float32)).astype(cut.dtype)
+        rounded[...] = (exact - out[...].astype(jnp.float32)).astype(rounded.dtype)
 
 
 def _backward(kept: tuple[Any, ...], gradient: Array, cap: float, interpret: bool) -> tuple[Array, Array, Array]:
     """Gradients of query, key and value."""
-    query, key, value, mask, out, cut, largest, total = kept
+    query, key, value, mask, out, rounded, largest, total = kept
     batch, queries, heads, dim = query.shape
     keys, kv_heads = key.shape[1], key.shape[2]
     group = heads // kv_heads
@@ -160,7 +160,7 @@ def _backward(kept: tuple[Any, ...], gradient: Array, cap: float, interpret: boo
     k, v = _heads_first(key, block_s), _heads_first(value, block_s)
     padded_q, padded_s, wide = q.shape[2], k.shape[2], q.shape[3]
     # What the softmax's gradient subtracts from every logit of a query: Σ weights · their gradients = Σ out · gradient.
-    exact = out.astype(jnp.float32) + cut.astype(jnp.float32)
+    exact = out.astype(jnp.float32) + rounded.astype(jnp.float32)
     shared = (exact * gradient.astype(jnp.float32)).sum(axis=-1).mT
     edge = ((0, 0), (0, 0), (0, padded_q - queries))
     rows = [jnp.pad(row, edge, constant_values=1)[:, :, None] for row in (largest, total, shared)]
