@@ -1,7 +1,7 @@
 """Arrays that are written to and read from an Orbax checkpoint block by block, so that no array need fit in memory.
 
-A block is a run of rows of axis 0 (layers of a stack, rows of the token embedding). Orbax stores an array in chunks; one
-written here has one chunk a block, as if it had lain sharded over devices, and any reader of Orbax restores it.
+A block is a run of rows of axis 0 (layers of a stack, rows of the token embedding). Orbax stores an array in chunks;
+one written here has one chunk a block, as if it had lain sharded over devices, and any reader of Orbax restores it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which fused attention a platform and a model can have, and how it is sharded over a mesh.
 
-The compiler cannot partition a kernel, so each device is given its own share: examples over `slice`, `data` and `fsdp`, heads
-over `tensor`. Axes: see `attend.py`.
+The compiler cannot partition a kernel, so each device is given its own share: examples over `slice`, `data` and
+`fsdp`, heads over `tensor`. Axes: see `attend.py`.
 """
 
 from __future__ import annotations
