@@ -82,7 +82,7 @@ def prefill(
     positions = positions_of(sequence.valid)
     mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
     decoded = model.llm(sequence.x, positions, mask, cache_dtype=cache_dtype or model.compute_dtype)
-    assert decoded.cache is not None
+    assert isinstance(decoded.cache, KVCache)
     length = prompt.mask_input.sum(axis=1)
     text = decoded.states[:, -prompt.text.shape[1] :]
     last = jnp.take_along_axis(text, (length - 1)[:, None, None], axis=1)

@@ -308,6 +308,7 @@ class Gemma(nnx.Module):
         given = StackInputs(positions, masks, slot, cache_dtype, hook)
         if layers is not None:
             caches = []
+            assert not isinstance(cache, KVCache)
             for number, (block, cached) in enumerate(zip(layers, cache or [None] * len(layers), strict=True)):
                 x, new, _ = block(x, self.config.kind(number), cached, jnp.asarray(number), given)
                 caches.append(new)
