@@ -25,9 +25,10 @@ from tqdm import tqdm
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import made_folder, run_command
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
-from data_pipelines.generation.answers import Answer, AnswerStore, Request
-from data_pipelines.generation.captions import Caption, json_lines, read_captions
+from data_pipelines.generation.answers import AnswerStore, Completion, Request
+from data_pipelines.generation.captions import Caption, read_captions
 from data_pipelines.generation.client import Endpoint, Traffic, ask
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filter, Filters, read_pathologies
@@ -37,7 +38,7 @@ from data_pipelines.generation.prepared_captions import PreparedCaptions, read_p
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
 from data_pipelines.generation.summary import as_text, summarise
-from data_pipelines.generation.templates import KINDS, Kind, Template, load_templates, render
+from data_pipelines.generation.templates import KINDS, Kind, PromptTemplate, load_templates, render
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class _Plan:
     """What is asked of each caption."""
 
     options: argparse.Namespace
-    templates: dict[Kind, Template]
+    templates: dict[Kind, PromptTemplate]
 
     def requests_of(self, caption: Caption) -> Iterator[Request]:
         options = self.options
@@ -174,7 +175,7 @@ def _ask_missing(
             limited = work.traffic.statuses[429]
             bar.set_postfix(failed=len(work.failures), tries=work.traffic.tries, rate_limited=limited, refresh=False)
 
-        def answered(request: Request, answer: Answer) -> None:
+        def answered(request: Request, answer: Completion) -> None:
             store.add(request, answer)
             work.answered_now += 1
             show()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from data_pipelines.settings import FAMILIES as FAMILIES
+from data_pipelines.settings import DataConfig
 from data_pipelines.settings import Family as Family
 from data_pipelines.settings import Task as Task
 
@@ -170,28 +171,32 @@ class SourceSplit:
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def caption_of(
-    image: AnnotatedImage, caption: str, *, kind: str = "", content_type: str = "", labels: Sequence[str] = ()
-) -> VQAExample:
+def question_about(image: AnnotatedImage, key: str, **fields: Any) -> VQAExample:
+    """A question about an image, whose data set, split, name and modality it shares.
+
+    Args:
+      key: unique within the data set; the id is "DATASET/KEY".
+      fields: further ones of `VQAExample`, at least `question` and `answer`.
+    """
+    return VQAExample(
+        id=f"{image.dataset}/{key}",
+        dataset=image.dataset,
+        split=image.split,
+        image=image.image,
+        image_id=image.image_id,
+        modality=image.modality,
+        **fields,
+    )
+
+
+def caption_of(image: AnnotatedImage, caption: str, *, kind: str = "", **fields: Any) -> VQAExample:
     """An image's caption as an example: asked nothing, answered by the caption.
 
     Args:
       kind: stands in the id, of data sets that also ask questions.
     """
-    return VQAExample(
-        id="/".join(part for part in (image.dataset, kind, image.image_id) if part),
-        dataset=image.dataset,
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        question="",
-        answer=caption,
-        family="caption",
-        task="caption",
-        content_type=content_type,
-        modality=image.modality,
-        labels=tuple(labels),
-    )
+    key = f"{kind}/{image.image_id}" if kind else image.image_id
+    return question_about(image, key, question="", answer=caption, family="caption", task="caption", **fields)
 
 
 @dataclass(frozen=True)
@@ -243,8 +248,10 @@ class Source:
 
     Attributes:
       splits: for a general format, whose card has none: the splits that the files under a root have.
+      configured: `load` by a run's settings, of a data set for which more than `data.root` is set.
     """
 
     card: DataCard
     load: Callable[[str, str], SourceSplit]
     splits: Callable[[str], Sequence[str]] | None = None
+    configured: Callable[[DataConfig, str], SourceSplit] | None = None

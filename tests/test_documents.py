@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 
 from data_pipelines.core.errors import DataError
@@ -150,8 +151,11 @@ def test_a_page_may_be_drawn_larger(pages):
 
 @pytest.mark.parametrize(
     ("config", "split", "complaint"),
-    [(SMALL, "dev", "no split 'dev'"), (replace(SMALL, page_width=100), "test", "page_width is 100")],
+    [
+        (SMALL, "dev", ("data.unknown-name", "dev")),
+        (replace(SMALL, page_width=100), "test", ("config.invalid-value", "page_width", "100")),
+    ],
 )
 def test_wrong_settings_are_errors(config, split, complaint):
-    with pytest.raises(DataError, match=complaint):
+    with refused(DataError, *complaint):
         documents.load(config, split)

@@ -4,10 +4,11 @@ import json
 import re
 
 import pytest
+from expected_errors import refused
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption, read_captions
-from data_pipelines.generation.pairs import TOPICS, Pair, pair_id, question_record
+from data_pipelines.generation.pairs import TOPICS, GeneratedPair, pair_id, question_record
 from data_pipelines.generation.parsing import MalformedError, extract_object, parse_answer
 from data_pipelines.generation.templates import KINDS, load_templates, render
 from data_pipelines.records import Turn, VQAExample
@@ -116,35 +117,35 @@ def test_the_packaged_templates_fill_in_and_promise_what_the_parser_takes():
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("Write questions: $caption", "has not the two parts"),
-        ("[user]\n$caption\n[system]\nBe brief.", "has not the two parts"),
-        ("[system]\nBe brief.\n[user]\nWrite questions.", r"lacks \$caption"),
-        ("[system]\nBe brief.\n[user]\n$caption $colour", r"no placeholder \$colour"),
-        ("[system]\nBe brief.\n[user]\n$caption $answers", r"no placeholder \$answers"),
-        ("[system]\nThis costs 5 $.\n[user]\n$caption", "dollar sign"),
+        ("Write questions: $caption", ("file.malformed", "[system]")),
+        ("[user]\n$caption\n[system]\nBe brief.", ("file.malformed", "[system]")),
+        ("[system]\nBe brief.\n[user]\nWrite questions.", ("file.malformed", "$caption")),
+        ("[system]\nBe brief.\n[user]\n$caption $colour", ("file.malformed", "$colour")),
+        ("[system]\nBe brief.\n[user]\n$caption $answers", ("file.malformed", "$answers")),
+        ("[system]\nThis costs 5 $.\n[user]\n$caption", ("file.malformed", "$$")),
     ],
 )
 def test_a_template_that_cannot_be_filled_in_is_named(tmp_path, text, complaint):
     (tmp_path / "open.txt").write_text(text)
-    with pytest.raises(DataError, match=rf"open\.txt: .*{complaint}") as caught:
+    with refused(DataError, *complaint, "open.txt") as caught:
         load_templates(["open"], str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_template_is_not_taken_from_the_package(tmp_path):
-    with pytest.raises(DataError, match=r"closed\.txt: cannot be read"):
+    with refused(DataError, "file.unreadable", "closed.txt"):
         load_templates(["closed"], str(tmp_path))
 
 
 def test_ids_follow_the_text_and_nothing_else():
-    pair = Pair("open", (Turn("What is seen?", "a cyst"),))
+    pair = GeneratedPair("open", (Turn("What is seen?", "a cyst"),))
     assert pair_id(CAPTION, pair) == "c1/open/" + pair_id(CAPTION, pair)[-12:]
-    assert pair_id(CAPTION, pair) == pair_id(CAPTION, Pair("open", (Turn("What is seen?", "a cyst"),)))
-    assert pair_id(CAPTION, pair) != pair_id(CAPTION, Pair("open", (Turn("What is seen?", "a mass"),)))
+    assert pair_id(CAPTION, pair) == pair_id(CAPTION, GeneratedPair("open", (Turn("What is seen?", "a cyst"),)))
+    assert pair_id(CAPTION, pair) != pair_id(CAPTION, GeneratedPair("open", (Turn("What is seen?", "a mass"),)))
 
 
 def test_a_record_has_fields_of_a_vqa_example_and_its_provenance():
-    pair = Pair("open", (Turn("What is seen?", "a cyst"),))
+    pair = GeneratedPair("open", (Turn("What is seen?", "a cyst"),))
     record = question_record(CAPTION, pair, seed=0, split="train", language="en", generated={"model": "m"})
     assert set(record) - {"generated"} <= set(VQAExample.__dataclass_fields__)
 
@@ -152,23 +153,26 @@ def test_a_record_has_fields_of_a_vqa_example_and_its_provenance():
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ('{"id": "1", "image": "a.png"}', "line 2: field 'caption' is None"),
-        ('{"id": "0", "image": "a.png", "caption": "x"}', "line 2: field 'id' is '0', which line 1 has too"),
-        ('{"id": "1", "image": "a.png", "capt', "line 2: not valid JSON"),
-        ("[]", "line 2 is list"),
-        ('{"id": "1", "image": "a.png", "caption": "\\ud800"}', "line 2: escapes half a character"),
-        ('{"id": "1", "image": "a.png", "caption": "x", "split": 1.5, "context": []}', "field 'context'"),
+        ('{"id": "1", "image": "a.png"}', ("data.missing-field", "2", "caption")),
+        ('{"id": "0", "image": "a.png", "caption": "x"}', ("data.duplicate-id", "2", "id", "0", "1")),
+        ('{"id": "1", "image": "a.png", "capt', ("file.malformed", "2", "JSON")),
+        ("[]", ("file.malformed", "2")),
+        ('{"id": "1", "image": "a.png", "caption": "\\ud800"}', ("data.invalid-value", "2")),
+        (
+            '{"id": "1", "image": "a.png", "caption": "x", "split": 1.5, "context": []}',
+            ("data.invalid-value", "context"),
+        ),
     ],
 )
 def test_a_malformed_caption_is_named_by_file_line_and_field(tmp_path, line, complaint):
     path = tmp_path / "captions.jsonl"
     path.write_text('{"id": 0, "image": "a.png", "caption": "x"}\n' + line + "\n")
-    with pytest.raises(DataError, match=rf"captions\.jsonl: .*{complaint}") as caught:
+    with refused(DataError, *complaint, "captions.jsonl") as caught:
         read_captions(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_without_captions_is_an_error(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no captions"):
+    with refused(DataError, "data.missing"):
         read_captions(str(tmp_path / "captions.jsonl"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 
 from data_pipelines.core.errors import ImageError
@@ -68,7 +69,7 @@ def test_rotation_in_exif_is_ignored_as_boxes_are_drawn_on_stored_pixels():
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ImageError, match=r"absent\.png: image is missing"):
+    with refused(ImageError, "image.missing", "absent.png"):
         reading.decode(str(tmp_path / "absent.png"), "x")
 
 
@@ -77,13 +78,13 @@ def test_truncated_image_is_named_and_never_half_decoded(tmp_path, kind):
     data = encoded(noise(64, 64), kind)
     path = tmp_path / "cut.img"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ImageError, match=r"cut\.img: image cannot be read"):
+    with refused(ImageError, "image.unreadable", "cut.img"):
         reading.decode(str(path), "x")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image"])
 def test_bytes_that_are_no_image_are_named_by_their_example(content):
-    with pytest.raises(ImageError, match="slake/en/3: image cannot be read") as caught:
+    with refused(ImageError, "image.unreadable", "slake/en/3") as caught:
         reading.decode(content, "slake/en/3")
     assert "\n" not in str(caught.value)
 

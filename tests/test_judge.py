@@ -10,7 +10,7 @@ from language_model_server import LanguageModel, Reply
 
 from data_pipelines.core.command_line import Parser
 from data_pipelines.core.errors import DataError, UserError
-from data_pipelines.generation.answers import Answer
+from data_pipelines.generation.answers import Completion
 from data_pipelines.generation.client import EndpointError
 from rllava_jax.evaluation.judge import (
     FAILED,
@@ -146,8 +146,8 @@ def test_another_model_or_template_is_asked_anew(judge, tmp_path):
     ],
 )
 def test_only_a_last_line_that_is_a_verdict_is_one(text, verdict):
-    assert verdict_of(Answer(text, "stop")) is verdict
-    assert verdict_of(Answer(text, "length")) is None
+    assert verdict_of(Completion(text, "stop")) is verdict
+    assert verdict_of(Completion(text, "length")) is None
 
 
 def test_a_reply_without_a_verdict_is_counted_and_leaves_the_denominator(judge):

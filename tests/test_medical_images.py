@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import write_dicom
+from expected_errors import refused
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -154,12 +155,10 @@ def test_padding_is_black_and_not_counted(tmp_path, kind):
 
 def test_a_ct_preset_is_refused_for_another_modality_and_for_colours(tmp_path):
     path = write_dicom(tmp_path / "mr.dcm", np.eye(4), Modality="MR")
-    with pytest.raises(
-        DataError, match=r"mr\.dcm: window 'lung' is in Hounsfield units, and the file's modality is not CT"
-    ):
+    with refused(DataError, "image.window-mismatch", "mr.dcm", "lung", "CT"):
         decode(path, "x", "lung")
     assert grey(path, "1:2").max() > 0
-    with pytest.raises(DataError, match="colours"):
+    with refused(DataError, "image.window-mismatch"):
         decode(packaged("examples_rgb_color.dcm"), "x", "lung")
 
 
@@ -170,9 +169,9 @@ def test_frames_count_from_one_and_the_middle_is_the_default(tmp_path):
     path = write_dicom(tmp_path / "cine.dcm", np.arange(5)[:, None, None] * np.ones((1, 2, 2)) * 10, bits=8)
     assert [grey(f"{path}#frame={n}")[0, 0] for n in (1, 3, 5)] == [0, 20, 40]
     assert grey(path)[0, 0] == 20
-    with pytest.raises(DataError, match=r"cine\.dcm#frame=6: no frame 6; write frame=1 to frame=5"):
+    with refused(DataError, "image.invalid-part", "cine.dcm#frame=6", "6", "frame=1", "frame=5"):
         decode(f"{path}#frame=6", "x")
-    with pytest.raises(DataError, match="a DICOM file has no slice"):
+    with refused(DataError, "image.invalid-part", "DICOM"):
         decode(f"{path}#slice=1", "x")
 
 
@@ -205,11 +204,18 @@ def test_the_window_of_the_name_overrides_the_runs(tmp_path):
 # What cannot be read.
 
 
-@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_gdcm.dcm", "JPGExtended.dcm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small_jpeg_ls_lossless.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "JPGExtended.dcm",
+    ],
+)
 def test_a_compression_that_nothing_installed_reads_names_what_to_install(name, monkeypatch):
     if dicom.importlib.util.find_spec("pylibjpeg"):
         pytest.skip("pylibjpeg is installed, and decodes it")
-    with pytest.raises(ImageError, match=rf"{name}.*JPEG.*pip install 'pylibjpeg\[all\]'"):
+    with refused(ImageError, "image.unreadable", name, "JPEG", "pylibjpeg[all]"):
         decode(packaged(name), "x")
 
 
@@ -226,17 +232,17 @@ def test_a_damaged_file_anywhere_is_an_image_error(tmp_path):
     """Cut at every 37th byte: never another exception, and never half a picture."""
     whole = Path(packaged("MR_small.dcm")).read_bytes()
     for length in range(140, len(whole) - 200, 37):
-        with pytest.raises(ImageError, match="x: image cannot be read"):
+        with refused(ImageError, "image.unreadable"):
             decode(whole[:length], "x")
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     dicom._pydicom.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with pytest.raises(DataError, match=r"pip install 'rllava-jax\[data\]'"):
+    with refused(DataError, "import.missing", "rllava-jax[data]"):
         decode(packaged("CT_small.dcm"), "x")
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
-    with pytest.raises(DataError, match="nibabel"):
+    with refused(DataError, "import.missing"):
         decode(nifti_bytes(np.zeros((2, 2, 2), np.int16)), "x")
 
 
@@ -330,7 +336,7 @@ def test_a_nifti_headers_texts_are_not_said_either(tmp_path):
 
 def test_a_malformed_window_of_the_file_is_named_with_the_way_out(tmp_path):
     path = write_dicom(tmp_path / "x.dcm", np.eye(4), WindowCenter=1, WindowWidth=0)
-    with pytest.raises(ImageError, match=r"own window is malformed.*#window="):
+    with refused(ImageError, "image.unreadable", "#window="):
         decode(path, "x")
     assert grey(f"{path}#window=minmax").max() == 255
 
@@ -402,11 +408,11 @@ def test_the_middle_axial_slice_of_the_first_volume_is_the_default(tmp_path):
     path = write_nifti(tmp_path / "dwi.nii", series)
     assert grey(path).max() == 255
     assert grey(f"{path}#volume=2").max() == 0
-    with pytest.raises(DataError, match="no volume 3; write volume=0 to volume=2"):
+    with refused(DataError, "image.invalid-part", "3", "volume=0", "volume=2"):
         decode(f"{path}#volume=3", "x")
-    with pytest.raises(DataError, match="no slice 5; write slice=0 to slice=4"):
+    with refused(DataError, "image.invalid-part", "5", "slice=0", "slice=4"):
         decode(f"{path}#slice=5", "x")
-    with pytest.raises(DataError, match="a NIfTI file has no frame"):
+    with refused(DataError, "image.invalid-part"):
         decode(f"{path}#frame=1", "x")
 
 
@@ -452,10 +458,10 @@ def test_damaged_volumes_are_image_errors(tmp_path):
     path = write_nifti(tmp_path / "ct.nii.gz", np.random.default_rng(0).random((9, 9, 9)))
     content = Path(path).read_bytes()
     for damaged in (content[: len(content) // 2], gzip.decompress(content)[:500]):
-        with pytest.raises(ImageError, match="x: image cannot be read"):
+        with refused(ImageError, "image.unreadable"):
             decode(damaged, "x")
     (tmp_path / "empty.nii.gz").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"empty\.nii\.gz: image cannot be read"):
+    with refused(ImageError, "image.unreadable", "empty.nii.gz"):
         decode(str(tmp_path / "empty.nii.gz"), "x")
 
 
@@ -465,16 +471,16 @@ def test_damaged_volumes_are_image_errors(tmp_path):
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("slise=4", "'slise' is no part of a scan"),
-        ("slice=4,slice=5", "'slice' twice"),
-        ("slice=-1", "slice is '-1'; write a whole number"),
-        ("window=lungs", "no window 'lungs' .did you mean 'lung'"),
-        ("window=40:0", "'40:0' is no window"),
+        ("slise=4", ("image.invalid-part", "slise")),
+        ("slice=4,slice=5", ("image.invalid-part", "slice")),
+        ("slice=-1", ("image.invalid-part", "-1")),
+        ("window=lungs", ("config.invalid-value", "lungs", "lung")),
+        ("window=40:0", ("config.invalid-value", "40:0")),
     ],
 )
 def test_a_part_that_is_none_is_refused(tmp_path, part, said):
     path = write_nifti(tmp_path / "ct.nii.gz", body())
-    with pytest.raises(DataError, match=said):
+    with refused(DataError, *said):
         decode(f"{path}#{part}", "x")
 
 
@@ -486,9 +492,9 @@ def test_a_file_that_is_named_with_a_hash_is_itself(tmp_path):
 
 def test_a_png_has_no_frames_and_a_missing_scan_is_missing(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png#frame=1: only DICOM and NIfTI files have a frame"):
+    with refused(DataError, "image.invalid-part", "a.png#frame=1", "DICOM"):
         decode(f"{tmp_path / 'a.png'}#frame=1", "x")
-    with pytest.raises(ImageError, match=r"absent\.dcm#frame=1: image is missing"):
+    with refused(ImageError, "image.missing", "absent.dcm#frame=1"):
         decode(f"{tmp_path / 'absent.dcm'}#frame=1", "x")
 
 
@@ -510,7 +516,7 @@ def test_slices_of_one_volume_in_training_and_test_are_a_leak(tmp_path):
     def asked(slice_):
         return [VQAExample(f"q{slice_}", "d", "s", f"{path}#slice={slice_}", f"ct/{slice_}", "what is this?", "a scan")]
 
-    with pytest.raises(DataError, match="1 of 1 test images"):
+    with refused(DataError, "data.leak", "1"):
         check_leaks(asked(1), asked(9), allowed=False)
 
 

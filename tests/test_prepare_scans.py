@@ -128,7 +128,7 @@ def test_pictures_without_a_scan_suit_any_window_and_one_that_changes_nothing_is
 
 def test_no_window_of_that_name_is_an_error_before_anything_is_written(source, tmp_path, capsys):
     assert prepare(source, tmp_path / "out", "--window", "lnug") == 2
-    assert "error: --window: no window 'lnug' (did you mean 'lung'?)" in capsys.readouterr().err
+    assert "error: --window: no window 'lnug'; did you mean 'lung'?" in capsys.readouterr().err
     assert not (tmp_path / "out.incomplete").exists()
 
 

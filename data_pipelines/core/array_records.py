@@ -75,10 +75,15 @@ def read_example(record: bytes) -> dict[str, Sequence[Any]]:
         example = _EXAMPLE.FromString(record)
     except Exception as error:  # protobuf's DecodeError, which its implementations derive differently
         raise ValueError(f"no tf.train.Example: {error}") from None
-    return {
-        entry.key: next((values.value for _, values in entry.value.ListFields()), ())
-        for entry in example.features.feature
-    }
+    return {entry.key: _values(entry.value) for entry in example.features.feature}
+
+
+def _values(feature: Any) -> Sequence[Any]:
+    for kind in _MESSAGES["Feature"]:
+        if feature.HasField(kind):
+            values: Sequence[Any] = getattr(feature, kind).value
+            return values
+    return ()
 
 
 def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:

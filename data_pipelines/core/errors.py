@@ -7,6 +7,7 @@ Commands print the code behind the line; tests, and programs that react to an er
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from data_pipelines.core import exit_codes
@@ -40,3 +41,19 @@ class DataError(UserError, ValueError):
 
 class ImageError(DataError):
     """One image cannot be read: the only data error that a long run may be told to skip."""
+
+
+def invalid_field(where: str, field: str, value: object, remedy: str) -> DataError:
+    """The error of a field that is there and holds what it must not."""
+    return DataError(f"{where}: field {field!r} is {value!r}; {remedy}", code="data.invalid-value")
+
+
+def unreadable_image(name: object, reason: object, remedy: str = "replace it") -> ImageError:
+    """The error of an image that is there and cannot be decoded."""
+    return ImageError(f"{name}: image cannot be read ({reason}); {remedy}", code="image.unreadable")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message: the first of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.core.errors import DataError, UserError
+from data_pipelines.core.errors import DataError, UserError, invalid_field
+from data_pipelines.core.text_files import PUBLISHED, lines_of, reading
 
 # A float holds no more, and Python's own limit lies far beyond.
 _DIGITS = 300
@@ -29,7 +31,7 @@ def parsing(path: object, fault: str, remedy: str, *, kind: type[UserError] = Da
         raise kind(f"{path}: {fault} ({error!r}); {remedy}", code="file.malformed") from None
 
 
-def require_folder(root: str, setting: str) -> None:
+def require_folder(root: str, setting: str = "data.root") -> None:
     """Raises: DataError: `root`, the value of `setting`, is not a folder."""
     if not root:
         raise DataError(f"{setting} is empty; set it to the folder of the published files", code="config.missing-field")
@@ -45,22 +47,24 @@ def read_objects(path: str) -> list[dict[str, Any]]:
     Raises:
       DataError: the file is missing, is not JSON, or is not a list of objects.
     """
-    entries = read_json(path)
+    return list_of_objects(read_json(path), path)
+
+
+def list_of_objects(entries: Any, where: str) -> list[dict[str, Any]]:
+    """Raises: DataError: `entries` is not a list of objects."""
     if not isinstance(entries, list):
-        raise DataError(
-            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?",
-            code="file.malformed",
-        )
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise DataError(
-                f"{path}: entry {number} is {type(entry).__name__}, not an object; is it the published file?",
-                code="file.malformed",
-            )
-    return entries
+        found = type(entries).__name__
+    else:
+        wrong = next(((n, entry) for n, entry in enumerate(entries) if not isinstance(entry, dict)), None)
+        if wrong is None:
+            return entries
+        found = f"entry {wrong[0]} of type {type(wrong[1]).__name__}"
+    raise DataError(
+        f"{where}: expected a list of objects, found {found}; is it the published file?", code="file.malformed"
+    )
 
 
-def read_json(path: str, *, remedy: str = "copy it from the published data set", unique_keys: bool = False) -> Any:
+def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) -> Any:
     """The content of a JSON file in UTF-8, with or without a byte order mark.
 
     Args:
@@ -70,16 +74,28 @@ def read_json(path: str, *, remedy: str = "copy it from the published data set",
     Raises:
       DataError: the file is missing, or is not JSON in UTF-8.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {remedy}", code="file.missing") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}", code="file.unreadable") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); copy the file again", code="file.malformed") from None
+    with reading(path, form="valid JSON", remedy=remedy) as file:
+        text = file.read()
     return parse_json(text, path, remedy="copy the file again", unique_keys=unique_keys)
+
+
+def json_lines(
+    path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON Lines file, each with what names its line in messages. Blank lines are passed over.
+
+    Args:
+      remedy, unique_keys: as `read_json`.
+
+    Raises:
+      DataError: the file cannot be read, is not UTF-8, or has a line that is not an object.
+    """
+    for number, line in lines_of(path, form="JSON Lines", remedy=remedy):
+        where = f"{path}: line {number}"
+        entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys)
+        if not isinstance(entry, dict):
+            raise DataError(f"{where}: is {type(entry).__name__}; write one object a line", code="file.malformed")
+        yield where, entry
 
 
 def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False) -> Any:
@@ -112,15 +128,14 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
         content = json.loads(text, parse_int=whole, object_pairs_hook=once if unique_keys else None)
         if _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError:
-        raise DataError(f"{where}: not valid JSON (nested too deeply); {remedy}", code="file.malformed") from None
     except UnicodeEncodeError:
         raise DataError(
             f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself",
             code="data.invalid-value",
         ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); {remedy}", code="file.malformed") from None
+    except (RecursionError, json.JSONDecodeError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"{where}: not valid JSON ({reason}); {remedy}", code="file.malformed") from None
     return content
 
 
@@ -131,12 +146,31 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
       DataError: the field is missing, is neither text nor a number, or is empty.
     """
     value = entry.get(field)
+    if value is None:
+        raise DataError(f"{where}: field {field!r} is None; expected text", code="data.missing-field")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{where}: field {field!r} is {value!r}; expected text", code="data.invalid-value")
-    text = " ".join(str(value).split())
+        raise invalid_field(where, field, value, "expected text")
+    text = single_blanks(str(value))
     if not text and not may_be_empty:
         raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry", code="data.missing-field")
     return text
+
+
+def single_blanks(text: str) -> str:
+    """The text without blanks at its ends, and with runs of any blanks made single."""
+    return " ".join(text.split())
+
+
+def finite_numbers(values: Any, count: int | None, where: str, field: str) -> list[float]:
+    """The value of a field that is a list of `count` finite numbers; None for any number of them.
+
+    Raises:
+      DataError: it is not.
+    """
+    good = isinstance(values, list) and count in (None, len(values))
+    if not good or any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        raise invalid_field(where, field, values, f"write {count or 'a list of'} numbers in pixels")
+    return list(values)
 
 
 def inner_path(name: str, where: str, field: str) -> str:
@@ -146,7 +180,5 @@ def inner_path(name: str, where: str, field: str) -> str:
       DataError: it leaves the folder: what is stored of it would name places of the user's machine.
     """
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-        raise DataError(
-            f"{where}: field {field!r} is {name!r}; name a file below the data set's folder", code="data.invalid-value"
-        )
+        raise invalid_field(where, field, name, "name a file below the data set's folder")
     return name

@@ -56,7 +56,7 @@ class Request(ChatRequest):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """Attributes: text: as the model wrote it; finish_reason: "stop", "length" where it was cut off, or another."""
 
     text: str
@@ -86,7 +86,9 @@ class AnswerStore:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise DataError(f"{path}: another run is writing it; wait for its end, or choose another place") from None
+            raise DataError(
+                f"{path}: another run is writing it; wait for its end, or choose another place", code="file.in-use"
+            ) from None
         try:
             self._places = self._read_places()
         except BaseException:
@@ -107,7 +109,7 @@ class AnswerStore:
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, request: ChatRequest, answer: Answer) -> None:
+    def add(self, request: ChatRequest, answer: Completion) -> None:
         """Appends an answer; on return it survives the end of the process."""
         key = request.key
         row = {"key": key, **asdict(request), "prompt_sha256": request.prompt_sha256, **asdict(answer)}
@@ -117,11 +119,11 @@ class AnswerStore:
         self._file.flush()
         self._places[key] = place
 
-    def get(self, key: str) -> Answer:
+    def get(self, key: str) -> Completion:
         """The answer to a request. Raises KeyError."""
         self._file.seek(self._places[key])
         row = json.loads(self._file.readline())
-        return Answer(row["text"], row["finish_reason"])
+        return Completion(row["text"], row["finish_reason"])
 
     def _read_places(self) -> dict[str, int]:
         places: dict[str, int] = {}
@@ -143,4 +145,6 @@ class AnswerStore:
                 raise TypeError
             return str(row["key"])
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{self.path}: line {number} is damaged; remove that line, and it is asked again") from None
+            raise DataError(
+                f"{self.path}: line {number} is damaged; remove that line, and it is asked again", code="file.malformed"
+            ) from None

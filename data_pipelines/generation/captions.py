@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import parse_json, text_field
+from data_pipelines.core.json_files import json_lines, text_field
 
 
 @dataclass(frozen=True)
@@ -36,46 +36,19 @@ def read_captions(path: str) -> list[Caption]:
     Raises:
       DataError: no such file; a line that is not an object, lacks id, image or caption, or repeats an id; no captions.
     """
-    captions: list[Caption] = []
-    lines: dict[str, int] = {}
-    for number, entry in json_lines(path):
-        where = f"{path}: line {number}"
+    captions: dict[str, tuple[str, Caption]] = {}
+    for where, entry in json_lines(path, remedy="name a JSON Lines file", unique_keys=True):
         caption = _caption(entry, where)
-        if caption.id in lines:
+        before, _ = captions.setdefault(caption.id, (where, caption))
+        if before != where:
             raise DataError(
-                f"{where}: field 'id' is {caption.id!r}, which line {lines[caption.id]} has too; make ids unique"
+                f"{where}: field 'id' is {caption.id!r} as in {before}; make ids unique", code="data.duplicate-id"
             )
-        lines[caption.id] = number
-        captions.append(caption)
     if not captions:
-        raise DataError(f"{path}: holds no captions; write one object a line with id, image and caption")
-    return captions
-
-
-def json_lines(path: str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file with their line numbers, from 1. Blank lines are passed over.
-
-    Raises:
-      DataError: the file cannot be read, is not UTF-8, or has a line that is not an object.
-    """
-    objects = []
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}: line {number}"
-                entry = parse_json(line, where, remedy="write one object a line", unique_keys=True)
-                if not isinstance(entry, dict):
-                    raise DataError(
-                        f"{path}: line {number} is {type(entry).__name__}, not an object; write one object a line"
-                    )
-                objects.append((number, entry))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name a JSON Lines file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-    return objects
+        raise DataError(
+            f"{path}: holds no captions; write one object a line with id, image and caption", code="data.missing"
+        )
+    return [caption for _, caption in captions.values()]
 
 
 def _caption(entry: dict[str, Any], where: str) -> Caption:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.generation.answers import Answer, ChatRequest
+from data_pipelines.core.optional_packages import optional_package
+from data_pipelines.generation.answers import ChatRequest, Completion
 
 if TYPE_CHECKING:
     import openai
@@ -70,7 +71,7 @@ async def ask(
     endpoint: Endpoint,
     traffic: Traffic,
     *,
-    answered: Callable[[_Request, Answer], None],
+    answered: Callable[[_Request, Completion], None],
     failed: Callable[[_Request, str], None],
 ) -> None:
     """Sends every request and calls `answered` or, when its tries are used up, `failed` with the reason.
@@ -92,8 +93,9 @@ async def ask(
                     in_a_row += 1
                     if in_a_row >= endpoint.stop_after_failures:
                         raise EndpointError(
-                            f"{endpoint.url}: {in_a_row} requests failed in a row, the last by: {failure}; mend the "
-                            "endpoint and start the same command again, which goes on from here"
+                            f"{endpoint.url}: {in_a_row} requests failed in a row, the last by: {failure}; fix the "
+                            "endpoint and run the same command again to resume",
+                            code="endpoint.failed",
                         ) from None
                 else:
                     in_a_row = 0
@@ -113,12 +115,7 @@ class _Failure(Exception):
 
 
 def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
-    try:
-        import openai
-    except ImportError:
-        raise DataError(
-            f"the package openai is not installed; install it with pip install 'rllava-jax[{endpoint.extra}]'"
-        ) from None
+    openai = optional_package("openai", f"{endpoint.options}endpoint", extra=endpoint.extra)
     turnstile = _Turnstile(endpoint.requests_per_minute)
 
     # The client's retries pass through these too, so the rate is one of tries.
@@ -139,7 +136,7 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
     )
 
 
-async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: Endpoint) -> Answer:
+async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: Endpoint) -> Completion:
     import openai
 
     options: dict[str, Any] = {"response_format": {"type": "json_object"}} if request.json_mode else {}
@@ -158,18 +155,21 @@ async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: E
             if endpoint.api_key_variable
             else f"put an API key into an environment variable and name that with {endpoint.options}api-key-env"
         )
-        raise EndpointError(f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}") from None
+        raise EndpointError(
+            f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}", code="endpoint.refused"
+        ) from None
     except openai.NotFoundError as error:
         raise EndpointError(
             f"{endpoint.url}: has no such address or no model {request.model!r} ({_message(error, endpoint)}); check "
-            f"{endpoint.options}endpoint, which usually ends in /v1, and {endpoint.options}model"
+            f"{endpoint.options}endpoint, which usually ends in /v1, and {endpoint.options}model",
+            code="endpoint.not-found",
         ) from None
     except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _Failure(_message(error, endpoint)) from None
     return _answer(completion, endpoint)
 
 
-def _answer(completion: Any, endpoint: Endpoint) -> Answer:
+def _answer(completion: Any, endpoint: Endpoint) -> Completion:
     """The text of a completion. A server that is not quite OpenAI's may send anything, which the client lets pass."""
     try:
         choice = completion.choices[0]
@@ -178,7 +178,7 @@ def _answer(completion: Any, endpoint: Endpoint) -> Answer:
         raise _Failure("the reply is not a chat completion") from None
     if not isinstance(text, str) or not isinstance(reason, str):
         raise _Failure("the reply is not a chat completion")
-    return Answer(_redacted(text.encode(errors="replace").decode(), endpoint), reason)
+    return Completion(_redacted(text.encode(errors="replace").decode(), endpoint), reason)
 
 
 def _message(error: Exception, endpoint: Endpoint) -> str:

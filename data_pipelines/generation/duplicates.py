@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, Literal
 
-from data_pipelines.core.errors import DataError
-from data_pipelines.generation.pairs import Pair
+from data_pipelines.core.optional_packages import optional_package
+from data_pipelines.generation.pairs import GeneratedPair
 from data_pipelines.generation.words import words
 
 DuplicateScope = Literal["image", "set"]
@@ -35,21 +35,17 @@ class Duplicates:
         Raises:
           DataError: datasketch is not installed.
         """
-        try:
-            from datasketch import MinHash, MinHashLSH
-        except ImportError:
-            raise DataError(
-                "datasketch is not installed; install it with pip install 'rllava-jax[data]', or skip the filter with "
-                "--skip-filter duplicate"
-            ) from None
+        datasketch = optional_package(
+            "datasketch", "the filter of duplicates", otherwise="skip it with --skip-filter duplicate"
+        )
         self._scope = scope
         self._threshold = threshold
-        self._minhash = MinHash
-        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
+        self._minhash = datasketch.MinHash
+        self._index = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=(0.1, 0.9))
         self._exact: set[str] = set()
         self._kept: list[Bigrams] = []
 
-    def fault(self, pair: Pair, image_id: str) -> str | None:
+    def fault(self, pair: GeneratedPair, image_id: str) -> str | None:
         """duplicate_exact or duplicate_near; a pair that is neither is remembered."""
         # A multiple choice and an open question in the same words are two tasks.
         place = f"{image_id if self._scope == 'image' else ''}\n{'choice' if pair.wrong else ''}"

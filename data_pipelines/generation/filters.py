@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.text_files import lines_of
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.languages import is_language
-from data_pipelines.generation.pairs import Pair
+from data_pipelines.generation.pairs import GeneratedPair
 from data_pipelines.generation.words import contains, words
 
 Filter = Literal[
@@ -75,7 +76,7 @@ class Filters:
             return "language"
         return None
 
-    def pair_fault(self, pair: Pair) -> str | None:
+    def pair_fault(self, pair: GeneratedPair) -> str | None:
         """The first fault of a pair; a conversation has the first one of its turns."""
         for turn in pair.turns:
             question, answer = words(turn.question), words(turn.answer)
@@ -110,14 +111,10 @@ def read_pathologies(path: str) -> tuple[tuple[str, ...], ...]:
     Raises:
       DataError: the file cannot be read or holds no terms.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); name a text file in UTF-8 with one term a line") from None
-    terms = tuple(words(line) for line in lines if line and not line.startswith("#"))
+    lines = [line.strip() for _, line in lines_of(path, remedy="name a text file in UTF-8 with one term a line")]
+    terms = tuple(words(line) for line in lines if not line.startswith("#"))
     if not any(terms):
-        raise DataError(f"{path}: holds no terms; write one a line")
+        raise DataError(f"{path}: holds no terms; write one a line", code="data.missing")
     return terms
 
 
@@ -131,7 +128,7 @@ def _leaks(question: tuple[str, ...], answer: tuple[str, ...]) -> bool:
     return contains(*bare)
 
 
-def _prose(pair: Pair) -> str:
+def _prose(pair: GeneratedPair) -> str:
     """What a language can be told by: the yes or no of a closed question is English in every language."""
     if pair.kind == "closed":
         return " ".join(turn.question for turn in pair.turns)

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.generation.words import is_ideograph
 
 # Under so many letters n-grams tell little: "Is a pleural effusion present?" is taken for French.
@@ -44,18 +45,16 @@ def check_language(language: str) -> None:
     """Raises DataError for a code that langdetect does not know."""
     known = sorted({code.split("-")[0] for code in _factory().get_lang_list()})
     if language not in known:
-        raise DataError(f"--language {language}: is not a known code; choose one of {', '.join(known)}")
+        raise DataError(
+            f"--language {language}: is not a known code; choose one of {', '.join(known)}", code="option.invalid-value"
+        )
 
 
 @functools.cache
 def _factory() -> Any:
-    try:
-        from langdetect import detector_factory
-    except ImportError:
-        raise DataError(
-            "langdetect is not installed; install it with pip install 'rllava-jax[data]', or skip the filter with "
-            "--skip-filter language"
-        ) from None
+    detector_factory = optional_package(
+        "langdetect.detector_factory", "the filter of languages", otherwise="skip it with --skip-filter language"
+    )
     factory = detector_factory.DetectorFactory()
     # langdetect draws at random; unseeded, the same text may be told differently from run to run.
     factory.set_seed(0)

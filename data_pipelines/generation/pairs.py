@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_pipelines.core.seeding import rng_for
@@ -17,7 +17,7 @@ TOPICS = ("modality", "plane", "organ", "position", "appearance", "finding")
 
 
 @dataclass(frozen=True)
-class Pair:
+class GeneratedPair:
     """One question and answer, or a conversation.
 
     Attributes:
@@ -37,14 +37,14 @@ class Pair:
         return " ".join([*(part for turn in self.turns for part in (turn.question, turn.answer)), *self.wrong])
 
 
-def pair_id(caption: Caption, pair: Pair) -> str:
+def pair_id(caption: Caption, pair: GeneratedPair) -> str:
     """`CAPTION/KIND/HASH`: the same text from the same caption has the same id in every run, other text another."""
     content = json.dumps([[[turn.question, turn.answer] for turn in pair.turns], list(pair.wrong)], ensure_ascii=False)
     return f"{caption.id}/{pair.kind}/{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def question_record(
-    caption: Caption, pair: Pair, *, seed: int, split: str, language: str, generated: dict[str, Any]
+    caption: Caption, pair: GeneratedPair, *, seed: int, split: str, language: str, generated: dict[str, Any]
 ) -> dict[str, Any]:
     """The pair in the fields of `records.VQAExample`, with where it comes from in the field `generated`.
 
@@ -72,7 +72,7 @@ def question_record(
         "modality": caption.modality,
         "language": language,
         "choices": list(choices),
-        "turns": [{"question": turn.question, "answer": turn.answer} for turn in pair.turns[:-1]],
+        "turns": [asdict(turn) for turn in pair.turns[:-1]],
         "split": caption.split or split,
         "generated": generated,
     }

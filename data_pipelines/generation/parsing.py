@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from data_pipelines.generation.pairs import TOPICS, Pair
+from data_pipelines.generation.pairs import TOPICS, GeneratedPair
 from data_pipelines.generation.templates import Kind
 from data_pipelines.generation.words import words
 from data_pipelines.records import Turn
@@ -34,7 +34,7 @@ class MalformedError(ValueError):
 class Parsed:
     """Attributes: pairs: those that are whole; malformed: the reasons of the others, one each."""
 
-    pairs: list[Pair]
+    pairs: list[GeneratedPair]
     malformed: list[str]
 
 
@@ -85,14 +85,14 @@ def _no_constant(name: str) -> NoReturn:
     raise MalformedError("broken JSON")
 
 
-def _pair(kind: Kind, entry: Any) -> Pair:
+def _pair(kind: Kind, entry: Any) -> GeneratedPair:
     turn = _turn(entry, _KEYS[kind])
     match kind:
         case "closed":
             word = words(turn.answer)
             if word not in (("yes",), ("no",)):
                 raise MalformedError("closed answer is not yes or no")
-            return Pair(kind, (Turn(turn.question, word[0]),))
+            return GeneratedPair(kind, (Turn(turn.question, word[0]),))
         case "choice":
             wrong = entry["wrong"]
             if not isinstance(wrong, list) or len(wrong) != WRONG_OPTIONS:
@@ -100,21 +100,21 @@ def _pair(kind: Kind, entry: Any) -> Pair:
             options = (turn.answer, *(_text(option) for option in wrong))
             if len({words(option) for option in options}) != len(options):
                 raise MalformedError("two options are the same")
-            return Pair(kind, (turn,), wrong=options[1:])
+            return GeneratedPair(kind, (turn,), wrong=options[1:])
         case "image":
             topic = _text(entry["topic"]).lower()
             if topic not in TOPICS:
                 raise MalformedError("unknown topic")
-            return Pair(kind, (turn,), topic=topic)
+            return GeneratedPair(kind, (turn,), topic=topic)
         case _:
-            return Pair(kind, (turn,))
+            return GeneratedPair(kind, (turn,))
 
 
-def _conversation(entries: list[Any]) -> Pair:
+def _conversation(entries: list[Any]) -> GeneratedPair:
     turns = tuple(_turn(entry, frozenset({"question", "answer"})) for entry in entries)
     if len(turns) < _LEAST_TURNS:
         raise MalformedError("conversation of one turn")
-    return Pair("conversation", turns)
+    return GeneratedPair("conversation", turns)
 
 
 def _turn(entry: Any, keys: frozenset[str]) -> Turn:

@@ -59,7 +59,10 @@ def read_prepared(root: str, splits: Sequence[str] = ()) -> PreparedCaptions:
             images[example.id] = example.image
     if not captions:
         there = ", ".join(splits or described)
-        raise DataError(f"{root}: holds no captions in {there}; name a prepared data set that has some, e.g. roco_v2's")
+        raise DataError(
+            f"{root}: holds no captions in {there}; name a prepared data set that has some, e.g. roco_v2's",
+            code="data.missing",
+        )
     name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
     return PreparedCaptions(captions, images, name)
 
@@ -75,7 +78,9 @@ def with_files(captions: Sequence[Caption], source: PreparedCaptions, folder: Pa
     try:
         (folder / IMAGES).mkdir(exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder / IMAGES}: cannot be made ({error.strerror}); name another --out") from None
+        raise DataError(
+            f"{folder / IMAGES}: cannot be made ({error.strerror}); name another --out", code="file.unwritable"
+        ) from None
     names: dict[StoredImage, str] = {}
     for caption in tqdm(captions, desc="images", unit="image", disable=None, leave=False):
         image = source.images[caption.id]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError
-from data_pipelines.generation.captions import json_lines
+from data_pipelines.core.errors import DataError, invalid_field
+from data_pipelines.core.json_files import json_lines
+from data_pipelines.core.text_files import reading
 
 Verdict = Literal["accept", "reject"]
 COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")
@@ -21,7 +22,7 @@ COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")
 def check_review_name(path: str) -> None:
     """Raises DataError for an ending other than .csv and .jsonl."""
     if Path(path).suffix.lower() not in (".csv", ".jsonl"):
-        raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it")
+        raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it", code="option.invalid-value")
 
 
 def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:
@@ -42,7 +43,9 @@ def write_review(path: str, rows: Iterable[dict[str, str]]) -> int:
     """
     check_review_name(path)
     if Path(path).exists():
-        raise DataError(f"{path}: exists and may hold verdicts; choose another name, or read it with --review")
+        raise DataError(
+            f"{path}: exists and may hold verdicts; choose another name, or read it with --review", code="file.exists"
+        )
     rows = list(rows)
     if path.lower().endswith(".csv"):
         text = io.StringIO()
@@ -68,31 +71,32 @@ def read_verdicts(path: str) -> dict[str, Verdict]:
     for where, row in _rows(path):
         identity, verdict = row.get("id"), row.get("verdict", "")
         if not isinstance(identity, str) or not identity.strip():
-            raise DataError(f"{where}: has no id; keep the column 'id' as it was written")
+            raise DataError(f"{where}: has no id; keep the column 'id' as it was written", code="data.missing-field")
         match str(verdict or "").strip().lower():
             case "":
                 continue
             case "accept" | "reject" as word:
                 if verdicts.setdefault(identity.strip(), word) != word:
-                    raise DataError(f"{where}: {identity.strip()!r} is accepted in one row and rejected in another")
+                    raise DataError(
+                        f"{where}: {identity.strip()!r} is accepted in one row and rejected in another",
+                        code="data.conflict",
+                    )
             case other:
-                raise DataError(f"{where}: field 'verdict' is {other!r}; write accept, reject, or leave it empty")
+                raise invalid_field(where, "verdict", other, "write accept, reject, or leave it empty")
     return verdicts
 
 
 def _rows(path: str) -> list[tuple[str, dict[str, Any]]]:
     if path.lower().endswith(".jsonl"):
-        return [(f"{path}: line {number}", row) for number, row in json_lines(path)]
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name a review file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason}); save it as CSV UTF-8") from None
-    header = text.partition("\n")[0]
+        return list(json_lines(path, remedy="name a review file", unique_keys=True))
+    with reading(path, form="CSV", remedy="name a review file") as file:
+        text = file.read()
+    header = text.splitlines()[0] if text else ""
     # Spreadsheets of many countries save with semicolons.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     for column in ("id", "verdict"):
         if column not in (reader.fieldnames or ()):
-            raise DataError(f"{path}: has no column {column!r}; keep the first row as it was written")
+            raise DataError(
+                f"{path}: has no column {column!r}; keep the first row as it was written", code="data.missing-field"
+            )
     return [(f"{path}: row {number}", row) for number, row in enumerate(reader, start=2)]

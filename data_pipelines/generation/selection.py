@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from data_pipelines.core.atomic_files import appears_whole
-from data_pipelines.generation.answers import Answer, AnswerStore, Request
+from data_pipelines.generation.answers import AnswerStore, Completion, Request
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filters
-from data_pipelines.generation.pairs import Pair, pair_id, question_record
+from data_pipelines.generation.pairs import GeneratedPair, pair_id, question_record
 from data_pipelines.generation.parsing import MalformedError, parse_answer
 from data_pipelines.generation.review import Verdict
 
@@ -56,7 +56,7 @@ class _Asked:
     caption: Caption
     request: Request
     key: str
-    answer: Answer
+    answer: Completion
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Selection:
         for pair in parsed.pairs:
             self._judge(asked, pair, output)
 
-    def _judge(self, asked: _Asked, pair: Pair, output: _Output) -> None:
+    def _judge(self, asked: _Asked, pair: GeneratedPair, output: _Output) -> None:
         tally = output.tally
         identity = pair_id(asked.caption, pair)
         tally.found[pair.kind] += 1
@@ -144,7 +144,7 @@ class Selection:
         output.judged.add(identity)
         if reason is not None:
             tally.rejected[reason] += 1
-            turns = [{"question": turn.question, "answer": turn.answer} for turn in pair.turns]
+            turns = [asdict(turn) for turn in pair.turns]
             _write(output.rejected, {"id": identity, "reason": reason, "turns": turns, "request": asked.key})
             return
         tally.kept[pair.kind] += 1
@@ -161,7 +161,7 @@ class Selection:
         )
         _write(output.kept, record)
 
-    def _fault(self, identity: str, caption: Caption, pair: Pair) -> str | None:
+    def _fault(self, identity: str, caption: Caption, pair: GeneratedPair) -> str | None:
         """The verdicts come last: what a person rejects goes on ruling out its duplicates."""
         fault = self.filters.pair_fault(pair)
         if fault is None and self.duplicates is not None:
@@ -176,19 +176,12 @@ class Selection:
 
 
 def _provenance(asked: _Asked) -> dict[str, Any]:
-    request = asked.request
-    return {
-        "kind": request.kind,
-        "caption_id": request.caption_id,
-        "model": request.model,
-        "seed": request.seed,
-        "temperature": request.temperature,
-        "template": request.template,
-        "template_sha256": request.template_sha256,
-        "prompt_sha256": request.prompt_sha256,
-        "answer_sha256": asked.answer.sha256,
-        "request": asked.key,
-    }
+    names = (
+        *("kind", "caption_id", "model", "seed", "temperature"),
+        *("template", "template_sha256", "prompt_sha256"),
+    )
+    of_request = {name: getattr(asked.request, name) for name in names}
+    return {**of_request, "answer_sha256": asked.answer.sha256, "request": asked.key}
 
 
 def _write(file: TextIO, row: dict[str, Any]) -> None:

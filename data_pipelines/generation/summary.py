@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data_pipelines.generation.selection import Tally
-from data_pipelines.generation.templates import Template
+from data_pipelines.generation.templates import PromptTemplate
 
 _SETTINGS = (
     "captions", "model", "seed", "temperature", "max_tokens", "json_mode", "pairs", "turns", "language", "split",
@@ -20,7 +20,7 @@ _SETTINGS = (
 
 def summarise(
     options: argparse.Namespace,
-    templates: Iterable[Template],
+    templates: Iterable[PromptTemplate],
     captions: int,
     left_out: Counter[str],
     answered_before: int,

@@ -29,7 +29,7 @@ _PARTS = re.compile(r"\A\s*\[system\]\n(?P<system>.*?)^\[user\]\n(?P<user>.*)\Z"
 
 
 @dataclass(frozen=True)
-class Template:
+class PromptTemplate:
     """A prompt to be filled in.
 
     Attributes:
@@ -44,14 +44,14 @@ class Template:
     user: string.Template
 
 
-def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Template]:
+def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, PromptTemplate]:
     """The templates of these kinds, from `folder`, or those of the package.
 
     Raises:
       DataError: a file that is missing, has not the two parts, lacks `$caption`, or names another placeholder.
     """
     shelf = resources.files("data_pipelines.generation") / "qa_templates" if folder is None else Path(folder)
-    templates: dict[Kind, Template] = {}
+    templates: dict[Kind, PromptTemplate] = {}
     for kind in kinds:
         name = f"{kind}.txt"
         where = f"{shelf}/{name}"
@@ -60,16 +60,17 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Temp
         except (OSError, UnicodeDecodeError):
             raise DataError(
                 f"{where}: cannot be read as UTF-8 text; copy the file from "
-                "data_pipelines/generation/qa_templates and edit it"
+                "data_pipelines/generation/qa_templates and edit it",
+                code="file.unreadable",
             ) from None
         templates[kind] = _template(kind, name, text, where)
     return templates
 
 
-def _template(kind: Kind, name: str, text: str, where: str) -> Template:
+def _template(kind: Kind, name: str, text: str, where: str) -> PromptTemplate:
     allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
     system, user = two_parts(text, where, allowed=allowed, needed=("caption",))
-    return Template(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+    return PromptTemplate(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
 
 
 def two_parts(
@@ -87,22 +88,31 @@ def two_parts(
     """
     parts = _PARTS.match(text)
     if parts is None:
-        raise DataError(f"{where}: has not the two parts; begin it with a line [system], then a line [user]")
+        raise DataError(
+            f"{where}: has not the two parts; begin it with a line [system], then a line [user]", code="file.malformed"
+        )
     system, user = (string.Template(parts[part].strip()) for part in ("system", "user"))
     for part in (system, user):
         if not part.is_valid():
-            raise DataError(f"{where}: has a dollar sign that begins no placeholder; write it $$")
+            raise DataError(
+                f"{where}: has a dollar sign that begins no placeholder; write it $$", code="file.malformed"
+            )
         for placeholder in part.get_identifiers():
             if placeholder not in allowed:
                 names = ", ".join(f"${known}" for known in sorted(allowed))
-                raise DataError(f"{where}: no placeholder ${placeholder}; choose among {names}, or write $$ for $")
+                raise DataError(
+                    f"{where}: no placeholder ${placeholder}; choose among {names}, or write $$ for $",
+                    code="file.malformed",
+                )
     for name in needed:
         if name not in user.get_identifiers():
-            raise DataError(f"{where}: the part [user] lacks ${name}; put it where the {name} should stand")
+            raise DataError(
+                f"{where}: the part [user] lacks ${name}; put it where the {name} should stand", code="file.malformed"
+            )
     return system, user
 
 
-def render(template: Template, caption: Caption, *, count: int, language: str, seed: int) -> tuple[str, str]:
+def render(template: PromptTemplate, caption: Caption, *, count: int, language: str, seed: int) -> tuple[str, str]:
     """The system's and the user's message.
 
     Args:

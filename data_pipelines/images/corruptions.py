@@ -54,7 +54,8 @@ def corrupted(image: Pixels, kind: str, level: int, name: str) -> Pixels:
     """
     if kind not in CORRUPTIONS or level not in LEVELS:
         raise DataError(
-            f"corruption {kind}:{level}: there is none; the kinds are {', '.join(CORRUPTIONS)}, the levels 1 to 5"
+            f"corruption {kind}:{level}: there is none; the kinds are {', '.join(CORRUPTIONS)}, the levels 1 to 5",
+            code="data.unknown-name",
         )
     if kind == "noise":
         return _noisy(image, NOISE_DEVIATIONS[level - 1], name)

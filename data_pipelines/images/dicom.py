@@ -8,6 +8,7 @@ repeated either: in a damaged file any bytes may stand in them.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import warnings
@@ -18,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, unreadable_image
+from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.scan_parts import ScanPart, refuse
 from data_pipelines.images.windows import (
     AUTO,
@@ -28,6 +30,8 @@ from data_pipelines.images.windows import (
     grey_levels,
     is_ct_window,
     range_of,
+    refuse_colours,
+    shown,
     window_of,
 )
 
@@ -83,16 +87,13 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
         raise
     # pydicom reports damaged files with many types: InvalidDicomError, ValueError, KeyError, struct.error, EOFError …
     except Exception as error:
-        raise ImageError(f"{name}: image cannot be read (damaged DICOM: {type(error).__name__}); replace it") from None
+        raise unreadable_image(name, f"damaged DICOM: {type(error).__name__}") from None
 
 
 @functools.cache
-def _pydicom() -> ModuleType:
-    try:
-        import pydicom
-        import pydicom.pixels
-    except ImportError:
-        raise DataError("DICOM files need the package pydicom: pip install 'rllava-jax[data]'") from None
+def _pydicom() -> Any:
+    pydicom = optional_package("pydicom", "DICOM files")
+    importlib.import_module("pydicom.pixels")
     # It warns and logs with the values at fault, which in a damaged file may be anybody's name.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -101,7 +102,7 @@ def _pydicom() -> ModuleType:
 
 def _require_pixels(dataset: Any, name: str) -> None:
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise ImageError(f"{name}: image cannot be read (a DICOM file without pixels); leave it out")
+        raise unreadable_image(name, "a DICOM file without pixels", "leave it out")
 
 
 def _frame(dataset: Any, part: ScanPart, name: str) -> int:
@@ -110,7 +111,7 @@ def _frame(dataset: Any, part: ScanPart, name: str) -> int:
     if part.frame is None:
         return frames // 2
     if not 1 <= part.frame <= frames:
-        raise DataError(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}")
+        raise DataError(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}", code="image.invalid-part")
     return part.frame - 1
 
 
@@ -146,12 +147,12 @@ def _stored(pydicom: ModuleType, dataset: Any, frame: int, name: str) -> np.ndar
             remedy = "install its decoders (pip install 'pylibjpeg[all]')"
         else:
             remedy = "decompress it with another tool, such as dcmdjpeg or gdcmconv, or replace it"
-        raise ImageError(f"{name}: image cannot be read (nothing installed decodes its {form}); {remedy}") from None
+        raise unreadable_image(name, f"nothing installed decodes its {form}", remedy) from None
     except ValueError as error:
         if "less than expected" not in str(error):
             raise
         reason = "truncated: fewer pixels than its rows and columns"
-        raise ImageError(f"{name}: image cannot be read ({reason}); replace it") from None
+        raise unreadable_image(name, reason) from None
 
 
 def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -162,8 +163,7 @@ def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) 
     levels = _levels(dataset, stored, values, padding, window, name)
     if kind == "MONOCHROME1":
         levels = 255 - levels
-    grey = np.where(padding, 0, np.rint(levels)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return shown(levels, padding)
 
 
 def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
@@ -190,7 +190,8 @@ def _levels(
     if is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
         raise DataError(
             f"{name}: window {window!r} is in Hounsfield units, and the file's modality is not CT; "
-            f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH"
+            f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH",
+            code="image.window-mismatch",
         )
     if chosen == AUTO:
         if dataset.get("VOILUTSequence"):
@@ -215,7 +216,7 @@ def _own_window(dataset: Any, name: str) -> Window | None:
     centre, width = float(centre), float(width)
     if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (1 if shape == "LINEAR" else 1e-9):
         remedy = f"name another with #window= or data.window, such as {MINMAX}"
-        raise ImageError(f"{name}: image cannot be read (the file's own window is malformed); {remedy}")
+        raise unreadable_image(name, "the file's own window is malformed", remedy)
     return Window(centre, width, shape)  # type: ignore[arg-type]
 
 
@@ -229,8 +230,7 @@ def _voi_table(dataset: Any, values: np.ndarray) -> Float[np.ndarray, "H W"]:
 
 
 def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    if is_ct_window(window) or ":" in window:
-        raise DataError(f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}")
+    refuse_colours(window, name)
     if kind == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
@@ -240,7 +240,7 @@ def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str
         picture, bits = stored, int(dataset.BitsStored)
     else:
         known = ", ".join(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", *_COLOURS))
-        raise ImageError(f"{name}: image cannot be read (photometric interpretation is not one of {known}); convert it")
+        raise unreadable_image(name, f"photometric interpretation is not one of {known}", "convert it")
     if picture.dtype != np.uint8 or bits != 8:
         picture = np.rint(picture * (255 / (2**bits - 1))).astype(np.uint8)
     return picture

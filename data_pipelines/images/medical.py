@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, unreadable_image
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
 from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
@@ -50,7 +50,7 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
             return None
         picture = decoder(stream, name, part, part.window or window)
     if 0 in picture.shape:
-        raise ImageError(f"{name}: image cannot be read (it has no pixels); replace it")
+        raise unreadable_image(name, "it has no pixels")
     return picture
 
 
@@ -87,9 +87,12 @@ def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
     if part.set_fields():
         field = part.set_fields()[0]
-        raise DataError(f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name")
+        raise DataError(
+            f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name",
+            code="image.invalid-part",
+        )
     kind = str(path).lower() if isinstance(path, str) else ""
     if kind.endswith((".dcm", ".dicom")):
-        raise ImageError(f"{name}: image cannot be read (no DICM at byte 128); write it anew as a DICOM Part 10 file")
+        raise unreadable_image(name, "no DICM at byte 128", "write it anew as a DICOM Part 10 file")
     if kind.endswith((".nii", ".nii.gz", ".hdr")):
-        raise ImageError(f"{name}: image cannot be read (no NIfTI file with its header inside); convert it to .nii.gz")
+        raise unreadable_image(name, "no NIfTI file with its header inside", "convert it to .nii.gz")

@@ -21,9 +21,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, unreadable_image
+from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.scan_parts import ScanPart, refuse
-from data_pipelines.images.windows import AUTO, MINMAX, Window, grey_levels, is_ct_window, range_of, window_of
+from data_pipelines.images.windows import AUTO, MINMAX, Window, grey_levels, range_of, refuse_colours, shown, window_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
       ImageError: truncated or unreadable, or of more than four axes.
       DataError: no such axis, slice or volume; nibabel is missing.
     """
-    nibabel = _nibabel()
+    nibabel = optional_package("nibabel", "NIfTI files")
     refuse(part, ("frame",), name, "a NIfTI file")
     try:
         magic = file.read(8)
@@ -50,30 +51,21 @@ def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
         axis = _AXIAL if part.axis is None else part.axis
         values = _slice(nibabel, image, axis, part, name)
         if values.dtype.fields:  # RGB24 and RGBA32
-            if is_ct_window(window) or ":" in window:
-                raise DataError(f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}")
+            refuse_colours(window, name)
             return np.stack([values[channel] for channel in "RGB"], axis=2).astype(np.uint8)
         return _grey(image.header, np.asarray(values, np.float64), window, name)
     except DataError:
         raise
     # nibabel reports damaged files with many types: HeaderDataError, ImageFileError, OSError, EOFError, zlib.error …
     except Exception as error:
-        raise ImageError(f"{name}: image cannot be read (damaged NIfTI: {type(error).__name__}); replace it") from None
-
-
-def _nibabel() -> ModuleType:
-    try:
-        import nibabel
-    except ImportError:
-        raise DataError("NIfTI files need the package nibabel: pip install 'rllava-jax[data]'") from None
-    return nibabel
+        raise unreadable_image(name, f"damaged NIfTI: {type(error).__name__}") from None
 
 
 def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str) -> np.ndarray:
     """The slice of the canonical volume, rows from the top and columns from the left of the picture: [H, W]."""
     shape = (*image.shape, 1, 1)[: max(3, len(image.shape))]
     if any(length != 1 for length in shape[4:]):
-        raise ImageError(f"{name}: image cannot be read (it has {len(shape)} axes); give a volume, or a series of some")
+        raise unreadable_image(name, f"it has {len(shape)} axes", "give a volume, or a series of some")
     axis = _within("axis", axis, 3, name)
     volume = _within("volume", part.volume or 0, shape[3] if len(shape) > 3 else 1, name)
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
@@ -101,7 +93,9 @@ def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str
 
 def _within(field: str, value: int, count: int, name: str) -> int:
     if not 0 <= value < count:
-        raise DataError(f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}")
+        raise DataError(
+            f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}", code="image.invalid-part"
+        )
     return value
 
 
@@ -118,6 +112,4 @@ def _grey(header: Any, values: Float[np.ndarray, "H W"], window: str, name: str)
         chosen = Window((low + high) / 2, high - low, "LINEAR_EXACT") if high > low else MINMAX
     if not isinstance(chosen, Window):
         chosen = range_of(values, measured, chosen)
-    levels = np.rint(grey_levels(np.where(measured, values, chosen.centre), chosen))
-    grey = np.where(measured, levels, 0).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return shown(grey_levels(np.where(measured, values, chosen.centre), chosen), ~measured)

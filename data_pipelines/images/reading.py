@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.core.array_records import opened, read_example
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, ImageError, unreadable_image
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.pixels import resize, to_rgb
 from data_pipelines.images.windows import AUTO
@@ -82,9 +82,9 @@ def fetched(image: ImageSource) -> str | bytes:
             with open(image.path, "rb") as file:
                 return file.read()
         except FileNotFoundError:
-            raise ImageError(f"{image}: image is missing; restore it") from None
+            raise ImageError(f"{image}: image is missing; restore it", code="image.missing") from None
         except OSError as error:
-            raise ImageError(f"{image}: image cannot be read ({error.strerror}); replace it") from None
+            raise unreadable_image(image, error.strerror) from None
     return image
 
 
@@ -98,9 +98,7 @@ def _stored(image: StoredImage) -> bytes:
     # array_record reports bad files with many types: RuntimeError, ValueError, IndexError …
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ImageError(
-            f"{image}: image cannot be read ({reason}); prepare the data set again", code="image.unreadable"
-        ) from error
+        raise unreadable_image(image, reason, "prepare the data set again") from error
 
 
 def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -112,14 +110,14 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
                 raise ValueError("it has no pixels")
             return convert(opened)
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: image is missing; restore it") from error
+        raise ImageError(f"{name}: image is missing; restore it", code="image.missing") from error
     except UnidentifiedImageError as error:
         # Pillow's own message has the path, or where in memory the bytes are.
-        raise ImageError(f"{name}: image cannot be read (no known image format); replace it") from error
+        raise unreadable_image(name, "no known image format") from error
     # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ImageError(f"{name}: image cannot be read ({reason}); replace it") from error
+        raise unreadable_image(name, reason) from error
 
 
 class ImageCache:

@@ -7,16 +7,16 @@ where it gives a range, the middle. `auto`, `minmax` and `percentile` suit scans
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.registry import nearest
 
 Rule = Literal["auto", "minmax", "percentile"]
 AUTO: Rule = "auto"
@@ -83,11 +83,12 @@ def window_of(text: str, where: str) -> Window | Rule:
             centre = width = math.nan
         if math.isfinite(centre) and math.isfinite(width) and width >= 1:
             return Window(centre, width)
-        raise DataError(f"{where}: {text!r} is no window; write CENTRE:WIDTH in numbers, the width 1 or more")
-    known = (*_RULES, *PRESETS)
-    near = difflib.get_close_matches(name, known, 1)
-    guess = f" (did you mean {near[0]!r}?)" if near else ""
-    raise DataError(f"{where}: no window {text!r}{guess}; choose {', '.join(known)}, or write CENTRE:WIDTH")
+        raise DataError(
+            f"{where}: {text!r} is no window; write CENTRE:WIDTH in numbers, the width 1 or more",
+            code="config.invalid-value",
+        )
+    remedy = nearest(name, (*_RULES, *PRESETS))
+    raise DataError(f"{where}: no window {text!r}; {remedy}, or write CENTRE:WIDTH", code="config.invalid-value")
 
 
 def is_ct_window(text: str) -> bool:
@@ -117,3 +118,18 @@ def range_of(values: Float[np.ndarray, "H W"], counted: Bool[np.ndarray, "H W"],
     # Of one value only: black, as everywhere in the project.
     width = float(high - low) or 1.0
     return Window(float(low) + width / 2, width, "LINEAR_EXACT")
+
+
+def shown(levels: Float[np.ndarray, "H W"], blank: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Grey levels as a picture; what is no measurement is black."""
+    grey = np.where(blank, 0, np.rint(levels)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def refuse_colours(window: str, name: str) -> None:
+    """Raises: DataError: the window is for greys, and the image has colours."""
+    if is_ct_window(window) or ":" in window:
+        raise DataError(
+            f"{name}: window {window!r} is for greys, and the image has colours; choose {AUTO}",
+            code="image.window-mismatch",
+        )

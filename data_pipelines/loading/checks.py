@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, ImageError, listed
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import ImageSource, MaskFile, VQAExample
 from data_pipelines.text.prompt import count_tokens
 
 logger = logging.getLogger(__name__)
-
-# Names listed in one message before "and N more".
-_LISTED = 10
 
 
 def verify_images(
@@ -55,11 +52,12 @@ def verify_images(
         problems = {key: message for key, message in zip(owners, found, strict=True) if message is not None}
     if not problems:
         return list(examples)
-    listing = _list([message.split(";")[0] for message in problems.values()])
+    listing = listed([message.split(";")[0] for message in problems.values()])
     if len(problems) > allowed:
         raise DataError(
             f"{len(problems)} unreadable images, data.corrupt_images_allowed = {allowed}: {listing}; "
-            "replace the files, or raise the number to train without them"
+            "replace the files, or raise the number to train without them",
+            code="image.unreadable",
         )
     kept = [example for example in examples if problems.keys().isdisjoint(_files(example, masks=masks))]
     logger.warning(
@@ -103,19 +101,15 @@ def check_lengths(
     if not too_long:
         return kept
     too_long.sort(key=lambda item: (-item[0], item[1]))
-    listing = _list([f"{name} ({used} tokens)" for used, name in too_long])
+    listing = listed([f"{name} ({used} tokens)" for used, name in too_long])
     if len(too_long) > allowed:
         without = f", or data.long_examples_allowed (now {allowed}) to train without them" if answers else ""
         raise DataError(
             f"{len(too_long)} examples do not fit in data.text_length = {limit}: {listing}; "
-            f"raise it to {too_long[0][0]}{without}"
+            f"raise it to {too_long[0][0]}{without}",
+            code="data.too-long",
         )
     logger.warning(
         "left out %d of %d examples, longer than %d tokens: %s", len(too_long), len(examples), limit, listing
     )
     return kept
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

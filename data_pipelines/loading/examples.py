@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
 from data_pipelines.records import FAMILIES, SourceSplit, VQAExample
 from data_pipelines.regions.named_structures import link_regions
 from data_pipelines.regions.questions import region_questions
 from data_pipelines.settings import DataConfig
 from data_pipelines.sources import registry
-from data_pipelines.sources.documents import load as load_documents
-from data_pipelines.sources.phantom import load as load_phantom
 from data_pipelines.sources.prepared import check_window
 from data_pipelines.sources.prepared import load as load_prepared
-from data_pipelines.sources.slake import load as load_slake
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +43,18 @@ def load_examples(data: DataConfig, split: str, *, seed: int, max_regions: int) 
     ids: set[str] = set()
     for example in examples:
         if example.id in ids:
-            raise DataError(f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique")
+            raise DataError(
+                f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique",
+                code="data.duplicate-id",
+            )
         ids.add(example.id)
     return examples
 
 
 def load_source(data: DataConfig, split: str) -> SourceSplit:
     """The split as published: questions without regions, and images with theirs. Raises as `load_examples`."""
-    match data.source:
-        case "slake":
-            return load_slake(data.root, split, languages=data.languages)
-        case "phantom":
-            return load_phantom(data.phantom, split)
-        case "documents":
-            return load_documents(data.documents, split)
-        case "prepared":
-            require_folder(data.root, "data.root")
-            check_window(data.root, data.window)
-            return load_prepared(data.root, split, languages=data.languages)
-        case other:
-            return registry.source(other, setting="data.source").load(data.root, split)
+    if data.source == "prepared":
+        check_window(data.root, data.window)
+        return load_prepared(data.root, split, languages=data.languages)
+    source = registry.source(data.source, setting="data.source")
+    return source.configured(data, split) if source.configured else source.load(data.root, split)

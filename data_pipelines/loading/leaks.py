@@ -6,14 +6,12 @@ import hashlib
 import logging
 from collections.abc import Iterable
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import DataError, ImageError, listed
 from data_pipelines.images.reading import fetched
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import ImageSource, VQAExample
 
 logger = logging.getLogger(__name__)
-
-_NAMED = 10
 
 
 def check_leaks(
@@ -41,11 +39,11 @@ def check_leaks(
     )
     if not leaked:
         return
-    named = ", ".join(leaked[:_NAMED]) + (", …" if len(leaked) > _NAMED else "")
-    message = f"{len(leaked)} of {len(test_images)} {held_out} images are also training images: {named}"
+    message = f"{len(leaked)} of {len(test_images)} {held_out} images are also training images: {listed(leaked)}"
     if not allowed:
         raise DataError(
-            f"{message}; choose other splits or languages, or accept it with data.allow_test_images_in_training=True"
+            f"{message}; choose other splits or languages, or accept it with data.allow_test_images_in_training=True",
+            code="data.leak",
         )
     logger.warning("%s; scores do not show how the model does on new images", message)
 
@@ -63,4 +61,6 @@ def _sha256(image: ImageSource) -> bytes:
         with open(split_part(image)[0], "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise ImageError(f"{image}: cannot be read ({error.strerror}); copy it from the published data set") from None
+        raise ImageError(
+            f"{image}: cannot be read ({error.strerror}); copy it from the published data set", code="image.unreadable"
+        ) from None

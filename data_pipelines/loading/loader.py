@@ -133,7 +133,10 @@ def _seed(seed: int, purpose: str) -> int:
 def _batched(prepared: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> grain.MapDataset:
     """This host's share of each global batch."""
     if batch_size % process_count:
-        raise DataError(f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one")
+        raise DataError(
+            f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one",
+            code="config.conflict",
+        )
     mine = prepared.slice(slice(process_index, None, process_count))
     return mine.batch(batch_size // process_count, drop_remainder=True)
 
@@ -224,7 +227,8 @@ class TrainingIterator(grain.DatasetIterator):
             if state[name] != value:
                 raise DataError(
                     f"the saved data position has {name} = {state[name]!r}, this run has {value!r}: "
-                    "its batches are others; resume with the run's own data and settings, or start a new workdir"
+                    "its batches are others; resume with the run's own data and settings, or start a new workdir",
+                    code="checkpoint.mismatch",
                 )
         self._stop()
         self._next_batch = int(state["next_batch"])
@@ -272,16 +276,22 @@ def _by_family(
     """Places of the examples of each family of positive weight, in the order of FAMILIES."""
     for family, weight in families.items():
         if family not in FAMILIES or weight < 0:
-            raise DataError(f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more")
+            raise DataError(
+                f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more",
+                code="config.invalid-value",
+            )
     groups: dict[str, list[int]] = {family: [] for family in FAMILIES if families.get(family, 0) > 0}
     if not groups:
-        raise DataError(f"{where} has no positive weight; give at least one family some")
+        raise DataError(f"{where} has no positive weight; give at least one family some", code="config.invalid-value")
     for index, example in enumerate(examples):
         if example.family in groups:
             groups[example.family].append(index)
     for family, group in groups.items():
         if not group:
-            raise DataError(f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0")
+            raise DataError(
+                f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0",
+                code="config.conflict",
+            )
     return groups
 
 

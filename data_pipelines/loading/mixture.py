@@ -61,13 +61,14 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
         try:
             examples = load_examples(source, settings.split, seed=seed, max_regions=max_regions)
         except DataError as error:
-            raise DataError(f"data.mix.{name}: {error}") from None
+            raise error.within(f"data.mix.{name}") from None
         if settings.families:
             examples = [example for example in examples if settings.families.get(example.family, 0) > 0]
         if not examples:
             raise DataError(
                 f"data.mix.{name}: {settings.source} {settings.split} has no example of "
-                f"{', '.join(settings.families) or 'any family'}; name others, or set its weight to 0"
+                f"{', '.join(settings.families) or 'any family'}; name others, or set its weight to 0",
+                code="config.conflict",
             )
         parts.append(Part(name, settings, policy, examples))
     return parts
@@ -114,7 +115,8 @@ class Schedule:
             if empty.size and empty[0] == 0:
                 raise DataError(
                     f"data.mix: after step {done // batch_size} of {steps} no part is left to draw from; "
-                    "shorten train.duration, give a part more epochs, or one a weight there"
+                    "shorten train.duration, give a part more epochs, or one a weight there",
+                    code="config.conflict",
                 )
             if empty.size:
                 block, weights = block[: empty[0]], weights[:, : empty[0]]

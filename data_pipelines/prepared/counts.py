@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from data_pipelines.core.errors import listed
 from data_pipelines.records import Count, SourceSplit
-
-# Names listed of each reason in a message; prepared.json has them all.
-_NAMED = 10
 
 
 def found(split: SourceSplit) -> Count:
@@ -24,38 +22,30 @@ def shortfall(name: str, split: SourceSplit, expected: Count) -> str:
     Args:
       name: of data set and split, e.g. "slake train".
     """
-    there = found(split)
-    short = [
-        f"{want:,} {what} expected, {have:,} found"
-        for what, want, have in (
-            ("questions", expected.examples, there.examples),
-            ("images", expected.images, there.images),
-        )
-        if want is not None and (have or 0) < want
-    ]
+    short, _ = _differences(split, expected)
     unknown = expected.examples is None and expected.images is None
     if not short and not (unknown and any(split.left_out.values())):
         return ""
-    return f"{name}: {'; '.join([*short, *listed(split.left_out)])}"
+    return f"{name}: {'; '.join([*short, *reasons(split.left_out)])}"
 
 
 def surplus(name: str, split: SourceSplit, expected: Count) -> str:
     """What a split has more of than its card says, in one line; "" where nothing is: another release, perhaps."""
-    there = found(split)
-    pairs = (("questions", expected.examples, there.examples), ("images", expected.images, there.images))
-    more = [
-        f"{want:,} {what} expected, {have:,} found"
-        for what, want, have in pairs
-        if want is not None and have is not None and have > want
-    ]
+    _, more = _differences(split, expected)
     return f"{name}: {'; '.join(more)}" if more else ""
 
 
-def listed(left_out: Mapping[str, Sequence[str]]) -> list[str]:
-    """Each reason with its number of names, and the first of them."""
-    lines = []
-    for reason, names in left_out.items():
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            lines.append(f"{reason} ({len(names)}): {', '.join(names[:_NAMED])}{more}")
-    return lines
+def reasons(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each reason with its number of names, and the first of them; prepared.json has them all."""
+    return [f"{reason} ({len(names)}): {listed(names)}" for reason, names in left_out.items() if names]
+
+
+def _differences(split: SourceSplit, expected: Count) -> tuple[list[str], list[str]]:
+    """What there is less of than expected, and what more."""
+    short: list[str] = []
+    more: list[str] = []
+    for what, field in (("questions", "examples"), ("images", "images")):
+        want, have = getattr(expected, field), getattr(found(split), field)
+        if want is not None and want != have:
+            (short if have < want else more).append(f"{want:,} {what} expected, {have:,} found")
+    return short, more

@@ -36,7 +36,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclass(frozen=True)
-class Item:
+class StoredItem:
     """An image or a mask to store, and the image_id that it is stored under."""
 
     source: str | bytes | UnnamedFile
@@ -68,7 +68,7 @@ class ImageShard:
     path: str
     root: str
     masks: bool
-    items: tuple[Item, ...]
+    items: tuple[StoredItem, ...]
     window: str = AUTO
 
 
@@ -123,13 +123,15 @@ def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
     return [region.mask.path for region in regions if region.mask is not None]
 
 
-def _item(source: ImageSource, image_id: str) -> Item:
+def _item(source: ImageSource, image_id: str) -> StoredItem:
     if isinstance(source, StoredImage):
-        raise DataError(f"{source}: is in a prepared data set already; prepare from the published files")
-    return Item(source, image_id)
+        raise DataError(
+            f"{source}: is in a prepared data set already; prepare from the published files", code="data.invalid-value"
+        )
+    return StoredItem(source, image_id)
 
 
-def _cut(items: Sequence[Item]) -> list[Sequence[Item]]:
+def _cut(items: Sequence[StoredItem]) -> list[Sequence[StoredItem]]:
     """Runs of equally many items: cut by their sizes, all would move when one damaged file is replaced."""
     if not items:
         return []
@@ -222,7 +224,7 @@ def _identity(shard: ImageShard) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _sha256(item: Item) -> str:
+def _sha256(item: StoredItem) -> str:
     if isinstance(item.source, bytes):
         return hashlib.sha256(item.source).hexdigest()
     try:

@@ -37,7 +37,8 @@ def check_split_name(split: str, where: str) -> None:
     """Raises: DataError: TFDS could not keep a split of this name."""
     if not _SPLIT.fullmatch(split) or split == "all":
         raise DataError(
-            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"'
+            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"',
+            code="data.invalid-value",
         )
 
 
@@ -55,10 +56,15 @@ def read_record(root: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(
             f"data.root: {root!r} is no prepared data set (it has no {RECORD_FILE}); name the --out folder of "
-            "python -m data_pipelines.prepare, or run it to its end"
+            "python -m data_pipelines.prepare, or run it to its end",
+            code="file.missing",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error!r}); prepare the data set again", code="file.malformed"
+        ) from None
     if version.split(".")[0] != VERSION.split(".")[0]:
-        raise DataError(f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again")
+        raise DataError(
+            f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again", code="file.version"
+        )
     return record

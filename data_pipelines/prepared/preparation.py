@@ -124,7 +124,8 @@ def _check_neighbours(out: str, aside: str) -> None:
     for folder, ours in ((aside, begun), (f"{out}.replaced", _is_prepared(Path(f"{out}.replaced")))):
         if os.path.lexists(folder) and not ours and not (os.path.isdir(folder) and not os.listdir(folder)):
             raise ConfigError(
-                f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another"
+                f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another",
+                code="file.exists",
             )
 
 
@@ -132,7 +133,9 @@ def _make_folder(aside: str, out: str) -> None:
     try:
         os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from None
+        raise ConfigError(
+            f"--out {out}: cannot be made ({error.strerror}); name another folder", code="file.unwritable"
+        ) from None
 
 
 def _move(aside: str, out: str) -> None:
@@ -153,20 +156,26 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
     card = source.card
     names = list(splits or card.splits or (source.splits(root) if source.splits else ()))
     if not names:
-        raise DataError(f"{card.name}: no split under {root}; its layout is: {card.layout}")
+        raise DataError(f"{card.name}: no split under {root}; its layout is: {card.layout}", code="data.missing")
     for name in names:
         layout.check_split_name(name, card.name)
     if len(set(names)) < len(names):
-        raise DataError(f"--splits {','.join(names)}: name each split once")
+        raise DataError(f"--splits {','.join(names)}: name each split once", code="option.conflict")
     loaded = {name: source.load(root, name) for name in names}
     for name, split in loaded.items():
         ids = Counter(example.id for example in split.examples)
         repeated = [key for key, number in ids.items() if number > 1]
         if repeated:
-            raise DataError(f"{card.name} {name}: two questions have the id {repeated[0]!r}; ids must be unique")
+            raise DataError(
+                f"{card.name} {name}: two questions have the id {repeated[0]!r}; ids must be unique",
+                code="data.duplicate-id",
+            )
         records: list[VQAExample | AnnotatedImage] = [*split.examples, *split.images]
         if other := next((record.split for record in records if record.split != name), None):
-            raise DataError(f"{card.name} {name}: has a record of split {other!r}; every record must be of its split")
+            raise DataError(
+                f"{card.name} {name}: has a record of split {other!r}; every record must be of its split",
+                code="data.invalid-value",
+            )
     return loaded
 
 
@@ -189,13 +198,13 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         title, expected = f"{source.card.name} {name}", source.card.splits.get(name, Count())
         short = counts.shortfall(title, split, expected)
         if not short and split.left_out.get(_UNREADABLE):
-            short = f"{title}: {'; '.join(counts.listed({_UNREADABLE: split.left_out[_UNREADABLE]}))}"
+            short = f"{title}: {'; '.join(counts.reasons({_UNREADABLE: split.left_out[_UNREADABLE]}))}"
         if short:
             problems.append(relative(short, root))
         if more := counts.surplus(title, split, expected):
             logger.warning("%s: more than the data card says; is it another release?", more)
     if problems and not allow_missing:
-        raise DataError(f"{' | '.join(problems)}; {_REMEDY}")
+        raise DataError(f"{' | '.join(problems)}; {_REMEDY}", code="data.missing")
     for problem in problems:
         logger.warning("%s; going on without them, as --allow-missing says", problem)
 
@@ -204,9 +213,11 @@ def _require_content(source: Source, splits: Splits, root: str) -> None:
     """Raises: DataError: no split has anything, which no permission to miss something can mean."""
     if any(split.examples or split.images for split in splits.values()):
         return
-    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.listed(split.left_out)]
+    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.reasons(split.left_out)]
     reasons = relative("; ".join(missed), root) or "all splits are empty"
-    raise DataError(f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files")
+    raise DataError(
+        f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files", code="data.missing"
+    )
 
 
 def _notes(shards: Sequence[ImageShard]) -> list[Note]:
@@ -214,7 +225,9 @@ def _notes(shards: Sequence[ImageShard]) -> list[Note]:
     for shard in shards:
         note = read_note(shard)
         if note is None:
-            raise DataError(f"{shard.path}: was not written; do the workers see the folder under this path?")
+            raise DataError(
+                f"{shard.path}: was not written; do the workers see the folder under this path?", code="file.missing"
+            )
         notes.append(note)
     return notes
 

@@ -41,8 +41,9 @@ def run_processes(shards: Sequence[ImageShard], *, workers: int) -> None:
                 bar.update(running[done])
         except BrokenProcessPool:
             raise DataError(
-                "a process that stored images was ended from outside, for want of memory perhaps; the same command "
-                f"goes on from here, try it with --workers {max(1, workers // 2)}"
+                "a process that stored images was ended from outside, for want of memory perhaps; run the same command "
+                f"again to resume, with --workers {max(1, workers // 2)}",
+                code="worker.lost",
             ) from None
         finally:
             # After an error or Ctrl-C the shards under way are finished, and no other is begun.
@@ -65,12 +66,13 @@ def run_beam(shards: Sequence[ImageShard], *, runner: str, options: Sequence[str
     except ImportError:
         raise DataError(
             "--runner: needs Apache Beam, which its pins keep out of the training environment; in one of its own run "
-            "pip install apache-beam, then install this package there (docs/DATA.md, Apache Beam)"
+            "pip install apache-beam, then install this package there (docs/DATA.md, Apache Beam)",
+            code="import.missing",
         ) from None
     try:
         pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
     except ValueError as error:
-        raise DataError(f"--runner {runner}: {' '.join(str(error).split())}") from None
+        raise DataError(f"--runner {runner}: {' '.join(str(error).split())}", code="option.invalid-value") from None
     with pipeline:
         # Reshuffled, or a runner would fuse the steps and write all shards on one worker.
         _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | beam.Map(write_shard)

@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from PIL import Image
-
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Region, Source, SourceSplit, VQAExample
-from data_pipelines.regions.boxes import box_from_pixels
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.text_files import lines_of
+from data_pipelines.records import Count, DataCard, Region, Source, SourceSplit
+from data_pipelines.sources.split_builder import SplitBuilder, begin_split, box_in, frame_of
 
 CARD = DataCard(
     name="chest_xray14",
@@ -80,64 +77,42 @@ def load(root: str, split: str) -> SourceSplit:
       DataError: no such folder or split; a file that is missing or malformed; a finding that is none of the 14; a film
         without labels; a box outside its film.
     """
-    require_folder(root, "chest_xray14 root")
-    if split not in _LISTS:
-        raise DataError(f"chest_xray14: no split {split!r}; choose one of {', '.join(_LISTS)}")
-    listed = _names(os.path.join(root, _LISTS[split]))
+    found = begin_split(CARD, root, split)
+    listing = os.path.join(root, _LISTS[split])
     findings = _findings(root)
     folders = _image_folders(root)
     boxes = _boxes(os.path.join(root, "BBox_List_2017.csv"))
-    left_out = LeftOut()
-    images = []
-    for name in listed:
+    for name in [line.strip() for _, line in lines_of(listing)]:
         if name not in findings:
-            raise DataError(f"{os.path.join(root, _LISTS[split])}: film {name!r} has no line in {_ENTRIES[-1]}")
+            raise DataError(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}", code="data.missing-field")
         if name not in folders:
-            left_out.add("image not in the folder", name)
+            found.left_out.add("image not in the folder", name)
             continue
         path = os.path.join(folders[name], name)
-        regions = _regions(path, boxes.get(name, ()))
-        images.append(AnnotatedImage("chest_xray14", split, path, name, regions, modality="X-Ray", body_part="Chest"))
-    examples = [example for finding in FINDINGS for example in _questions(finding, images, findings, split)]
-    return SourceSplit(examples, images, left_out.reported(f"chest_xray14 {split}"))
+        found.image(path, name, regions=_regions(path, boxes.get(name, ())), modality="X-Ray", body_part="Chest")
+    for finding in FINDINGS:
+        _ask(found, finding, findings)
+    return found.finished()
 
 
-def _questions(
-    finding: str, images: Sequence[AnnotatedImage], findings: dict[str, tuple[str, ...]], split: str
-) -> list[VQAExample]:
-    """One question about `finding` on every film that has it, and on as many that have it not, in the films' order."""
-    there = [image.image_id for image in images if finding in findings[image.image_id]]
-    absent = [image.image_id for image in images if finding not in findings[image.image_id]]
+def _ask(found: SplitBuilder, finding: str, findings: dict[str, tuple[str, ...]]) -> None:
+    """Asks about `finding` on every film that has it, and on as many that have it not, in the films' order."""
+    there = [name for name in found.images if finding in findings[name]]
+    absent = [name for name in found.images if finding not in findings[name]]
     count = min(len(there), len(absent))
-    rng = rng_for("chest_xray14 questions", split, finding)
+    rng = rng_for("chest_xray14 questions", found.split, finding)
     asked = {names[i] for names in (there, absent) for i in rng.permutation(len(names))[:count]}
-    return [
-        VQAExample(
-            id=f"chest_xray14/{finding.lower().replace(' ', '_')}/{image.image_id}",
-            dataset="chest_xray14",
-            split=split,
-            image=image.image,
-            image_id=image.image_id,
-            question=f"Does this film show {_ARTICLES.get(finding, '')}{finding.lower()}?",
-            answer="Yes" if finding in findings[image.image_id] else "No",
-            answer_type="closed",
-            content_type="Abnormality",
-            modality="X-Ray",
-            labels=findings[image.image_id],
-        )
-        for image in images
-        if image.image_id in asked
-    ]
-
-
-def _names(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); copy the file again") from None
+    for name, image in found.images.items():
+        if name in asked:
+            found.question(
+                image,
+                f"{finding.lower().replace(' ', '_')}/{name}",
+                question=f"Does this film show {_ARTICLES.get(finding, '')}{finding.lower()}?",
+                answer="Yes" if finding in findings[name] else "No",
+                answer_type="closed",
+                content_type="Abnormality",
+                labels=findings[name],
+            )
 
 
 def _findings(root: str) -> dict[str, tuple[str, ...]]:
@@ -146,12 +121,19 @@ def _findings(root: str) -> dict[str, tuple[str, ...]]:
     path = next((path for path in paths if os.path.isfile(path)), paths[-1])
     findings = {}
     for number, row in enumerate(read_rows(path, ("Image Index", "Finding Labels")), start=2):
-        labels = tuple(label.strip().replace("_", " ") for label in row["Finding Labels"].split("|"))
-        for label in labels:
-            if label not in FINDINGS and label != "No Finding":
-                raise DataError(f"{path}: row {number}: finding {label!r} is none of {', '.join(FINDINGS)}")
-        findings[row["Image Index"].strip()] = tuple(label for label in labels if label != "No Finding")
+        labels = [label.strip().replace("_", " ") for label in row["Finding Labels"].split("|")]
+        found = tuple(label for label in labels if label != "No Finding")
+        for label in found:
+            _require_finding(label, f"{path}: row {number}")
+        findings[row["Image Index"].strip()] = found
     return findings
+
+
+def _require_finding(label: str, where: str) -> None:
+    if label not in FINDINGS:
+        raise DataError(
+            f"{where}: unknown finding {label!r}; expected one of {', '.join(FINDINGS)}", code="data.unknown-name"
+        )
 
 
 def _image_folders(root: str) -> dict[str, str]:
@@ -163,39 +145,37 @@ def _image_folders(root: str) -> dict[str, str]:
             with os.scandir(folder) as entries:
                 found.update({entry.name: folder for entry in entries if entry.name.endswith(".png")})
     if not found:
-        raise DataError(f"chest_xray14: no films in {tried[0]} or {tried[1]}; unpack the published archives there")
+        raise DataError(
+            f"chest_xray14: no films in {tried[0]} or {tried[1]}; unpack the published archives there",
+            code="file.missing",
+        )
     return found
 
 
-def _boxes(path: str) -> dict[str, list[tuple[str, str, tuple[float, float, float, float]]]]:
+def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
     """Film → (where it is written, label, x y w h in pixels) of its boxes."""
-    boxes: dict[str, list[tuple[str, str, tuple[float, float, float, float]]]] = {}
+    boxes: dict[str, list[tuple[str, str, list[float]]]] = {}
     for number, row in enumerate(read_rows(path, ("Image Index", "Finding Label", *_BOX_COLUMNS)), start=2):
         where = f"{path}: row {number}"
         label = _BOX_LABELS.get(row["Finding Label"].strip(), row["Finding Label"].strip())
-        if label not in FINDINGS:
-            raise DataError(f"{where}: finding {label!r} is none of {', '.join(FINDINGS)}")
+        _require_finding(label, where)
+        given = [row[column] for column in _BOX_COLUMNS]
         try:
-            x, y, w, h = (float(row[column]) for column in _BOX_COLUMNS)
+            box = [float(number) for number in given]
         except ValueError:
-            given = ", ".join(row[column] for column in _BOX_COLUMNS)
-            raise DataError(f"{where}: box is {given!r}; expected four numbers x, y, w, h in pixels") from None
-        boxes.setdefault(row["Image Index"].strip(), []).append((where, label, (x, y, w, h)))
+            raise DataError(
+                f"{where}: box is {', '.join(given)!r}; expected four numbers x, y, w, h in pixels",
+                code="data.invalid-value",
+            ) from None
+        boxes.setdefault(row["Image Index"].strip(), []).append((where, label, box))
     return boxes
 
 
-def _regions(path: str, boxes: Sequence[tuple[str, str, tuple[float, float, float, float]]]) -> tuple[Region, ...]:
-    if not boxes:
+def _regions(path: str, boxes: Sequence[tuple[str, str, list[float]]]) -> tuple[Region, ...]:
+    frame = frame_of(path) if boxes else None
+    if frame is None:
         return ()
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError):
-        # A corrupt film has no frame for its boxes. Decoding it is where it is reported, counted and perhaps skipped.
-        return ()
-    return tuple(
-        Region(box_from_pixels(*box, width=width, height=height, where=where), label) for where, label, box in boxes
-    )
+    return tuple(Region(box_in(frame, box, where, "box"), label) for where, label, box in boxes)
 
 
 SOURCE = Source(CARD, load)

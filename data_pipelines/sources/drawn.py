@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import AnnotatedImage, SourceSplit, VQAExample
+from data_pipelines.records import Box, Count, DataCard, SourceSplit
+from data_pipelines.sources.split_builder import SplitBuilder, require_split
 
 
 class Drawn(Protocol):
@@ -27,31 +27,42 @@ class Drawn(Protocol):
     def seed(self) -> int: ...
 
 
+def _sizes(config: Drawn) -> dict[str, int]:
+    return {"train": config.train_images, "validate": config.validate_images, "test": config.test_images}
+
+
+def drawn_card(name: str, title: str, about: str, config: Drawn, *traps: str) -> DataCard:
+    """The card of a drawn data set; `config` holds the default settings."""
+    return DataCard(
+        name=name,
+        title=title,
+        about=about,
+        paper="none",
+        url="none",
+        licence="Apache-2.0, as this package",
+        layout="",
+        splits={split: Count(images=size) for split, size in _sizes(config).items()},
+        traps=traps,
+    )
+
+
 def draw_split(
-    name: str,
-    config: Drawn,
-    split: str,
-    draw: Callable[[np.random.Generator, str], tuple[AnnotatedImage, Sequence[VQAExample]]],
+    name: str, config: Drawn, split: str, draw: Callable[[SplitBuilder, np.random.Generator, str], None]
 ) -> SourceSplit:
     """The pictures of one split with the questions about each.
 
     Args:
       name: of the data set.
-      draw: draws the picture of an image_id, and asks its questions.
+      draw: draws the picture of an image_id and adds it with its questions.
 
     Raises:
       DataError: no such split.
     """
-    counts = {"train": config.train_images, "validate": config.validate_images, "test": config.test_images}
-    if split not in counts:
-        raise DataError(f"{name}: no split {split!r}; choose one of {', '.join(counts)}")
-    examples: list[VQAExample] = []
-    images: list[AnnotatedImage] = []
-    for index in range(counts[split]):
-        image, asked = draw(rng_for(name, config.seed, split, index), f"{split}-{index:05d}")
-        images.append(image)
-        examples += asked
-    return SourceSplit(examples, images)
+    require_split(name, split, sizes := _sizes(config))
+    found = SplitBuilder(name, split)
+    for index in range(sizes[split]):
+        draw(found, rng_for(name, config.seed, split, index), f"{split}-{index:05d}")
+    return found.finished()
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -59,6 +70,11 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
     return file.getvalue()
+
+
+def side_of(box: Box) -> str:
+    """On which side of the picture a box lies."""
+    return "Left" if box[1] + box[3] < 1 else "Right"
 
 
 def yes_or_no(fact: bool) -> str:

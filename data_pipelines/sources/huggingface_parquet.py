@@ -7,18 +7,18 @@ that asks about it; here its bytes are kept once, and their hash names it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder, text_field
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
-from data_pipelines.sources.answer_types import answer_type_by_answer
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import require_folder, single_blanks, text_field
+from data_pipelines.core.optional_packages import optional_package
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
 # A row of PathVQA holds about 170 kB of image (5.5 GB in 32,632 rows), so a batch some 11 MB.
 _ROWS_AT_ONCE = 64
@@ -99,40 +99,22 @@ def load(card: DataCard, root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a parquet file that is missing, damaged or lacks a column; pyarrow is missing.
     """
-    require_folder(root, f"{card.name} root")
-    if split not in card.splits:
-        raise DataError(f"{card.name}: no split {split!r}; choose one of {', '.join(card.splits)}")
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
-    for number, row in enumerate(_rows(_shards(root, split))):
-        example_id = f"{card.name}/{split}/{number}"
-        content = (row.entry["image"] or {}).get("bytes")
-        answer = text_field(row.entry, "answer", row.where, may_be_empty=True)
+    found = begin_split(card, root, split)
+    for number, (where, entry) in enumerate(_rows(_shards(root, split))):
+        key = f"{split}/{number}"
+        content = (entry["image"] or {}).get("bytes")
+        answer = text_field(entry, "answer", where, may_be_empty=True)
         if not content or not answer:
-            left_out.add("no answer" if content else "no image in the row", example_id)
+            found.left_out.add("no answer" if content else "no image in the row", f"{card.name}/{key}")
             continue
-        image_id = hashlib.sha256(content).hexdigest()[:16]
-        image = images.setdefault(image_id, AnnotatedImage(card.name, split, content, image_id, regions=()))
-        examples.append(
-            VQAExample(
-                id=example_id,
-                dataset=card.name,
-                split=split,
-                image=image.image,
-                image_id=image_id,
-                question=text_field(row.entry, "question", row.where),
-                answer=answer,
-                answer_type=answer_type_by_answer(answer),
-            )
+        found.question(
+            found.image(content, hashlib.sha256(content).hexdigest()[:16]),
+            key,
+            question=text_field(entry, "question", where),
+            answer=answer,
+            answer_type=answer_type_by_answer(answer),
         )
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"{card.name} {split}"))
-
-
-@dataclass(frozen=True)
-class _Row:
-    entry: dict[str, Any]
-    where: str
+    return found.finished()
 
 
 def _shards(root: str, split: str) -> list[str]:
@@ -141,45 +123,53 @@ def _shards(root: str, split: str) -> list[str]:
     require_folder(folder, "the folder of parquet files")
     shards = [match for name in sorted(os.listdir(folder)) if (match := _SHARD.match(name)) and match["split"] == split]
     if not shards:
-        raise DataError(f"{folder}: no {split}-*.parquet; download it from the card's address")
+        raise DataError(f"{folder}: no {split}-*.parquet; download it from the card's address", code="file.missing")
     total = int(shards[0]["total"])
     found: dict[int, str] = {}
     for shard in shards:
         if int(shard["total"]) != total or int(shard["number"]) in found:
-            raise DataError(f"{folder}: {shard[0]} is of another copy than {shards[0][0]}; remove one of them")
+            raise DataError(
+                f"{folder}: {shard[0]} is of another copy than {shards[0][0]}; remove one of them",
+                code="file.conflict",
+            )
         found[int(shard["number"])] = shard[0]
     if missing := sorted(set(range(total)) - found.keys()):
         numbers = ", ".join(str(number) for number in missing)
-        raise DataError(f"{folder}: of {total} {split} files number {numbers} is missing; download it again")
+        raise DataError(
+            f"{folder}: of {total} {split} files number {numbers} is missing; download it again", code="file.missing"
+        )
     return [os.path.join(folder, found[number]) for number in sorted(found)]
 
 
-def _rows(paths: list[str]) -> Iterator[_Row]:
-    """The rows of all files, a batch at a time in memory."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError("reading parquet files needs pyarrow; run pip install 'rllava-jax[data]'") from None
+def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of the rows of all files, a batch at a time in memory."""
+    pyarrow = optional_package("pyarrow", "parquet files")
+    parquet = optional_package("pyarrow.parquet", "parquet files")
     for path in paths:
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(path) as file:
                 _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
-                number = 0
-                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS)):
-                    for entry in batch.to_pylist():
-                        yield _Row(entry, f"{path}: row {number}")
-                        number += 1
+                batches = file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS))
+                entries = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+                for number, entry in enumerate(entries):
+                    yield f"{path}: row {number}", entry
         except (pyarrow.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{path}: not a whole parquet file ({reason}); download it again") from None
+            reason = single_blanks(str(error))
+            raise DataError(
+                f"{path}: not a whole parquet file ({reason}); download it again", code="file.malformed"
+            ) from None
 
 
 def _check_columns(path: str, types: Mapping[str, str]) -> None:
     if lacking := [name for name in _COLUMNS if name not in types]:
-        raise DataError(f"{path}: no column {', '.join(lacking)} among {list(types)}; is it the published file?")
+        raise DataError(
+            f"{path}: no column {', '.join(lacking)} among {list(types)}; is it the published file?",
+            code="data.missing-field",
+        )
     if "bytes: binary" not in types["image"] and "bytes: large_binary" not in types["image"]:
-        raise DataError(f"{path}: column image is {types['image']}; expected a struct with bytes")
+        raise DataError(
+            f"{path}: column image is {types['image']}; expected a struct with bytes", code="data.invalid-value"
+        )
 
 
 VQA_RAD_HF = Source(VQA_RAD_CARD, partial(load, VQA_RAD_CARD))

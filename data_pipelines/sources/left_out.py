@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-logger = logging.getLogger(__name__)
+from data_pipelines.core.errors import listed
 
-_NAMED = 10
+logger = logging.getLogger(__name__)
 
 
 class LeftOut:
@@ -26,7 +26,5 @@ class LeftOut:
         The log names the first ten; what is returned, all. It is what `SourceSplit.left_out` holds.
         """
         for reason, names in self._reasons.items():
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            listed = ", ".join(list(names)[:_NAMED]) + more
-            logger.warning("%s: left out %d (%s): %s", split, names.total(), reason, listed)
+            logger.warning("%s: left out %d (%s): %s", split, names.total(), reason, listed(list(names)))
         return {reason: list(names) for reason, names in self._reasons.items()}

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import read_objects, require_folder, text_field
-from data_pipelines.records import AnnotatedImage, DataCard, Family, SourceSplit, Turn, VQAExample
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.errors import invalid_field
+from data_pipelines.core.json_files import read_objects, single_blanks, text_field
+from data_pipelines.records import DataCard, Family, SourceSplit, Turn
+from data_pipelines.sources.split_builder import begin_split
 
 PAPER = "Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890"
 URL = "https://github.com/microsoft/LLaVA-Med"
@@ -57,48 +57,34 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
     Raises:
       DataError: no such folder or split; a file that is missing or is not a list of objects with id and image.
     """
-    require_folder(root, f"{card.name} root")
-    if split not in files:
-        raise DataError(f"{card.name}: no split {split!r}; choose one of {', '.join(files)}")
+    found = begin_split(card, root, split, files)
     flat = os.path.join(root, os.path.basename(files[split]))
     path = flat if os.path.isfile(flat) else os.path.join(root, files[split])
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
     seen: Counter[str] = Counter()
-    left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
-        example_id = f"{card.name}/{split}/{text_field(entry, 'id', where)}"
+        key = f"{split}/{text_field(entry, 'id', where)}"
         name = text_field(entry, "image", where)
         if os.path.basename(name) != name:
-            raise DataError(f"{where}: field 'image' is {name!r}; expected the name of a file in images/")
+            raise invalid_field(where, "image", name, "expected the name of a file in images/")
         turns = _turns(entry.get("conversations", entry.get("conversatons")))
         if isinstance(turns, str):
-            left_out.add(turns, example_id)
+            found.left_out.add(turns, f"{card.name}/{key}")
             continue
-        image_path = os.path.join(root, "images", name)
-        if name not in images:
-            if not os.path.isfile(image_path):
-                left_out.add("image not in the folder", name)
-                continue
-            images[name] = AnnotatedImage(
-                card.name, split, image_path, name, regions=(), modality=_modality(entry.get("domain"))
-            )
-        seen[example_id] += 1
-        example = VQAExample(
-            id=example_id if seen[example_id] == 1 else f"{example_id}/{seen[example_id]}",
-            dataset=card.name,
-            split=split,
-            image=image_path,
-            image_id=name,
+        file = os.path.join(root, "images", name)
+        if not found.has_file(file, name):
+            continue
+        image = found.image(file, name, modality=_modality(entry.get("domain")))
+        seen[key] += 1
+        found.question(
+            image,
+            key if seen[key] == 1 else f"{key}/{seen[key]}",
             question=turns[-1].question,
             answer=turns[-1].answer,
             family=family,
-            modality=images[name].modality,
             turns=turns[:-1],
         )
-        examples.append(example)
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"{card.name} {split}"))
+    return found.finished()
 
 
 def _turns(messages: Any) -> tuple[Turn, ...] | str:
@@ -110,7 +96,7 @@ def _turns(messages: Any) -> tuple[Turn, ...] | str:
         if not isinstance(message, dict) or message.get("from") != ("human", "gpt")[place % 2]:
             return "human and gpt do not alternate"
         value = message.get("value")
-        text = " ".join(value.replace(_IMAGE_TOKEN, " ").split()) if isinstance(value, str) else ""
+        text = single_blanks(value.replace(_IMAGE_TOKEN, " ")) if isinstance(value, str) else ""
         if not text:
             return "an empty question or answer"
         texts.append(text)

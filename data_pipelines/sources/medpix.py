@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import parse_json, require_folder, text_field
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample, caption_of
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import json_lines, single_blanks, text_field
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import begin_split
 
 CARD = DataCard(
     name="medpix",
@@ -60,43 +60,32 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing or malformed.
     """
-    require_folder(root, "medpix root")
-    if split not in CARD.splits:
-        raise DataError(f"medpix: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    found = begin_split(CARD, root, split)
     if os.path.isdir(inner := os.path.join(root, "MedPix-2-0")):
         root = inner
-    examples: list[VQAExample] = []
-    images: dict[str, AnnotatedImage] = {}
-    left_out = LeftOut()
     for where, entry in _descriptions(root, split):
         name = text_field(entry, "image", where).removesuffix(".png")
-        path = os.path.join(root, "images", f"{name}.png")
         description = entry.get("Description")
         if not isinstance(description, dict):
-            raise DataError(f"{where}: field 'Description' is {type(description).__name__}; expected an object")
+            raise DataError(
+                f"{where}: field 'Description' is {type(description).__name__}; expected an object",
+                code="data.missing-field",
+            )
         caption = _AGE.sub("", _text(description, "Caption")).strip()
-        if not os.path.isfile(path):
-            left_out.add("image not in the folder", f"{name}.png")
+        file = os.path.join(root, "images", f"{name}.png")
+        if not found.has_file(file, f"{name}.png"):
             continue
         if _NO_CAPTION.match(caption):
-            left_out.add("caption not written", name)
+            found.left_out.add("caption not written", name)
             continue
-        if name in images:
-            left_out.add("image described before", name)
+        if name in found.images:
+            found.left_out.add("image described before", name)
             continue
-        image = AnnotatedImage(
-            dataset="medpix",
-            split=split,
-            image=path,
-            image_id=name,
-            regions=(),
-            modality=_modality(text_field(entry, "Type", where)),
-            body_part=_text(entry, "Location Category"),
-        )
-        images[name] = image
-        plane = _text(description, "Plane")
-        examples.append(caption_of(image, caption, content_type=plane, labels=_labels(entry, description)))
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"medpix {split}"))
+        modality, part = _modality(text_field(entry, "Type", where)), _text(entry, "Location Category")
+        image = found.image(file, name, modality=modality, body_part=part)
+        labels = _labels(entry, description)
+        found.caption(image, caption, content_type=_text(description, "Plane"), labels=labels)
+    return found.finished()
 
 
 def _labels(entry: dict[str, Any], description: dict[str, Any]) -> tuple[str, ...]:
@@ -113,39 +102,15 @@ def _modality(kind: str) -> str:
 def _text(entry: dict[str, Any], field: str) -> str:
     """A field that may be missing or null."""
     value = entry.get(field)
-    return " ".join(value.split()) if isinstance(value, str) else ""
+    return single_blanks(value) if isinstance(value, str) else ""
 
 
 def _descriptions(root: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, entry) of each line of the split's file; of train_1 and train_2 where train has none of its own."""
-    names: tuple[str, ...] = (split,)
-    if split == "train" and not os.path.isfile(_description_file(root, split)):
-        names = ("train_1", "train_2")
-    for name in names:
-        yield from _json_lines(_description_file(root, name))
-
-
-def _description_file(root: str, split: str) -> str:
-    return os.path.join(root, "splitted_dataset", f"descriptions_{split}.jsonl")
-
-
-def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}: line {number}"
-                entry = parse_json(line, where, remedy="copy the file again")
-                if not isinstance(entry, dict):
-                    raise DataError(f"{where} is {type(entry).__name__}, not an object; is it the published file?")
-                yield where, entry
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not JSON lines in UTF-8 ({error}); copy the file again") from None
+    pattern = os.path.join(root, "splitted_dataset", "descriptions_{}.jsonl")
+    halves = split == "train" and not os.path.isfile(pattern.format(split))
+    for name in ("train_1", "train_2") if halves else (split,):
+        yield from json_lines(pattern.format(name))
 
 
 SOURCE = Source(CARD, load)

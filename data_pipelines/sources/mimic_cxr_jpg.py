@@ -19,18 +19,8 @@ from itertools import zip_longest
 
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
-from data_pipelines.records import (
-    AnnotatedImage,
-    Count,
-    DataCard,
-    Source,
-    SourceSplit,
-    UnnamedFile,
-    VQAExample,
-    caption_of,
-)
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.records import Count, DataCard, Source, SourceSplit, UnnamedFile
+from data_pipelines.sources.split_builder import begin_split
 
 logger = logging.getLogger(__name__)
 
@@ -96,34 +86,34 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing or malformed; a label that is not 1, 0, -1 or blank.
     """
-    require_folder(root, "mimic_cxr_jpg root")
-    if split not in CARD.splits:
-        raise DataError(f"mimic_cxr_jpg: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    found = begin_split(CARD, root, split)
     labels = _labels(os.path.join(root, _FILES.format("chexpert")))
     views = _views(os.path.join(root, _FILES.format("metadata")))
     reports = _Reports(root)
-    examples: list[VQAExample] = []
-    images: list[AnnotatedImage] = []
-    left_out = LeftOut()
     for dicom, subject, study in _members(os.path.join(root, _FILES.format("split")), split):
         name = hashed_name(dicom)
-        path = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
-        if not os.path.isfile(path):
-            left_out.add("image not in the folder", name)
+        file = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
+        if not found.has_file(file, name):
             continue
-        file = UnnamedFile(path, name)
-        image = AnnotatedImage("mimic_cxr_jpg", split, file, name, regions=(), modality="X-Ray", body_part="Chest")
-        images.append(image)
-        found = labels.get(study, {})
-        present = tuple(label for label, is_there in found.items() if is_there)
+        image = found.image(UnnamedFile(file, name), name, modality="X-Ray", body_part="Chest")
+        findings = labels.get(study, {})
+        present = tuple(label for label, is_there in findings.items() if is_there)
         if reports.folder:
-            caption = reports.caption(subject, study)
-            if caption:
-                examples.append(_caption(image, caption, views.get(dicom, ""), present))
+            if caption := reports.caption(subject, study):
+                found.caption(image, caption, kind="caption", content_type=views.get(dicom, ""), labels=present)
             else:
-                left_out.add("report missing or without findings and impression", name)
-        examples += _questions(image, found, present)
-    return SourceSplit(examples, images, left_out.reported(f"mimic_cxr_jpg {split}"))
+                found.left_out.add("report missing or without findings and impression", name)
+        for label, is_there in findings.items():
+            found.question(
+                image,
+                f"{label.lower().replace(' ', '_')}/{name}",
+                question=f"Does this film show {_ASKED[label]}?",
+                answer="Yes" if is_there else "No",
+                answer_type="closed",
+                content_type="Abnormality",
+                labels=present,
+            )
+    return found.finished()
 
 
 def hashed_name(number: str) -> str:
@@ -178,7 +168,9 @@ class _Reports:
                 self._last = (study, "")
             except (OSError, UnicodeDecodeError):
                 # The file's name holds the patient's number.
-                raise DataError(f"{self.folder}: one of the reports cannot be read; copy them again") from None
+                raise DataError(
+                    f"{self.folder}: one of the reports cannot be read; copy them again", code="file.unreadable"
+                ) from None
         return self._last[1]
 
 
@@ -194,27 +186,6 @@ def _first_folder(folder: str) -> str:
 
 def _listed(folder: str) -> list[str]:
     return sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else []
-
-
-def _caption(image: AnnotatedImage, caption: str, view: str, present: tuple[str, ...]) -> VQAExample:
-    return caption_of(image, caption, kind="caption", content_type=view, labels=present)
-
-
-def _questions(image: AnnotatedImage, found: dict[str, bool], present: tuple[str, ...]) -> Iterator[VQAExample]:
-    for label, is_there in found.items():
-        yield VQAExample(
-            id=f"mimic_cxr_jpg/{label.lower().replace(' ', '_')}/{image.image_id}",
-            dataset="mimic_cxr_jpg",
-            split=image.split,
-            image=image.image,
-            image_id=image.image_id,
-            question=f"Does this film show {_ASKED[label]}?",
-            answer="Yes" if is_there else "No",
-            answer_type="closed",
-            content_type="Abnormality",
-            modality="X-Ray",
-            labels=present,
-        )
 
 
 def _members(path: str, split: str) -> Iterator[tuple[str, str, str]]:
@@ -233,7 +204,8 @@ def _labels(path: str) -> dict[str, dict[str, bool]]:
             value = row[label].strip()
             if value not in ("1.0", "0.0", "-1.0", "1", "0", "-1", ""):
                 raise DataError(
-                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank"
+                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank",
+                    code="data.invalid-value",
                 )
             if value and not value.startswith("-"):
                 found[label] = value.startswith("1")

@@ -11,10 +11,10 @@ import pickle
 from typing import Any
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder, text_field
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
-from data_pipelines.sources.answer_types import answer_type_by_answer
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import list_of_objects, single_blanks, text_field
+from data_pipelines.core.text_files import PUBLISHED
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
 CARD = DataCard(
     name="path_vqa",
@@ -49,39 +49,27 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing, malformed, or a pickle of anything but plain data.
     """
-    require_folder(root, "path_vqa root")
-    if split not in CARD.splits:
-        raise DataError(f"path_vqa: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    found = begin_split(CARD, root, split)
     path = os.path.join(root, "qas", split, f"{split}_qa.pkl")
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
     for number, entry in enumerate(_read_entries(path)):
         where = f"{path}: entry {number}"
         name = text_field(entry, "image", where)
-        image_path = os.path.join(root, "images", split, f"{name}.jpg")
-        if name not in images and not os.path.isfile(image_path):
-            left_out.add("image not in the folder", f"images/{split}/{name}.jpg")
+        file = os.path.join(root, "images", split, f"{name}.jpg")
+        if not found.has_file(file, f"images/{split}/{name}.jpg"):
             continue
         answer = text_field(entry, "answer", where, may_be_empty=True)
-        example_id = f"path_vqa/{split}/{number}"
+        key = f"{split}/{number}"
         if not answer:
-            left_out.add("no answer", example_id)
+            found.left_out.add("no answer", f"path_vqa/{key}")
             continue
-        image = images.setdefault(name, AnnotatedImage("path_vqa", split, image_path, name, regions=()))
-        examples.append(
-            VQAExample(
-                id=example_id,
-                dataset="path_vqa",
-                split=split,
-                image=image.image,
-                image_id=name,
-                question=text_field(entry, "question", where),
-                answer=answer,
-                answer_type=answer_type_by_answer(answer),
-            )
+        found.question(
+            found.image(file, name),
+            key,
+            question=text_field(entry, "question", where),
+            answer=answer,
+            answer_type=answer_type_by_answer(answer),
         )
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"path_vqa {split}"))
+    return found.finished()
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -89,7 +77,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise DataError(
-            f"it holds {module_name}.{global_name}, which PathVQA's files do not; get them from their authors"
+            f"it holds {module_name}.{global_name}, which PathVQA's files do not; get them from their authors",
+            code="file.malformed",
         )
 
 
@@ -98,18 +87,16 @@ def _read_entries(path: str) -> list[dict[str, Any]]:
         with open(path, "rb") as file:
             entries = _PlainUnpickler(file, encoding="utf-8").load()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
+        raise DataError(f"{path}: no such file; {PUBLISHED}", code="file.missing") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {PUBLISHED}", code="file.unreadable") from None
     except DataError as error:
-        raise DataError(f"{path}: not read, as {error}") from None
+        raise error.within(f"{path}: not read, as") from None
     # A damaged pickle may raise nearly anything: UnpicklingError, EOFError, KeyError, MemoryError …
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a whole pickle ({reason}); copy the file again") from None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{path}: expected a list of objects; is it the published file?")
-    return entries
+        reason = single_blanks(str(error)) or type(error).__name__
+        raise DataError(f"{path}: not a whole pickle ({reason}); copy the file again", code="file.malformed") from None
+    return list_of_objects(entries, path)
 
 
 SOURCE = Source(CARD, load)

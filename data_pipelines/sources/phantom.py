@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.records import AnnotatedImage, AnswerType, Count, DataCard, Region, Source, SourceSplit, VQAExample
+from data_pipelines.records import AnswerType, Region, Source, SourceSplit
 from data_pipelines.settings import PhantomConfig
-from data_pipelines.sources.drawn import draw_split, png, yes_or_no
+from data_pipelines.sources.drawn import draw_split, drawn_card, png, side_of, yes_or_no
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
+from data_pipelines.sources.split_builder import SplitBuilder
 
 # What a presence question may ask for, and as what type of content.
 _ASKED_FOR = {
@@ -30,20 +31,12 @@ _ASKED_FOR = {
 _ORGANS = ("Liver", "Spleen", "Stomach", "Left Kidney", "Right Kidney")
 
 _DEFAULTS = PhantomConfig()
-CARD = DataCard(
-    name="phantom",
-    title="Phantoms",
-    about="drawn CT-like slices of the abdomen with boxes and questions, as the default settings draw them",
-    paper="none",
-    url="none",
-    licence="Apache-2.0, as this package",
-    layout="",
-    splits={
-        "train": Count(images=_DEFAULTS.train_images),
-        "validate": Count(images=_DEFAULTS.validate_images),
-        "test": Count(images=_DEFAULTS.test_images),
-    },
-    traps=("Drawings: what is learnt from them says nothing about patients.",),
+CARD = drawn_card(
+    "phantom",
+    "Phantoms",
+    "drawn CT-like slices of the abdomen with boxes and questions, as the default settings draw them",
+    _DEFAULTS,
+    "Drawings: what is learnt from them says nothing about patients.",
 )
 
 
@@ -54,39 +47,31 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
       DataError: no such split, or an image size under 64 pixels, at which small structures vanish.
     """
     if config.image_size < 64:
-        raise DataError(f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels")
-
-    def draw(rng: np.random.Generator, image_id: str) -> tuple[AnnotatedImage, list[VQAExample]]:
-        drawn = draw_slice(rng, config.image_size)
-        image = AnnotatedImage(
-            dataset="phantom",
-            split=split,
-            image=png(drawn.pixels),
-            image_id=image_id,
-            regions=tuple(Region(box, label) for label, box in drawn.boxes.items()),
-            modality="CT",
-            body_part="Abdomen",
+        raise DataError(
+            f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels",
+            code="config.invalid-value",
         )
-        return image, [
-            VQAExample(
-                id=f"phantom/vqa/{image_id}/{name}",
-                dataset="phantom",
-                split=split,
-                image=image.image,
-                image_id=image_id,
+
+    def draw(found: SplitBuilder, rng: np.random.Generator, name: str) -> None:
+        drawn = draw_slice(rng, config.image_size)
+        regions = tuple(Region(box, label) for label, box in drawn.boxes.items())
+        image = found.image(png(drawn.pixels), name, regions=regions, modality="CT", body_part="Abdomen")
+        for asked, question, answer, answer_type, content_type in _questions(drawn, rng):
+            found.question(
+                image,
+                f"vqa/{name}/{asked}",
                 question=question,
                 answer=answer,
                 answer_type=answer_type,
                 content_type=content_type,
-                modality="CT",
             )
-            for name, question, answer, answer_type, content_type in _questions(drawn, rng)
-        ]
 
     return draw_split("phantom", config, split, draw)
 
 
-SOURCE = Source(CARD, lambda root, split: load(_DEFAULTS, split))
+SOURCE = Source(
+    CARD, lambda root, split: load(_DEFAULTS, split), configured=lambda data, split: load(data.phantom, split)
+)
 
 
 def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str]]:
@@ -104,9 +89,8 @@ def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, st
         yield "largest", "What is the largest organ in the image?", largest, "open", "Size"
     for organ in ("Liver", "Spleen", "Stomach"):
         if organ in seen:
-            _, x0, _, x1 = seen[organ]
-            side = "Left" if x0 + x1 < 1 else "Right"
-            yield f"side/{organ}", f"On which side of the image is the {organ.lower()}?", side, "open", "Position"
+            question = f"On which side of the image is the {organ.lower()}?"
+            yield f"side/{organ}", question, side_of(seen[organ]), "open", "Position"
     for kidney in ("Left Kidney", "Right Kidney"):
         if kidney in seen:
             answer = yes_or_no(kidney in drawn.enlarged)

@@ -21,54 +21,29 @@ from jaxtyping import Float, UInt8
 from data_pipelines.records import Box
 from data_pipelines.regions.boxes import box_from_mask
 
-LABELS = (
-    "Liver",
-    "Spleen",
-    "Stomach",
-    "Left Kidney",
-    "Right Kidney",
-    "Pancreas",
-    "Gallbladder",
-    "Aorta",
-    "Spine",
-    "Liver Lesion",
-    "Kidney Cyst",
-)
-
-# Probability that an organ is in the slice; the findings are drawn given the organ they lie in.
-_PRESENT = {
-    "Liver": 0.9,
-    "Spleen": 0.75,
-    "Stomach": 0.75,
-    "Left Kidney": 0.8,
-    "Right Kidney": 0.8,
-    "Pancreas": 0.5,
-    "Gallbladder": 0.5,
-    "Aorta": 0.9,
-    "Spine": 1.0,
-    "Liver Lesion": 0.45,
-    "Kidney Cyst": 0.4,
+# Probability that a structure is in the slice (the findings are drawn given the organ they lie in); mean grey value
+# without and with contrast agent, and its spread over patients. A lesion's grey follows the liver's.
+_STRUCTURES: dict[str, tuple[float, tuple[int, int, int] | None]] = {
+    "Liver": (0.9, (112, 124, 7)),
+    "Spleen": (0.75, (110, 132, 8)),
+    "Stomach": (0.75, (96, 98, 14)),
+    "Left Kidney": (0.8, (104, 164, 10)),
+    "Right Kidney": (0.8, (104, 164, 10)),
+    "Pancreas": (0.5, (102, 112, 7)),
+    "Gallbladder": (0.5, (82, 82, 6)),
+    "Aorta": (0.9, (104, 186, 10)),
+    "Spine": (1.0, (196, 200, 10)),
+    "Liver Lesion": (0.45, None),
+    "Kidney Cyst": (0.4, (76, 78, 6)),
 }
-# Mean grey value and its spread over patients, without and with contrast agent.
-_GREY = {
-    "Liver": (112, 124, 7),
-    "Spleen": (110, 132, 8),
-    "Stomach": (96, 98, 14),
-    "Left Kidney": (104, 164, 10),
-    "Right Kidney": (104, 164, 10),
-    "Pancreas": (102, 112, 7),
-    "Gallbladder": (82, 82, 6),
-    "Aorta": (104, 186, 10),
-    "Spine": (196, 200, 10),
-    "Kidney Cyst": (76, 78, 6),
-}
+LABELS = tuple(_STRUCTURES)
 _FAT, _MUSCLE, _SKIN, _AIR, _BONE = 56.0, 98.0, 112.0, 6.0, 205.0
 # What lies inside an organ does not cut a piece out of its box.
 _INSIDE = {"Liver": ("Liver Lesion",), "Left Kidney": ("Kidney Cyst",), "Right Kidney": ("Kidney Cyst",)}
 # On the back, on the left side, on the face, on the right side.
 _LYING, _LYING_SHARES = (0.0, math.pi / 2, math.pi, -math.pi / 2), (0.3, 0.2, 0.3, 0.2)
 _LEAST_PIXELS = 14
-_STRUCTURES = range(5, 10)
+_SEEN_AT_ONCE = range(5, 10)
 
 
 @dataclass(frozen=True)
@@ -103,7 +78,7 @@ def draw_slice(rng: np.random.Generator, size: int) -> Slice:
         drawing.draw_body()
         facts = drawing.draw_organs()
         boxes, areas = drawing.seen()
-        if len(boxes) in _STRUCTURES:
+        if len(boxes) in _SEEN_AT_ONCE:
             facts["cyst_in"] = facts["cyst_in"] if "Kidney Cyst" in boxes else ""
             return Slice(drawing.finished(), boxes, areas, **facts)
 
@@ -220,8 +195,8 @@ class _Drawing:
     def draw_organs(self) -> dict:
         """Paints the organs that this patient has, back to front; returns the facts of `Slice` that are not masks."""
         rng = self.rng
-        has = {label: bool(rng.random() < share) for label, share in _PRESENT.items()}
-        grey = {label: rng.normal(row[1] if self.contrast else row[0], row[2]) for label, row in _GREY.items()}
+        has = {label: bool(rng.random() < share) for label, (share, _) in _STRUCTURES.items()}
+        grey = {label: rng.normal(greys[self.contrast], greys[2]) for label, (_, greys) in _STRUCTURES.items() if greys}
         grey["Liver Lesion"] = grey["Liver"] + (sign := rng.choice([-1, 1])) * rng.uniform(22, 34)
         if has["Pancreas"]:
             self.organ("Pancreas", 0.08, 0.02, 0.27, 0.085, grey, turn=-0.25)
@@ -252,13 +227,8 @@ class _Drawing:
             self.blob(
                 x + 0.10 * out, y - 0.08, radius, radius * 1.2, grey["Kidney Cyst"], waver=0.03, name="Kidney Cyst"
             )
-        return {
-            "contrast": self.contrast,
-            "enlarged": enlarged,
-            "cyst_in": cyst_in,
-            "lesion_bright": bool(sign > 0),
-            "stones": stones,
-        }
+        facts = {"enlarged": enlarged, "cyst_in": cyst_in, "lesion_bright": bool(sign > 0), "stones": stones}
+        return facts | {"contrast": self.contrast}
 
     def organ(
         self, name: str, x: float, y: float, rx: float, ry: float, grey: dict[str, float], *,

@@ -12,10 +12,9 @@ import re
 from collections.abc import Mapping
 
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import single_blanks
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import begin_split
 
 CARD = DataCard(
     name="pmc_vqa",
@@ -63,56 +62,38 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
     """
-    require_folder(root, "pmc_vqa root")
-    if split not in _FOLDERS:
-        raise DataError(f"pmc_vqa: no split {split!r}; choose one of {', '.join(_FOLDERS)}")
+    found = begin_split(CARD, root, split)
     folder = _FOLDERS[split]
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
-    for number, row in enumerate(
-        read_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
-    ):
-        example_id = f"pmc_vqa/{split}/{number}"
-        question = _text(row["Question"])
-        options = {letter: _LABEL.sub("", _text(row[f"Choice {letter}"])) for letter in _LETTERS}
+    rows = read_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
+    for number, row in enumerate(rows):
+        key = f"{split}/{number}"
+        question = single_blanks(row["Question"])
+        options = {letter: _LABEL.sub("", single_blanks(row[f"Choice {letter}"])) for letter in _LETTERS}
         answer = _right_option(row, options)
         if not question or not answer:
-            left_out.add("no option is named as the right one" if question else "no question", example_id)
+            reason = "no option is named as the right one" if question else "no question"
+            found.left_out.add(reason, f"pmc_vqa/{key}")
             continue
         choices = tuple(option for option in options.values() if option)
         name = row["Figure_path"].strip()
-        image_path = os.path.join(root, folder, name)
-        if name not in images and not os.path.isfile(image_path):
-            left_out.add("image not in the folder", f"{folder}/{name}")
-            continue
-        image = images.setdefault(name, AnnotatedImage("pmc_vqa", split, image_path, name, regions=()))
-        examples.append(
-            VQAExample(
-                id=example_id,
-                dataset="pmc_vqa",
-                split=split,
-                image=image.image,
-                image_id=name,
+        file = os.path.join(root, folder, name)
+        if found.has_file(file, f"{folder}/{name}"):
+            found.question(
+                found.image(file, name),
+                key,
                 question=f"{question} Choose: {'; '.join(choices)}",
                 answer=answer,
                 answer_type="closed",
                 choices=choices,
             )
-        )
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"pmc_vqa {split}"))
+    return found.finished()
 
 
 def _right_option(row: Mapping[str, str], options: Mapping[str, str]) -> str:
     """The option that the letter names, else the one that equals the answer's text, else ""."""
-    text = _text(row.get("Answer", ""))
-    letter = _text(row.get("Answer_label", "")) or text
+    text = single_blanks(row.get("Answer", ""))
+    letter = single_blanks(row.get("Answer_label", "")) or text
     return options[letter] if letter in options else text if text in options.values() else ""
-
-
-def _text(written: str) -> str:
-    """Blanks, also the unbreakable ones that some rows have, made single."""
-    return " ".join(written.split())
 
 
 SOURCE = Source(CARD, load)

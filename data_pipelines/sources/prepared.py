@@ -27,17 +27,23 @@ def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
     Raises:
       DataError: no prepared data set, no such split, no question of these languages, or a damaged shard.
     """
-    require_folder(root, "data.root")
+    require_folder(root)
     record = layout.read_record(root)
     described = record.get("splits", {})
     if split not in described:
-        raise DataError(f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too")
+        raise DataError(
+            f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too",
+            code="data.unknown-name",
+        )
     examples = list(_records(root, layout.QUESTIONS, split, fields.question))
     images = list(_records(root, layout.ANNOTATIONS, split, fields.annotated_image))
     asked = [example for example in examples if example.language in languages]
     if examples and not asked:
         there = ", ".join(described[split].get("languages", {}))
-        raise DataError(f"data.languages: {', '.join(languages)}: {root} {split} has questions in {there} alone")
+        raise DataError(
+            f"data.languages: {', '.join(languages)}: {root} {split} has questions in {there} alone",
+            code="data.unknown-name",
+        )
     if len(asked) == len(examples):
         return SourceSplit(examples, images)
     return SourceSplit(asked, _images_of(asked, examples, images))
@@ -51,11 +57,13 @@ def check_window(root: str, window: str) -> None:
     Raises:
       DataError: they differ, or there is no prepared data set.
     """
+    require_folder(root)
     made = layout.read_record(root).get("window")
     if made is not None and window_of(made, root) != window_of(window, "data.window"):
         raise DataError(
             f"data.window = {window!r}: scans in {root} became pictures by {made!r}; set data.window to that, or "
-            f"prepare the data set again with --window {window}"
+            f"prepare the data set again with --window {window}",
+            code="config.conflict",
         )
 
 
@@ -90,4 +98,6 @@ def _records(
         # array_record reports bad files with many types: RuntimeError, ValueError …
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{shard.filename}: cannot be read ({reason}); prepare the data set again") from error
+            raise DataError(
+                f"{shard.filename}: cannot be read ({reason}); prepare the data set again", code="file.malformed"
+            ) from error

@@ -10,9 +10,9 @@ import os
 
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample, caption_of
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import single_blanks
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import begin_split
 
 CARD = DataCard(
     name="roco_v2",
@@ -63,36 +63,27 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
     """
-    require_folder(root, "roco_v2 root")
-    if split not in CARD.splits:
-        raise DataError(f"roco_v2: no split {split!r}; choose one of {', '.join(CARD.splits)}")
+    found = begin_split(CARD, root, split)
     names = _concept_names(os.path.join(root, "cui_mapping.csv"))
     manual = _concepts(os.path.join(root, f"{split}_concepts_manual.csv"))
     extracted = _concepts(os.path.join(root, f"{split}_concepts.csv"))
     folder = _image_folder(root, split)
-    examples: list[VQAExample] = []
-    images: list[AnnotatedImage] = []
-    left_out = LeftOut()
     for row in read_rows(os.path.join(root, f"{split}_captions.csv"), ("ID", "Caption")):
-        name, caption = row["ID"].strip(), " ".join(row["Caption"].split())
-        path = os.path.join(folder, f"{name}.jpg")
+        name, caption = row["ID"].strip(), single_blanks(row["Caption"])
         if not caption:
-            left_out.add("no caption", name)
+            found.left_out.add("no caption", name)
             continue
-        if not os.path.isfile(path):
-            left_out.add("image not in the folder", f"{name}.jpg")
+        file = os.path.join(folder, f"{name}.jpg")
+        if not found.has_file(file, f"{name}.jpg"):
             continue
         concepts = list(dict.fromkeys([*manual.get(name, ()), *extracted.get(name, ())]))
         for concept in concepts:
             if concept not in names:
-                left_out.add("concept not in cui_mapping.csv", concept)
+                found.left_out.add("concept not in cui_mapping.csv", concept)
         modalities = [_MODALITIES[concept] for concept in manual.get(name, ()) if concept in _MODALITIES]
-        modality = modalities[0] if len(modalities) == 1 else ""
-        image = AnnotatedImage("roco_v2", split, path, name, regions=(), modality=modality)
-        images.append(image)
-        labels = [names[concept] for concept in concepts if concept in names]
-        examples.append(caption_of(image, caption, labels=labels))
-    return SourceSplit(examples, images, left_out.reported(f"roco_v2 {split}"))
+        image = found.image(file, name, modality=modalities[0] if len(modalities) == 1 else "")
+        found.caption(image, caption, labels=tuple(names[concept] for concept in concepts if concept in names))
+    return found.finished()
 
 
 def _image_folder(root: str, split: str) -> str:
@@ -103,7 +94,7 @@ def _image_folder(root: str, split: str) -> str:
             with os.scandir(folder) as entries:
                 if any(entry.name.endswith(".jpg") for entry in entries):
                     return folder
-    raise DataError(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there")
+    raise DataError(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there", code="file.missing")
 
 
 def _concepts(path: str) -> dict[str, list[str]]:
@@ -119,8 +110,10 @@ def _concept_names(path: str) -> dict[str, str]:
     names = {}
     for row in read_rows(path, ("CUI",)):
         others = [value for column, value in row.items() if column and column != "CUI"]
-        if not others or not (name := " ".join(others[0].split())):
-            raise DataError(f"{path}: concept {row['CUI']!r} has no name; is it the published file?")
+        if not others or not (name := single_blanks(others[0])):
+            raise DataError(
+                f"{path}: concept {row['CUI']!r} has no name; is it the published file?", code="data.missing-field"
+            )
         names[row["CUI"].strip()] = name
     return names
 

@@ -14,20 +14,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
-
-from PIL import Image
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import read_json, read_objects, require_folder, text_field
-from data_pipelines.records import AnnotatedImage, Count, DataCard, MaskFile, Region, Source, SourceSplit, VQAExample
-from data_pipelines.regions.boxes import box_from_pixels
-from data_pipelines.sources.answer_types import answer_type_field
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import read_json, read_objects, text_field
+from data_pipelines.records import Count, DataCard, MaskFile, Region, Source, SourceSplit
+from data_pipelines.sources.split_builder import answer_type_field, begin_split, box_in, frame_of
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validate", "test")
 LANGUAGES = ("en", "zh")
 
 CARD = DataCard(
@@ -61,97 +55,71 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
     Raises:
       DataError: no such folder, split or language; a file that is missing or malformed; a box outside its image.
     """
-    require_folder(root, "data.root")
-    if split not in SPLITS:
-        raise DataError(f"slake: no split {split!r}; choose one of {', '.join(SPLITS)}")
+    found = begin_split(CARD, root, split)
     for language in languages:
         if language not in LANGUAGES:
-            raise DataError(f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}")
+            raise DataError(
+                f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}",
+                code="data.unknown-name",
+            )
     levels = _mask_levels(root)
     path = os.path.join(root, f"{split}.json")
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
-        if text_field(entry, "q_lang", where) not in languages:
+        language = text_field(entry, "q_lang", where)
+        if language not in languages:
             continue
         name = text_field(entry, "img_name", where).split("/")[0]
-        if name not in images:
-            if not os.path.isfile(os.path.join(root, "imgs", name, "source.jpg")):
-                left_out.add("image not in the folder", name)
-                continue
-            images[name] = _annotated_image(root, name, split, entry, where, levels)
-        example = _example(entry, images[name], where)
-        if example.answer:
-            examples.append(example)
-        else:
-            left_out.add("question without an answer", example.id)
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"slake {split}"))
+        folder = os.path.join(root, "imgs", name)
+        file = os.path.join(folder, "source.jpg")
+        if not found.has_file(file, name):
+            continue
+        image = found.images.get(name) or found.image(
+            file,
+            name,
+            regions=_regions(folder, file, levels),
+            modality=text_field(entry, "modality", where),
+            body_part=text_field(entry, "location", where),
+        )
+        key = f"{language}/{text_field(entry, 'qid', where)}"
+        answer = text_field(entry, "answer", where, may_be_empty=True)
+        if not answer:
+            found.left_out.add("question without an answer", f"slake/{key}")
+            continue
+        found.question(
+            image,
+            key,
+            question=text_field(entry, "question", where),
+            answer=answer,
+            answer_type=answer_type_field(entry, where),
+            content_type=text_field(entry, "content_type", where),
+            language=language,
+        )
+    return found.finished()
 
 
-SOURCE = Source(CARD, lambda root, split: load(root, split, languages=LANGUAGES))
-
-
-def _example(entry: dict[str, Any], image: AnnotatedImage, where: str) -> VQAExample:
-    language = text_field(entry, "q_lang", where)
-    return VQAExample(
-        id=f"slake/{language}/{text_field(entry, 'qid', where)}",
-        dataset="slake",
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        question=text_field(entry, "question", where),
-        answer=text_field(entry, "answer", where, may_be_empty=True),
-        answer_type=answer_type_field(entry, where),
-        content_type=text_field(entry, "content_type", where),
-        modality=image.modality,
-        language=language,
-    )
-
-
-def _annotated_image(
-    root: str, name: str, split: str, entry: dict[str, Any], where: str, levels: dict[str, int]
-) -> AnnotatedImage:
-    folder = os.path.join(root, "imgs", name)
-    path = os.path.join(folder, "source.jpg")
-    return AnnotatedImage(
-        dataset="slake",
-        split=split,
-        image=path,
-        image_id=name,
-        regions=_regions(folder, path, levels),
-        modality=text_field(entry, "modality", where),
-        body_part=text_field(entry, "location", where),
-    )
+SOURCE = Source(
+    CARD,
+    lambda root, split: load(root, split, languages=LANGUAGES),
+    configured=lambda data, split: load(data.root, split, languages=data.languages),
+)
 
 
 def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
     path = os.path.join(folder, "detection.json")
     entries = read_objects(path)
-    try:
-        with Image.open(image_path) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError):
-        # A corrupt image has no frame for its boxes. Decoding it is where it is reported, counted and perhaps skipped.
+    frame = frame_of(image_path)
+    if frame is None:
         return ()
     mask = os.path.join(folder, "mask.png")
     has_mask = bool(levels) and os.path.isfile(mask)
     regions = []
     for number, entry in enumerate(entries):
-        for label, numbers in entry.items():
-            where = f"{path}: entry {number}, {label!r}"
-            if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(v) for v in numbers):
-                raise DataError(f"{where}: box is {numbers!r}; expected four numbers x, y, w, h in pixels")
-            x, y, w, h = numbers
-            box = box_from_pixels(x, y, w, h, width=width, height=height, where=where)
+        for label, pixels in entry.items():
+            box = box_in(frame, pixels, f"{path}: entry {number}, {label!r}", "box")
             outline = MaskFile(mask, levels[label]) if has_mask and label in levels else None
             regions.append(Region(box, label, mask=outline))
     return tuple(regions)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mask_levels(root: str) -> dict[str, int]:
@@ -164,4 +132,6 @@ def _mask_levels(root: str) -> dict[str, int]:
     try:
         return {label: int(level) for level, label in table.items()}
     except (AttributeError, TypeError, ValueError):
-        raise DataError(f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}') from None
+        raise DataError(
+            f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}', code="file.malformed"
+        ) from None

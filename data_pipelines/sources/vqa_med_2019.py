@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import require_folder
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
-from data_pipelines.sources.answer_types import answer_type_by_answer
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.core.json_files import single_blanks
+from data_pipelines.core.text_files import lines_of
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +48,11 @@ CARD = DataCard(
 _CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ", "C4_Abnormality": "abnormality"}
 
 
-@dataclass(frozen=True)
-class _Files:
-    folder: str
-    questions: str
-    images: str
-
-
+# Split → folder, file of questions, and folder of images in it.
 _FILES = {
-    "train": _Files("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", "Train_images"),
-    "val": _Files("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", "Val_images"),
-    "test": _Files("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", "VQAMed2019_Test_Images"),
+    "train": ("ImageClef-2019-VQA-Med-Training", "All_QA_Pairs_train.txt", "Train_images"),
+    "val": ("ImageClef-2019-VQA-Med-Validation", "All_QA_Pairs_val.txt", "Val_images"),
+    "test": ("VQAMed2019Test", "VQAMed2019_Test_Questions_w_Ref_Answers.txt", "VQAMed2019_Test_Images"),
 }
 
 
@@ -71,47 +65,38 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing or malformed.
     """
-    require_folder(root, "vqa_med_2019 root")
-    if split not in _FILES:
-        raise DataError(f"vqa_med_2019: no split {split!r}; choose one of {', '.join(_FILES)}")
-    folder = os.path.join(root, _FILES[split].folder)
-    path = os.path.join(folder, _FILES[split].questions)
-    categories = {} if split == "test" else _categories(folder, split)
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
+    found = begin_split(CARD, root, split)
+    folder, questions, pictures = _FILES[split]
+    path = os.path.join(root, folder, questions)
+    categories = {} if split == "test" else _categories(os.path.join(root, folder), split)
     for number, fields in _read_rows(path, fields=4 if split == "test" else 3):
         name, *category, question, answer = fields
-        image_path = os.path.join(folder, _FILES[split].images, f"{name}.jpg")
-        if name not in images and not os.path.isfile(image_path):
-            left_out.add("image not in the folder", os.path.relpath(image_path, root))
+        file = os.path.join(root, folder, pictures, f"{name}.jpg")
+        if not found.has_file(file, os.path.relpath(file, root)):
             continue
         if not question:
-            raise DataError(f"{path}: line {number}: the question is empty; fill it in or remove the line")
-        example_id = f"vqa_med_2019/{split}/{number}"
+            raise DataError(
+                f"{path}: line {number}: the question is empty; fill it in or remove the line",
+                code="data.missing-field",
+            )
+        key = f"{split}/{number}"
         reference, accepted = _references(answer) if split == "test" else (answer, ())
         if not reference:
-            left_out.add("no answer", example_id)
+            found.left_out.add("no answer", f"vqa_med_2019/{key}")
             continue
-        image = images.setdefault(name, AnnotatedImage("vqa_med_2019", split, image_path, name, regions=()))
-        examples.append(
-            VQAExample(
-                id=example_id,
-                dataset="vqa_med_2019",
-                split=split,
-                image=image.image,
-                image_id=name,
-                question=question,
-                answer=reference,
-                answer_type=answer_type_by_answer(reference),
-                content_type=category[0] if category else categories.get((name, question), ""),
-                accepted=accepted,
-            )
+        found.question(
+            found.image(file, name),
+            key,
+            question=question,
+            answer=reference,
+            answer_type=answer_type_by_answer(reference),
+            content_type=category[0] if category else categories.get((name, question), ""),
+            accepted=accepted,
         )
-    if uncategorised := [example.id for example in examples if not example.content_type]:
+    if uncategorised := [example.id for example in found.examples if not example.content_type]:
         logger.warning("vqa_med_2019 %s: %d questions stand in no category's file: %s …",
                        split, len(uncategorised), uncategorised[0])  # fmt: skip
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"vqa_med_2019 {split}"))
+    return found.finished()
 
 
 def _categories(folder: str, split: str) -> dict[tuple[str, str], str]:
@@ -130,38 +115,26 @@ def _references(written: str) -> tuple[str, tuple[str, ...]]:
     "#" stands between alternatives, and what "()" encloses "could be ignored" (README-VQA-Med-2019-TestSet.txt).
     """
     alternatives = [answer for part in written.split("#") if (answer := part.strip())]
-    shorter = [" ".join(re.sub(r"\([^()]*\)", " ", answer).split()) for answer in alternatives]
+    shorter = [single_blanks(re.sub(r"\([^()]*\)", " ", answer)) for answer in alternatives]
     right = dict.fromkeys(answer for answer in (*alternatives, *shorter) if answer)
     first, *others = right or {"": None}
     return first, tuple(others)
 
 
-def _read_rows(path: str, *, fields: int) -> list[tuple[int, list[str]]]:
+def _read_rows(path: str, *, fields: int) -> Iterator[tuple[int, list[str]]]:
     """Line numbers, from 1, and their fields, blanks made single; the last field may hold a bar. Empty lines have none.
 
     Raises:
       DataError: the file is missing, is not UTF-8, or a line has too few fields.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().split("\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; copy it from the published data set") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); copy it from the published data set") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); copy the file again") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = [" ".join(field.split()) for field in line.split("|", fields - 1)]
+    for number, line in lines_of(path):
+        row = [single_blanks(field) for field in line.split("|", fields - 1)]
         if len(row) < fields or not row[0]:
             raise DataError(
-                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them"
+                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them",
+                code="data.missing-field",
             )
-        rows.append((number, row))
-    return rows
+        yield number, row
 
 
 SOURCE = Source(CARD, load)

@@ -10,16 +10,13 @@ training images, and "fit" the training questions on the others.
 from __future__ import annotations
 
 import os
-from typing import Any
 
-from data_pipelines.core.errors import DataError
-from data_pipelines.core.json_files import read_objects, require_folder, text_field
+from data_pipelines.core.errors import invalid_field
+from data_pipelines.core.json_files import read_objects, text_field
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import AnnotatedImage, Count, DataCard, Source, SourceSplit, VQAExample
-from data_pipelines.sources.answer_types import answer_type_field
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.records import Count, DataCard, Source, SourceSplit
+from data_pipelines.sources.split_builder import answer_type_field, begin_split
 
-SPLITS = ("train", "test", "fit", "validate")
 QUESTIONS = "VQA_RAD Dataset Public.json"
 
 CARD = DataCard(
@@ -57,31 +54,31 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a file that is missing or malformed.
     """
-    require_folder(root, "data.root")
-    if split not in SPLITS:
-        raise DataError(f"vqa_rad: no split {split!r}; choose one of {', '.join(SPLITS)}")
+    found = begin_split(CARD, root, split)
     path = os.path.join(root, QUESTIONS)
-    images: dict[str, AnnotatedImage] = {}
-    examples: list[VQAExample] = []
-    left_out = LeftOut()
     for number, entry in enumerate(read_objects(path)):
         where = f"{path}: entry {number}"
         name = text_field(entry, "image_name", where)
         if split not in _splits_of(text_field(entry, "phrase_type", where), name, where):
             continue
-        image_path = os.path.join(root, "images", name)
-        if name not in images:
-            if not os.path.isfile(image_path):
-                left_out.add("image not in the folder", name)
-                continue
-            organ = text_field(entry, "image_organ", where)
-            images[name] = AnnotatedImage("vqa_rad", split, image_path, name, regions=(), body_part=organ)
-        example = _example(entry, images[name], where)
-        if example.answer:
-            examples.append(example)
-        else:
-            left_out.add("question without an answer", example.id)
-    return SourceSplit(examples, list(images.values()), left_out.reported(f"vqa_rad {split}"))
+        file = os.path.join(root, "images", name)
+        if not found.has_file(file, name):
+            continue
+        image = found.images.get(name) or found.image(file, name, body_part=text_field(entry, "image_organ", where))
+        key = text_field(entry, "qid", where)
+        answer = text_field(entry, "answer", where, may_be_empty=True)
+        if not answer:
+            found.left_out.add("question without an answer", f"vqa_rad/{key}")
+            continue
+        found.question(
+            image,
+            key,
+            question=text_field(entry, "question", where),
+            answer=answer,
+            answer_type=answer_type_field(entry, where),
+            content_type=_content_type(text_field(entry, "question_type", where)),
+        )
+    return found.finished()
 
 
 SOURCE = Source(CARD, load)
@@ -94,21 +91,7 @@ def _splits_of(phrase_type: str, image_name: str, where: str) -> tuple[str, ...]
         held_out = rng_for("vqa_rad validate", image_name).random() < _VALIDATION_SHARE
         return ("train", "validate" if held_out else "fit")
     expected = ", ".join(_TRAIN_PHRASES + _TEST_PHRASES)
-    raise DataError(f"{where}: field 'phrase_type' is {phrase_type!r}; expected one of {expected}")
-
-
-def _example(entry: dict[str, Any], image: AnnotatedImage, where: str) -> VQAExample:
-    return VQAExample(
-        id=f"vqa_rad/{text_field(entry, 'qid', where)}",
-        dataset="vqa_rad",
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        question=text_field(entry, "question", where),
-        answer=text_field(entry, "answer", where, may_be_empty=True),
-        answer_type=answer_type_field(entry, where),
-        content_type=_content_type(text_field(entry, "question_type", where)),
-    )
+    raise invalid_field(where, "phrase_type", phrase_type, f"expected one of {expected}")
 
 
 def _content_type(question_type: str) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.generation.answers import Answer, AnswerStore, ChatRequest
+from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completion
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
@@ -149,7 +149,7 @@ def load_template(path: str | None = None) -> JudgeTemplate:
     return JudgeTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
 
 
-def verdict_of(reply: Answer) -> bool | None:
+def verdict_of(reply: Completion) -> bool | None:
     """Whether a reply says correct; None where its last line is no verdict, or where it was cut for length."""
     lines = [line for line in reply.text.splitlines() if line.strip()]
     if not lines or reply.finish_reason == "length":
@@ -236,7 +236,7 @@ def _ask(
 ) -> None:
     with tqdm(total=len(missing), desc="judging", unit="answer", disable=None if progress else True) as bar:
 
-        def answered(request: JudgeRequest, answer: Answer) -> None:
+        def answered(request: JudgeRequest, answer: Completion) -> None:
             store.add(request, answer)
             bar.update()
 

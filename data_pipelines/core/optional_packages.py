@@ -1,0 +1,30 @@
+"""Packages that only some commands need: an optional dependency that is missing is the user's to install."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from data_pipelines.core.errors import DataError
+
+
+def optional_package(name: str, need: str, *, extra: str = "data", otherwise: str = "") -> Any:
+    """Imports a module of an optional dependency.
+
+    Args:
+      need: what needs it, e.g. "DICOM files".
+      extra: of this package, which installs it.
+      otherwise: what to do without it, e.g. "skip the filter with --skip-filter language".
+
+    Raises:
+      DataError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        alternative = f", or {otherwise}" if otherwise else ""
+        raise DataError(
+            f"{need}: the package {name.split('.')[0]} is not installed; run pip install 'rllava-jax[{extra}]'"
+            f"{alternative}",
+            code="import.missing",
+        ) from None

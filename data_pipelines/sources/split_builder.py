@@ -1,0 +1,145 @@
+"""How every source collects a split, and what their readers share: sizes of images, boxes in pixels, answer types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from data_pipelines.core.errors import DataError, ImageError, invalid_field
+from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
+from data_pipelines.images.reading import size_of
+from data_pipelines.images.scan_parts import split_part
+from data_pipelines.records import (
+    AnnotatedImage,
+    AnswerType,
+    Box,
+    DataCard,
+    ImageSource,
+    SourceSplit,
+    VQAExample,
+    caption_of,
+    question_about,
+)
+from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.sources.left_out import LeftOut
+
+
+class SplitBuilder:
+    """A split under way: its questions in order, its images by name, and what is left out of it.
+
+    Attributes:
+      images: image_id → image, in the order in which they came.
+      left_out: entries that have no place in the split.
+    """
+
+    def __init__(self, dataset: str, split: str):
+        self.dataset, self.split = dataset, split
+        self.examples: list[VQAExample] = []
+        self.images: dict[str, AnnotatedImage] = {}
+        self.left_out = LeftOut()
+        self._found: set[str] = set()
+
+    def has_file(self, path: str, name: str) -> bool:
+        """Whether an image file, or the file that `path` names a part of, is there; if not, `name` is left out."""
+        if path not in self._found and not os.path.isfile(split_part(path)[0]):
+            self.left_out.add("image not in the folder", name)
+            return False
+        self._found.add(path)
+        return True
+
+    def image(self, image: ImageSource, name: str, **fields: Any) -> AnnotatedImage:
+        """The image of that image_id, added when it is first named.
+
+        Args:
+          fields: further ones of `AnnotatedImage`; without `regions` it has none.
+        """
+        if name not in self.images:
+            self.images[name] = AnnotatedImage(self.dataset, self.split, image, name, **{"regions": (), **fields})
+        return self.images[name]
+
+    def question(self, image: AnnotatedImage, key: str, **fields: Any) -> None:
+        """Adds a question. Args: as `records.question_about`."""
+        self.examples.append(question_about(image, key, **fields))
+
+    def caption(self, image: AnnotatedImage, caption: str, **fields: Any) -> None:
+        """Adds a caption. Args: as `records.caption_of`."""
+        self.examples.append(caption_of(image, caption, **fields))
+
+    def finished(self) -> SourceSplit:
+        """The split. What is left out is logged."""
+        reported = self.left_out.reported(f"{self.dataset} {self.split}")
+        return SourceSplit(self.examples, list(self.images.values()), reported)
+
+
+def begin_split(card: DataCard, root: str, split: str, known: Collection[str] = ()) -> SplitBuilder:
+    """An empty split of a data set whose files are under `root`.
+
+    Args:
+      known: the splits; those of the card where none are given.
+
+    Raises:
+      DataError: no such folder, or no such split.
+    """
+    require_folder(root)
+    require_split(card.name, split, known or card.splits)
+    return SplitBuilder(card.name, split)
+
+
+def require_split(dataset: str, split: str, known: Collection[str]) -> None:
+    """Raises: DataError: `split` is none of the data set's."""
+    if split not in known:
+        raise DataError(f"{dataset}: no split {split!r}; choose one of {', '.join(known)}", code="data.unknown-name")
+
+
+def frame_of(path: str) -> tuple[int, int] | None:
+    """Width and height of an image in pixels; None of one that cannot be read, which has no frame for its boxes.
+
+    Storing or decoding such an image is where it is reported, counted and perhaps skipped.
+    """
+    try:
+        return size_of(path, path)
+    except ImageError:
+        return None
+
+
+def box_in(frame: tuple[int, int], pixels: Any, where: str, field: str) -> Box:
+    """The box of a field that holds x, y, w, h in pixels.
+
+    Args:
+      frame: width and height of the image.
+
+    Raises:
+      DataError: it is not four numbers, or the box lies outside the image.
+    """
+    x, y, w, h = finite_numbers(pixels, 4, where, field)
+    return box_from_pixels(x, y, w, h, width=frame[0], height=frame[1], where=where)
+
+
+def polygon_in(frame: tuple[int, int], points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    """Vertices [x, y] in pixels as (y, x) in shares of the image.
+
+    Annotation tools put vertices on the far edge of the last pixel, or a rounding beyond it: these are moved inside.
+    """
+    width, height = frame
+    return tuple((min(max(y / height, 0.0), 1.0), min(max(x / width, 0.0), 1.0)) for x, y in points)
+
+
+def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
+    """The `answer_type` field; the published files write "CLOSED", and twice "CLOSED ".
+
+    Raises:
+      DataError: anything but open and closed.
+    """
+    match text_field(entry, "answer_type", where).lower():
+        case "open":
+            return "open"
+        case "closed":
+            return "closed"
+        case other:
+            raise invalid_field(where, "answer_type", other, "expected OPEN or CLOSED")
+
+
+def answer_type_by_answer(answer: str) -> AnswerType:
+    """For data sets that do not say which questions are closed: those that are answered yes or no."""
+    return "closed" if answer.lower() in ("yes", "no") else "open"
