@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.core.array_records import read_example
+from data_pipelines.core.array_records import in_one_order, read_example
 from data_pipelines.prepared import fields
 from data_pipelines.records import FAMILIES, AnnotatedImage, MaskFile, Region, StoredImage, Turn, VQAExample
 
@@ -101,3 +101,19 @@ def test_tfds_reads_numbers_bytes_and_floats_as_this_reader_does():
 def test_what_is_no_example_is_refused():
     with pytest.raises(ValueError, match=r"no tf\.train\.Example"):
         read_example(b"\xff\xff\xff not a message")
+
+
+def test_features_have_the_order_of_published_sets_a_name_after_its_continuations():
+    """Protobuf sorts the keys of maps so; another order would change the bytes of every prepared data set."""
+
+    def feature(name: bytes) -> bytes:
+        entry = b"\x0a" + bytes([len(name)]) + name + b"\x12\x02\x0a\x00"
+        return b"\x0a" + bytes([len(entry)]) + entry
+
+    def example(*names: bytes) -> bytes:
+        features = b"".join(feature(name) for name in names)
+        return b"\x0a" + bytes([len(features)]) + features
+
+    assert in_one_order(example(b"image", b"zoom", b"image_id", b"id")) == example(
+        b"id", b"image_id", b"image", b"zoom"
+    )
