@@ -96,7 +96,7 @@ class Preprocessor:
             same, and the image is the example's own ("shuffled" comes with another from `ShuffledImages`).
 
         Raises:
-          DataError, ImageError: as `training`; DataError too for a condition that is none.
+          DataError, ImageError: as `training`; DataError too for an unknown condition.
         """
         tone = _BLANK if picture_kind(condition) == "blank" else _SAME_TONE
         own = self.cache.image(example.image, example.id)

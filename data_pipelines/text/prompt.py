@@ -78,7 +78,7 @@ def format_prefix(
         return template.format(language=language, question=question, regions=regions + " " if regions else "")
     except (KeyError, IndexError, ValueError) as error:
         raise DataError(
-            f"data.prompt[{task!r}] = {template!r} is no template ({error}); use {{language}} {{regions}} {{question}}",
+            f"data.prompt[{task!r}] = {template!r} is invalid ({error}); use {{language}} {{regions}} {{question}}",
             code="config.invalid-value",
         ) from error
 

@@ -23,7 +23,7 @@ from data_pipelines.text.tokenizer_backends import (
     with_location_pieces,
 )
 
-# Published tables are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
+# Published embeddings are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
 _MOST_PADDING_ROWS = 128
 
 
@@ -84,7 +84,7 @@ class Tokenizer:
         self.vocab_size: int = self._backend.vocab_size
 
     def fits(self, rows: int) -> bool:
-        """Whether a token table of so many rows can be this tokenizer's: a row for every id, and few more."""
+        """Whether an embedding of so many rows can be this tokenizer's: a row for every id, and few more."""
         return 0 <= rows - self.vocab_size < _MOST_PADDING_ROWS
 
     @classmethod
