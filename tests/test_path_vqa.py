@@ -101,7 +101,7 @@ def test_a_damaged_file_is_one_line_naming_it(small_root, tmp_path, content, com
     [
         ({"question": ""}, ("data.missing-field", "question")),
         ({"answer": None}, ("data.missing-field", "answer")),
-        ({"image": ["x"]}, ("data.missing-field", "image")),
+        ({"image": ["x"]}, ("data.invalid-value", "image")),
     ],
 )
 def test_a_malformed_entry_is_named_by_file_entry_and_field(small_root, changes, complaint):
