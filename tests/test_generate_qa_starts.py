@@ -70,7 +70,7 @@ def test_an_interrupted_run_stops_at_once_and_says_that_it_can_go_on(captions, t
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "goes on from here" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
 
 
