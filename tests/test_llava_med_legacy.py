@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rllava_jax.evaluation.protocols.llava_med_legacy import LLAVA_MED_LEGACY, legacy_words, score_closed, score_open
+from rllava_jax.evaluation.protocols.llava_med_legacy import LLAVA_MED_LEGACY, score_closed, score_open
 from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.scoring import rows, scored
+from rllava_jax.evaluation.vqa_normalisation import vqa_words
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from rllava_jax.evaluation.scoring import rows, scored
     ],
 )
 def test_words_are_normalised_as_the_scripts_do(text, words):
-    assert legacy_words(text.lower()) == words
+    assert vqa_words(text.lower()) == words
 
 
 def test_repeated_words_count_every_time():

@@ -12,6 +12,7 @@ Rebuilt with its faults, because scores of that name are compared with published
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
@@ -45,14 +46,19 @@ _REPAIRED["somebody'd"] = "somebodyd"  # the wrong way round in the original
 
 def vqa_normalised(answer: str) -> str:
     """An answer as the VQA evaluator compares it."""
-    text = _without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip())
-    words = [_DIGITS.get(word, word) for word in text.lower().split()]
-    return " ".join(_REPAIRED.get(word, word) for word in words if word not in _ARTICLES)
+    return vqa_words(answer.replace("\n", " ").replace("\t", " ").strip())
 
 
-def _without_punctuation(text: str) -> str:
+@lru_cache(maxsize=1 << 17)
+def vqa_words(text: str) -> str:
+    """As `vqa_normalised`, of a text whose line ends and outer blanks stay: LLaVA-Med's scripts compare this.
+
+    What becomes of a mark depends on the whole text, so that twice is not once.
+    """
     found = text
     for mark in _MARKS:
         beside_a_blank = f"{mark} " in text or f" {mark}" in text
         found = found.replace(mark, "" if beside_a_blank or _NUMBER_WITH_COMMA.search(text) else " ")
-    return _FULL_STOP.sub("", found, count=_MOST_STOPS)
+    found = _FULL_STOP.sub("", found, count=_MOST_STOPS)
+    words = [_DIGITS.get(word, word) for word in found.lower().split()]
+    return " ".join(_REPAIRED.get(word, word) for word in words if word not in _ARTICLES)

@@ -12,59 +12,10 @@ accuracy" over a file of candidate answers that was not published.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from functools import lru_cache
 
 from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
-
-# In the order in which the scripts replace them.
-_SIGNS = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
-_DIGITS_AND_COMMA = re.compile(r"\d,\d")
-# A flag that the scripts pass where `re.sub` takes a count: points after the 32nd stay.
-_POINT = re.compile(r"\.(?!\d)")
-_POINTS_REMOVED = int(re.UNICODE)
-_NUMBERS = {
-    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
-    "seven": "7", "eight": "8", "nine": "9", "ten": "10",
-}  # fmt: skip
-_ARTICLES = ("a", "an", "the")
-
-# A word that lacks one of its apostrophes gets it back, as in the VQA evaluator (Antol et al., ICCV 2015).
-_WRITTEN = """
-ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-"""
-
-
-def _contractions(written: str) -> dict[str, str]:
-    found = {"somebody'd": "somebodyd"}  # the one that goes the other way
-    for word in written.split():
-        for place, letter in enumerate(word):
-            if letter == "'":
-                found[word[:place] + word[place + 1 :]] = word
-    return found
-
-
-_CONTRACTIONS = _contractions(_WRITTEN)
-
-
-@lru_cache(maxsize=1 << 17)
-def legacy_words(text: str) -> str:
-    """The scripts' normalised text. What it does to a sign depends on the whole text, so twice is not once."""
-    changed = text
-    commas_in_numbers = _DIGITS_AND_COMMA.search(text) is not None
-    for sign in _SIGNS:
-        gone = commas_in_numbers or f"{sign} " in text or f" {sign}" in text
-        changed = changed.replace(sign, "" if gone else " ")
-    changed = _POINT.sub("", changed, count=_POINTS_REMOVED)
-    words = (_NUMBERS.get(word, word) for word in changed.lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+from rllava_jax.evaluation.vqa_normalisation import vqa_words
 
 
 def score_open(answer: str, prediction: str) -> Scores:
@@ -88,7 +39,7 @@ def score_open(answer: str, prediction: str) -> Scores:
 
 def score_closed(answer: str, prediction: str) -> Scores:
     """Both scripts' reading of a closed question; `legacy_closed_dropped` is absent where it leaves the count."""
-    wanted, given = legacy_words(answer.lower()), legacy_words(prediction.lower())
+    wanted, given = vqa_words(answer.lower()), vqa_words(prediction.lower())
     says_either = "yes" in given or "no" in given
     right = says_either and wanted in given
     if says_either and not right:
@@ -97,7 +48,7 @@ def score_closed(answer: str, prediction: str) -> Scores:
 
 
 def _word_counts(text: str) -> Counter[str]:
-    return Counter(legacy_words(legacy_words(text.lower())).split())
+    return Counter(vqa_words(vqa_words(text.lower())).split())
 
 
 def _score(item: Response) -> Scores:
