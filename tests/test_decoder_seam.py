@@ -46,7 +46,7 @@ def model(layers="scanned", size=TOY):
 
 def inputs():
     arrays = Inputs.from_batch({name: value[:3] for name, value in batch().items() if not name.startswith("region")})
-    return replace(arrays, mask_ar=jnp.ones_like(arrays.mask_ar))
+    return replace(arrays, text=jnp.asarray(arrays.text), mask_ar=jnp.ones_like(arrays.mask_ar))
 
 
 def test_it_trains_by_the_name_of_its_size():
