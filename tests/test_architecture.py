@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import collections
+import re
 import sys
 from pathlib import Path
 
+import error_codes
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -106,3 +108,23 @@ def test_no_import_goes_in_a_circle():
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_every_error_that_a_user_can_fix_has_a_code():
+    codes, without = error_codes.raised()
+    assert without == []
+    assert [code for code in codes if not error_codes.is_well_formed(code)] == []
+
+
+def test_the_list_of_codes_is_the_codes():
+    assert error_codes.PAGE.read_text(encoding="utf-8") == error_codes.page(error_codes.raised()[0])
+
+
+def test_the_page_on_architecture_is_short_and_names_what_is_there():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    table = text.partition("| to | change |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([\w/]+/[\w/.]*|[\w/]+\.\w+)`", row) for row in table.splitlines()[2:]]
+    assert [row for row in rows if not 1 <= len(row) <= 3] == []
+    named = {path for row in rows for path in row if path not in ("protocol.py", "serving/")}
+    assert {path for path in named if not (ROOT / path).exists()} == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -216,11 +217,14 @@ def test_json_with_an_unknown_key_is_refused() -> None:
         from_json(values, where="run/config.json")
 
 
-def test_json_without_a_key_is_refused_and_not_filled_with_the_default() -> None:
-    values = to_json(Config())
-    del values["train"]["accumulate"]
-    with refused(ConfigError, "config.missing-field", "config.json: train.accumulate"):
-        from_json(values)
+def test_a_setting_that_was_added_since_takes_its_default_and_the_log_names_it(caplog) -> None:
+    config = Config(train=TrainConfig(batch_size=8), data=DataConfig(source="phantom"))
+    values = to_json(config)
+    del values["train"]["accumulate"], values["data"]["policy"]["wrong"]
+    with caplog.at_level(logging.INFO):
+        assert from_json(values) == config
+    assert "train.accumulate" in caplog.text
+    assert "data.policy.wrong" in caplog.text
 
 
 def test_json_with_an_ill_typed_value_is_refused() -> None:

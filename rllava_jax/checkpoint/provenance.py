@@ -25,7 +25,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
-from rllava_jax.config.stored import changed, from_json, to_json
+from rllava_jax.config.stored import changed, completed, from_json, to_json
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -98,7 +98,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
         return False
     effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
     with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
-        names = changed(stored_config(workdir), to_json(config), besides=effects)
+        names = changed(completed(stored_config(workdir))[0], to_json(config), besides=effects)
     if names:
         listed = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +21,8 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.registry import nearest
 from data_pipelines.settings import Effect
 from rllava_jax.config import Config
+
+logger = logging.getLogger(__name__)
 
 _STRUCTURE = ("dataclass_type", "dict_type", "unexpected_keyword_argument")  # pydantic's names of such errors
 
@@ -36,11 +39,14 @@ def to_json(section: Any) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Config:
-    """Builds the Config that `to_json` wrote. Every field must be there: a default would hide a difference.
+    """Builds the Config that `to_json` wrote; settings that were added since take their defaults, see `completed`.
 
     Raises:
-      ConfigError: an unknown, missing, ill-typed or impossible value; the line begins with `where`.
+      ConfigError: an unknown, ill-typed or impossible value, or a section is missing; the line begins with `where`.
     """
+    values, added = completed(values)
+    if added:
+        logger.info("%s: was written before %s; the defaults are taken", where, ", ".join(added))
     config: Config = read(values, Config, where=where)
     present = dict(_leaves(values))
     for name, _ in _leaves(to_json(config)):
@@ -50,6 +56,24 @@ def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Confi
                 code="config.missing-field",
             )
     return config
+
+
+def completed(values: Mapping[str, Any], kind: Any = Config) -> tuple[dict[str, Any], list[str]]:
+    """Stored values with the settings that were added to their sections since, and the dotted names of these.
+
+    The default of a setting that is added must therefore be what the code did before. A whole section, of a
+    configuration, that is missing is damage and stays missing.
+    """
+    full, added = dict(values), []
+    for field in dataclasses.fields(kind):
+        section = section_of(fields_of(kind)[field.name])
+        if isinstance(full.get(field.name), Mapping) and section:
+            full[field.name], inner = completed(full[field.name], section)
+            added += [f"{field.name}.{name}" for name in inner]
+        elif field.name not in full and not (section and kind is Config):
+            full[field.name] = to_json(kind())[field.name]
+            added.append(field.name)
+    return full, added
 
 
 def read(values: Any, kind: Any, *, where: str) -> Any:
