@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave
+from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.config import InitConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract

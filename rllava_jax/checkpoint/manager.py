@@ -14,7 +14,6 @@ stands, which is written last. One that turns out to be damaged is set aside as 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import absolute, require_bucket
+from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.integrity import checksums
 from rllava_jax.checkpoint.orbax_files import require_items, set_unreadable_aside, write_figures
@@ -71,46 +71,6 @@ def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
         f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one",
         code="checkpoint.missing",
     )
-
-
-class AssetsHandler(ocp.AsyncCheckpointHandler):
-    """Stores a few small files as they are, so that a person can open them."""
-
-    async def async_save(self, directory: epath.Path, args: AssetsSave) -> list[ocp.future.Future]:
-        """Writes the files once Orbax has made the folder."""
-
-        async def write() -> None:
-            if ocp.multihost.is_primary_host(0):
-                for name, content in args.files.items():
-                    (directory / name).write_bytes(content)
-
-        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
-
-    def save(self, directory: epath.Path, args: AssetsSave) -> None:
-        """Writes the files now."""
-        for name, content in args.files.items():
-            (directory / name).write_bytes(content)
-
-    def restore(self, directory: epath.Path, args: AssetsRestore | None = None) -> dict[str, bytes]:
-        """Reads every file but Orbax's own mark that the folder is whole."""
-        return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
-
-    def finalize(self, directory: epath.Path) -> None:
-        """Nothing is left to do."""
-
-
-@ocp.args.register_with_handler(AssetsHandler, for_save=True)
-@dataclasses.dataclass
-class AssetsSave(ocp.args.CheckpointArgs):
-    """File name → content."""
-
-    files: Mapping[str, bytes]
-
-
-@ocp.args.register_with_handler(AssetsHandler, for_restore=True)
-@dataclasses.dataclass
-class AssetsRestore(ocp.args.CheckpointArgs):
-    """Reads all files."""
 
 
 def _save_args(params: Mapping[str, Any]) -> dict[str, ocp.SaveArgs]:

@@ -20,8 +20,8 @@ from data_pipelines.core.atomic_files import appears_whole, check_destination, h
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.checkpoint.manager import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.interop.big_vision import check_npz, read_npz
