@@ -79,8 +79,8 @@ class Run:
         metrics = []
         for arrays in batches:
             state, values = self.step(state, to_devices(arrays, self.mesh))
-            losses = np.asarray(values.pop("example_loss"))
-            metrics.append({name: float(value) for name, value in values.items()} | {"example_loss": losses})
+            examples = {name: np.asarray(value) for name, value in values.examples.items()}
+            metrics.append({name: float(value) for name, value in values.scalars.items()} | examples)
         return metrics, state
 
 

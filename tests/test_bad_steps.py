@@ -13,6 +13,7 @@ from data_pipelines.core import exit_codes
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
+from rllava_jax.training.state import Metrics
 
 # In the real preprocessing, of one example, which the environment names.
 POISON = """
@@ -110,12 +111,8 @@ def test_more_bad_steps_in_a_row_than_allowed_stop_the_run(tmp_path):
 
 
 def metrics(*, bad, example_loss=(1.0, 9.0)):
-    return {
-        "bad": jnp.asarray(bad),
-        "loss": jnp.asarray(5.0),
-        "gradient_norm": jnp.asarray(1.0),
-        "example_loss": jnp.asarray(example_loss),
-    }
+    scalars = {"bad": jnp.asarray(bad), "loss": jnp.asarray(5.0), "gradient_norm": jnp.asarray(1.0)}
+    return Metrics(scalars, {"example_loss": jnp.asarray(example_loss)})
 
 
 def outcomes_of(tmp_path, **settings):

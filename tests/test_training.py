@@ -14,7 +14,7 @@ from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import abstract, merge
 from rllava_jax.model.sharding import make_mesh
 from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.losses.cross_entropy import training_loss
+from rllava_jax.training.losses.registry import total_loss
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def loss_of(on_one_device):
     @jax.jit
     def loss(batch):
         inputs = Inputs.from_batch(batch)
-        return training_loss(merge(graphdef, params), inputs, batch["mask_loss"], CONFIG.train)[1]
+        return total_loss(merge(graphdef, params), inputs, CONFIG)[1]
 
     return lambda batch: {name: value.tolist() for name, value in loss(batch).items()}
 

@@ -50,7 +50,7 @@ class Ours:
         def run() -> float:
             nonlocal state
             state, metrics = step(state, to_devices(batch, self.mesh))
-            return float(jax.block_until_ready((state, metrics))[1]["loss"])
+            return float(jax.block_until_ready((state, metrics))[1].scalars["loss"])
 
         return run, {"losses": [run() for _ in range(3)]}
 

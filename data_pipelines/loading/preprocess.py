@@ -84,7 +84,9 @@ class Preprocessor:
         tone = _random_tone(augment.brightness, augment.contrast, rng)
         return self._arrays(example, original, marked, view, tone, answered=True, rng=rng)
 
-    def evaluation(self, example: VQAExample, shown: Shown, *, condition: str = "right") -> Arrays:
+    def evaluation(
+        self, example: VQAExample, shown: Shown, *, condition: str = "right", answered: bool = False
+    ) -> Arrays:
         """Arrays to answer from: the prompt alone, the whole image, nothing random.
 
         Of a conversation the earlier turns, with their answers, are part of the prompt.
@@ -95,6 +97,8 @@ class Preprocessor:
             under "blank", noise under "noise", worse under "corrupted:…". The regions are those of `shown` all the
             same, and the image is the example's own ("shuffled" comes with another from `ShuffledImages`).
 
+          answered: with the example's answer after the prompt, to be read in one pass.
+
         Raises:
           DataError, ImageError: as `training`; DataError too for an unknown condition.
         """
@@ -104,7 +108,7 @@ class Preprocessor:
         original = own if changed is None else changed
         resized = None if changed is None else pixels.resize(changed, self.image_size)
         marked = [self._marked(region, original, example, region.box) for region in shown.regions]
-        return self._arrays(example, original, marked, _WHOLE, tone, answered=False, rng=None, resized=resized)
+        return self._arrays(example, original, marked, _WHOLE, tone, answered=answered, rng=None, resized=resized)
 
     def prompt_tokens(self, example: VQAExample, shown: Shown) -> int:
         """Tokens of the text that `evaluation` writes, before padding. Raises DataError."""

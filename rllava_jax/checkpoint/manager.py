@@ -292,9 +292,18 @@ class Checkpoints:
 
     def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters alone. Raises as `restore`."""
-        params = self._read(
-            step, params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(abstract)))
-        )["params"]
+        target = dict(abstract)
+
+        def read(folder: epath.Path) -> Any:
+            extra = self._manager.item_metadata(step)["params"].tree.keys() - target.keys()
+            if not extra or not all(name.startswith("heads/") for name in extra):
+                return self._arrays.restore(folder, args=ocp.args.StandardRestore(target))
+            # Heads that this process does not know stay on disk (`model/heads.py`).
+            kinds = ocp.checkpoint_utils.construct_restore_args(target)
+            args = ocp.args.PyTreeRestore(target, restore_args=kinds, partial_restore=True)
+            return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
+
+        params = self._read(step, params=read)["params"]
         stored = self.shapes(step)
         # One that is read into another type has other bits.
         self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})

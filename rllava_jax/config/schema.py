@@ -219,6 +219,7 @@ class TrainConfig(Settings):
       checkpoint_every, log_every, evaluate_every: durations; "never" for none but the last (not for log_every).
       keep_last: checkpoints kept besides the best.
       best_metric: of the validation rows, as "subset/condition/metric"; higher is better.
+      losses: name → weight of each loss of `training/losses`; the sum is minimised.
       label_smoothing: share of the target's probability that is spread over the vocabulary.
       z_loss: weight of the squared log of the softmax's normaliser, which keeps logits from drifting (PaLM: 1e-4).
       loss_chunk: answer positions of each example whose logits are held at once.
@@ -246,6 +247,7 @@ class TrainConfig(Settings):
     evaluate_every: Annotated[Interval, Effect.SCALE] = "never"
     keep_last: Annotated[PositiveInt, Effect.NOTHING] = 2
     best_metric: Annotated[str, Effect.SCALE] = "family=identify/right/accuracy"
+    losses: Annotated[dict[str, PositiveFloat], NotEmpty] = field(default_factory=lambda: {"cross_entropy": 1.0})
     label_smoothing: ShareBelowOne = 0.0
     z_loss: NonNegativeFloat = 0.0
     loss_chunk: Annotated[PositiveInt, Effect.NOTHING] = 8

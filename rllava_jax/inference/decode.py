@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from data_pipelines.core.errors import ConfigError
+from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.layers import better_unrolled, unstacked
@@ -38,23 +39,28 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ConfigError(f"temperature: {self.temperature} is negative; 0 is greedy")
+            raise ConfigError(f"temperature: {self.temperature} is negative; 0 is greedy", code="config.invalid-value")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: {self.top_p} is outside (0, 1]")
+            raise ConfigError(f"top_p: {self.top_p} is outside (0, 1]; 1 draws from all", code="config.invalid-value")
 
 
 GREEDY = Sampling()
 
 
 class DecodeState(NamedTuple):
-    """What decoding carries: the cache, which of its slots hold a token [B, C], and each row's next position [B].
+    """What decoding carries.
 
-    The cache is stacked over layers, or a tuple with a layer's own in each place where the layers are unrolled.
+    Attributes:
+      cache: stacked over layers, or a tuple with each layer's own where the layers are unrolled.
+      filled: [B, C], which slots hold a token.
+      position: [B], each row's next one.
+      collected: what the attention hook took from the call that made this state, stacked over layers.
     """
 
     cache: KVCache | tuple[KVCache, ...]
     filled: Array
     position: Array
+    collected: Any = None
 
 
 class Generation(NamedTuple):
@@ -64,24 +70,29 @@ class Generation(NamedTuple):
       tokens: [B, N], pad after eos.
       log_prob: [B], the model's log-probability of the tokens up to and including eos (untempered).
       finished: [B], false where N tokens did not reach eos.
+      of_prompt: what the attention hook took from the prefill [L, …], of which the prompt's last row chose token 0.
+      of_tokens: and from each token when it was fed, to choose the next: [N - 1, L, …], zeros where decoding had ended.
     """
 
     tokens: Array
     log_prob: Array
     finished: Array
+    of_prompt: Any = None
+    of_tokens: Any = None
 
 
 def prefill(
-    model: PaliGemma, prompt: Inputs, *, new_tokens: int, cache_dtype: Any = None
+    model: PaliGemma, prompt: Inputs, *, new_tokens: int, cache_dtype: Any = None, hook: AttentionHook | None = None
 ) -> tuple[Float[Array, "B V"], DecodeState]:
     """Encodes prompts; returns the logits after each prompt's last token, and a state with room for `new_tokens`.
 
     `cache_dtype` is the compute type unless given; the reference keeps its cache in bfloat16 whatever it computes in.
+    `hook` sees the attention weights [B, N, S, S] of every layer of the decoder.
     """
     sequence = model.embed(prompt)
     positions = positions_of(sequence.valid)
     mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
-    decoded = model.llm(sequence.x, positions, mask, cache_dtype=cache_dtype or model.compute_dtype)
+    decoded = model.llm(sequence.x, positions, mask, cache_dtype=cache_dtype or model.compute_dtype, hook=hook)
     assert isinstance(decoded.cache, KVCache)
     length = prompt.mask_input.sum(axis=1)
     text = decoded.states[:, -prompt.text.shape[1] :]
@@ -89,7 +100,8 @@ def prefill(
     grow = ((0, 0), (0, 0), (0, new_tokens), (0, 0), (0, 0))
     cache = KVCache(*(jnp.pad(part, grow) for part in decoded.cache))
     filled = jnp.pad(sequence.valid, ((0, 0), (0, new_tokens)))
-    return model.llm.embedder.decode(last)[:, 0], DecodeState(cache, filled, sequence.valid.sum(axis=1))
+    state = DecodeState(cache, filled, sequence.valid.sum(axis=1), decoded.collected)
+    return model.llm.embedder.decode(last)[:, 0], state
 
 
 def extend(
@@ -98,6 +110,8 @@ def extend(
     tokens: Int[Array, " B"],
     slot: Int[Array, ""],
     layers: Sequence[Block] | None = None,
+    *,
+    hook: AttentionHook | None = None,
 ) -> tuple[Float[Array, "B V"], DecodeState]:
     """Feeds one token per row, written at cache slot `slot`; returns the logits after it.
 
@@ -108,11 +122,11 @@ def extend(
     x = model.llm.embedder.encode(tokens[:, None], model.compute_dtype)
     positions, mask = state.position[:, None], filled[:, None, :]
     decoded = model.llm(
-        x, positions, mask, key_positions=positions_of(filled), cache=state.cache, slot=slot, layers=layers
+        x, positions, mask, key_positions=positions_of(filled), cache=state.cache, slot=slot, layers=layers, hook=hook
     )
     assert decoded.cache is not None
     logits = model.llm.embedder.decode(decoded.states)[:, 0]
-    return logits, DecodeState(decoded.cache, filled, state.position + 1)
+    return logits, DecodeState(decoded.cache, filled, state.position + 1, decoded.collected)
 
 
 def unrolled_layers(model: PaliGemma) -> list[Block] | None:
@@ -156,7 +170,7 @@ def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | 
     return jax.random.categorical(key, logits, axis=-1)
 
 
-class _Answered(NamedTuple):
+class _Chosen(NamedTuple):
     """What has been chosen: the last token [B], all so far [B, N], their log-probability and who is done [B]."""
 
     token: Array
@@ -166,11 +180,12 @@ class _Answered(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """One turn; `answered` holds the tokens before `step`, of which `state` lacks the last."""
+    """One turn; `chosen` holds the tokens before `step`, of which `state` lacks the last."""
 
     step: Array
     state: DecodeState
-    answered: _Answered
+    chosen: _Chosen
+    collected: Any
 
 
 def generate(
@@ -184,6 +199,7 @@ def generate(
     sampling: Sampling = GREEDY,
     key: PRNGKeyArray | None = None,
     cache_dtype: Any = None,
+    hook: AttentionHook | None = None,
 ) -> Generation:
     """Answers a batch of prompts, stopping when every row has reached eos.
 
@@ -194,23 +210,30 @@ def generate(
         are no tokens: they are neither chosen nor given any probability.
       key: needed where `sampling` draws.
       cache_dtype: of the kept keys and values; None is the compute type.
+      hook: sees the attention weights of the prompt [B, N, S, S] and of every decoded token [B, N, 1, C], layer by
+        layer. Without one nothing is added to the program.
 
     Raises:
       ValueError: sampling without a key.
     """
-    logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype)
+    logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype, hook=hook)
     batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
     layers = unrolled_layers(model)
     if layers is not None:
         state = state._replace(cache=tuple(KVCache(*pair) for pair in zip(*state.cache, strict=True)))
+    of_prompt, state = state.collected, state._replace(collected=None)
 
-    def taken(step: Array, logits: Array, before: _Answered) -> _Answered:
+    def feed(state: DecodeState, token: Array, step: Array) -> tuple[Array, DecodeState, Any]:
+        logits, state = extend(model, state, token, first_slot + step - 1, layers, hook=hook)
+        return logits, state._replace(collected=None), state.collected
+
+    def taken(step: Array, logits: Array, before: _Chosen) -> _Chosen:
         step_key = None if key is None else jax.random.fold_in(key, step)
         of_tokens = logits[:, :vocab]
         chosen = choose(of_tokens, sampling, step_key)
         gained = jnp.take_along_axis(jax.nn.log_softmax(of_tokens), chosen[:, None], axis=-1)[:, 0]
         token = jnp.where(before.done, pad, chosen).astype(jnp.int32)
-        return _Answered(
+        return _Chosen(
             token,
             before.tokens.at[:, step].set(token),
             before.log_prob + jnp.where(before.done, 0.0, gained),
@@ -218,16 +241,22 @@ def generate(
         )
 
     def body(loop: _Loop) -> _Loop:
-        logits, state = extend(model, loop.state, loop.answered.token, first_slot + loop.step - 1, layers)
-        return _Loop(loop.step + 1, state, taken(loop.step, logits, loop.answered))
+        logits, state, new = feed(loop.state, loop.chosen.token, loop.step)
+        collected = jax.tree.map(lambda all_of, of_one: all_of.at[loop.step - 1].set(of_one), loop.collected, new)
+        return _Loop(loop.step + 1, state, taken(loop.step, logits, loop.chosen), collected)
 
-    nothing = _Answered(
+    nothing = _Chosen(
         jnp.full((batch,), pad, jnp.int32),
         jnp.full((batch, new_tokens), pad, jnp.int32),
         jnp.zeros((batch,), jnp.float32),
         jnp.zeros((batch,), bool),
     )
     # The last token of the longest answer is chosen and not fed: of an answer of one word that is half the steps.
-    first = _Loop(jnp.ones((), jnp.int32), state, taken(jnp.zeros((), jnp.int32), logits, nothing))
-    end = jax.lax.while_loop(lambda loop: (loop.step < new_tokens) & ~loop.answered.done.all(), body, first).answered
-    return Generation(end.tokens, end.log_prob, end.done)
+    one = jnp.ones((), jnp.int32)
+    room = None
+    if hook is not None:
+        shapes = jax.eval_shape(feed, state, nothing.token, one)[2]
+        room = jax.tree.map(lambda shape: jnp.zeros((new_tokens - 1, *shape.shape), shape.dtype), shapes)
+    first = _Loop(one, state, taken(jnp.zeros((), jnp.int32), logits, nothing), room)
+    end = jax.lax.while_loop(lambda loop: (loop.step < new_tokens) & ~loop.chosen.done.all(), body, first)
+    return Generation(end.chosen.tokens, end.chosen.log_prob, end.chosen.done, of_prompt, end.collected)

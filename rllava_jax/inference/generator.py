@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from jax.sharding import Mesh
 
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.inference.decode import GREEDY, Generation, Sampling, generate
+from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.paligemma import Output
 from rllava_jax.model.params import Params, merge
 from rllava_jax.model.sharding import batch_sharding, to_devices
 
@@ -46,21 +49,24 @@ class Generator:
         self.new_tokens = new_tokens
         self.sampling = sampling
 
-        def run(params: Params, batch: Mapping[str, Any], key: Any) -> Generation:
-            # In scope while the model is traced, for `axes.constrain`.
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                return generate(
-                    merge(graphdef, params),
-                    Inputs.from_batch(batch),
-                    new_tokens=new_tokens,
-                    eos=tokenizer.eos_id,
-                    pad=tokenizer.pad_id,
-                    vocab=tokenizer.vocab_size,
-                    sampling=sampling,
-                    key=key if sampling.temperature else None,
-                )
+        self._run = jax.jit(self._generate, out_shardings=batch_sharding(mesh))
 
-        self._run = jax.jit(run, out_shardings=batch_sharding(mesh))
+    def _generate(
+        self, params: Params, batch: Mapping[str, Any], key: Any, hook: AttentionHook | None = None
+    ) -> Generation:
+        # In scope while the model is traced, for `partition_rules.constrain`.
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return generate(
+                merge(self.graphdef, params),
+                Inputs.from_batch(batch),
+                new_tokens=self.new_tokens,
+                eos=self.tokenizer.eos_id,
+                pad=self.tokenizer.pad_id,
+                vocab=self.tokenizer.vocab_size,
+                sampling=self.sampling,
+                key=key if self.sampling.temperature else None,
+                hook=hook,
+            )
 
     def answer(self, params: Params, batch: Mapping[str, np.ndarray], *, seed: int = 0) -> list[GeneratedAnswer]:
         """Answers this host's rows of a batch, in their order.
@@ -70,11 +76,40 @@ class Generator:
           seed: of sampling; greedy decoding has no use for it.
         """
         generated = self._run(params, to_devices(batch, self.mesh), jax.random.key(seed))
-        tokens, log_prob, finished = (_local_rows(array) for array in generated)
+        tokens, log_prob, finished = (_local_rows(array) for array in generated[:3])
         return [
             GeneratedAnswer(self._text(row), float(value), bool(end))
             for row, value, end in zip(tokens, log_prob, finished, strict=True)
         ]
+
+    def observe(
+        self, params: Params, batch: Mapping[str, np.ndarray], hook: AttentionHook, *, seed: int = 0
+    ) -> Generation:
+        """As `answer`, but in tokens, and with what the hook takes from the decoder's attention; compiled anew."""
+        run = jax.jit(functools.partial(self._generate, hook=hook))
+        return run(params, to_devices(batch, self.mesh), jax.random.key(seed))
+
+    def teacher_forced(
+        self,
+        params: Params,
+        batch: Mapping[str, np.ndarray],
+        *,
+        hook: AttentionHook | None = None,
+        vision_hook: AttentionHook | None = None,
+    ) -> Output:
+        """Logits and hidden states of every text position of a question with its answer, in one pass without a cache.
+
+        Args:
+          hook, vision_hook: see the attention weights of the decoder and of the vision encoder, layer by layer.
+        """
+
+        @jax.jit
+        def run(params: Params, batch: Mapping[str, Any]) -> Output:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                model = merge(self.graphdef, params)
+                return model(Inputs.from_batch(batch), vision_hook=vision_hook, decoder_hook=hook)
+
+        return run(params, to_devices(batch, self.mesh))
 
     def _text(self, tokens: np.ndarray) -> str:
         ids = tokens.tolist()

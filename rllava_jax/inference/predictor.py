@@ -65,7 +65,7 @@ class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
     Attributes:
-      preprocessor, generator, params: what `evaluation.asking.evaluate` asks many questions with.
+      preprocessor, generator, params: what `evaluation.asking.evaluate` answers many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
     """
@@ -241,20 +241,46 @@ class Predictor:
           DataError: an empty or over-long question, or more regions than the model has slots.
           CheckpointError: the calibration is damaged.
         """
-        if regions and not self.preprocessor.regions.encoders:
-            raise DataError(
-                "regions: this model was trained without a region encoder; leave the boxes out", code="option.conflict"
-            )
-        example = VQAExample("question", "", "", image, "image", question, "", task=task, language=language)
-        shown = Shown(tuple(regions), "right" if regions else "none")
-        arrays = self.preprocessor.evaluation(example, shown)
-        batch = {name: value[None] for name, value in arrays.items()}
+        batch = self.inputs(image, question, regions, task=task, language=language)
         answer = self.generator.answer(self.params, batch, seed=seed)[0]
         raw = math.exp(min(answer.log_prob, 0.0))  # rounding may lift it above 1
         confidence, held = raw, not self.uncalibrated(task)
         if self.calibration is not None and held:
             confidence = float(self.calibration.confidence(np.array([answer.log_prob]))[0])
         return Predicted(answer.text, confidence, raw, answer.log_prob, answer.finished, held)
+
+    def inputs(
+        self,
+        image: str | bytes,
+        question: str,
+        regions: Sequence[Region] = (),
+        *,
+        answer: str | None = None,
+        task: Task = "answer",
+        language: str = "en",
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a question, a batch of one: what `answer` and `generator`'s methods for observers take.
+
+        Args:
+          answer: stands after the prompt, for `generator.teacher_forced`.
+
+        Raises:
+          ImageError, DataError: as `answer`.
+        """
+        if regions and not self.preprocessor.regions.encoders:
+            raise DataError(
+                "regions: this model was trained without a region encoder; leave the boxes out",
+                code="option.conflict",
+            )
+        example = VQAExample("question", "", "", image, "image", question, answer or "", task=task, language=language)
+        shown = Shown(tuple(regions), "right" if regions else "none")
+        arrays = self.preprocessor.evaluation(example, shown, answered=answer is not None)
+        return {name: value[None] for name, value in arrays.items()}
+
+    @property
+    def patches(self) -> int:
+        """Image tokens: the first so many keys of the decoder's attention; those of regions and of the text follow."""
+        return (self.preprocessor.image_size // self.preprocessor.patch_size) ** 2
 
     @property
     def most_regions(self) -> int:

@@ -297,7 +297,7 @@ class Gemma(nnx.Module):
           cache: keys and values of earlier positions; the new ones are written at `slot`.
           cache_dtype: return the keys and values in this type (a prefill); implied by `cache`.
           layers: the stack's layers one by one, where the caller has unstacked them already; the cache is then a tuple
-            with each layer's own, and nothing that a hook collects is returned.
+            with each layer's own.
           hook: sees the attention weights of every layer (`attention.AttentionHook`).
         """
         if cache is not None:
@@ -307,12 +307,14 @@ class Gemma(nnx.Module):
         masks = {kind.window: windowed(mask, positions, keys, kind.window) for kind in kinds}
         given = StackInputs(positions, masks, slot, cache_dtype, hook)
         if layers is not None:
-            caches = []
+            caches, seen = [], []
             assert not isinstance(cache, KVCache)
             for number, (block, cached) in enumerate(zip(layers, cache or [None] * len(layers), strict=True)):
-                x, new, _ = block(x, self.config.kind(number), cached, jnp.asarray(number), given)
+                x, new, found = block(x, self.config.kind(number), cached, jnp.asarray(number), given)
                 caches.append(new)
-            return DecoderOutput(self.final_norm(x), None if cache_dtype is None else tuple(caches), None)
+                seen.append(found)
+            collected = jax.tree.map(lambda *parts: jnp.stack(parts), *seen)
+            return DecoderOutput(self.final_norm(x), None if cache_dtype is None else tuple(caches), collected)
 
         def apply(block: Block, x: Array, layer: Array, cached: KVCache | None, kind: LayerKind) -> tuple[Array, Any]:
             x, new, collected = block(x, kind, cached, layer, given)

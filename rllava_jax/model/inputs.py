@@ -24,6 +24,7 @@ class Inputs:
       text: tokens, prefix then suffix, right-padded.
       mask_ar: 0 where a token is seen by the whole prefix, 1 where the sequence is causal (suffix and padding).
       mask_input: true on real tokens. All true reproduces the reference's training, which has no padding mask.
+      mask_loss: 1 on the tokens that are learned; None where nothing is.
       regions: boxes (y0, x0, y1, x1), normalised; None for a model without regions.
       region_valid: which slots hold a region. What stands in other slots has no influence.
       region_arrays: what the region encoders want beside the boxes, [B, R, …], by name (`regions/encoders/`).
@@ -33,6 +34,7 @@ class Inputs:
     text: Int[Array, "B T"]
     mask_ar: Int[Array, "B T"]
     mask_input: Bool[Array, "B T"]
+    mask_loss: Int[Array, "B T"] | None = None
     regions: Float[Array, "B R 4"] | None = None
     region_valid: Bool[Array, "B R"] | None = None
     region_arrays: Mapping[str, Array] = field(default_factory=dict)

@@ -35,11 +35,12 @@ class Sequence(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Logits at the text positions [B, T, V], and what the hooks collected, stacked over layers."""
+    """Logits [B, T, V] and hidden states [B, T, D] of the text positions, and what the hooks collected by layer."""
 
     logits: Array
     vision_collected: Any
     decoder_collected: Any
+    hidden_states: Array
 
 
 def prefix_lm_mask(mask_ar: Int[Array, "B S"], valid: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
@@ -70,7 +71,13 @@ def positions_of(valid: Bool[Array, "B S"]) -> Int[Array, "B S"]:
 
 
 class PaliGemma(nnx.Module):
-    """The whole model. Parameters live under `img/`, `llm/` (the published names) and `roi/` (ours)."""
+    """The whole model. Parameters live under `img/`, `llm/` (the published names) and `roi/` (ours).
+
+    Attributes:
+      heads: of the losses that have some; see `model/heads.py`.
+    """
+
+    heads: Any
 
     def __init__(
         self,
@@ -112,7 +119,7 @@ class PaliGemma(nnx.Module):
     ) -> Output:
         """Logits of every text position given all before it (teacher forcing)."""
         states, vision_collected, decoder_collected = self._run(inputs, vision_hook, decoder_hook)
-        return Output(self.llm.embedder.decode(states), vision_collected, decoder_collected)
+        return Output(self.llm.embedder.decode(states), vision_collected, decoder_collected, states)
 
     def hidden_states(self, inputs: Inputs) -> Float[Array, "B T D"]:
         """States of every text position after the final norm: the logits are these times the token embedding."""

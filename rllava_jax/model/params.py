@@ -17,6 +17,7 @@ from flax import nnx
 
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.config import Config
+from rllava_jax.model.heads import make_heads
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.sizes import model_size
@@ -34,7 +35,8 @@ def compute_dtype(name: str) -> Any:
 def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
     """The configured model with random weights. Call under `nnx.eval_shape` or `jax.jit` for anything but tiny."""
     size = model_size(config.model, vocab=vocab)
-    return PaliGemma(
+    rngs = nnx.Rngs(seed)
+    model = PaliGemma(
         size,
         config.regions,
         lora=config.lora,
@@ -42,8 +44,11 @@ def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
         remat=config.model.remat,
         layers=config.model.layers,
         attention=config.model.attention,
-        rngs=nnx.Rngs(seed),
+        rngs=rngs,
     )
+    if (heads := make_heads(config.train.losses, size, rngs)) is not None:
+        model.heads = heads
+    return model
 
 
 def split(model: PaliGemma) -> tuple[Any, Params]:
@@ -85,8 +90,8 @@ def trainable_names(config: Config, names: Iterable[str]) -> set[str]:
 
 
 def is_new(name: str) -> bool:
-    """Whether a parameter is one that PaliGemma does not have: of the region branch or of an adapter."""
-    return name.startswith("roi/") or is_adapter(name)
+    """Whether a parameter is one that PaliGemma does not have: of the region branch, an adapter or a head."""
+    return name.startswith(("roi/", "heads/")) or is_adapter(name)
 
 
 def matching(patterns: Sequence[str], names: Iterable[str], *, field: str, of: str = "parameter") -> set[str]:

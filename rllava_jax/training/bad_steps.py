@@ -7,9 +7,10 @@ read from the device when step s + 1 is queued there, so that the device is neve
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from data_pipelines.core import exit_codes
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.logs import TrainingLog
+from rllava_jax.training.state import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,10 @@ class Outcomes:
         names: ids of the training examples, by the batch's `index`.
         """
         self._config, self._log, self._names = config, log, names
-        self._pending: tuple[int, Mapping[str, Array], Array] | None = None
+        self._pending: tuple[int, Metrics, Array] | None = None
         self._skipped = 0
 
-    def put(self, step: int, metrics: Mapping[str, Array], index: Array) -> None:
+    def put(self, step: int, metrics: Metrics, index: Array) -> None:
         """Takes the outcome of `step`, just given to the device, and looks at that of the step before.
 
         Raises:
@@ -66,18 +68,20 @@ class Outcomes:
         if pending is not None:
             self._look(*pending)
 
-    def _look(self, step: int, metrics: Mapping[str, Array], index: Array) -> None:
+    def _look(self, step: int, metrics: Metrics, index: Array) -> None:
         with self._log.phase("device"):
-            bad = bool(metrics["bad"])
+            bad = bool(metrics.scalars["bad"])
         self._log.finished_step()
         if self._config.log_examples:
             self._log.write_examples(step, [self._names[place] for place in _everyone(index)])
         if not bad:
             self._skipped = 0
             return
-        loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-        losses = _everyone(metrics["example_loss"])
-        offending = [self._names[place] for place in _offending(losses, _everyone(index))]
+        loss, norm = float(metrics.scalars["loss"]), float(metrics.scalars["gradient_norm"])
+        places = _everyone(index)
+        # Without a loss of single examples it may be any.
+        losses = _everyone(metrics.examples.get("example_loss", jnp.full(len(places), jnp.nan)))
+        offending = [self._names[place] for place in _offending(losses, places)]
         # Where no example has a loss it is none of theirs.
         named = _listed(offending) if np.isfinite(losses).any() else "all: the parameters have diverged"
         what = f"step {step} is bad: loss {loss:.4g}, gradient norm {norm:.4g}, examples {named}"

@@ -31,7 +31,7 @@ from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.run_length import RunLength
-from rllava_jax.training.state import TrainState, stored
+from rllava_jax.training.state import Metrics, TrainState, stored
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Setup:
     """What the loop is given. `setup.set_up` makes it of a configuration; the loop knows no model and no data set.
 
     Attributes:
-      step: the jitted `(state, batch) → (state, metrics)` of `step.make_train_step`.
+      step: the jitted `(state, batch) → (state, Metrics)` of `step.make_train_step`.
       to_devices: lays a batch over the mesh.
       initialise: the state of a run that begins.
       restore: the state of the newest checkpoint that is whole; also puts `data` in its place.
@@ -114,7 +114,7 @@ def train(
                     outcomes.settle()
                 if logs:
                     shares = data.shares(length.logged_before(step), step)
-                    log.write(step, _scalars(metrics), examples=config.batch_size, tokens=_tokens(batch), shares=shares)
+                    log.write(step, _logged(metrics), examples=config.batch_size, tokens=_tokens(batch), shares=shares)
                 if saves:
                     _save(setup, checkpoints, log, step, state)
                     saved = step
@@ -173,8 +173,8 @@ def _validate(
     log.finished_step()
 
 
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metrics.items() if value.ndim == 0 and value.dtype != bool}
+def _logged(metrics: Metrics) -> dict[str, Any]:
+    return {name: value for name, value in metrics.scalars.items() if name != "bad"}
 
 
 def _tokens(batch: Batch) -> int:

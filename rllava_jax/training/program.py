@@ -16,6 +16,7 @@ from rllava_jax.model.params import abstract, trainable_names
 from rllava_jax.model.partition_rules import check_rules
 from rllava_jax.model.sharding import parameter_shardings, placed, replicated
 from rllava_jax.training.initialisation import Pretrained, initial_parameters
+from rllava_jax.training.losses.registry import check_losses
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import TrainState, stored
 
@@ -38,8 +39,9 @@ def make_program(config: Config, mesh: Mesh, *, vocab: int, steps: int, warmup: 
       steps, warmup: length of the run and of its warm-up.
 
     Raises:
-      ConfigError: a name pattern that matches nothing, or a mesh that does not fit the parameters.
+      ConfigError: losses or a mesh that do not fit, or a name pattern that matches nothing.
     """
+    check_losses(config.train)
     graphdef, shapes = abstract(config, vocab=vocab)
     check_rules(shapes)
     trainable = trainable_names(config, shapes)

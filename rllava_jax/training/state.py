@@ -1,4 +1,4 @@
-"""What a training step changes, and which of it a checkpoint keeps."""
+"""What a training step changes and reports, and which of it a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ class TrainState(NamedTuple):
     def inference_params(self) -> dict[str, Any]:
         """All parameters as evaluation and prediction use them: the average of those that have one."""
         return self.params | self.ema | self.frozen
+
+
+class Metrics(NamedTuple):
+    """What a step reports.
+
+    Attributes:
+      scalars: by name: `loss`, the other scalars of the losses (means over micro-batches), `learning_rate`,
+        `gradient_norm` and `bad`.
+      examples: float[B] by name, what the losses say of each example, in the batch's order and sharded as the batch is.
+    """
+
+    scalars: Any
+    examples: Any
 
 
 def stored(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rllava_jax.config import TrainConfig
+from rllava_jax.config import Config
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.partition_rules import constrain
@@ -30,10 +30,8 @@ class _Options(NamedTuple):
     z_loss: float
 
 
-def training_loss(
-    model: PaliGemma, inputs: Inputs, mask_loss: Float[Array, "B T"], config: TrainConfig
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The batch's loss and what is logged beside it: `loss`, `token_accuracy`, and `example_loss` float[B].
+def cross_entropy(model: PaliGemma, inputs: Inputs, config: Config) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The batch's loss on the targets that `inputs.mask_loss` marks; metrics `token_accuracy` and `example_loss`.
 
     The last text position predicts nothing that is a target, so the model is run without it, as in the reference.
     """
@@ -42,13 +40,12 @@ def training_loss(
         states,
         model.llm.embedder.input_embedding[...],
         inputs.text[:, 1:],
-        mask_loss[:, 1:],
-        chunk=config.loss_chunk,
-        smoothing=config.label_smoothing,
-        z_loss=config.z_loss,
+        inputs.given("mask_loss")[:, 1:],
+        chunk=config.train.loss_chunk,
+        smoothing=config.train.label_smoothing,
+        z_loss=config.train.z_loss,
     )
-    loss = losses.mean()
-    return loss, {"loss": loss, "token_accuracy": accuracy, "example_loss": losses}
+    return losses.mean(), {"token_accuracy": accuracy, "example_loss": losses}
 
 
 def suffix_losses(
