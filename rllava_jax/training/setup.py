@@ -18,6 +18,7 @@ from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params
 from rllava_jax.model.sharding import say_what_is_held_whole, to_devices
 from rllava_jax.training.initialisation import Pretrained, origins
+from rllava_jax.training.log_writers import require_wandb
 from rllava_jax.training.loop import Setup
 from rllava_jax.training.program import initial_state, make_program, restored_state
 from rllava_jax.training.run_length import run_length
@@ -47,6 +48,8 @@ def set_up(
         checkpoint of another model.
       DataError: a question family of positive weight without examples.
     """
+    if config.train.wandb_project:
+        require_wandb(config.train.wandb_project)
     epoch = len(task.train) if task.parts else examples_per_epoch(task.train, config.data.families)
     length, vocab = run_length(config, examples_per_epoch=epoch), task.tokenizer.vocab_size
     program = make_program(config, mesh, vocab=vocab, steps=length.steps, warmup=length.warmup)

@@ -62,19 +62,12 @@ def check_losses(config: TrainConfig) -> None:
     """Checks `train.losses` before anything is compiled.
 
     Raises:
-      ConfigError: a name that is not known, a weight that is not positive, or a loss that micro-batches would change.
+      ConfigError: a name that is not known, or a loss that micro-batches would change.
     """
-    unknown = [name for name in config.losses if name not in LOSSES]
-    if unknown or not config.losses:
-        raise ConfigError(
-            f"train.losses: no loss {', '.join(map(repr, unknown)) or 'at all'}; choose from {', '.join(LOSSES)}",
-            code="config.unknown-name" if unknown else "config.invalid-value",
-        )
-    for name, weight in config.losses.items():
-        if not weight > 0:
+    for name in config.losses:
+        if name not in LOSSES:
             raise ConfigError(
-                f"train.losses.{name}: {weight:g} is not a positive weight; leave the loss out",
-                code="config.invalid-value",
+                f"train.losses: there is no loss {name!r}; choose from {', '.join(LOSSES)}", code="config.unknown-name"
             )
         if config.accumulate > 1 and not LOSSES[name].averages:
             raise ConfigError(
