@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from starting_models import (
     POSITIONS,
     TABLE,
@@ -65,7 +66,7 @@ DAMAGE = {
         lambda params: params.update({POSITIONS: np.zeros((1, 15, 32), np.float32)}),
         [f"1 ill-shaped ({POSITIONS} (1, 15, 32), here (1, 16, 32))"],
     ),
-    "no table": (lambda params: params.pop(TABLE), ["holds no PaliGemma"]),
+    "no table": (lambda params: params.pop(TABLE), []),
 }
 
 
@@ -75,13 +76,9 @@ def test_names_and_shapes_that_do_not_fit_are_listed(config_of_import, tokenizer
     params = dict(params_of_import)
     change(params)
     write_model(tmp_path / "model", config_of_import, tokenizer, params)
-    with pytest.raises(ConfigError) as caught:
+    where = str(tmp_path / "model" / "checkpoints" / "0")
+    with refused(ConfigError, "checkpoint.mismatch", "init.checkpoint: ", where, *said):
         begin(starting_from(config_of_import, tmp_path / "model"), tmp_path)
-    message = str(caught.value)
-    assert message.startswith(f"init.checkpoint: {tmp_path / 'model' / 'checkpoints' / '0'} ")
-    assert "\n" not in message
-    for part in said:
-        assert part in message
 
 
 @pytest.fixture(scope="module")
@@ -92,48 +89,56 @@ def adapted(tmp_path_factory, config_of_import, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "code", "said"),
     [
-        ({"lora": LoraConfig()}, ["2 unexpected", "lora.rank=2, lora.targets=q,", "exporting"]),
+        ({"lora": LoraConfig()}, "checkpoint.mismatch", ["2 unexpected", "lora.rank=2, lora.targets=q,", "exporting"]),
         (
             {"lora": LoraConfig(rank=4, alpha=8, targets=("q",))},
+            "checkpoint.mismatch",
             ["2 ill-shaped", "q_einsum/lora/a (2, 64, 2), here (2, 64, 4)", "lora.rank=2"],
         ),
-        ({"lora": LoraConfig(rank=2, alpha=16, targets=("q",))}, ["lora.alpha: 16", "trained with 8"]),
-        ({"regions": RegionConfig(encoders=("loc",))}, ["4 unexpected (roi/", "regions.encoders=crop"]),
-        ({"regions": RegionConfig(tokens=1, crop_size=28)}, ["1 ill-shaped (roi/token_embedding", "regions.tokens=4"]),
-        ({"regions": RegionConfig(encoders=("align",), tokens=4)}, ["regions.encoders: ('align',)", "('crop',)"]),
+        ({"lora": LoraConfig(rank=2, alpha=16, targets=("q",))}, "config.conflict", ["lora.alpha: 16", "8"]),
+        (
+            {"regions": RegionConfig(encoders=("loc",))},
+            "checkpoint.mismatch",
+            ["4 unexpected (roi/", "regions.encoders=crop"],
+        ),
+        (
+            {"regions": RegionConfig(tokens=1, crop_size=28)},
+            "checkpoint.mismatch",
+            ["1 ill-shaped (roi/token_embedding", "regions.tokens=4"],
+        ),
+        (
+            {"regions": RegionConfig(encoders=("align",), tokens=4)},
+            "config.conflict",
+            ["regions.encoders: ('align',)", "('crop',)"],
+        ),
     ],
     ids=["no adapters", "rank", "alpha", "no regions", "region tokens", "region encoder"],
 )
-def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, changes, said):
+def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, changes, code, said):
     config, folder = adapted
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, code, *said):
         begin(starting_from(replace(config, **changes), folder), tmp_path)
-    for part in said:
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "code", "said"),
     [
-        ({"size": "tiny"}, ["model.size: 'tiny'", "'custom'", "vision.width 128, there 32", '"checkpoint"']),
-        ({"vocab": 7}, ["model.vocab: 7 rows", "write 0"]),
-        ({"image_size": 60}, ["model.image_size: 60"]),
+        ({"size": "tiny"}, "config.conflict", ["model.size: 'tiny'", "'custom'", "vision.width 128, there 32"]),
+        ({"vocab": 7}, "config.conflict", ["model.vocab: 7"]),
+        ({"image_size": 60}, "config.conflict", ["model.image_size", "60"]),
     ],
     ids=["size", "vocab", "image size"],
 )
-def test_a_size_that_is_not_the_checkpoints_is_refused(imported, config_of_import, tmp_path, model, said):
-    with pytest.raises(ConfigError) as caught:
+def test_a_size_that_is_not_the_checkpoints_is_refused(imported, config_of_import, tmp_path, model, code, said):
+    with refused(ConfigError, code, *said):
         resolve(starting_from(config_of_import, imported, **model), tmp_path)
-    for part in said:
-        assert part in str(caught.value)
 
 
 @pytest.fixture
-def refused(command_line, tmp_path, capsys):
-    """Runs main in this process from a starting point and returns its error; nothing may have been written."""
+def refused_by_main(command_line, tmp_path, capsys):
+    """Runs main in this process from that checkpoint and returns its error; nothing may have been written."""
 
     def run(folder):
         workdir = tmp_path / "refused"
@@ -148,14 +153,14 @@ def refused(command_line, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("rows", [-1, 128])
-def test_a_tokenizer_of_another_table_is_refused(refused, config_of_import, tokenizer, tmp_path, rows):
+def test_a_tokenizer_of_another_table_is_refused(refused_by_main, config_of_import, tokenizer, tmp_path, rows):
     rows += tokenizer.vocab_size
     config = replace(config_of_import, model=replace(config_of_import.model, vocab=rows))
-    with pytest.raises(ConfigError, match=rf"tokenizer\.model: has {tokenizer.vocab_size:,} ids, .* {rows:,} rows"):
+    with refused(ConfigError, "config.conflict", "tokenizer.model", f"{tokenizer.vocab_size:,}", f"{rows:,}"):
         make_preprocessor(config, tokenizer)
     params = random_params(config)
     folder = write_model(tmp_path / "model", config_of_import, tokenizer, params)
-    error = refused(folder)
+    error = refused_by_main(folder)
     assert f"{folder}/checkpoints/0/assets/tokenizer.model: has {tokenizer.vocab_size:,} ids" in error
     assert f"{rows:,} rows" in error
 
@@ -172,11 +177,11 @@ def test_a_tokenizer_of_another_table_is_refused(refused, config_of_import, toke
     ],
     ids=["two tokenizers", "no tokenizer", "a bad tokenizer", "a bad config", "no config", "a bad conversion"],
 )
-def test_a_starting_points_bad_file_is_named(refused, imported, tmp_path, file, content, said):
+def test_a_starting_points_bad_file_is_named(refused_by_main, imported, tmp_path, file, content, said):
     folder = tmp_path / "model"
     shutil.copytree(imported, folder)
     path = folder / "checkpoints" / "0" / "assets" / file
     path.unlink(missing_ok=True)
     if content is not None:
         path.write_bytes(content)
-    assert said in refused(folder)
+    assert said in refused_by_main(folder)

@@ -141,7 +141,10 @@ def _training_parts(config: Config) -> list[Part]:
 def _kept(part: Part, kept: set[int]) -> Part:
     examples = [example for example in part.examples if id(example) in kept]
     if part.examples and not examples:
-        raise DataError(f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out")
+        raise DataError(
+            f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out",
+            code="data.no-examples",
+        )
     return dataclasses.replace(part, examples=examples)
 
 
@@ -150,12 +153,14 @@ def _require_questions(config: Config, test: list[VQAExample], validation: list[
     if not test:
         raise ConfigError(
             f"data.test_split: {config.data.test_split!r} has no question of evaluation.families ({families}); "
-            "name a split and families that have some"
+            "name a split and families that have some",
+            code="data.no-examples",
         )
     if training and not validation and config.train.evaluate_every != "never":
         raise ConfigError(
             f"data.validation_split: {config.data.validation_split!r} has no question of evaluation.families "
-            f'({families}); name another, or set train.evaluate_every to "never"'
+            f'({families}); name another, or set train.evaluate_every to "never"',
+            code="data.no-examples",
         )
 
 

@@ -224,15 +224,21 @@ def _read(init: InitConfig) -> Pretrained:
     try:
         folder, named = find_checkpoint(path)
         if named.isdigit() and init.step not in ("last", named):
-            raise ConfigError(f"init.step: {init.step!r} beside init.checkpoint={path}; leave one of the two steps out")
+            raise ConfigError(
+                f"init.step: {init.step!r} beside init.checkpoint={path}; leave one of the two steps out",
+                code="config.conflict",
+            )
         with Checkpoints(folder, read_only=True) as checkpoints:
             step = checkpoints.resolve(named if named.isdigit() else init.step)
             files, shapes = checkpoints.assets(step), checkpoints.shapes(step)
     except CheckpointError as error:
-        raise CheckpointError(f"init.checkpoint: {error}") from error
+        raise error.within("init.checkpoint") from error
     where = str(folder / str(step))
     if _TABLE not in shapes or _POSITIONS not in shapes:
-        raise ConfigError(f"init.checkpoint: {where} holds no PaliGemma; name a run of this program or an import")
+        raise ConfigError(
+            f"init.checkpoint: {where} holds no PaliGemma; name a run of this program or an import",
+            code="checkpoint.mismatch",
+        )
     of_run = absolute(folder)
     name = of_run.parent.name if of_run.name == "checkpoints" else of_run.name
     return Pretrained(
@@ -254,7 +260,8 @@ def _resolved(config: Config, pretrained: Pretrained) -> Config:
         numbers = ", ".join(f"{name} {here[name]:g}, there {there[name]:g}" for name in other[:3])
         raise ConfigError(
             f"model.size: {config.model.size!r} is not the size of {pretrained.where}, which is {theirs.size!r} "
-            f'({numbers}{" …" if len(other) > 3 else ""}); write "checkpoint"'
+            f'({numbers}{" …" if len(other) > 3 else ""}); write "checkpoint"',
+            code="config.conflict",
         )
     if config.model.vocab != theirs.vocab:
         raise ConfigError(
@@ -305,4 +312,7 @@ def _check_meaning(config: Config, pretrained: Pretrained, loaded: Sequence[str]
         ("/lora", "lora.alpha", config.lora.alpha, pretrained.config.lora.alpha),
     ):
         if here != there and any(kind in name for name in loaded):
-            raise ConfigError(f"{field}: {here!r}, but {pretrained.where} was trained with {there!r}; write that")
+            raise ConfigError(
+                f"{field}: {here!r}, but {pretrained.where} was trained with {there!r}; write that",
+                code="config.conflict",
+            )
