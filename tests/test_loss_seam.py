@@ -15,7 +15,7 @@ from starting_models import small_tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import ConfigError, MeshConfig
-from rllava_jax.config.validation import validate
+from rllava_jax.config.loading import validated
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.model.heads import HEADS
 from rllava_jax.model.params import abstract
@@ -101,7 +101,7 @@ def test_an_unknown_loss_is_refused():
 @pytest.mark.parametrize("losses", [{"cross_entropy": 0.0}, {}], ids=["without weight", "none"])
 def test_losses_without_any_weight_are_refused(losses):
     with refused(ConfigError, "config.invalid-value", "train.losses"):
-        validate(trained_on(**losses))
+        validated(trained_on(**losses))
 
 
 def test_a_second_loss_of_one_name_is_refused():
