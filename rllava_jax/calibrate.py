@@ -152,7 +152,7 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     if not held:
         raise DataError(
             f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     if len({p.id for p in held}) < len(held):
         raise DataError(

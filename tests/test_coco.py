@@ -120,23 +120,21 @@ def test_images_are_found_in_the_usual_folders(small_root, folder):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"bbox": [50, 10, 20, 10]}, "annotations 0: box .* leaves the image of 53x37"),
-        ({"bbox": [1, 2, 3]}, "annotations 0: bbox is"),
-        ({"category_id": 4}, "names image 7 and category 4"),
-        ({"image_id": 8}, "names image 8 and category 3"),
-        ({"segmentation": [[1, 2, 3]]}, "neither polygons"),
-        ({"segmentation": {"size": [53, 37], "counts": []}}, r"size \[53, 37\]"),
-        ({"segmentation": {"size": [37, 53], "counts": [5]}}, "add up to 5"),
-        ({"segmentation": {"size": [37, 53], "counts": COMPRESSED[:-1]}}, "end within a number|add up to"),
-        ({"segmentation": {"size": [37, 53], "counts": "\x01"}}, "which no RLE has"),
-        ({"segmentation": {"size": [37, 53], "counts": None}}, "no list of whole numbers"),
+        ({"bbox": [50, 10, 20, 10]}, ("data.invalid-region", "50,10,20,10", "53x37")),
+        ({"bbox": [1, 2, 3]}, ("data.invalid-value", "'bbox'", "[1, 2, 3]")),
+        ({"category_id": 4}, ("data.unknown-name", "image 7", "category 4")),
+        ({"image_id": 8}, ("data.unknown-name", "image 8", "category 3")),
+        ({"segmentation": [[1, 2, 3]]}, ("data.invalid-value", "segmentation")),
+        ({"segmentation": {"size": [53, 37], "counts": []}}, ("data.invalid-value", "segmentation", "[53, 37]")),
+        ({"segmentation": {"size": [37, 53], "counts": [5]}}, ("data.invalid-value", "segmentation", "5", "53 x 37")),
+        ({"segmentation": {"size": [37, 53], "counts": COMPRESSED[:-1]}}, ("data.invalid-value", "segmentation")),
+        ({"segmentation": {"size": [37, 53], "counts": "\x01"}}, ("data.invalid-value", "RLE")),
+        ({"segmentation": {"size": [37, 53], "counts": None}}, ("data.invalid-value", "segmentation")),
     ],
 )
 def test_a_malformed_annotation_is_named(small_root, changes, complaint):
-    with pytest.raises(DataError, match=complaint) as caught:
+    with refused(DataError, *complaint, "instances_val.json: annotations 0"):
         coco.load(small_root([annotation(**changes)]), "val")
-    assert "instances_val.json: annotations 0" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -135,46 +135,54 @@ def test_a_corrupt_image_keeps_its_questions_for_the_decoder_to_report(small_roo
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        (row(quesiton="?"), "unknown field 'quesiton'; did you mean 'question'"),
-        (row(xyz=1), "unknown field 'xyz'; the fields are accepted, answer, answer_type"),
-        (row(regions=[box(1, 1, 2, 2, lable="x")]), "region 0: unknown field 'lable'; did you mean 'label'"),
-        (row(image="/scans/a.png"), "field 'image' is '/scans/a.png'; name a file below"),
-        (row(image="../a.png"), "field 'image' is '../a.png'; name a file below"),
-        ("{", "not valid JSON"),
-        ("[1]", "is list; write one object a line"),
-        (row(answer=""), "field 'answer' is empty"),
-        (row(answer=None), "field 'answer' is None"),
-        ({"image": "images/a.png", "id": "1", "question": "Is it?"}, "field 'answer' is None"),
-        ({"image": "images/a.png", "choices": ["a"]}, "field 'choices' belongs to a question"),
-        (row(answer_type="maybe"), "field 'answer_type' is 'maybe'; write one of open, closed"),
-        (row(task="count"), "field 'task' is 'count'; write one of answer, detect, caption"),
-        (row(choices="a"), "field 'choices' is 'a'; write a list of texts"),
-        (row(turns=[{"question": "?"}]), "turn 0: field 'answer' is None"),
-        (row(regions=[box(90, 10, 40, 20)]), "region 0: box .* leaves the image of 100x50"),
-        (row(regions=[box(1, 2, 3)]), "field 'box' has .* write 4 numbers"),
-        (row(regions=[box(1, 2, 3, "4")]), "field 'box' has .* write 4 numbers"),
-        (row(regions=[{"label": "x"}]), "has neither 'box' nor 'polygon'"),
-        (row(regions=[{"polygon": [[1, 2], [3, 4]]}]), "polygon has 2 vertices"),
-        (row(regions=[box(1, 1, 9, 9, mask="gone.png")]), r"gone\.png: no such file"),
-        (row(regions=[box(1, 1, 9, 9, mask="mask.png", mask_level=300)]), "field 'mask_level' is 300"),
-        (row(regions=[box(1, 1, 9, 9, mask_level=3)]), "write 'mask' too"),
-        ('{"id": ' + "1" * 400 + "}", "a number of 400 digits"),
-        (row(regions=[box(1, 1, 10**399, 9)]), "a number of 400 digits"),
-        ('{"id": "\\ud83d"}', "escapes half a character"),
-        ('{"id": ' * 100_000, "nested too deeply"),
-        ('{"id": "1", "image": "a.png", "id": "2"}', "field 'id' stands twice in one object"),
-        (row(task="detect", question="mass", answer="mass"), "of task 'detect' it is four tokens"),
-        (row(task="detect", question="mass", answer="<loc0001><loc0002><loc0003> mass"), "four tokens"),
-        (row(regions=[box(1, 1, 9, 9, mask="small.png")]), r"has 10 x 5 pixels, its image 100 x 50"),
-        (row(regions=[box(1, 1, 9, 9, mask="colour.png", mask_level=3)]), "of mode RGB, which has no grey level 3"),
+        (row(quesiton="?"), ("data.unknown-field", "'quesiton'", "'question'")),
+        (row(xyz=1), ("data.unknown-field", "'xyz'", "accepted, answer, answer_type")),
+        (row(regions=[box(1, 1, 2, 2, lable="x")]), ("data.unknown-field", "region 0", "'lable'", "'label'")),
+        (row(image="/scans/a.png"), ("data.invalid-value", "'image'", "'/scans/a.png'")),
+        (row(image="../a.png"), ("data.invalid-value", "'image'", "'../a.png'")),
+        ("{", ("file.malformed", "JSON")),
+        ("[1]", ("file.malformed", "list")),
+        (row(answer=""), ("data.missing-field", "'answer'")),
+        (row(answer=None), ("data.missing-field", "'answer'", "None")),
+        ({"image": "images/a.png", "id": "1", "question": "Is it?"}, ("data.missing-field", "'answer'", "None")),
+        ({"image": "images/a.png", "choices": ["a"]}, ("data.unknown-field", "'choices'")),
+        (row(answer_type="maybe"), ("data.invalid-value", "'answer_type'", "'maybe'", "open, closed")),
+        (row(task="count"), ("data.invalid-value", "'task'", "'count'", "answer, detect, caption")),
+        (row(choices="a"), ("data.invalid-value", "'choices'", "'a'")),
+        (row(turns=[{"question": "?"}]), ("data.missing-field", "turn 0", "'answer'")),
+        (row(regions=[box(90, 10, 40, 20)]), ("data.invalid-region", "region 0", "90,10,40,20", "100x50")),
+        (row(regions=[box(1, 2, 3)]), ("data.invalid-value", "region 0", "'box'", "[1, 2, 3]")),
+        (row(regions=[box(1, 2, 3, "4")]), ("data.invalid-value", "region 0", "'box'", "'4'")),
+        (row(regions=[{"label": "x"}]), ("data.missing-field", "'box'", "'polygon'")),
+        (row(regions=[{"polygon": [[1, 2], [3, 4]]}]), ("data.invalid-region", "region 0", "polygon", "2")),
+        (row(regions=[box(1, 1, 9, 9, mask="gone.png")]), ("file.missing", "gone.png")),
+        (
+            row(regions=[box(1, 1, 9, 9, mask="mask.png", mask_level=300)]),
+            ("data.invalid-value", "'mask_level'", "300"),
+        ),
+        (row(regions=[box(1, 1, 9, 9, mask_level=3)]), ("data.missing-field", "'mask_level'", "'mask'")),
+        ('{"id": ' + "1" * 400 + "}", ("data.invalid-value", "400")),
+        (row(regions=[box(1, 1, 10**399, 9)]), ("data.invalid-value", "400")),
+        ('{"id": "\\ud83d"}', ("data.invalid-value", "\\ud800")),
+        ('{"id": ' * 100_000, ("file.malformed", "JSON")),
+        ('{"id": "1", "image": "a.png", "id": "2"}', ("data.duplicate-field", "'id'")),
+        (row(task="detect", question="mass", answer="mass"), ("data.invalid-value", "'answer'", "'mass'", "'detect'")),
+        (
+            row(task="detect", question="mass", answer="<loc0001><loc0002><loc0003> mass"),
+            ("data.invalid-value", "'answer'", "<loc0003> mass", "'detect'"),
+        ),
+        (row(regions=[box(1, 1, 9, 9, mask="small.png")]), ("data.conflict", "small.png", "10 x 5", "100 x 50")),
+        (
+            row(regions=[box(1, 1, 9, 9, mask="colour.png", mask_level=3)]),
+            ("data.invalid-value", "colour.png", "RGB", "3"),
+        ),
     ],
 )
 def test_a_row_that_is_not_understood_is_named_by_file_and_line(small_root, line, complaint):
     root = small_root(row(1), line)
-    with pytest.raises(DataError, match=complaint) as caught:
+    with refused(DataError, *complaint) as caught:
         jsonl.load(root, "train")
     assert str(caught.value).startswith(f"{root}/train.jsonl: line 2: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_rows_that_disagree_about_an_image_are_named(small_root):

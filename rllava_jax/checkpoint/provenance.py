@@ -161,7 +161,7 @@ def write_workdir(workdir: Path, config: Config, tokenizer: Tokenizer, start: St
         except OSError as error:
             raise ConfigError(
                 f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write",
-                code="file.not-writable",
+                code="file.unwritable",
             ) from None
         (workdir / tokenizer.file_name).write_bytes(tokenizer.file)
         if start is not None and start.conversion is not None:

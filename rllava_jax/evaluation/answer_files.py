@@ -104,7 +104,7 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
         bad = findings.get(UNREADABLE, Found()).count
         raise DataError(
             f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     return AnswerFile(answers, findings)
 

@@ -75,7 +75,7 @@ def read_side(path: str, name: str = "") -> Side:
     assert answers is not None
     predictions = read_predictions(answers)
     if not predictions:
-        raise DataError(f"{answers}: is empty; evaluate the run again", code="data.no-questions")
+        raise DataError(f"{answers}: is empty; evaluate the run again", code="data.no-examples")
     by_key(predictions, where=f"{answers}: ")
     return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
 
@@ -129,7 +129,7 @@ def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Co
         raise DataError(
             f"{first.folder} and {second.folder}: have no question in common under the same condition; compare "
             "evaluations of the same data set and split",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     return Comparison(rows, *unmatched(ours, theirs), [f"{key[2]} ({key[3]})" for key in sorted(changed)])
 

@@ -197,7 +197,7 @@ def judge_items(judge: Judge, items: Sequence[Response], *, progress: bool = Tru
                 raise EndpointError(
                     f"{judge.endpoint.url}: answered none of {len(failures)} requests, the last by: "
                     f"{list(failures.values())[-1]}; mend the endpoint and start the same command again",
-                    code="endpoint.fails",
+                    code="endpoint.failed",
                 )
         correct: dict[tuple[str, ...], bool] = {}
         not_judged: Counter[str] = Counter()

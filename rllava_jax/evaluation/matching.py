@@ -47,7 +47,7 @@ def match(references: Sequence[Response], file: AnswerFile, protocol: Protocol, 
     if not counted:
         raise DataError(
             f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     known = {item.id for item in references}
     unknown = [key for key in file.answers if key[0] not in known]

@@ -44,7 +44,7 @@ def from_data(
     if not asked:
         raise DataError(
             f"{name} {split}: has no question of --families {','.join(families)} in --languages {','.join(languages)}",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     return [_of_example(example) for example in asked]
 
@@ -79,7 +79,7 @@ def from_file(path: Path) -> list[Response]:
         found[item.id] = item
     if not found:
         raise DataError(
-            f"{path}: has no question; write one object a line, with id and answer", code="data.no-questions"
+            f"{path}: has no question; write one object a line, with id and answer", code="data.no-examples"
         )
     return list(found.values())
 

@@ -50,7 +50,7 @@ def score(predictions: Sequence[Prediction], protocol: Protocol = OF_A_RUN, *, b
     if not predictions:
         raise DataError(
             "no predictions to score: the evaluation asked no question (check evaluation.families)",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     by_key(predictions)
     return rows(scored(predictions, protocol), protocol, bootstrap=bootstrap, seed=seed)

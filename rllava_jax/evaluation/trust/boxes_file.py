@@ -97,7 +97,7 @@ def make(
     if not asked:
         raise DataError(
             f"{source} {split}: no question has a right box; the benchmark needs a data set with boxes",
-            code="data.no-questions",
+            code="data.no-examples",
         )
     labels = labels_of(everything)
     questions = tuple(_question(example, size_of(example), variants(example, labels)) for example in asked)
