@@ -96,7 +96,7 @@ def with_gradients(attention, q, k, v, g):
 
     @jax.jit
     def run(q, k, v, g):
-        out, vjp = jax.vjp(attend, q, k, v)
+        out, vjp = jax.vjp(attention, q, k, v)
         return out, *vjp(g.astype(out.dtype))
 
     return run(q, k, v, g)
@@ -198,7 +198,7 @@ def test_no_array_holds_the_weights():
     elements = case.heads * case.queries * case.keys * BATCH
 
     def largest(attention):
-        return max(sizes(jax.make_jaxpr(lambda *a: with_gradients(attend, *a))(q, k, v, g).jaxpr))
+        return max(sizes(jax.make_jaxpr(lambda *a: with_gradients(attention, *a))(q, k, v, g).jaxpr))
 
     def sizes(jaxpr):
         for equation in jaxpr.eqns:
