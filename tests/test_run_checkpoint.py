@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -87,29 +88,28 @@ def test_sampled_runs_answer_every_question_so_often(results):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["--conditions", "right,nosie"], "did you mean 'noise'?"),
-        (["--families", "identfy"], "evaluation.families: 'identfy'"),
+        (["--conditions", "right,nosie"], "'noise'"),
+        (["--families", "identfy"], "identfy"),
         (["--split", "tset"], "tset"),
         (["--data", "slake"], "data.root"),
-        (["--batch-size", "0"], "--batch-size 0: write 1 or more"),
-        (["--bootstrap", "-1"], "--bootstrap -1: is negative"),
-        (["--batch-size", "7"], "--batch-size 7: 8 devices cannot share it"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--bootstrap", "-1"], "--bootstrap"),
+        (["--batch-size", "7"], "--batch-size 7"),
         (["--protocol", "llava_med_legacy"], "--protocol llava_med_legacy"),
-        (["--max-examples", "-1"], "evaluation.max_examples"),
+        (["--max-examples", "-1"], "max"),
         (["--step", "99"], "99"),
-        (["--sampled-runs", "0"], "--sampled-runs 0"),
-        (["--sampled-runs", "2", "--temperature", "0"], "--temperature 0: is greedy"),
-        (["--temperature", "1"], "--temperature 1.0: is of --sampled-runs"),
+        (["--sampled-runs", "0"], "--sampled-runs"),
+        (["--sampled-runs", "2", "--temperature", "0"], "--temperature"),
+        (["--temperature", "1"], "--sampled-runs"),
     ],
 )
-def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, message):
+def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, named):
     assert main(["--checkpoint", str(workdir), "--out", str(tmp_path / "out"), *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
-    assert said.count("\n") == 1
+    assert re.fullmatch(r"error: .* \[(option|config|data|file|checkpoint|mesh)\.[a-z-]+\]\n", said)
+    assert named in said
     assert not (tmp_path / "out").exists()
 
 
