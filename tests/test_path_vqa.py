@@ -112,7 +112,14 @@ def test_a_malformed_entry_is_named_by_file_entry_and_field(small_root, changes,
 @pytest.mark.parametrize(
     ("root", "split", "complaint"),
     [
-        ("", "train", ("file.missing",)),
+        (
+            "",
+            "train",
+            (
+                "config.missing-field",
+                "data.root",
+            ),
+        ),
         ("/nowhere", "train", ("file.missing", "/nowhere")),
         (None, "validate", ("data.unknown-name", "validate")),
         (None, "test", ("file.missing", "test_qa.pkl")),
