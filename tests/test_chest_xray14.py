@@ -104,18 +104,23 @@ def test_missing_films_are_left_out_and_named_and_corrupt_ones_kept_for_the_deco
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"boxes": ["00000004_000.png,Mass,1000,1,50,50,,,"]}, r"BBox_List_2017\.csv: row 2: box .* leaves the image"),
-        ({"boxes": ["00000004_000.png,Mass,a,1,50,50,,,"]}, r"row 2: box is 'a, 1, 50, 50'"),
-        ({"boxes": ["00000004_000.png,Tumour,1,1,50,50,,,"]}, r"row 2: finding 'Tumour' is none of"),
-        ({"labels": LABELS | {"00000004_000.png": "Masses"}}, r"Data_Entry_2017\.csv: row 6: finding 'Masses'"),
-        ({"labels": {"00000004_000.png": "Mass"}}, r"test_list\.txt: film '00000005_000\.png' has no line"),
-        ({"size": 512}, "leaves the image of 512x512"),
+        (
+            {"boxes": ["00000004_000.png,Mass,1000,1,50,50,,,"]},
+            ("data.invalid-region", "BBox_List_2017.csv", "row 2", "1000,1,50,50"),
+        ),
+        ({"boxes": ["00000004_000.png,Mass,a,1,50,50,,,"]}, ("data.invalid-value", "row 2", "a, 1, 50, 50")),
+        ({"boxes": ["00000004_000.png,Tumour,1,1,50,50,,,"]}, ("data.unknown-name", "row 2", "'Tumour'")),
+        (
+            {"labels": LABELS | {"00000004_000.png": "Masses"}},
+            ("data.unknown-name", "Data_Entry_2017.csv", "row 6", "'Masses'"),
+        ),
+        ({"labels": {"00000004_000.png": "Mass"}}, ("data.missing-field", "test_list.txt", "00000005_000.png")),
+        ({"size": 512}, ("data.invalid-region", "512x512")),
     ],
 )
 def test_malformed_files_are_named(small_root, changes, complaint):
-    with pytest.raises(DataError, match=complaint) as caught:
+    with refused(DataError, *complaint):
         chest_xray14.SOURCE.load(small_root(**changes), "test")
-    assert "\n" not in str(caught.value)
 
 
 def test_wrong_split_and_missing_films_are_errors(small_root, tmp_path):

@@ -116,7 +116,7 @@ def test_a_failure_of_one_host_stops_the_other_with_its_message(pair, command_li
         + f"""
 import os
 from data_pipelines.loading.preprocess import Preprocessor
-from data_pipelines.records import DataError
+from data_pipelines.core.errors import DataError
 
 read = Preprocessor.training
 count = 0
