@@ -178,4 +178,6 @@ def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or
     plain, *others = map(jax.tree.leaves, gradients)
     for other in others:
         for once, again in zip(plain, other, strict=True):
-            np.testing.assert_allclose(once, again, rtol=1e-5, atol=1e-7)
+            # Sums are taken in another order; where they nearly cancel, float32 leaves an error of the summands' size:
+            # 1.8e-7 for one of 131,072 entries on one kind of processor, none on another.
+            np.testing.assert_allclose(once, again, rtol=1e-5, atol=3e-7)
