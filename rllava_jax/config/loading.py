@@ -43,7 +43,7 @@ _STAGE_PREFIX = f"{OVERRIDE_PREFIX}stages."
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), *, placeholders: Mapping[str, str] | None = None
 ) -> Config:
-    """Executes the file, applies the overrides in order, and checks the result (`config_validation.validate`).
+    """Executes the file, applies the overrides in order, and checks the result (`config/validation.py`).
 
     The value of an override is written as its field's type wants it: `--config.train.batch_size=64`,
     `--config.data.root=DIR`, `--config.regions.encoders=crop,loc` (a tuple; empty for none),
