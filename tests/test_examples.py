@@ -91,4 +91,4 @@ def test_a_second_prediction_adds_no_compiled_program(runs, command_line, tmp_pa
         assert status == 0, err
         said.append((out, programs()))
     assert said[0] == said[1]
-    assert any("jit_run" in name for name in said[0][1])
+    assert any("jit__generate" in name for name in said[0][1])
