@@ -247,7 +247,7 @@ def test_two_files_are_compared_question_by_question(tmp_path, capsys):
         (["--references", "x.jsonl", "--data", "vqa_rad"], "give one of them"),
         (["--references", "no.jsonl"], "no.jsonl: cannot be read"),
         (["--data", "phantom", "--families", "vqas"], "no family 'vqas'"),
-        (["--bootstrap", "-1"], "--bootstrap"),
+        (["--bootstrap", "-1"], "--bootstrap: '-1'"),
         ([], "say what to score against"),
     ],
 )

@@ -130,7 +130,7 @@ def test_detections_in_coco_s_form_and_what_is_wrong_with_them(source, tmp_path,
     )
     arguments = ["jsonl", "--source", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert main([*arguments, "--min-score", "0.5"]) == 2
-    assert "--detections" in capsys.readouterr().err
+    assert "--min-score 0.5: goes with --detections" in capsys.readouterr().err
     arguments += ["--detections", str(results)]
     assert main(arguments) == 2
     assert "name the COCO file that has their names" in capsys.readouterr().err

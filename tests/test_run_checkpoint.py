@@ -90,19 +90,19 @@ def test_sampled_runs_answer_every_question_so_often(results):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--conditions", "right,nosie"], "'noise'"),
-        (["--families", "identfy"], "identfy"),
+        (["--conditions", "right,nosie"], "did you mean 'noise'?"),
+        (["--families", "identfy"], "evaluation.families.0: 'identfy'"),
         (["--split", "tset"], "tset"),
         (["--data", "slake"], "data.root"),
-        (["--batch-size", "0"], "--batch-size"),
-        (["--bootstrap", "-1"], "--bootstrap"),
-        (["--batch-size", "7"], "--batch-size 7"),
+        (["--batch-size", "0"], "--batch-size: '0'"),
+        (["--bootstrap", "-1"], "--bootstrap: '-1'"),
+        (["--batch-size", "7"], "--batch-size 7: 8 devices"),
         (["--protocol", "llava_med_legacy"], "--protocol llava_med_legacy"),
-        (["--max-examples", "-1"], "max"),
+        (["--max-examples", "-1"], "--max-examples: '-1'"),
         (["--step", "99"], "99"),
-        (["--sampled-runs", "0"], "--sampled-runs"),
-        (["--sampled-runs", "2", "--temperature", "0"], "--temperature"),
-        (["--temperature", "1"], "--sampled-runs"),
+        (["--sampled-runs", "0"], "--sampled-runs: '0'"),
+        (["--sampled-runs", "2", "--temperature", "0"], "--temperature: '0'"),
+        (["--temperature", "1"], "--temperature 1.0: is of --sampled-runs"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, named):

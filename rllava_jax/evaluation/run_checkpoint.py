@@ -120,15 +120,7 @@ def _sampling(options: argparse.Namespace) -> Sampling | None:
                 f"--temperature {options.temperature}: is of --sampled-runs, which is not given", code="option.conflict"
             )
         return None
-    if options.sampled_runs < 1:
-        raise ConfigError(f"--sampled-runs {options.sampled_runs}: write 1 or more", code="option.out-of-range")
-    sampling = Sampling(0.7 if options.temperature is None else options.temperature)
-    if sampling.temperature == 0:
-        raise ConfigError(
-            "--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7",
-            code="option.out-of-range",
-        )
-    return sampling
+    return Sampling(0.7 if options.temperature is None else options.temperature)
 
 
 def _write_sampled(
