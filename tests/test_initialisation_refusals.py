@@ -127,7 +127,7 @@ def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, c
     [
         ({"size": "tiny"}, "config.conflict", ["model.size: 'tiny'", "'custom'", "vision.width 128, there 32"]),
         ({"vocab": 7}, "config.conflict", ["model.vocab: 7"]),
-        ({"image_size": 60}, "config.conflict", ["model.image_size", "60"]),
+        ({"image_size": 60}, "config.invalid-value", ["model.image_size: 60"]),
     ],
     ids=["size", "vocab", "image size"],
 )
