@@ -48,15 +48,28 @@ def error_classes(trees: dict[str, ast.Module]) -> set[str]:
     return found
 
 
+def _codes_of_classes(trees: dict[str, ast.Module]) -> dict[str, ast.expr]:
+    """Class name → the code that it gives to its errors, of those that give one."""
+    return {
+        node.name: statement.value
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name != _BASE
+        for statement in node.body
+        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["code"]
+    }
+
+
 def raised() -> tuple[dict[str, set[str]], list[str]]:
     """Each code and the files that raise it, and the places (file:line) that make an error without one."""
     trees = _trees()
-    classes = error_classes(trees)
+    classes, codes_of_classes = error_classes(trees), _codes_of_classes(trees)
     codes, without = collections.defaultdict(set), []
     for name, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
                 given = next((keyword.value for keyword in node.keywords if keyword.arg == "code"), None)
+                given = given or codes_of_classes.get(node.func.id)
                 if given is None:
                     without.append(f"{name}:{node.lineno}")
                 for constant in ast.walk(given) if given is not None else ():

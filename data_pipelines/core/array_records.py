@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -124,9 +124,7 @@ def shards(folder: str, split: str) -> list[Shard]:
         counts = [int(length) for length in lengths[0]] if lengths else []
         name = info["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error!r}); prepare the data set again", code="file.malformed"
-        ) from None
+        raise MalformedFile(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
     files = [os.path.join(folder, shard_name(name, split, i, len(counts))) for i in range(len(counts))]
     return [Shard(path, count) for path, count in zip(files, counts, strict=True) if count]
 

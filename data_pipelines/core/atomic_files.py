@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, FileExists
 from data_pipelines.core.paths import is_remote
 
 
@@ -54,9 +54,7 @@ def check_destination(destination: Path, *, source: Path, overwrite: bool, ours:
     if not destination.exists():
         return
     if not overwrite:
-        raise ConfigError(
-            f"{destination}: exists; choose another destination, or replace it with --overwrite", code="file.exists"
-        )
+        raise FileExists(f"{destination}: exists; choose another destination, or replace it with --overwrite")
     if not ours(destination):
         raise ConfigError(
             f"{destination}: holds files that this command did not write, so --overwrite does not touch it; "

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_pipelines.core import exit_codes
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
 
 # How much libraries may say. Orbax warns through absl at each save without validation figures, which is how most
 # checkpoints are meant to be. What a failed read or log-in leaves behind in the last three, our own line says once.
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
             if self._given(options, option) and not any(self._holds(options, condition) for condition in conditions):
                 value = getattr(options, _name(option))
                 said = option if isinstance(value, bool | list) else f"{option} {value}"
-                raise ConfigError(f"{said}: goes with {' or '.join(conditions)}; leave it out", code="option.conflict")
+                raise OptionConflict(f"{said}: goes with {' or '.join(conditions)}; leave it out")
 
     def _given(self, options: argparse.Namespace, option: str) -> bool:
         # By identity: a 0 is given, and equals False.
@@ -202,8 +202,7 @@ def made_folder(path: Path, *, option: str = "--out") -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"{option} {path}: cannot be made ({error.strerror or error}); name a folder that you may write",
-            code="file.unwritable",
+        raise UnwritableFile(
+            f"{option} {path}: cannot be made ({error.strerror or error}); name a folder that you may write"
         ) from None
     return path

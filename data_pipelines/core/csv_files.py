@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingField
 from data_pipelines.core.text_files import reading
 
 
@@ -36,8 +36,5 @@ def read_rows(path: str, columns: Sequence[str], *, either: Sequence[str] = ()) 
         if either and not set(either) & set(found):
             lacking.append(" or ".join(either))
         if lacking:
-            raise DataError(
-                f"{path}: no column {', '.join(lacking)} among {found}; is it the published file?",
-                code="data.missing-field",
-            )
+            raise MissingField(f"{path}: no column {', '.join(lacking)} among {found}; is it the published file?")
         yield from reader

@@ -10,7 +10,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.core.errors import DataError, UserError, invalid_field
+from data_pipelines.core.errors import (
+    DataError,
+    InvalidValue,
+    MalformedFile,
+    MissingField,
+    MissingFile,
+    UserError,
+    invalid_field,
+)
 from data_pipelines.core.text_files import PUBLISHED, lines_of, reading
 
 # A float holds no more, and Python's own limit lies far beyond.
@@ -36,9 +44,7 @@ def require_folder(root: str, setting: str = "data.root") -> None:
     if not root:
         raise DataError(f"{setting} is empty; set it to the folder of the published files", code="config.missing-field")
     if not os.path.isdir(root):
-        raise DataError(
-            f"{setting}: no folder {root!r}; set it to the folder of the published files", code="file.missing"
-        )
+        raise MissingFile(f"{setting}: no folder {root!r}; set it to the folder of the published files")
 
 
 def read_objects(path: str) -> list[dict[str, Any]]:
@@ -59,9 +65,7 @@ def list_of_objects(entries: Any, where: str) -> list[dict[str, Any]]:
         if wrong is None:
             return entries
         found = f"entry {wrong[0]} of type {type(wrong[1]).__name__}"
-    raise DataError(
-        f"{where}: expected a list of objects, found {found}; is it the published file?", code="file.malformed"
-    )
+    raise MalformedFile(f"{where}: expected a list of objects, found {found}; is it the published file?")
 
 
 def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) -> Any:
@@ -94,7 +98,7 @@ def json_lines(
         where = f"{path}: line {number}"
         entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys)
         if not isinstance(entry, dict):
-            raise DataError(f"{where}: is {type(entry).__name__}; write one object a line", code="file.malformed")
+            raise MalformedFile(f"{where}: is {type(entry).__name__}; write one object a line")
         yield where, entry
 
 
@@ -112,7 +116,7 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
 
     def whole(digits: str) -> int:
         if len(digits) > _DIGITS:
-            raise DataError(f"{where}: has a number of {len(digits)} digits; correct it", code="data.invalid-value")
+            raise InvalidValue(f"{where}: has a number of {len(digits)} digits; correct it")
         return int(digits)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -129,13 +133,12 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
         if _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself",
-            code="data.invalid-value",
+        raise InvalidValue(
+            f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself"
         ) from None
     except (RecursionError, json.JSONDecodeError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(f"{where}: not valid JSON ({reason}); {remedy}", code="file.malformed") from None
+        raise MalformedFile(f"{where}: not valid JSON ({reason}); {remedy}") from None
     return content
 
 
@@ -147,12 +150,12 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
     """
     value = entry.get(field)
     if value is None:
-        raise DataError(f"{where}: field {field!r} is None; expected text", code="data.missing-field")
+        raise MissingField(f"{where}: field {field!r} is None; expected text")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise invalid_field(where, field, value, "expected text")
     text = single_blanks(str(value))
     if not text and not may_be_empty:
-        raise DataError(f"{where}: field {field!r} is empty; fill it in or remove the entry", code="data.missing-field")
+        raise MissingField(f"{where}: field {field!r} is empty; fill it in or remove the entry")
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingPackage
 
 
 def optional_package(name: str, need: str, *, extra: str = "data", otherwise: str = "") -> Any:
@@ -23,8 +23,7 @@ def optional_package(name: str, need: str, *, extra: str = "data", otherwise: st
         return importlib.import_module(name)
     except ImportError:
         alternative = f", or {otherwise}" if otherwise else ""
-        raise DataError(
+        raise MissingPackage(
             f"{need}: the package {name.split('.')[0]} is not installed; run pip install 'rllava-jax[{extra}]'"
-            f"{alternative}",
-            code="import.missing",
+            f"{alternative}"
         ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from etils import epath
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, MissingPackage, UnreadableFile
 
 _REMOTE = "gs://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -87,11 +87,10 @@ def require_bucket(path: Path) -> None:
         gcsfs.GCSFileSystem().call("GET", f"b/{bucket}")
     except Exception as error:  # gcsfs, aiohttp and google-auth each raise their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(
+        raise UnreadableFile(
             f"{path}: the bucket {bucket} cannot be opened ({reason}); create it, or log in "
             "(gcloud auth application-default login) as somebody with the roles storage.objectUser and "
-            "storage.legacyBucketReader on it",
-            code="file.unreadable",
+            "storage.legacyBucketReader on it"
         ) from None
 
 
@@ -102,7 +101,7 @@ def _bucket(text: str) -> str:
 @functools.cache
 def _prepare_remote() -> None:
     if importlib.util.find_spec("gcsfs") is None:
-        raise ConfigError("gs:// paths need the package gcsfs: pip install 'rllava-jax[gcs]'", code="package.missing")
+        raise MissingPackage("gs:// paths need the package gcsfs: pip install 'rllava-jax[gcs]'")
     import fsspec.config
 
     # They log each file that is opened, and what goes wrong, traces and all, before they raise it.

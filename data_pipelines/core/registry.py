@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import UnknownName
 
 
 def nearest(name: str, known: Collection[str], *, listed: str = "") -> str:
@@ -32,6 +32,6 @@ def named_export(exports: Mapping[str, str], name: str, *, what: str, setting: s
       DataError: there is none; names the nearest.
     """
     if name not in exports:
-        raise DataError(f"{setting}: no {what} {name!r}; {nearest(name, exports)}", code="data.unknown-name")
+        raise UnknownName(f"{setting}: no {what} {name!r}; {nearest(name, exports)}")
     module, _, exported = exports[name].partition(":")
     return getattr(importlib.import_module(module), exported or usual)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, MissingFile, UnreadableFile
 
 PUBLISHED = "copy it from the published data set"
 
@@ -35,11 +35,11 @@ def reading(
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {remedy}", code="file.missing") from None
+        raise MissingFile(f"{path}: no such file; {remedy}") from None
     except (UnicodeDecodeError, *damage) as error:  # type: ignore[misc]
-        raise DataError(f"{path}: not {form} in UTF-8 ({error}); copy the file again", code="file.malformed") from None
+        raise MalformedFile(f"{path}: not {form} in UTF-8 ({error}); copy the file again") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}", code="file.unreadable") from None
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
 
 
 def lines_of(path: str, *, form: str = "text", remedy: str = PUBLISHED) -> Iterator[tuple[int, str]]:

@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
 from data_pipelines.conditions import CORRUPTIONS, LEVELS
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import UnknownName
 from data_pipelines.core.seeding import rng_for
 
 NOISE_DEVIATIONS = (0.08, 0.12, 0.18, 0.26, 0.38)
@@ -53,9 +53,8 @@ def corrupted(image: Pixels, kind: str, level: int, name: str) -> Pixels:
       DataError: no such kind or level.
     """
     if kind not in CORRUPTIONS or level not in LEVELS:
-        raise DataError(
-            f"corruption {kind}:{level}: there is none; the kinds are {', '.join(CORRUPTIONS)}, the levels 1 to 5",
-            code="data.unknown-name",
+        raise UnknownName(
+            f"corruption {kind}:{level}: there is none; the kinds are {', '.join(CORRUPTIONS)}, the levels 1 to 5"
         )
     if kind == "noise":
         return _noisy(image, NOISE_DEVIATIONS[level - 1], name)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data_pipelines.core.errors import DataError, unreadable_image
+from data_pipelines.core.errors import DataError, InvalidPart, UserError, unreadable_image
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.scan_parts import ScanPart, refuse
 from data_pipelines.images.windows import (
@@ -83,7 +83,7 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
         if kind in ("MONOCHROME1", "MONOCHROME2"):
             return _greys(dataset, stored, kind, window, name)
         return _colours(dataset, stored, kind, window, name)
-    except DataError:
+    except UserError:
         raise
     # pydicom reports damaged files with many types: InvalidDicomError, ValueError, KeyError, struct.error, EOFError …
     except Exception as error:
@@ -111,7 +111,7 @@ def _frame(dataset: Any, part: ScanPart, name: str) -> int:
     if part.frame is None:
         return frames // 2
     if not 1 <= part.frame <= frames:
-        raise DataError(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}", code="image.invalid-part")
+        raise InvalidPart(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}")
     return part.frame - 1
 
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import DataError, unreadable_image
+from data_pipelines.core.errors import InvalidPart, unreadable_image
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
 from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
@@ -87,10 +87,7 @@ def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
     if part.set_fields():
         field = part.set_fields()[0]
-        raise DataError(
-            f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name",
-            code="image.invalid-part",
-        )
+        raise InvalidPart(f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name")
     kind = str(path).lower() if isinstance(path, str) else ""
     if kind.endswith((".dcm", ".dicom")):
         raise unreadable_image(name, "no DICM at byte 128", "write it anew as a DICOM Part 10 file")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipelines.core.errors import DataError, unreadable_image
+from data_pipelines.core.errors import InvalidPart, UserError, unreadable_image
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.scan_parts import ScanPart, refuse
 from data_pipelines.images.windows import AUTO, MINMAX, Window, grey_levels, range_of, refuse_colours, shown, window_of
@@ -54,7 +54,7 @@ def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
             refuse_colours(window, name)
             return np.stack([values[channel] for channel in "RGB"], axis=2).astype(np.uint8)
         return _grey(image.header, np.asarray(values, np.float64), window, name)
-    except DataError:
+    except UserError:
         raise
     # nibabel reports damaged files with many types: HeaderDataError, ImageFileError, OSError, EOFError, zlib.error …
     except Exception as error:
@@ -93,9 +93,7 @@ def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str
 
 def _within(field: str, value: int, count: int, name: str) -> int:
     if not 0 <= value < count:
-        raise DataError(
-            f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}", code="image.invalid-part"
-        )
+        raise InvalidPart(f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}")
     return value
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidPart
 from data_pipelines.images.windows import window_of
 
 
@@ -56,16 +56,14 @@ def split_part(name: str) -> tuple[str, ScanPart]:
         field, _, value = item.partition("=")
         if field not in _FIELDS or field in values:
             fault = "twice" if field in values else "is no part of a scan"
-            raise DataError(
-                f"{name}: {field!r} {fault}; write each of {', '.join(_FIELDS)} once at most", code="image.invalid-part"
-            )
+            raise InvalidPart(f"{name}: {field!r} {fault}; write each of {', '.join(_FIELDS)} once at most")
         if field == "window":
             window_of(value, name)
             values[field] = value
         elif value.isascii() and value.isdigit():
             values[field] = int(value)
         else:
-            raise DataError(f"{name}: {field} is {value!r}; write a whole number", code="image.invalid-part")
+            raise InvalidPart(f"{name}: {field} is {value!r}; write a whole number")
     return path, ScanPart(**values)  # type: ignore[arg-type]
 
 
@@ -73,4 +71,4 @@ def refuse(part: ScanPart, fields: tuple[str, ...], name: str, kind: str) -> Non
     """Raises DataError where a part has one of the fields, which files of this kind do not have."""
     for field in fields:
         if field in part.set_fields():
-            raise DataError(f"{name}: {kind} has no {field}; leave {field}= out of the name", code="image.invalid-part")
+            raise InvalidPart(f"{name}: {kind} has no {field}; leave {field}= out of the name")

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidSetting
 from data_pipelines.core.registry import nearest
 
 Rule = Literal["auto", "minmax", "percentile"]
@@ -83,12 +83,9 @@ def window_of(text: str, where: str) -> Window | Rule:
             centre = width = math.nan
         if math.isfinite(centre) and math.isfinite(width) and width >= 1:
             return Window(centre, width)
-        raise DataError(
-            f"{where}: {text!r} is no window; write CENTRE:WIDTH in numbers, the width 1 or more",
-            code="config.invalid-value",
-        )
+        raise InvalidSetting(f"{where}: {text!r} is no window; write CENTRE:WIDTH in numbers, the width 1 or more")
     remedy = nearest(name, (*_RULES, *PRESETS))
-    raise DataError(f"{where}: no window {text!r}; {remedy}, or write CENTRE:WIDTH", code="config.invalid-value")
+    raise InvalidSetting(f"{where}: no window {text!r}; {remedy}, or write CENTRE:WIDTH")
 
 
 def is_ct_window(text: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.conditions import ASKED, CONTROLS, CORRUPTED, MAIN
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, UnknownName
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.images.corruptions import corrupted, noise_image
 from data_pipelines.records import Region, VQAExample
@@ -27,10 +27,9 @@ def picture_kind(condition: str) -> str:
       DataError: no condition of an evaluation.
     """
     if condition not in ASKED:
-        raise DataError(
+        raise UnknownName(
             f"condition {condition!r}: is none that an evaluation asks; choose of {', '.join((*MAIN, *CONTROLS))} and "
-            "corrupted:KIND:LEVEL",
-            code="data.unknown-name",
+            "corrupted:KIND:LEVEL"
         )
     if condition in BLANK:
         return "blank"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MeshMismatch
 from data_pipelines.loading.batch_shapes import Shape, batch_shapes, length_for
 from data_pipelines.loading.controls import ShuffledImages
 from data_pipelines.loading.preprocess import Arrays, Preprocessor
@@ -57,9 +57,8 @@ def evaluation_batches(
       DataError: a batch that the hosts cannot share, no such condition, or as the preprocessor.
     """
     if batch_size % process_count:
-        raise DataError(
-            f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one",
-            code="mesh.mismatch",
+        raise MeshMismatch(
+            f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
         )
     asked = _asked(examples, preprocessor, condition, wrong_kinds, images)
     longest, encode = preprocessor.data.text_length, preprocessor.tokenizer.encode

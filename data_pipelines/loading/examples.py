@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DuplicateId
 from data_pipelines.records import FAMILIES, SourceSplit, VQAExample
 from data_pipelines.regions.named_structures import link_regions
 from data_pipelines.regions.questions import region_questions
@@ -43,10 +43,7 @@ def load_examples(data: DataConfig, split: str, *, seed: int, max_regions: int) 
     ids: set[str] = set()
     for example in examples:
         if example.id in ids:
-            raise DataError(
-                f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique",
-                code="data.duplicate-id",
-            )
+            raise DuplicateId(f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique")
         ids.add(example.id)
     return examples
 

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.core.child_processes import follow_parent
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidSetting, SettingConflict
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.mixture import Part, Schedule, digest, mixed
 from data_pipelines.loading.preprocess import Arrays, Preprocessor
@@ -133,9 +133,8 @@ def _seed(seed: int, purpose: str) -> int:
 def _batched(prepared: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> grain.MapDataset:
     """This host's share of each global batch."""
     if batch_size % process_count:
-        raise DataError(
-            f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one",
-            code="config.conflict",
+        raise SettingConflict(
+            f"train.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
         )
     mine = prepared.slice(slice(process_index, None, process_count))
     return mine.batch(batch_size // process_count, drop_remainder=True)
@@ -276,21 +275,17 @@ def _by_family(
     """Places of the examples of each family of positive weight, in the order of FAMILIES."""
     for family, weight in families.items():
         if family not in FAMILIES or weight < 0:
-            raise DataError(
-                f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more",
-                code="config.invalid-value",
-            )
+            raise InvalidSetting(f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more")
     groups: dict[str, list[int]] = {family: [] for family in FAMILIES if families.get(family, 0) > 0}
     if not groups:
-        raise DataError(f"{where} has no positive weight; give at least one family some", code="config.invalid-value")
+        raise InvalidSetting(f"{where} has no positive weight; give at least one family some")
     for index, example in enumerate(examples):
         if example.family in groups:
             groups[example.family].append(index)
     for family, group in groups.items():
         if not group:
-            raise DataError(
-                f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0",
-                code="config.conflict",
+            raise SettingConflict(
+                f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0"
             )
     return groups
 

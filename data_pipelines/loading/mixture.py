@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, SettingConflict
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig, MixPart, PolicyConfig
@@ -65,10 +65,9 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
         if settings.families:
             examples = [example for example in examples if settings.families.get(example.family, 0) > 0]
         if not examples:
-            raise DataError(
+            raise SettingConflict(
                 f"data.mix.{name}: {settings.source} {settings.split} has no example of "
-                f"{', '.join(settings.families) or 'any family'}; name others, or set its weight to 0",
-                code="config.conflict",
+                f"{', '.join(settings.families) or 'any family'}; name others, or set its weight to 0"
             )
         parts.append(Part(name, settings, policy, examples))
     return parts
@@ -113,10 +112,9 @@ class Schedule:
             weights = _weights(points, scales, block / draws) * (left > 0)[:, None]
             empty = np.flatnonzero(weights.sum(axis=0) == 0)
             if empty.size and empty[0] == 0:
-                raise DataError(
+                raise SettingConflict(
                     f"data.mix: after step {done // batch_size} of {steps} no part is left to draw from; "
-                    "shorten train.duration, give a part more epochs, or one a weight there",
-                    code="config.conflict",
+                    "shorten train.duration, give a part more epochs, or one a weight there"
                 )
             if empty.size:
                 block, weights = block[: empty[0]], weights[:, : empty[0]]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidRegion
 from data_pipelines.images import pixels
 from data_pipelines.images.corruptions import MID_GREY
 from data_pipelines.images.reading import ImageCache
@@ -204,15 +204,13 @@ class Preprocessor:
         else:
             return MarkedRegion(box, None, region.box)
         if inside.shape != (height, width):
-            raise DataError(
+            raise InvalidRegion(
                 f"{source}: mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of {width} x {height} "
-                f"({example.id}); give a mask of the image's size",
-                code="data.invalid-region",
+                f"({example.id}); give a mask of the image's size"
             )
         if not pixels.cell_coverage(inside, (0.0, 0.0, float(height), float(width)), 1, box=region.box).any():
-            raise DataError(
-                f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them",
-                code="data.invalid-region",
+            raise InvalidRegion(
+                f"{source}: nothing is marked inside the box of {region.label!r} ({example.id}); correct one of them"
             )
         return MarkedRegion(box, inside, region.box)
 

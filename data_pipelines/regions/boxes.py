@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidRegion
 from data_pipelines.records import Box
 
 # Annotation tools round to whole pixels, so a box that ends one pixel outside its image is not a mistake.
@@ -36,24 +36,18 @@ def box_from_pixels(x: float, y: float, w: float, h: float, *, width: int, heigh
     """
     given = f"{where}: box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
     if not all(math.isfinite(v) for v in (x, y, w, h)):
-        raise DataError(
-            f"{given} has a number that is not finite; give four finite pixel coordinates", code="data.invalid-region"
-        )
+        raise InvalidRegion(f"{given} has a number that is not finite; give four finite pixel coordinates")
     if w <= 0 or h <= 0:
-        raise DataError(f"{given} has no area; width and height must be positive", code="data.invalid-region")
+        raise InvalidRegion(f"{given} has no area; width and height must be positive")
     outside = max(-x, -y, x + w - width, y + h - height)
     if outside > _TOLERANCE_PIXELS:
-        raise DataError(
+        raise InvalidRegion(
             f"{given} leaves the image of {width}x{height} pixels by {outside:g}; "
-            "give pixels of the original image, x,y being the top-left corner",
-            code="data.invalid-region",
+            "give pixels of the original image, x,y being the top-left corner"
         )
     box = clip((y / height, x / width, (y + h) / height, (x + w) / width))
     if area(box) == 0:
-        raise DataError(
-            f"{given} has no area inside the image of {width}x{height} pixels; move it into the image",
-            code="data.invalid-region",
-        )
+        raise InvalidRegion(f"{given} has no area inside the image of {width}x{height} pixels; move it into the image")
     return box
 
 
@@ -70,20 +64,13 @@ def box_from_polygon(polygon: Sequence[tuple[float, float]], *, where: str) -> B
       DataError: fewer than three vertices, a vertex outside the image, or no area.
     """
     if len(polygon) < 3:
-        raise DataError(
-            f"{where}: polygon has {len(polygon)} vertices; give at least three", code="data.invalid-region"
-        )
+        raise InvalidRegion(f"{where}: polygon has {len(polygon)} vertices; give at least three")
     ys, xs = zip(*polygon, strict=True)
     if not all(0 <= v <= 1 for v in (*ys, *xs)):
-        raise DataError(
-            f"{where}: polygon has a vertex outside the image; give (y, x) normalised to 0..1",
-            code="data.invalid-region",
-        )
+        raise InvalidRegion(f"{where}: polygon has a vertex outside the image; give (y, x) normalised to 0..1")
     box = (min(ys), min(xs), max(ys), max(xs))
     if area(box) == 0:
-        raise DataError(
-            f"{where}: polygon has no area; its vertices must not lie on one line", code="data.invalid-region"
-        )
+        raise InvalidRegion(f"{where}: polygon has no area; its vertices must not lie on one line")
     return box
 
 
@@ -95,7 +82,7 @@ def box_from_mask(mask: Bool[np.ndarray, "H W"], *, where: str) -> Box:
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
-        raise DataError(f"{where}: mask is empty; mark at least one pixel", code="data.invalid-region")
+        raise InvalidRegion(f"{where}: mask is empty; mark at least one pixel")
     height, width = mask.shape
     return (
         float(rows[0] / height),

@@ -23,7 +23,15 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, TypeGuard
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import (
+    DataConflict,
+    ImageError,
+    InvalidOption,
+    InvalidValue,
+    MalformedFile,
+    MissingOption,
+    UnknownName,
+)
 from data_pipelines.core.json_files import read_json, text_field
 from data_pipelines.images.reading import size_of
 from data_pipelines.records import AnnotatedImage, Region, SourceSplit
@@ -70,7 +78,7 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
         several of its images.
     """
     if not 0 <= min_score <= 1:
-        raise DataError(f"min_score = {min_score}; give a number from 0 to 1", code="option.invalid-value")
+        raise InvalidOption(f"min_score = {min_score}; give a number from 0 to 1")
     detections = read_detections(path, names_path=names_path)
     owners = _owners(split.images)
     found: dict[str, list[Detection]] = {}
@@ -83,9 +91,7 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
             continue
         image_id = owners[name]
         if image_id is None:
-            raise DataError(
-                f"{detection.where}: its name fits several images; name them by their ids", code="data.conflict"
-            )
+            raise DataConflict(f"{detection.where}: its name fits several images; name them by their ids")
         named.add(image_id)
         if detection.score < min_score:
             below += 1
@@ -93,10 +99,9 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
             found.setdefault(image_id, []).append(detection)
     if not named:
         example = split.images[0].image_id if split.images else "none"
-        raise DataError(
+        raise UnknownName(
             f"{path}: names no image of the split ({len(split.images)} images, the first {example!r}); "
-            "name images by their ids or file names",
-            code="data.unknown-name",
+            "name images by their ids or file names"
         )
     images = [_with_regions(image, found.get(image.image_id, ())) for image in split.images]
     bare = [image.image_id for image in images if not image.regions]
@@ -123,16 +128,14 @@ def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
     elif names_path:
         results, names = content, read_json(names_path, remedy=_REMEDY, unique_keys=True)
     else:
-        raise DataError(
+        raise MissingOption(
             f"{path}: COCO results give categories by number; name the COCO file that has their names, or write one "
-            'object with "categories" and "annotations"',
-            code="option.missing",
+            'object with "categories" and "annotations"'
         )
     if not isinstance(results, list) or not isinstance(names, dict):
         wrong = path if not isinstance(results, list) else names_path
-        raise DataError(
-            f"{wrong}: not COCO's form; expected a list of results, and an object with their categories",
-            code="file.malformed",
+        raise MalformedFile(
+            f"{wrong}: not COCO's form; expected a list of results, and an object with their categories"
         )
     labels = _names(names, "categories", "name", names_path)
     return list(_coco(results, path, labels, _names(names, "images", "file_name", names_path)))
@@ -143,9 +146,7 @@ def _by_image(content: Mapping[str, Any], path: str) -> Iterator[Detection]:
         # Folders may be named by patients, as MIMIC-CXR's are.
         shown = f"image {place}" if "/" in image or "\\" in image else repr(image)
         if not isinstance(boxes, list):
-            raise DataError(
-                f"{path}: {shown} has {type(boxes).__name__}; expected a list of boxes", code="file.malformed"
-            )
+            raise MalformedFile(f"{path}: {shown} has {type(boxes).__name__}; expected a list of boxes")
         for number, entry in enumerate(boxes):
             where = f"{path}: {shown}, box {number}"
             yield _detection(entry, where, image=image, label=None, box="box")
@@ -157,31 +158,22 @@ def _coco(
     for number, entry in enumerate(results):
         where = f"{path}: result {number}"
         if not isinstance(entry, dict):
-            raise DataError(f"{where} is {type(entry).__name__}; expected an object", code="file.malformed")
+            raise MalformedFile(f"{where} is {type(entry).__name__}; expected an object")
         category, image = (text_field(entry, field, where) for field in ("category_id", "image_id"))
         if category not in labels:
-            raise DataError(
-                f"{where}: category_id {category} is not among the categories; add it to them", code="data.unknown-name"
-            )
+            raise UnknownName(f"{where}: category_id {category} is not among the categories; add it to them")
         yield _detection(entry, where, image=files.get(image, image), label=labels[category], box="bbox")
 
 
 def _detection(entry: Any, where: str, *, image: str, label: str | None, box: str) -> Detection:
     if not isinstance(entry, dict):
-        raise DataError(
-            f"{where} is {type(entry).__name__}; expected an object with label, box and score", code="file.malformed"
-        )
+        raise MalformedFile(f"{where} is {type(entry).__name__}; expected an object with label, box and score")
     numbers = entry.get(box)
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(v) for v in numbers):
-        raise DataError(
-            f"{where}: field {box!r} is {numbers!r}; expected four numbers x, y, w, h in pixels",
-            code="data.invalid-value",
-        )
+        raise InvalidValue(f"{where}: field {box!r} is {numbers!r}; expected four numbers x, y, w, h in pixels")
     score = entry.get("score")
     if not _is_number(score) or not 0 <= score <= 1:
-        raise DataError(
-            f"{where}: field 'score' is {score!r}; expected a number from 0 to 1", code="data.invalid-value"
-        )
+        raise InvalidValue(f"{where}: field 'score' is {score!r}; expected a number from 0 to 1")
     x, y, w, h = numbers
     return Detection(image, text_field(entry, "label", where) if label is None else label, (x, y, w, h), score, where)
 
@@ -194,9 +186,7 @@ def _names(content: Mapping[str, Any], table: str, field: str, path: str) -> dic
     """id → name of COCO's "categories" or "images", the latter perhaps absent."""
     entries = content.get(table, [] if table == "images" else None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(
-            f"{path}: field {table!r} is no list of objects; expected COCO's {table}", code="file.malformed"
-        )
+        raise MalformedFile(f"{path}: field {table!r} is no list of objects; expected COCO's {table}")
     where = f"{path}: {table}"
     return {text_field(entry, "id", where): text_field(entry, field, where) for entry in entries}
 

@@ -7,3 +7,21 @@ from data_pipelines.core.errors import UserError
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing or damaged; the message names its folder and the remedy."""
+
+
+class MissingCheckpoint(CheckpointError):
+    """There is no checkpoint where one should be."""
+
+    code = "checkpoint.missing"
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint is incomplete, or its content is not what was written."""
+
+    code = "checkpoint.damaged"
+
+
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint is of another run, model or mesh than the one that reads it."""
+
+    code = "checkpoint.mismatch"

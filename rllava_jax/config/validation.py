@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NoReturn
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.registry import nearest
 from data_pipelines.images.windows import window_of
 from data_pipelines.regions.encoders.protocol import region_encoders
@@ -57,10 +57,7 @@ def _check_data(config: Config) -> None:
     _check_place("data", data, data.root)
     for name, part in data.mix.items():
         _check_place(f"data.mix.{name}", part, part.root or (data.root if part.source == data.source else ""))
-    try:
-        window_of(data.window, "data.window")
-    except DataError as error:
-        raise ConfigError(str(error), code="config.invalid-value") from None
+    window_of(data.window, "data.window")
     for encoder in region_encoders(config.regions):
         if encoder.writes_boxes and "{regions}" not in template:
             remedy = f"the region encoder {encoder.name!r} needs the placeholder {{regions}}"

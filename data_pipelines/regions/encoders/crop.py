@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import SettingConflict
 from data_pipelines.images import pixels
 from data_pipelines.regions.encoders.protocol import ArraySpec, MarkedImage, MarkedRegion, RegionEncoder
 from data_pipelines.settings import RegionConfig
@@ -28,7 +28,7 @@ class Crop(RegionEncoder):
             )
         else:
             return
-        raise ConfigError(fault, code="config.conflict")
+        raise SettingConflict(fault)
 
     def specs(self, config: RegionConfig, patch: int) -> dict[str, ArraySpec]:
         """Pixels and coverage."""

@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting
 from data_pipelines.core.registry import nearest
 from data_pipelines.records import Box
 from data_pipelines.settings import RegionConfig
@@ -133,7 +133,7 @@ def _named(name: str) -> RegionEncoder:
     found = _ENCODERS.get(name)
     if found is None:
         remedy = nearest(name, _ENCODERS)
-        raise ConfigError(f"regions.encoders: unknown region encoder {name!r}; {remedy}", code="config.invalid-value")
+        raise InvalidSetting(f"regions.encoders: unknown region encoder {name!r}; {remedy}")
     if isinstance(found, str):
         module, _, kind = found.partition(":")
         found = _ENCODERS[name] = getattr(importlib.import_module(module), kind)()
