@@ -10,7 +10,7 @@ import pytest
 from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.images.reading import decode
 from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.sources import huggingface_parquet
@@ -165,5 +165,5 @@ def test_wrong_folder_or_split_says_what_to_do(small_root, tmp_path):
 def test_without_pyarrow_the_extra_is_named(small_root, monkeypatch):
     root = small_root([row()])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with refused(DataError, "import.missing", "rllava-jax[data]"):
+    with refused(ConfigError, "package.missing", "rllava-jax[data]"):
         VQA_RAD_HF.load(root, "train")

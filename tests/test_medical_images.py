@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import ConfigError, DataError, ImageError, UserError
 from data_pipelines.images import dicom
 from data_pipelines.images.reading import ImageCache, decode
 from data_pipelines.images.scan_parts import split_part
@@ -239,10 +239,10 @@ def test_a_damaged_file_anywhere_is_an_image_error(tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     dicom._pydicom.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with refused(DataError, "import.missing", "rllava-jax[data]"):
+    with refused(ConfigError, "package.missing", "rllava-jax[data]"):
         decode(packaged("CT_small.dcm"), "x")
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
-    with refused(DataError, "import.missing"):
+    with refused(ConfigError, "package.missing"):
         decode(nifti_bytes(np.zeros((2, 2, 2), np.int16)), "x")
 
 
@@ -480,7 +480,7 @@ def test_damaged_volumes_are_image_errors(tmp_path):
 )
 def test_a_part_that_is_none_is_refused(tmp_path, part, said):
     path = write_nifti(tmp_path / "ct.nii.gz", body())
-    with refused(DataError, *said):
+    with refused(UserError, *said):
         decode(f"{path}#{part}", "x")
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
-from data_pipelines.core.errors import DataError, SettingConflict
+from data_pipelines.core.errors import SettingConflict
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig, MixPart, PolicyConfig
@@ -60,7 +60,7 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
         )
         try:
             examples = load_examples(source, settings.split, seed=seed, max_regions=max_regions)
-        except DataError as error:
+        except UserError as error:
             raise error.within(f"data.mix.{name}") from None
         if settings.families:
             examples = [example for example in examples if settings.families.get(example.family, 0) > 0]
