@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8, Int64
 
-from data_pipelines.core.errors import SettingConflict
+from data_pipelines.core.errors import SettingConflict, UserError
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig, MixPart, PolicyConfig
