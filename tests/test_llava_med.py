@@ -6,9 +6,7 @@ from PIL import Image
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.records import Turn
-from data_pipelines.sources import llava_med_alignment, llava_med_instruct
-
-ALIGNMENT, INSTRUCT = llava_med_alignment.SOURCE, llava_med_instruct.SOURCE
+from data_pipelines.sources.llava_med import ALIGNMENT, INSTRUCT
 
 
 def talk(*texts):

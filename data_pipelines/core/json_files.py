@@ -47,13 +47,13 @@ def require_folder(root: str, setting: str = "data.root") -> None:
         raise MissingFile(f"{setting}: no folder {root!r}; set it to the folder of the published files")
 
 
-def read_objects(path: str) -> list[dict[str, Any]]:
-    """The list of objects in a JSON file.
+def read_objects(path: str) -> list[tuple[str, dict[str, Any]]]:
+    """The list of objects in a JSON file, each with what names it in messages.
 
     Raises:
       DataError: the file is missing, is not JSON, or is not a list of objects.
     """
-    return list_of_objects(read_json(path), path)
+    return [(f"{path}: entry {number}", entry) for number, entry in enumerate(list_of_objects(read_json(path), path))]
 
 
 def list_of_objects(entries: Any, where: str) -> list[dict[str, Any]]:

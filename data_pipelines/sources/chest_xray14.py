@@ -42,24 +42,23 @@ CARD = DataCard(
     ),
 )
 
-FINDINGS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Hernia",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-)
-
-_ARTICLES = {"Effusion": "an ", "Hernia": "a ", "Mass": "a ", "Nodule": "a ", "Pneumothorax": "a "}
+# The labels, and how they are asked for.
+FINDINGS = {
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "cardiomegaly",
+    "Consolidation": "consolidation",
+    "Edema": "edema",
+    "Effusion": "an effusion",
+    "Emphysema": "emphysema",
+    "Fibrosis": "fibrosis",
+    "Hernia": "a hernia",
+    "Infiltration": "infiltration",
+    "Mass": "a mass",
+    "Nodule": "a nodule",
+    "Pleural Thickening": "pleural thickening",
+    "Pneumonia": "pneumonia",
+    "Pneumothorax": "a pneumothorax",
+}
 _LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 _ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 _BOX_COLUMNS = ("Bbox [x", "y", "w", "h]")
@@ -104,15 +103,8 @@ def _ask(found: SplitBuilder, finding: str, findings: dict[str, tuple[str, ...]]
     asked = {names[i] for names in (there, absent) for i in rng.permutation(len(names))[:count]}
     for name, image in found.images.items():
         if name in asked:
-            found.question(
-                image,
-                f"{finding.lower().replace(' ', '_')}/{name}",
-                question=f"Does this film show {_ARTICLES.get(finding, '')}{finding.lower()}?",
-                answer="Yes" if finding in findings[name] else "No",
-                answer_type="closed",
-                content_type="Abnormality",
-                labels=findings[name],
-            )
+            shown = finding in findings[name]
+            found.finding(image, finding, FINDINGS[finding], shown=shown, labels=findings[name])
 
 
 def _findings(root: str) -> dict[str, tuple[str, ...]]:

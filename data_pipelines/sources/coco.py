@@ -7,6 +7,7 @@ cocodataset.org/#format-data.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import io
 import os
@@ -18,15 +19,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
+from data_pipelines.core import json_files
 from data_pipelines.core.errors import DataError, invalid_field
-from data_pipelines.core.json_files import (
-    finite_numbers,
-    inner_path,
-    list_of_objects,
-    read_json,
-    require_folder,
-    text_field,
-)
+from data_pipelines.core.json_files import text_field
 from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
 from data_pipelines.sources.split_builder import SplitBuilder, box_in, frame_of, polygon_in, require_split
 
@@ -52,7 +47,7 @@ _INSTANCES = re.compile(r"instances_(\w+)\.json")
 
 def splits(root: str) -> tuple[str, ...]:
     """The splits that have an annotation file. Raises DataError: no such folder."""
-    require_folder(root)
+    json_files.require_folder(root)
     paths = sorted(glob.glob(os.path.join(glob.escape(root), "annotations", "instances_*.json")))
     return tuple(found.group(1) for path in paths if (found := _INSTANCES.fullmatch(os.path.basename(path))))
 
@@ -67,14 +62,10 @@ def load(root: str, split: str) -> SourceSplit:
     """
     require_split("coco", split, splits(root))
     path = os.path.join(root, "annotations", f"instances_{split}.json")
-    content = read_json(path)
-    names = {
-        entry.get("id"): text_field(entry, "name", where) for where, entry in _entries(content, "categories", path)
-    }
-    listed = {entry.get("id"): (where, entry) for where, entry in _entries(content, "images", path)}
-    sizes = {
-        key: (_size(entry, "width", where), _size(entry, "height", where)) for key, (where, entry) in listed.items()
-    }
+    content = json_files.read_json(path)
+    names = {entry["id"]: text_field(entry, "name", where) for where, entry in _entries(content, "categories", path)}
+    listed = {entry["id"]: (where, entry) for where, entry in _entries(content, "images", path)}
+    sizes = {key: _size(entry, where) for key, (where, entry) in listed.items()}
     found = SplitBuilder("coco", split)
     regions: dict[Any, list[Region]] = {}
     for where, entry in _entries(content, "annotations", path):
@@ -91,7 +82,7 @@ def load(root: str, split: str) -> SourceSplit:
     folder = _image_folder(root, split)
     seen: set[str] = set()
     for key, (where, entry) in listed.items():
-        name = inner_path(text_field(entry, "file_name", where), where, "file_name")
+        name = json_files.inner_path(text_field(entry, "file_name", where), where, "file_name")
         if name in seen:
             raise DataError(
                 f"{where}: file_name {name!r} is another image's as well; list each file once",
@@ -105,7 +96,7 @@ def load(root: str, split: str) -> SourceSplit:
             found.image(file, name, regions=tuple(regions.get(key, ())))
     made = found.finished()
     # Crowds are left out by design, images are missing.
-    return SourceSplit(made.examples, made.images, {why: lost for why, lost in made.left_out.items() if why != _CROWD})
+    return dataclasses.replace(made, left_out={why: lost for why, lost in made.left_out.items() if why != _CROWD})
 
 
 SOURCE = Source(CARD, load, splits)
@@ -132,7 +123,7 @@ def _check_size(listed: tuple[int, int], file: str, name: str, where: str) -> No
 
 def _entries(content: Any, name: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of one list of the file, each after what names it in messages; images and categories have an id."""
-    entries = list_of_objects(content.get(name) if isinstance(content, dict) else None, f"{path}: {name!r}")
+    entries = json_files.list_of_objects(content.get(name) if isinstance(content, dict) else None, f"{path}: {name!r}")
     seen = set()
     for number, entry in enumerate(entries):
         where, identity = f"{path}: {name} {number}", entry.get("id")
@@ -145,11 +136,12 @@ def _entries(content: Any, name: str, path: str) -> Iterator[tuple[str, dict[str
         yield where, entry
 
 
-def _size(entry: dict[str, Any], field: str, where: str) -> int:
-    value = entry.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise invalid_field(where, field, value, "write pixels")
-    return value
+def _size(entry: dict[str, Any], where: str) -> tuple[int, int]:
+    """Width and height as listed."""
+    for field in ("width", "height"):
+        if type(value := entry.get(field)) is not int or value < 1:
+            raise invalid_field(where, field, value, "write pixels")
+    return entry["width"], entry["height"]
 
 
 def _region(entry: dict[str, Any], label: str, frame: tuple[int, int], where: str) -> Region:
@@ -159,14 +151,10 @@ def _region(entry: dict[str, Any], label: str, frame: tuple[int, int], where: st
         return Region(box, label)
     if isinstance(outline, dict):
         return Region(box, label, mask=_mask_file(mask_from_rle(outline, *frame, where)))
-    polygons = [
-        finite_numbers(part, None, where, "segmentation") for part in (outline if isinstance(outline, list) else [None])
-    ]
+    parts = outline if isinstance(outline, list) else [None]
+    polygons = [json_files.finite_numbers(part, None, where, "segmentation") for part in parts]
     if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons):
-        raise DataError(
-            f"{where}: segmentation is neither polygons x,y,x,y,… of three points or more, nor RLE",
-            code="data.invalid-value",
-        )
+        raise _invalid(where, "is neither polygons x,y,x,y,… of three points or more, nor RLE")
     if len(polygons) > 1:
         return Region(box, label, mask=_mask_file(_filled(polygons, *frame)))
     points = list(zip(polygons[0][::2], polygons[0][1::2], strict=True))
@@ -181,18 +169,14 @@ def mask_from_rle(rle: dict[str, Any], width: int, height: int, where: str) -> B
     Raises:
       DataError: it is of another size, or its runs do not fill it.
     """
-
-    def invalid(fault: str) -> DataError:
-        return DataError(f"{where}: segmentation {fault}", code="data.invalid-value")
-
     if rle.get("size") != [height, width]:
-        raise invalid(f"of size {rle.get('size')}, image of [{height}, {width}]; make them equal")
+        raise _invalid(where, f"of size {rle.get('size')}, image of [{height}, {width}]; make them equal")
     given = rle.get("counts")
     counts = _decompressed(given, where) if isinstance(given, str) else given
     if not isinstance(counts, list) or not all(isinstance(run, int) and run >= 0 for run in counts):
-        raise invalid("counts are neither a list of whole numbers nor compressed text")
+        raise _invalid(where, "counts are neither a list of whole numbers nor compressed text")
     if sum(counts) != width * height:
-        raise invalid(f"counts add up to {sum(counts)}, not to {width} x {height} pixels")
+        raise _invalid(where, f"counts add up to {sum(counts)}, not to {width} x {height} pixels")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
 
@@ -207,10 +191,7 @@ def _decompressed(text: str, where: str) -> list[int]:
     for character in text:
         six = ord(character) - 48
         if not 0 <= six < 64:
-            raise DataError(
-                f"{where}: segmentation counts have the character {character!r}, which no RLE has",
-                code="data.invalid-value",
-            )
+            raise _invalid(where, f"counts have the character {character!r}, which no RLE has")
         value |= (six & 0x1F) << bits
         bits += 5
         if six & 0x20:
@@ -220,10 +201,12 @@ def _decompressed(text: str, where: str) -> list[int]:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = bits = 0
     if bits:
-        raise DataError(
-            f"{where}: segmentation counts end within a number; copy the file again", code="data.invalid-value"
-        )
+        raise _invalid(where, "counts end within a number; copy the file again")
     return counts
+
+
+def _invalid(where: str, fault: str) -> DataError:
+    return DataError(f"{where}: segmentation {fault}", code="data.invalid-value")
 
 
 def _filled(polygons: list[list[float]], width: int, height: int) -> Bool[np.ndarray, "H W"]:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.records import AnswerType, Region, Source, SourceSplit
+from data_pipelines.records import Region, Source, SourceSplit
 from data_pipelines.settings import DocumentsConfig
 from data_pipelines.sources.document_drawing import Page, draw_page
-from data_pipelines.sources.drawn import draw_split, drawn_card, png, side_of, yes_or_no
+from data_pipelines.sources.drawn import Asked, ask, draw_split, drawn_card, png, side_of, yes_or_no
 from data_pipelines.sources.split_builder import SplitBuilder
 
 _DEFAULTS = DocumentsConfig()
@@ -45,17 +45,7 @@ def load(config: DocumentsConfig, split: str) -> SourceSplit:
         page = draw_page(rng, config.page_width)
         parts = {label: Region(box, label) for label, box in page.boxes.items()}
         image = found.image(png(page.pixels), name, regions=tuple(parts.values()), modality="Document")
-        for asked, question, answer, answer_type, content_type, marked in _questions(page, rng):
-            found.question(
-                image,
-                f"vqa/{name}/{asked}",
-                question=question,
-                answer=answer,
-                answer_type=answer_type,
-                content_type=content_type,
-                regions=(parts[marked],) if marked else (),
-                provenance="annotation" if marked else "",
-            )
+        ask(found, image, _questions(page, rng), parts)
 
     return draw_split("documents", config, split, draw)
 
@@ -65,11 +55,8 @@ SOURCE = Source(
 )
 
 
-def _questions(page: Page, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str, str]]:
-    """(name, question, answer, answer type, content type, label of the part it is about or "") of a page's questions.
-
-    Of its clauses, one is marked and asked for.
-    """
+def _questions(page: Page, rng: np.random.Generator) -> Iterator[Asked]:
+    """Everything that is asked about a page. Of its clauses, one is marked and asked for."""
     clauses = list(page.amounts)
     marked = clauses[rng.integers(len(clauses))]
     yield "marked", "Which clause is marked?", _title(marked), "open", "Clause", marked

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import Box, Count, DataCard, SourceSplit
+from data_pipelines.records import AnnotatedImage, AnswerType, Box, Count, DataCard, Region, SourceSplit
+from data_pipelines.settings import DocumentsConfig, PhantomConfig
 from data_pipelines.sources.split_builder import SplitBuilder, require_split
 
-
-class Drawn(Protocol):
-    """The settings of such a data set."""
-
-    @property
-    def train_images(self) -> int: ...
-    @property
-    def validate_images(self) -> int: ...
-    @property
-    def test_images(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
+Drawn = PhantomConfig | DocumentsConfig
+# Key, question, answer, answer type, content type, and the label of the part it is about, "" of none.
+Asked = tuple[str, str, str, AnswerType, str, str]
 
 
 def _sizes(config: Drawn) -> dict[str, int]:
@@ -63,6 +54,14 @@ def draw_split(
     for index in range(sizes[split]):
         draw(found, rng_for(name, config.seed, split, index), f"{split}-{index:05d}")
     return found.finished()
+
+
+def ask(found: SplitBuilder, image: AnnotatedImage, asked: Iterable[Asked], parts: Mapping[str, Region]) -> None:
+    """Adds the questions about a picture; those about a part have it as their region."""
+    for key, question, answer, answer_type, content_type, label in asked:
+        marks = {"regions": (parts[label],), "provenance": "annotation"} if label else {}
+        says = {"question": question, "answer": answer, "answer_type": answer_type, "content_type": content_type}
+        found.question(image, f"vqa/{image.image_id}/{key}", **says, **marks)
 
 
 def png(pixels: np.ndarray) -> bytes:

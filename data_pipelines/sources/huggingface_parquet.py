@@ -33,63 +33,6 @@ _TRAPS = (
     "A split's distinct images are held in memory, encoded: of PathVQA's three splits together about 0.8 GB.",
 )
 
-VQA_RAD_CARD = DataCard(
-    name="vqa_rad_hf",
-    title="VQA-RAD, repackaged by flaviagiammarino",
-    about="Clinicians' questions on radiographs, CT and MRI.",
-    paper="Lau et al., A dataset of clinically generated visual questions and answers about radiology images, "
-    "Scientific Data 2018, doi 10.1038/sdata.2018.251",
-    url="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
-    licence="CC0 1.0",
-    layout=_LAYOUT,
-    splits={"train": Count(1793, 313), "test": Count(451, 203)},
-    traps=(
-        "The split is by question: 202 of the 203 test images are training images too, so a run must say "
-        "data.allow_test_images_in_training=True.",
-        "Three questions that stand twice in training and one that stands in test too are gone from training (1,793 "
-        "of 1,797).",
-        "There is no validation split.",
-        "Question types, organs and phrasings are gone.",
-        *_TRAPS,
-    ),
-)
-
-PATH_VQA_CARD = DataCard(
-    name="path_vqa_hf",
-    title="PathVQA, repackaged by flaviagiammarino",
-    about="Open and yes/no questions on figures of pathology textbooks and of the PEIR digital library.",
-    paper="He et al., PathVQA: 30000+ Questions for Medical Visual Question Answering, arXiv 2003.10286",
-    url="https://huggingface.co/datasets/flaviagiammarino/path-vqa",
-    licence="MIT; the copyrights of images and captions stay with the textbooks' publishers and authors and with the "
-    "owners of PEIR",
-    layout=_LAYOUT,
-    splits={"train": Count(19654), "validation": Count(6259), "test": Count(6719)},
-    traps=(
-        "Questions that stood more than once in a split are gone (163 of 32,795), so scores are not quite those on "
-        "the authors' files.",
-        *_TRAPS,
-    ),
-)
-
-SLAKE_CARD = DataCard(
-    name="slake_hf",
-    title="SLAKE, English questions, repackaged by mdwiratathya",
-    about="Questions on CT, MRI and radiographs; without SLAKE's boxes and masks.",
-    paper="Liu et al., SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question "
-    "Answering, ISBI 2021, arXiv 2102.09542",
-    url="https://huggingface.co/datasets/mdwiratathya/SLAKE-vqa-english",
-    licence="CC BY 4.0 (SLAKE's authors); the repackaging states none",
-    layout=_LAYOUT,
-    splits={"train": Count(4919, 450), "validation": Count(1053, 96), "test": Count(1061, 96)},
-    traps=(
-        "It has no boxes, masks, modalities or question types: for regions use the authors' archive (source slake); "
-        "huggingface.co/datasets/BoKelvin/SLAKE is that archive, with validation.json for validate.json.",
-        "Question 1622, which has no answer in the authors' file, was given one.",
-        "Counts are those of the English questions in the authors' files.",
-        *_TRAPS,
-    ),
-)
-
 
 def load(card: DataCard, root: str, split: str) -> SourceSplit:
     """The questions of one split and their images as encoded bytes, without regions.
@@ -104,16 +47,12 @@ def load(card: DataCard, root: str, split: str) -> SourceSplit:
         key = f"{split}/{number}"
         content = (entry["image"] or {}).get("bytes")
         answer = text_field(entry, "answer", where, may_be_empty=True)
-        if not content or not answer:
-            found.left_out.add("no answer" if content else "no image in the row", f"{card.name}/{key}")
-            continue
-        found.question(
-            found.image(content, hashlib.sha256(content).hexdigest()[:16]),
-            key,
-            question=text_field(entry, "question", where),
-            answer=answer,
-            answer_type=answer_type_by_answer(answer),
-        )
+        if not content:
+            found.left_out.add("no image in the row", f"{card.name}/{key}")
+        elif found.has_answer(answer, key):
+            image = found.image(content, hashlib.sha256(content).hexdigest()[:16])
+            question, answer_type = text_field(entry, "question", where), answer_type_by_answer(answer)
+            found.question(image, key, question=question, answer=answer, answer_type=answer_type)
     return found.finished()
 
 
@@ -172,7 +111,59 @@ def _check_columns(path: str, types: Mapping[str, str]) -> None:
         )
 
 
-VQA_RAD_HF = Source(VQA_RAD_CARD, partial(load, VQA_RAD_CARD))
-PATH_VQA_HF = Source(PATH_VQA_CARD, partial(load, PATH_VQA_CARD))
-SLAKE_HF = Source(SLAKE_CARD, partial(load, SLAKE_CARD))
+def _source(name: str, *, traps: tuple[str, ...], **described: Any) -> Source:
+    card = DataCard(name=name, layout=_LAYOUT, traps=(*traps, *_TRAPS), **described)
+    return Source(card, partial(load, card))
+
+
+VQA_RAD_HF = _source(
+    "vqa_rad_hf",
+    title="VQA-RAD, repackaged by flaviagiammarino",
+    about="Clinicians' questions on radiographs, CT and MRI.",
+    paper="Lau et al., A dataset of clinically generated visual questions and answers about radiology images, "
+    "Scientific Data 2018, doi 10.1038/sdata.2018.251",
+    url="https://huggingface.co/datasets/flaviagiammarino/vqa-rad",
+    licence="CC0 1.0",
+    splits={"train": Count(1793, 313), "test": Count(451, 203)},
+    traps=(
+        "The split is by question: 202 of the 203 test images are training images too, so a run must say "
+        "data.allow_test_images_in_training=True.",
+        "Three questions that stand twice in training and one that stands in test too are gone from training (1,793 "
+        "of 1,797).",
+        "There is no validation split.",
+        "Question types, organs and phrasings are gone.",
+    ),
+)
+
+PATH_VQA_HF = _source(
+    "path_vqa_hf",
+    title="PathVQA, repackaged by flaviagiammarino",
+    about="Open and yes/no questions on figures of pathology textbooks and of the PEIR digital library.",
+    paper="He et al., PathVQA: 30000+ Questions for Medical Visual Question Answering, arXiv 2003.10286",
+    url="https://huggingface.co/datasets/flaviagiammarino/path-vqa",
+    licence="MIT; the copyrights of images and captions stay with the textbooks' publishers and authors and with the "
+    "owners of PEIR",
+    splits={"train": Count(19654), "validation": Count(6259), "test": Count(6719)},
+    traps=(
+        "Questions that stood more than once in a split are gone (163 of 32,795), so scores are not quite those on "
+        "the authors' files.",
+    ),
+)
+
+SLAKE_HF = _source(
+    "slake_hf",
+    title="SLAKE, English questions, repackaged by mdwiratathya",
+    about="Questions on CT, MRI and radiographs; without SLAKE's boxes and masks.",
+    paper="Liu et al., SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medical Visual Question "
+    "Answering, ISBI 2021, arXiv 2102.09542",
+    url="https://huggingface.co/datasets/mdwiratathya/SLAKE-vqa-english",
+    licence="CC BY 4.0 (SLAKE's authors); the repackaging states none",
+    splits={"train": Count(4919, 450), "validation": Count(1053, 96), "test": Count(1061, 96)},
+    traps=(
+        "It has no boxes, masks, modalities or question types: for regions use the authors' archive (source slake); "
+        "huggingface.co/datasets/BoKelvin/SLAKE is that archive, with validation.json for validate.json.",
+        "Question 1622, which has no answer in the authors' file, was given one.",
+        "Counts are those of the English questions in the authors' files.",
+    ),
+)
 SOURCES = (VQA_RAD_HF, PATH_VQA_HF, SLAKE_HF)

@@ -7,30 +7,17 @@ example: its last question and answer, the earlier ones in `turns`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from data_pipelines.core.errors import invalid_field
 from data_pipelines.core.json_files import read_objects, single_blanks, text_field
-from data_pipelines.records import DataCard, Family, SourceSplit, Turn
+from data_pipelines.records import Count, DataCard, Family, Source, SourceSplit, Turn
 from data_pipelines.sources.split_builder import begin_split
-
-PAPER = "Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890"
-URL = "https://github.com/microsoft/LLaVA-Med"
-LICENCE = (
-    "CC BY-NC 4.0, for research alone, and further restricted by the terms of LLaMA, Vicuna and GPT-4; "
-    "the figures have their articles' licences"
-)
-IMAGES = "images/*.jpg (from llava_med_image_urls.jsonl by the authors' download_images.py)"
-TRAPS = (
-    "The figures are PubMed Central's: they overlap with ROCOv2 and PMC-VQA. Compare images before testing on those.",
-    "The link to the image archive in the authors' script has expired, and articles move: images that are missing are "
-    "left out with their conversations.",
-    'Copies differ in the spelling of the field: "conversations", and "conversatons".',
-    "All of it is for training; the 50 conversations for evaluation are another file.",
-)
 
 _IMAGE_TOKEN = "<image>"
 # The five domains; a figure of none or several has no modality.
@@ -61,8 +48,7 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
     flat = os.path.join(root, os.path.basename(files[split]))
     path = flat if os.path.isfile(flat) else os.path.join(root, files[split])
     seen: Counter[str] = Counter()
-    for number, entry in enumerate(read_objects(path)):
-        where = f"{path}: entry {number}"
+    for where, entry in read_objects(path):
         key = f"{split}/{text_field(entry, 'id', where)}"
         name = text_field(entry, "image", where)
         if os.path.basename(name) != name:
@@ -76,14 +62,8 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
             continue
         image = found.image(file, name, modality=_modality(entry.get("domain")))
         seen[key] += 1
-        found.question(
-            image,
-            key if seen[key] == 1 else f"{key}/{seen[key]}",
-            question=turns[-1].question,
-            answer=turns[-1].answer,
-            family=family,
-            turns=turns[:-1],
-        )
+        numbered = key if seen[key] == 1 else f"{key}/{seen[key]}"
+        found.question(image, numbered, **dataclasses.asdict(turns[-1]), family=family, turns=turns[:-1])
     return found.finished()
 
 
@@ -110,3 +90,57 @@ def _modality(domain: Any) -> str:
     flags = domain if isinstance(domain, dict) else {}
     named = [modality for name, modality in _MODALITIES.items() if flags.get(name)]
     return named[0] if len(named) == 1 else ""
+
+
+def _source(
+    name: str, title: str, about: str, *, files: Mapping[str, str], layout: str, family: Family, traps: tuple[str, ...]
+) -> Source:
+    """One of the two data sets, with what they have in common."""
+    card = DataCard(
+        name=name,
+        title=title,
+        about=about,
+        paper="Li et al., LLaVA-Med, NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.00890",
+        url="https://github.com/microsoft/LLaVA-Med",
+        licence="CC BY-NC 4.0, for research alone, and further restricted by the terms of LLaMA, Vicuna and GPT-4; "
+        "the figures have their articles' licences",
+        layout=f"{layout}, images/*.jpg (from llava_med_image_urls.jsonl by the authors' download_images.py)",
+        splits={split: Count() for split in files},
+        traps=(
+            "The figures are PubMed Central's: they overlap with ROCOv2 and PMC-VQA. Compare images before testing on "
+            "those.",
+            "The link to the image archive in the authors' script has expired, and articles move: images that are "
+            "missing are left out with their conversations.",
+            'Copies differ in the spelling of the field: "conversations", and "conversatons".',
+            "All of it is for training; the 50 conversations for evaluation are another file.",
+            *traps,
+        ),
+    )
+    return Source(card, partial(load, card, files, family))
+
+
+ALIGNMENT = _source(
+    "llava_med_alignment",
+    "LLaVA-Med alignment, 500K",
+    "Figures of PubMed Central articles with an instruction to describe them, answered by the figure's caption.",
+    files={"train": "alignment/llava_med_alignment_500k.json"},
+    layout="alignment/llava_med_alignment_500k.json",
+    family="caption",
+    traps=(
+        "Captions of compound figures describe panels (a, b, c) that a small image does not resolve.",
+        "The paper's text speaks of 600,000 pairs; the published file is named for 500,000.",
+    ),
+)
+INSTRUCT = _source(
+    "llava_med_instruct",
+    "LLaVA-Med instruction tuning, 10K, 60K and 60K with inline mentions",
+    "Conversations of several turns about figures of PubMed Central articles, written by GPT-4 from the caption, "
+    "and in 60K-IM also from the sentences that mention the figure.",
+    files={split: f"instruct/llava_med_instruct_{split}.json" for split in ("10k", "60k", "60k_inline_mention")},
+    layout="instruct/llava_med_instruct_{10k,60k,60k_inline_mention}.json",
+    family="vqa",
+    traps=(
+        "The three splits are alternatives, not parts of a whole, and may share figures: train on one.",
+        "GPT-4 saw no image: answers tell what the text says, whether or not the figure shows it.",
+    ),
+)

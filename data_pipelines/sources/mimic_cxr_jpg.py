@@ -10,12 +10,13 @@ an image is named by a hash of its number, and its path, which holds them, is in
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
 from itertools import zip_longest
+from pathlib import Path
 
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError
@@ -89,8 +90,13 @@ def load(root: str, split: str) -> SourceSplit:
     found = begin_split(CARD, root, split)
     labels = _labels(os.path.join(root, _FILES.format("chexpert")))
     views = _views(os.path.join(root, _FILES.format("metadata")))
-    reports = _Reports(root)
-    for dicom, subject, study in _members(os.path.join(root, _FILES.format("split")), split):
+    reports = _reports_folder(root)
+    # Films of one study follow each other, and share its report.
+    caption_of = functools.lru_cache(maxsize=1)(functools.partial(_caption, reports))
+    for row in read_rows(os.path.join(root, _FILES.format("split")), ("dicom_id", "study_id", "subject_id", "split")):
+        if row["split"] != split:
+            continue
+        dicom, subject, study = row["dicom_id"], f"p{row['subject_id']}", f"s{row['study_id']}"
         name = hashed_name(dicom)
         file = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
         if not found.has_file(file, name):
@@ -98,21 +104,13 @@ def load(root: str, split: str) -> SourceSplit:
         image = found.image(UnnamedFile(file, name), name, modality="X-Ray", body_part="Chest")
         findings = labels.get(study, {})
         present = tuple(label for label, is_there in findings.items() if is_there)
-        if reports.folder:
-            if caption := reports.caption(subject, study):
+        if reports:
+            if caption := caption_of(subject, study):
                 found.caption(image, caption, kind="caption", content_type=views.get(dicom, ""), labels=present)
             else:
                 found.left_out.add("report missing or without findings and impression", name)
         for label, is_there in findings.items():
-            found.question(
-                image,
-                f"{label.lower().replace(' ', '_')}/{name}",
-                question=f"Does this film show {_ASKED[label]}?",
-                answer="Yes" if is_there else "No",
-                answer_type="closed",
-                content_type="Abnormality",
-                labels=present,
-            )
+            found.finding(image, label, _ASKED[label], shown=is_there, labels=present)
     return found.finished()
 
 
@@ -144,55 +142,31 @@ def _unmasked(text: str) -> str:
     return " ".join(sentence for sentence in re.split(r"(?<=[.!?])\s+", joined) if not _MASK.search(sentence))
 
 
-class _Reports:
-    """The reports' texts; films of one study, which follow each other, read its report once.
-
-    Attributes:
-      folder: what the patients' folders lie in, "" where there are no reports, as in MIMIC-CXR-JPG by itself.
-    """
-
-    def __init__(self, root: str):
-        unpacked, beside = os.path.join(root, "mimic-cxr-reports", "files"), os.path.join(root, "files")
-        self.folder = next((folder for folder in (unpacked, beside) if _holds_reports(folder)), "")
-        self._last = ("", "")
-        if not self.folder:
-            logger.warning("mimic_cxr_jpg: no reports in %s or beside the studies; films have no captions", unpacked)
-
-    def caption(self, subject: str, study: str) -> str:
-        """Findings and impression of a study's report; "" where it has neither, or is missing."""
-        if self._last[0] != study:
-            try:
-                with open(os.path.join(self.folder, subject[:3], subject, f"{study}.txt"), encoding="utf-8") as file:
-                    self._last = (study, findings_and_impression(file.read()))
-            except FileNotFoundError:
-                self._last = (study, "")
-            except (OSError, UnicodeDecodeError):
-                # The file's name holds the patient's number.
-                raise DataError(
-                    f"{self.folder}: one of the reports cannot be read; copy them again", code="file.unreadable"
-                ) from None
-        return self._last[1]
+def _reports_folder(root: str) -> str:
+    """What the patients' folders with the reports lie in, "" where there are none, as in MIMIC-CXR-JPG by itself."""
+    unpacked, beside = os.path.join(root, "mimic-cxr-reports", "files"), os.path.join(root, "files")
+    for folder in (unpacked, beside):
+        # Whether the first patient's folder, as in p10/p10000032/s50414267.txt, has a text file.
+        groups = sorted(Path(folder).glob("*/"))[:1]
+        patients = [patient for group in groups for patient in sorted(group.glob("*/"))[:1]]
+        if any(file.suffix == ".txt" for patient in patients for file in patient.iterdir()):
+            return folder
+    logger.warning("mimic_cxr_jpg: no reports in %s or beside the studies; films have no captions", unpacked)
+    return ""
 
 
-def _holds_reports(folder: str) -> bool:
-    """Whether the first patient's folder, as in p10/p10000032/s50414267.txt, has a text file."""
-    return any(name.endswith(".txt") for name in _listed(_first_folder(_first_folder(folder))))
-
-
-def _first_folder(folder: str) -> str:
-    inner = (os.path.join(folder, name) for name in _listed(folder))
-    return next((path for path in inner if os.path.isdir(path)), "")
-
-
-def _listed(folder: str) -> list[str]:
-    return sorted(os.listdir(folder)) if folder and os.path.isdir(folder) else []
-
-
-def _members(path: str, split: str) -> Iterator[tuple[str, str, str]]:
-    """(image's number, "p" and the patient's, "s" and the study's) of the films of one split."""
-    for row in read_rows(path, ("dicom_id", "study_id", "subject_id", "split")):
-        if row["split"] == split:
-            yield row["dicom_id"], f"p{row['subject_id']}", f"s{row['study_id']}"
+def _caption(folder: str, subject: str, study: str) -> str:
+    """Findings and impression of a study's report; "" where it has neither, or is missing."""
+    try:
+        with open(os.path.join(folder, subject[:3], subject, f"{study}.txt"), encoding="utf-8") as file:
+            return findings_and_impression(file.read())
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError):
+        # The file's name holds the patient's number.
+        raise DataError(
+            f"{folder}: one of the reports cannot be read; copy them again", code="file.unreadable"
+        ) from None
 
 
 def _labels(path: str) -> dict[str, dict[str, bool]]:

@@ -57,18 +57,10 @@ def load(root: str, split: str) -> SourceSplit:
         file = os.path.join(root, "images", split, f"{name}.jpg")
         if not found.has_file(file, f"images/{split}/{name}.jpg"):
             continue
-        answer = text_field(entry, "answer", where, may_be_empty=True)
-        key = f"{split}/{number}"
-        if not answer:
-            found.left_out.add("no answer", f"path_vqa/{key}")
-            continue
-        found.question(
-            found.image(file, name),
-            key,
-            question=text_field(entry, "question", where),
-            answer=answer,
-            answer_type=answer_type_by_answer(answer),
-        )
+        answer, key = text_field(entry, "answer", where, may_be_empty=True), f"{split}/{number}"
+        if found.has_answer(answer, key):
+            question, answer_type = text_field(entry, "question", where), answer_type_by_answer(answer)
+            found.question(found.image(file, name), key, question=question, answer=answer, answer_type=answer_type)
     return found.finished()
 
 

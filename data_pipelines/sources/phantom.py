@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.records import AnswerType, Region, Source, SourceSplit
+from data_pipelines.records import Region, Source, SourceSplit
 from data_pipelines.settings import PhantomConfig
-from data_pipelines.sources.drawn import draw_split, drawn_card, png, side_of, yes_or_no
+from data_pipelines.sources.drawn import Asked, ask, draw_split, drawn_card, png, side_of, yes_or_no
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
 from data_pipelines.sources.split_builder import SplitBuilder
 
@@ -56,15 +56,7 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
         drawn = draw_slice(rng, config.image_size)
         regions = tuple(Region(box, label) for label, box in drawn.boxes.items())
         image = found.image(png(drawn.pixels), name, regions=regions, modality="CT", body_part="Abdomen")
-        for asked, question, answer, answer_type, content_type in _questions(drawn, rng):
-            found.question(
-                image,
-                f"vqa/{name}/{asked}",
-                question=question,
-                answer=answer,
-                answer_type=answer_type,
-                content_type=content_type,
-            )
+        ask(found, image, _questions(drawn, rng), {})
 
     return draw_split("phantom", config, split, draw)
 
@@ -74,34 +66,34 @@ SOURCE = Source(
 )
 
 
-def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[tuple[str, str, str, AnswerType, str]]:
-    """(name, question, answer, answer type, content type) of everything that is asked about a slice."""
+def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[Asked]:
+    """Everything that is asked about a slice, without regions."""
     seen = drawn.boxes
-    yield "contrast", "Was a contrast agent given?", yes_or_no(drawn.contrast), "closed", "Modality"
+    yield "contrast", "Was a contrast agent given?", yes_or_no(drawn.contrast), "closed", "Modality", ""
     label = _presence_label(drawn, rng)
     question = f"Is there a {label.lower()} in the image?"
-    yield "presence", question, yes_or_no(label in seen), "closed", _ASKED_FOR[label]
+    yield "presence", question, yes_or_no(label in seen), "closed", _ASKED_FOR[label], ""
     kidneys = sum(kidney in seen for kidney in ("Left Kidney", "Right Kidney"))
-    yield "count", "How many kidneys are there in the image?", str(kidneys), "open", "Quantity"
+    yield "count", "How many kidneys are there in the image?", str(kidneys), "open", "Quantity", ""
     organs = [organ for organ in _ORGANS if organ in seen]
     if organs:
         largest = max(organs, key=lambda organ: drawn.areas[organ])
-        yield "largest", "What is the largest organ in the image?", largest, "open", "Size"
+        yield "largest", "What is the largest organ in the image?", largest, "open", "Size", ""
     for organ in ("Liver", "Spleen", "Stomach"):
         if organ in seen:
             question = f"On which side of the image is the {organ.lower()}?"
-            yield f"side/{organ}", question, side_of(seen[organ]), "open", "Position"
+            yield f"side/{organ}", question, side_of(seen[organ]), "open", "Position", ""
     for kidney in ("Left Kidney", "Right Kidney"):
         if kidney in seen:
             answer = yes_or_no(kidney in drawn.enlarged)
-            yield f"enlarged/{kidney}", f"Is the {kidney.lower()} enlarged?", answer, "closed", "Size"
+            yield f"enlarged/{kidney}", f"Is the {kidney.lower()} enlarged?", answer, "closed", "Size", ""
     if drawn.cyst_in and kidneys == 2:
-        yield "cyst", "Which kidney has a cyst?", drawn.cyst_in, "open", "Position"
+        yield "cyst", "Which kidney has a cyst?", drawn.cyst_in, "open", "Position", ""
     if "Liver Lesion" in seen:
         answer = "Bright" if drawn.lesion_bright else "Dark"
-        yield "lesion", "Is the liver lesion bright or dark?", answer, "closed", "Color"
+        yield "lesion", "Is the liver lesion bright or dark?", answer, "closed", "Color", ""
     if "Gallbladder" in seen:
-        yield "gallbladder", "Is the gallbladder healthy?", yes_or_no(not drawn.stones), "closed", "Abnormality"
+        yield "gallbladder", "Is the gallbladder healthy?", yes_or_no(not drawn.stones), "closed", "Abnormality", ""
 
 
 def _presence_label(drawn: Slice, rng: np.random.Generator) -> str:

@@ -63,9 +63,7 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
                 code="data.unknown-name",
             )
     levels = _mask_levels(root)
-    path = os.path.join(root, f"{split}.json")
-    for number, entry in enumerate(read_objects(path)):
-        where = f"{path}: entry {number}"
+    for where, entry in read_objects(os.path.join(root, f"{split}.json")):
         language = text_field(entry, "q_lang", where)
         if language not in languages:
             continue
@@ -83,8 +81,7 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
         )
         key = f"{language}/{text_field(entry, 'qid', where)}"
         answer = text_field(entry, "answer", where, may_be_empty=True)
-        if not answer:
-            found.left_out.add("question without an answer", f"slake/{key}")
+        if not found.has_answer(answer, key, reason="question without an answer"):
             continue
         found.question(
             image,
@@ -114,9 +111,9 @@ def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Regi
     mask = os.path.join(folder, "mask.png")
     has_mask = bool(levels) and os.path.isfile(mask)
     regions = []
-    for number, entry in enumerate(entries):
+    for where, entry in entries:
         for label, pixels in entry.items():
-            box = box_in(frame, pixels, f"{path}: entry {number}, {label!r}", "box")
+            box = box_in(frame, pixels, f"{where}, {label!r}", "box")
             outline = MaskFile(mask, levels[label]) if has_mask and label in levels else None
             regions.append(Region(box, label, mask=outline))
     return tuple(regions)

@@ -10,17 +10,9 @@ from data_pipelines.core.errors import DataError, ImageError, invalid_field
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.scan_parts import split_part
-from data_pipelines.records import (
-    AnnotatedImage,
-    AnswerType,
-    Box,
-    DataCard,
-    ImageSource,
-    SourceSplit,
-    VQAExample,
-    caption_of,
-    question_about,
-)
+from data_pipelines.records import AnnotatedImage, AnswerType, Box, DataCard, ImageSource, SourceSplit, VQAExample
+from data_pipelines.records import caption_of as record_of_caption
+from data_pipelines.records import question_about as record_of_question
 from data_pipelines.regions.boxes import box_from_pixels
 from data_pipelines.sources.left_out import LeftOut
 
@@ -48,6 +40,12 @@ class SplitBuilder:
         self._found.add(path)
         return True
 
+    def has_answer(self, answer: str, key: str, *, reason: str = "no answer") -> bool:
+        """Whether a question has an answer; if not, its id is left out."""
+        if not answer:
+            self.left_out.add(reason, f"{self.dataset}/{key}")
+        return bool(answer)
+
     def image(self, image: ImageSource, name: str, **fields: Any) -> AnnotatedImage:
         """The image of that image_id, added when it is first named.
 
@@ -60,11 +58,23 @@ class SplitBuilder:
 
     def question(self, image: AnnotatedImage, key: str, **fields: Any) -> None:
         """Adds a question. Args: as `records.question_about`."""
-        self.examples.append(question_about(image, key, **fields))
+        self.examples.append(record_of_question(image, key, **fields))
+
+    def finding(self, image: AnnotatedImage, label: str, called: str, *, shown: bool, labels: tuple[str, ...]) -> None:
+        """Adds the closed question whether a film shows a finding.
+
+        Args:
+          label: of the finding; it and the image_id make the question's key.
+          called: how the question names it, e.g. "a pneumothorax".
+          labels: everything that the film shows.
+        """
+        key, question = f"{label.lower().replace(' ', '_')}/{image.image_id}", f"Does this film show {called}?"
+        says = {"question": question, "answer": "Yes" if shown else "No", "answer_type": "closed"}
+        self.question(image, key, **says, content_type="Abnormality", labels=labels)
 
     def caption(self, image: AnnotatedImage, caption: str, **fields: Any) -> None:
         """Adds a caption. Args: as `records.caption_of`."""
-        self.examples.append(caption_of(image, caption, **fields))
+        self.examples.append(record_of_caption(image, caption, **fields))
 
     def finished(self) -> SourceSplit:
         """The split. What is left out is logged."""
@@ -132,10 +142,8 @@ def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
       DataError: anything but open and closed.
     """
     match text_field(entry, "answer_type", where).lower():
-        case "open":
-            return "open"
-        case "closed":
-            return "closed"
+        case "open" | "closed" as answer_type:
+            return answer_type
         case other:
             raise invalid_field(where, "answer_type", other, "expected OPEN or CLOSED")
 

@@ -55,9 +55,7 @@ def load(root: str, split: str) -> SourceSplit:
       DataError: no such folder or split; a file that is missing or malformed.
     """
     found = begin_split(CARD, root, split)
-    path = os.path.join(root, QUESTIONS)
-    for number, entry in enumerate(read_objects(path)):
-        where = f"{path}: entry {number}"
+    for where, entry in read_objects(os.path.join(root, QUESTIONS)):
         name = text_field(entry, "image_name", where)
         if split not in _splits_of(text_field(entry, "phrase_type", where), name, where):
             continue
@@ -67,8 +65,7 @@ def load(root: str, split: str) -> SourceSplit:
         image = found.images.get(name) or found.image(file, name, body_part=text_field(entry, "image_organ", where))
         key = text_field(entry, "qid", where)
         answer = text_field(entry, "answer", where, may_be_empty=True)
-        if not answer:
-            found.left_out.add("question without an answer", f"vqa_rad/{key}")
+        if not found.has_answer(answer, key, reason="question without an answer"):
             continue
         found.question(
             image,
