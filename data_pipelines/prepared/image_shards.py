@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from data_pipelines.core.array_records import in_one_order, shard_name
 from data_pipelines.core.atomic_files import write_atomically
@@ -110,7 +111,12 @@ def plan_shards(
     folder = config_folder(out, IMAGES)
     shards = []
     for name, found in ((PICTURES, pictures), (MASKS, masks)):
-        parts = _cut([_item(source, image_id) for source, image_id in found.items()])
+        if taken := next((source for source in found if isinstance(source, StoredImage)), None):
+            raise DataError(
+                f"{taken}: is in a prepared data set already; prepare from the published files",
+                code="data.invalid-value",
+            )
+        parts = _cut([StoredItem(source, image_id) for source, image_id in found.items()])
         for number, items in enumerate(parts):
             path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
             shards.append(ImageShard(path, root, name == MASKS, tuple(items), window))
@@ -121,14 +127,6 @@ def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
     """The mask files of a question's or an image's regions."""
     regions = (*record.regions, *(record.distractors if isinstance(record, VQAExample) else ()))
     return [region.mask.path for region in regions if region.mask is not None]
-
-
-def _item(source: ImageSource, image_id: str) -> StoredItem:
-    if isinstance(source, StoredImage):
-        raise DataError(
-            f"{source}: is in a prepared data set already; prepare from the published files", code="data.invalid-value"
-        )
-    return StoredItem(source, image_id)
 
 
 def _cut(items: Sequence[StoredItem]) -> list[Sequence[StoredItem]]:
@@ -177,10 +175,8 @@ def write_shard(shard: ImageShard) -> None:
 def read_note(shard: ImageShard) -> Note | None:
     """The note of a finished shard; None where there is none, or none that can be read."""
     try:
-        note = json.loads(_note_path(shard).read_text("utf-8"))
-        reasons = {int(place): str(reason) for place, reason in note["unreadable"].items()}
-        return Note(str(note["identity"]), tuple(note["sha256"]), reasons, int(note["bytes"]), int(note["scans"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return TypeAdapter(Note).validate_json(_note_path(shard).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -193,15 +189,12 @@ def remove_notes(shards: Sequence[ImageShard]) -> None:
                 path.unlink()
 
 
-def places(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool) -> Places:
-    """Where each image, or mask, is stored; those that could not be read have no place."""
-    found: dict[ImageSource, int] = {}
-    for shard, note in zip(shards, notes, strict=True):
-        if shard.masks == masks:
-            for place, item in enumerate(shard.items):
-                if place not in note.unreadable:
-                    found[item.source] = len(found)
-    return found
+def places(stored: Iterable[tuple[ImageShard, Note]]) -> Places:
+    """Where each item of these shards is stored; those that could not be read have no place."""
+    readable = (
+        item.source for shard, note in stored for at, item in enumerate(shard.items) if at not in note.unreadable
+    )
+    return {source: place for place, source in enumerate(readable)}
 
 
 def relative(text: str, root: str) -> str:

@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import check_destination, write_atomically
+from data_pipelines.core.command_line import made_folder
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.images.windows import AUTO, window_of
-from data_pipelines.prepared import counts, fields, layout
-from data_pipelines.prepared.image_shards import (
-    ImageShard,
-    Note,
-    masks_of,
-    places,
-    plan_shards,
-    read_note,
-    relative,
-    remove_notes,
-)
-from data_pipelines.prepared.record_shards import ShardedSplit, Written, describe, write_records
+from data_pipelines.prepared import counts, fields, image_shards, layout
+from data_pipelines.prepared.image_shards import ImageShard, Note, masks_of, relative
+from data_pipelines.prepared.record_shards import Written, describe, write_records
 from data_pipelines.records import AnnotatedImage, Count, Source, SourceSplit, UnnamedFile, VQAExample
 from data_pipelines.regions.detections import attach_detections
 
@@ -40,6 +32,8 @@ _UNREADABLE = "image or mask cannot be read"
 _REMEDY = "restore the files, or go on without them with --allow-missing"
 
 Splits = dict[str, SourceSplit]
+# The finished shards, with what came of them.
+Stored = Sequence[tuple[ImageShard, Note]]
 
 
 @dataclass(frozen=True)
@@ -100,19 +94,19 @@ def prepare(
     aside = f"{out}.incomplete"
     _check_neighbours(out, aside)
     loaded = _complete(source, root, splits, detections, allow_missing=allow_missing)
-    shards = plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
-    _make_folder(aside, out)
+    shards = image_shards.plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
+    made_folder(Path(layout.config_folder(aside, layout.IMAGES)))
     run(shards)
-    notes = _notes(shards)
-    kept = {name: _readable(split, shards, notes) for name, split in loaded.items()}
-    if any(note.unreadable for note in notes):
+    stored = [(shard, _note(shard)) for shard in shards]
+    kept = {name: _readable(split, stored) for name, split in loaded.items()}
+    if any(note.unreadable for _, note in stored):
         _check_counts(source, kept, root, allow_missing=allow_missing)
     _require_content(source, kept, root)
-    _write_records(source, kept, shards, notes, aside)
-    _write_checksums(shards, notes, root, aside)
-    made = {"window": _window_used(window, notes), "detections": detections.record() if detections else None}
+    _write_records(source, kept, stored, aside)
+    _write_checksums(stored, root, aside)
+    made = {"window": _window_used(window, stored), "detections": detections.record() if detections else None}
     record = _record(source, kept, root, command) | made
-    remove_notes(shards)
+    image_shards.remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     _move(aside, out)
     return record
@@ -127,15 +121,6 @@ def _check_neighbours(out: str, aside: str) -> None:
                 f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another",
                 code="file.exists",
             )
-
-
-def _make_folder(aside: str, out: str) -> None:
-    try:
-        os.makedirs(layout.config_folder(aside, layout.IMAGES), exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {out}: cannot be made ({error.strerror}); name another folder", code="file.unwritable"
-        ) from None
 
 
 def _move(aside: str, out: str) -> None:
@@ -163,12 +148,10 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
         raise DataError(f"--splits {','.join(names)}: name each split once", code="option.conflict")
     loaded = {name: source.load(root, name) for name in names}
     for name, split in loaded.items():
-        ids = Counter(example.id for example in split.examples)
-        repeated = [key for key, number in ids.items() if number > 1]
-        if repeated:
+        (key, number), *_ = Counter(example.id for example in split.examples).most_common(1) or [("", 0)]
+        if number > 1:
             raise DataError(
-                f"{card.name} {name}: two questions have the id {repeated[0]!r}; ids must be unique",
-                code="data.duplicate-id",
+                f"{card.name} {name}: two questions have the id {key!r}; ids must be unique", code="data.duplicate-id"
             )
         records: list[VQAExample | AnnotatedImage] = [*split.examples, *split.images]
         if other := next((record.split for record in records if record.split != name), None):
@@ -220,24 +203,17 @@ def _require_content(source: Source, splits: Splits, root: str) -> None:
     )
 
 
-def _notes(shards: Sequence[ImageShard]) -> list[Note]:
-    notes = []
-    for shard in shards:
-        note = read_note(shard)
-        if note is None:
-            raise DataError(
-                f"{shard.path}: was not written; do the workers see the folder under this path?", code="file.missing"
-            )
-        notes.append(note)
-    return notes
+def _note(shard: ImageShard) -> Note:
+    if (note := image_shards.read_note(shard)) is None:
+        raise DataError(
+            f"{shard.path}: was not written; do the workers see the folder under this path?", code="file.missing"
+        )
+    return note
 
 
-def _readable(split: SourceSplit, shards: Sequence[ImageShard], notes: Sequence[Note]) -> SourceSplit:
+def _readable(split: SourceSplit, stored: Stored) -> SourceSplit:
     """The split without what shows an image or a mask that cannot be read, which is named among what is left out."""
-    reasons: dict[Any, str] = {}
-    for shard, note in zip(shards, notes, strict=True):
-        for place, reason in note.unreadable.items():
-            reasons[shard.items[place].source] = reason
+    reasons = {shard.items[at].source: why for shard, note in stored for at, why in note.unreadable.items()}
     if not reasons:
         return split
 
@@ -253,53 +229,49 @@ def _readable(split: SourceSplit, shards: Sequence[ImageShard], notes: Sequence[
     return SourceSplit(examples, images, left_out)
 
 
-def _window_used(window: str, notes: Sequence[Note]) -> str | None:
+def _window_used(window: str, stored: Stored) -> str | None:
     """None where nothing was a scan: pictures that were pictures before have no window, and suit a run with any."""
-    if any(note.scans for note in notes):
+    if any(note.scans for _, note in stored):
         return window
     if window != AUTO:
         logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
     return None
 
 
-def _write_records(
-    source: Source, splits: Splits, shards: Sequence[ImageShard], notes: Sequence[Note], out: str
-) -> None:
+def _write_records(source: Source, splits: Splits, stored: Stored, out: str) -> None:
     """The configurations `questions` and `annotations`, and the descriptions of all three."""
-    card = source.card
-    pictures, masks = (places(shards, notes, masks=kind) for kind in (False, True))
-    for config in (layout.QUESTIONS, layout.ANNOTATIONS):
+    of_images = {
+        name: [(s, note) for s, note in stored if s.masks == (name == layout.MASKS)]
+        for name in (layout.PICTURES, layout.MASKS)
+    }
+    pictures, masks = (image_shards.places(pairs) for pairs in of_images.values())
+    configs: tuple[tuple[str, str, dict[str, Any], Callable[..., dict[str, Any]]], ...] = (
+        (layout.QUESTIONS, "examples", fields.question_features(), fields.question_fields),
+        (layout.ANNOTATIONS, "images", fields.annotation_features(), fields.annotation_fields),
+    )
+    for config, held, features, fields_of in configs:
         shutil.rmtree(layout.config_folder(out, config), ignore_errors=True)
-    of_questions, of_annotations = fields.question_features(), fields.annotation_features()
-    questions, annotations = {}, {}
-    for name, split in splits.items():
-        asked = (fields.question_fields(example, pictures, masks) for example in split.examples)
-        shards_of = ShardedSplit(out, layout.QUESTIONS, card.name, name, len(split.examples))
-        questions[name] = write_records(shards_of, asked, of_questions)
-        marked = (fields.annotation_fields(image, pictures, masks) for image in split.images)
-        shards_of = ShardedSplit(out, layout.ANNOTATIONS, card.name, name, len(split.images))
-        annotations[name] = write_records(shards_of, marked, of_annotations)
-    stored = {layout.PICTURES: _stored(shards, notes, masks=False), layout.MASKS: _stored(shards, notes, masks=True)}
-    describe(out, layout.QUESTIONS, card, of_questions, questions)
-    describe(out, layout.ANNOTATIONS, card, of_annotations, annotations)
-    describe(out, layout.IMAGES, card, fields.image_features(), stored)
+        written = {}
+        for name, split in splits.items():
+            records = getattr(split, held)
+            rows = (fields_of(record, pictures, masks) for record in records)
+            written[name] = write_records(out, config, source.card.name, name, rows, len(records), features)
+        describe(out, config, source.card, features, written)
+    images = {}
+    for name, pairs in of_images.items():
+        lengths = tuple(len(shard.items) - len(note.unreadable) for shard, note in pairs)
+        images[name] = Written(lengths, sum(note.bytes for _, note in pairs))
+    describe(out, layout.IMAGES, source.card, fields.image_features(), images)
 
 
-def _stored(shards: Sequence[ImageShard], notes: Sequence[Note], *, masks: bool) -> Written:
-    """What the notes say of the images, or of the masks."""
-    pairs = [(shard, note) for shard, note in zip(shards, notes, strict=True) if shard.masks == masks]
-    lengths = tuple(len(shard.items) - len(note.unreadable) for shard, note in pairs)
-    return Written(lengths, sum(note.bytes for _, note in pairs))
-
-
-def _write_checksums(shards: Sequence[ImageShard], notes: Sequence[Note], root: str, out: str) -> None:
+def _write_checksums(stored: Stored, root: str, out: str) -> None:
     """SHA-256 of every image, mask and annotation file of the source, in the format of `sha256sum`.
 
     Where images are `UnnamedFile`s, they and what lies in folders, whose names tell as much, are not listed.
     """
     checksums: dict[str, str] = {}
-    unnamed = any(isinstance(item.source, UnnamedFile) for shard in shards for item in shard.items)
-    for shard, note in zip(shards, notes, strict=True):
+    unnamed = any(isinstance(item.source, UnnamedFile) for shard, _ in stored for item in shard.items)
+    for shard, note in stored:
         for item, checksum in zip(shard.items, note.sha256, strict=True):
             if isinstance(item.source, str) and checksum:
                 checksums[relative(item.file(), root)] = checksum

@@ -26,41 +26,27 @@ class Written:
     bytes: int
 
 
-@dataclass(frozen=True)
-class ShardedSplit:
-    """A split of one configuration that is to be written: where, under which names, and of how many records."""
-
-    out: str
-    config: str
-    dataset: str
-    split: str
-    total: int
-
-    def paths(self) -> list[str]:
-        """Its files, in order."""
-        count = -(-self.total // _RECORDS_IN_SHARD)
-        folder = config_folder(self.out, self.config)
-        return [os.path.join(folder, shard_name(self.dataset, self.split, i, count)) for i in range(count)]
-
-
-def write_records(into: ShardedSplit, records: Iterable[Mapping[str, Any]], features: dict[str, Any]) -> Written:
-    """Writes the records of one split in their order."""
+def write_records(
+    out: str, config: str, dataset: str, split: str, records: Iterable[Mapping[str, Any]], total: int, features: Any
+) -> Written:
+    """Writes the `total` records of one split of a configuration in their order, in TFDS's `features`."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core.features import FeaturesDict
 
     serialise = FeaturesDict(features).serialize_example
-    os.makedirs(config_folder(into.out, into.config), exist_ok=True)
-    lengths, size = [], 0
-    bar = tqdm(records, f"writing {into.config} of {into.split}", into.total, unit="record", disable=None)
+    os.makedirs(folder := config_folder(out, config), exist_ok=True)
+    lengths, size, count = [], 0, -(-total // _RECORDS_IN_SHARD)
+    bar = tqdm(records, f"writing {config} of {split}", total, unit="record", disable=None)
     waiting = iter(bar)
-    for path in into.paths():
-        writer, length = ArrayRecordWriter(path, "group_size:1"), 0
+    for number in range(count):
+        writer = ArrayRecordWriter(os.path.join(folder, shard_name(dataset, split, number, count)), "group_size:1")
+        sizes = []
         for record in itertools.islice(waiting, _RECORDS_IN_SHARD):
-            serialised = in_one_order(serialise(record))
-            size, length = size + len(serialised), length + 1
-            writer.write(serialised)
+            writer.write(serialised := in_one_order(serialise(record)))
+            sizes.append(len(serialised))
         writer.close()
-        lengths.append(length)
+        lengths.append(len(sizes))
+        size += sum(sizes)
     bar.close()
     return Written(tuple(lengths), size)
 
@@ -69,9 +55,9 @@ def describe(out: str, config: str, card: DataCard, features: dict[str, Any], sp
     """Writes dataset_info.json and features.json of one configuration; splits without a record do not stand there."""
     from etils import epath
     from tensorflow_datasets.core import dataset_info, naming, utils
-    from tensorflow_datasets.core import splits as tfds_splits
     from tensorflow_datasets.core.features import FeaturesDict
     from tensorflow_datasets.core.file_adapters import FileFormat
+    from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
     folder = config_folder(out, config)
     os.makedirs(folder, exist_ok=True)
@@ -94,16 +80,15 @@ def describe(out: str, config: str, card: DataCard, features: dict[str, Any], sp
         filetype_suffix="array_record",
         template=naming.DEFAULT_FILENAME_TEMPLATE,
     )
-    info.set_splits(tfds_splits.SplitDict(list(_split_infos(splits, template, tfds_splits.SplitInfo))))
+    infos = [
+        SplitInfo(
+            name=name,
+            shard_lengths=list(written.shard_lengths),
+            num_bytes=written.bytes,
+            filename_template=template.replace(split=name),
+        )
+        for name, written in splits.items()
+        if sum(written.shard_lengths)
+    ]
+    info.set_splits(SplitDict(infos))
     info.write_to_directory(folder)
-
-
-def _split_infos(splits: Mapping[str, Written], template: Any, split_info: Any) -> Iterable[Any]:
-    for name, written in splits.items():
-        if sum(written.shard_lengths):
-            yield split_info(
-                name=name,
-                shard_lengths=list(written.shard_lengths),
-                num_bytes=written.bytes,
-                filename_template=template.replace(split=name),
-            )
