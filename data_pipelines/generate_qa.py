@@ -66,12 +66,7 @@ def _work(options: argparse.Namespace) -> int:
     filters = _filters(options)
     verdicts = read_verdicts(options.review) if options.review else {}
     if options.write_review:
-        check_review_name(options.write_review)
-        if Path(options.write_review).exists():
-            raise DataError(
-                f"--write-review {options.write_review}: exists and may hold verdicts; choose another name",
-                code="file.exists",
-            )
+        check_review_name(options.write_review, new=True)
     duplicates = (
         None if "duplicate" in filters.skipped else Duplicates(options.duplicate_scope, options.duplicate_threshold)
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
 import os
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.templates import Kind
@@ -68,7 +69,15 @@ class Completion:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-class AnswerStore:
+class _Row(BaseModel, strict=True):
+    """What is read of a line again."""
+
+    key: str
+    text: str
+    finish_reason: str
+
+
+class AnswerStore(contextlib.AbstractContextManager["AnswerStore"]):
     """A file of answers: request, prompt and answer, appended one by one. One process at a time holds it.
 
     Only the places of the answers are kept in memory, not the answers.
@@ -81,26 +90,18 @@ class AnswerStore:
           DataError: another process holds the file, or a line in it is damaged.
         """
         self.path = path
-        self._file = open(path, "a+b")  # noqa: SIM115  held until __exit__
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise DataError(
-                f"{path}: another run is writing it; wait for its end, or choose another place", code="file.in-use"
-            ) from None
-        try:
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(open(path, "a+b"))
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(
+                    f"{path}: another run is writing it; wait for its end, or choose another place", code="file.in-use"
+                ) from None
             self._places = self._read_places()
-        except BaseException:
-            self._file.close()
-            raise
+            opened.pop_all()  # held until __exit__
 
-    def __enter__(self) -> AnswerStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def __contains__(self, key: str) -> bool:
@@ -122,8 +123,8 @@ class AnswerStore:
     def get(self, key: str) -> Completion:
         """The answer to a request. Raises KeyError."""
         self._file.seek(self._places[key])
-        row = json.loads(self._file.readline())
-        return Completion(row["text"], row["finish_reason"])
+        row = _Row.model_validate_json(self._file.readline())
+        return Completion(row.text, row.finish_reason)
 
     def _read_places(self) -> dict[str, int]:
         places: dict[str, int] = {}
@@ -131,20 +132,17 @@ class AnswerStore:
         place = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
-                logger.warning("%s: line %d was cut short and is dropped; it will be asked again", self.path, number)
+                logger.warning(
+                    "%s: line %d was cut short and is dropped; it will be requested again", self.path, number
+                )
                 self._file.truncate(place)
                 break
-            places.setdefault(self._key(line, number), place)
+            try:
+                places.setdefault(_Row.model_validate_json(line).key, place)
+            except ValidationError:
+                raise DataError(
+                    f"{self.path}: line {number} is damaged; remove that line, and it is requested again",
+                    code="file.malformed",
+                ) from None
             place += len(line)
         return places
-
-    def _key(self, line: bytes, number: int) -> str:
-        try:
-            row: dict[str, Any] = json.loads(line)
-            if not isinstance(row["text"], str) or not isinstance(row["finish_reason"], str):
-                raise TypeError
-            return str(row["key"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{self.path}: line {number} is damaged; remove that line, and it is asked again", code="file.malformed"
-            ) from None

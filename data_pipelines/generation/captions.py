@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.json_files import json_lines, text_field
@@ -30,6 +29,10 @@ class Caption:
     split: str = ""
 
 
+_NEEDED, _MAY_BE_EMPTY = ("id", "image", "caption"), ("context", "modality", "split")
+_FIELDS = (*_NEEDED, "image_id", *_MAY_BE_EMPTY)
+
+
 def read_captions(path: str) -> list[Caption]:
     """The captions of a file in its order. Fields of other names are passed over, and so are blank lines.
 
@@ -38,7 +41,9 @@ def read_captions(path: str) -> list[Caption]:
     """
     captions: dict[str, tuple[str, Caption]] = {}
     for where, entry in json_lines(path, remedy="name a JSON Lines file", unique_keys=True):
-        caption = _caption(entry, where)
+        given = [name for name in _FIELDS if name in _NEEDED or entry.get(name) is not None]
+        texts = {name: text_field(entry, name, where, may_be_empty=name in _MAY_BE_EMPTY) for name in given}
+        caption = Caption(**{"image_id": texts["image"], **texts})
         before, _ = captions.setdefault(caption.id, (where, caption))
         if before != where:
             raise DataError(
@@ -49,19 +54,3 @@ def read_captions(path: str) -> list[Caption]:
             f"{path}: holds no captions; write one object a line with id, image and caption", code="data.missing"
         )
     return [caption for _, caption in captions.values()]
-
-
-def _caption(entry: dict[str, Any], where: str) -> Caption:
-    image = text_field(entry, "image", where)
-    optional = {
-        name: text_field(entry, name, where, may_be_empty=True)
-        for name in ("context", "modality", "split")
-        if entry.get(name) is not None
-    }
-    return Caption(
-        id=text_field(entry, "id", where),
-        image=image,
-        image_id=image if entry.get("image_id") is None else text_field(entry, "image_id", where),
-        caption=text_field(entry, "caption", where),
-        **optional,
-    )

@@ -116,11 +116,16 @@ class _Failure(Exception):
 
 def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
     openai = optional_package("openai", f"{endpoint.options}endpoint", extra=endpoint.extra)
-    turnstile = _Turnstile(endpoint.requests_per_minute)
+    interval = 60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0
+    turn = 0.0
 
-    # The client's retries pass through these too, so the rate is one of tries.
+    # The client's retries pass through these too, so the rate is one of tries. One goes at a time, evenly spaced.
     async def before(request: Any) -> None:
-        await turnstile.wait()
+        nonlocal turn
+        now = time.monotonic()
+        wait = max(turn - now, 0.0)
+        turn = now + wait + interval
+        await asyncio.sleep(wait)
         traffic.tries += 1
 
     async def after(response: Any) -> None:
@@ -174,10 +179,10 @@ def _answer(completion: Any, endpoint: Endpoint) -> Completion:
     try:
         choice = completion.choices[0]
         text, reason = choice.message.content or "", choice.finish_reason or ""
+        if not isinstance(text, str) or not isinstance(reason, str):
+            raise TypeError
     except (AttributeError, IndexError, TypeError):
         raise _Failure("the reply is not a chat completion") from None
-    if not isinstance(text, str) or not isinstance(reason, str):
-        raise _Failure("the reply is not a chat completion")
     return Completion(_redacted(text.encode(errors="replace").decode(), endpoint), reason)
 
 
@@ -196,18 +201,3 @@ def _message(error: Exception, endpoint: Endpoint) -> str:
 
 def _redacted(text: str, endpoint: Endpoint) -> str:
     return text.replace(endpoint.api_key, "[API key]") if len(endpoint.api_key) >= _LEAST_SECRET else text
-
-
-class _Turnstile:
-    """Lets one try through at a time, evenly spaced."""
-
-    def __init__(self, per_minute: float | None):
-        self._interval = 60 / per_minute if per_minute else 0.0
-        self._next = 0.0
-
-    async def wait(self) -> None:
-        now = time.monotonic()
-        turn = max(now, self._next)
-        self._next = turn + self._interval
-        if turn > now:
-            await asyncio.sleep(turn - now)

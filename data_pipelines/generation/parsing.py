@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,13 +13,8 @@ from data_pipelines.generation.templates import Kind
 from data_pipelines.generation.words import words
 from data_pipelines.records import Turn
 
-_KEYS: Mapping[Kind, frozenset[str]] = {
-    "open": frozenset({"question", "answer"}),
-    "closed": frozenset({"question", "answer"}),
-    "choice": frozenset({"question", "answer", "wrong"}),
-    "image": frozenset({"question", "answer", "topic"}),
-    "literature": frozenset({"question", "answer"}),
-}
+# Keys beside question and answer.
+_MORE_KEYS: Mapping[Kind, set[str]] = {"choice": {"wrong"}, "image": {"topic"}}
 WRONG_OPTIONS = 3
 _LEAST_TURNS = 2
 # Models that reason aloud put it before their answer, braces and all.
@@ -45,16 +40,14 @@ def parse_answer(kind: Kind, text: str) -> Parsed:
       MalformedError: nothing of the answer can be used.
     """
     answer = extract_object(text)
-    if kind == "conversation":
-        if set(answer) != {"turns"} or not isinstance(answer["turns"], list):
-            raise MalformedError("wrong keys")
-        if not answer["turns"]:
-            return Parsed([], [])
-        return Parsed([_conversation(answer["turns"])], [])
-    if set(answer) != {"pairs"} or not isinstance(answer["pairs"], list):
+    key = "turns" if kind == "conversation" else "pairs"
+    entries = answer.get(key)
+    if set(answer) != {key} or not isinstance(entries, list):
         raise MalformedError("wrong keys")
+    if kind == "conversation":
+        return Parsed([_conversation(entries)] if entries else [], [])
     pairs, malformed = [], []
-    for entry in answer["pairs"]:
+    for entry in entries:
         try:
             pairs.append(_pair(kind, entry))
         except MalformedError as error:
@@ -86,7 +79,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _pair(kind: Kind, entry: Any) -> GeneratedPair:
-    turn = _turn(entry, _KEYS[kind])
+    turn = _turn(entry, _MORE_KEYS.get(kind, set()))
     match kind:
         case "closed":
             word = words(turn.answer)
@@ -111,14 +104,14 @@ def _pair(kind: Kind, entry: Any) -> GeneratedPair:
 
 
 def _conversation(entries: list[Any]) -> GeneratedPair:
-    turns = tuple(_turn(entry, frozenset({"question", "answer"})) for entry in entries)
+    turns = tuple(_turn(entry) for entry in entries)
     if len(turns) < _LEAST_TURNS:
         raise MalformedError("conversation of one turn")
     return GeneratedPair("conversation", turns)
 
 
-def _turn(entry: Any, keys: frozenset[str]) -> Turn:
-    if not isinstance(entry, dict) or set(entry) != keys:
+def _turn(entry: Any, more_keys: Collection[str] = ()) -> Turn:
+    if not isinstance(entry, dict) or set(entry) != {"question", "answer", *more_keys}:
         raise MalformedError("wrong keys")
     return Turn(_text(entry["question"]), _text(entry["answer"]))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.command_line import made_folder
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
 from data_pipelines.images.reading import fetched
@@ -50,13 +51,11 @@ def read_prepared(root: str, splits: Sequence[str] = ()) -> PreparedCaptions:
     for split in splits or described:
         languages = list(described.get(split, {}).get("languages", ()))
         for example in load(root, split, languages=languages).examples:
-            if example.task != "caption":
-                continue
-            captions.append(
-                Caption(example.id, "", example.image_id, example.answer, modality=example.modality, split=split)
-            )
-            assert isinstance(example.image, StoredImage)  # as of every prepared set
-            images[example.id] = example.image
+            if example.task == "caption":
+                said = {"caption": example.answer, "modality": example.modality, "split": split}
+                captions.append(Caption(id=example.id, image="", image_id=example.image_id, **said))
+                assert isinstance(example.image, StoredImage)  # as of every prepared set
+                images[example.id] = example.image
     if not captions:
         there = ", ".join(splits or described)
         raise DataError(
@@ -75,12 +74,7 @@ def with_files(captions: Sequence[Caption], source: PreparedCaptions, folder: Pa
     Raises:
       DataError: an image cannot be read, or the folder cannot be written.
     """
-    try:
-        (folder / IMAGES).mkdir(exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder / IMAGES}: cannot be made ({error.strerror}); name another --out", code="file.unwritable"
-        ) from None
+    made_folder(folder / IMAGES)
     names: dict[StoredImage, str] = {}
     for caption in tqdm(captions, desc="images", unit="image", disable=None, leave=False):
         image = source.images[caption.id]
@@ -90,18 +84,12 @@ def with_files(captions: Sequence[Caption], source: PreparedCaptions, folder: Pa
 
 
 def _written(image: StoredImage, name: str, folder: Path) -> str:
-    stem = f"{name}-{image.position:08d}"
+    stem = f"{IMAGES}/{name}-{image.position:08d}"
     for ending in (".png", ".jpg"):
-        if (folder / IMAGES / (stem + ending)).exists():
-            return f"{IMAGES}/{stem}{ending}"
+        if (folder / (stem + ending)).exists():
+            return stem + ending
     content = fetched(image)
     assert isinstance(content, bytes)  # as of every prepared set
-    ending = ".png" if content.startswith(b"\x89PNG") else ".jpg"
-    file = f"{IMAGES}/{stem}{ending}"
-    partial = folder / f"{file}.{os.getpid()}"
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, folder / file)
-    finally:
-        partial.unlink(missing_ok=True)
+    file = stem + (".png" if content.startswith(b"\x89PNG") else ".jpg")
+    write_atomically(folder / file, content)
     return file

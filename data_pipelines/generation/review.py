@@ -6,21 +6,26 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError, invalid_field
 from data_pipelines.core.json_files import json_lines
-from data_pipelines.core.text_files import reading
 
 Verdict = Literal["accept", "reject"]
 COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")
 
 
-def check_review_name(path: str) -> None:
-    """Raises DataError for an ending other than .csv and .jsonl."""
+def check_review_name(path: str, *, new: bool = False) -> None:
+    """Raises DataError for an ending other than .csv and .jsonl, and for a `new` file that exists."""
+    if new and Path(path).exists():
+        raise DataError(
+            f"--write-review {path}: exists and may hold verdicts; choose another name, or read it with --review",
+            code="file.exists",
+        )
     if Path(path).suffix.lower() not in (".csv", ".jsonl"):
         raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it", code="option.invalid-value")
 
@@ -36,16 +41,8 @@ def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:
 
 
 def write_review(path: str, rows: Iterable[dict[str, str]]) -> int:
-    """Writes rows with an empty verdict; returns how many.
-
-    Raises:
-      DataError: the file exists, since it may hold verdicts, or its name has another ending.
-    """
-    check_review_name(path)
-    if Path(path).exists():
-        raise DataError(
-            f"{path}: exists and may hold verdicts; choose another name, or read it with --review", code="file.exists"
-        )
+    """Writes rows with an empty verdict; returns how many. Raises DataError as `check_review_name` of a new file."""
+    check_review_name(path, new=True)
     rows = list(rows)
     if path.lower().endswith(".csv"):
         text = io.StringIO()
@@ -86,17 +83,11 @@ def read_verdicts(path: str) -> dict[str, Verdict]:
     return verdicts
 
 
-def _rows(path: str) -> list[tuple[str, dict[str, Any]]]:
+def _rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.lower().endswith(".jsonl"):
-        return list(json_lines(path, remedy="name a review file", unique_keys=True))
-    with reading(path, form="CSV", remedy="name a review file") as file:
-        text = file.read()
-    header = text.splitlines()[0] if text else ""
+        yield from json_lines(path, remedy="name a review file", unique_keys=True)
+        return
     # Spreadsheets of many countries save with semicolons.
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    for column in ("id", "verdict"):
-        if column not in (reader.fieldnames or ()):
-            raise DataError(
-                f"{path}: has no column {column!r}; keep the first row as it was written", code="data.missing-field"
-            )
-    return [(f"{path}: row {number}", row) for number, row in enumerate(reader, start=2)]
+    remedy = "name a review file, with its first row as it was written"
+    for number, row in enumerate(read_rows(path, ("id", "verdict"), delimiters=",;\t", remedy=remedy), start=2):
+        yield f"{path}: row {number}", row

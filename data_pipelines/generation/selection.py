@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from data_pipelines.core.atomic_files import appears_whole
-from data_pipelines.generation.answers import AnswerStore, Completion, Request
+from data_pipelines.generation.answers import AnswerStore, Request
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filters
@@ -20,6 +20,11 @@ from data_pipelines.generation.review import Verdict
 
 QUESTIONS = "questions.jsonl"
 REJECTED = "rejected.jsonl"
+# What a question keeps of the request that it comes from.
+_PROVENANCE = (
+    *("kind", "caption_id", "model", "seed", "temperature"),
+    *("template", "template_sha256", "prompt_sha256"),
+)
 
 
 @dataclass
@@ -34,6 +39,7 @@ class Tally:
       rejected: pairs by the name of the filter, or "review".
       closed: kept yes-or-no questions by answer.
       unknown_verdicts: ids in the review file that no pair has.
+      judged: ids of all pairs found.
     """
 
     answers: int = 0
@@ -47,25 +53,6 @@ class Tally:
     closed: Counter[str] = field(default_factory=Counter)
     accepted: int = 0
     unknown_verdicts: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """An answer with what it answers."""
-
-    caption: Caption
-    request: Request
-    key: str
-    answer: Completion
-
-
-@dataclass
-class _Output:
-    """The files under way. Attributes: judged: ids of all pairs found."""
-
-    kept: TextIO
-    rejected: TextIO
-    tally: Tally = field(default_factory=Tally)
     judged: set[str] = field(default_factory=set)
 
 
@@ -98,68 +85,66 @@ class Selection:
 
         The files depend on captions, answers and rules alone, not on the order in which the answers came.
         """
+        tally = Tally()
         with (
             appears_whole(folder / QUESTIONS) as kept_path,
             appears_whole(folder / REJECTED) as rejected_path,
             open(kept_path, "w", encoding="utf-8") as kept,
             open(rejected_path, "w", encoding="utf-8") as rejected,
         ):
-            output = _Output(kept, rejected)
             for caption in captions:
                 for request in requests_of(caption):
-                    key = request.key
-                    if key in store:
-                        self._judge_answer(_Asked(caption, request, key, store.get(key)), output)
-                    else:
-                        output.tally.unanswered += 1
-        output.tally.unknown_verdicts = sorted(self.verdicts.keys() - output.judged)
-        return output.tally
+                    for row in self._rows(caption, request, store, tally):
+                        file = rejected if "reason" in row else kept
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        tally.unknown_verdicts = sorted(self.verdicts.keys() - tally.judged)
+        return tally
 
-    def _judge_answer(self, asked: _Asked, output: _Output) -> None:
-        tally, request = output.tally, asked.request
-        tally.answers += 1
-        where = {"caption_id": request.caption_id, "kind": request.kind, "request": asked.key}
-        try:
-            parsed = parse_answer(request.kind, asked.answer.text)
-        except MalformedError as error:
-            reason = "cut off at --max-tokens" if asked.answer.finish_reason == "length" else str(error)
-            tally.malformed_answers[reason] += 1
-            _write(output.rejected, {**where, "reason": reason})
+    def _rows(self, caption: Caption, request: Request, store: AnswerStore, tally: Tally) -> Iterator[dict[str, Any]]:
+        """What is written of the answer to a request; rows with a `reason` are rejected."""
+        key = request.key
+        if key not in store:
+            tally.unanswered += 1
             return
-        for reason in parsed.malformed:
-            tally.malformed_pairs[reason] += 1
-            _write(output.rejected, {**where, "reason": reason})
-        if not parsed.pairs and not parsed.malformed:
-            tally.nothing_to_ask += 1
+        tally.answers += 1
+        answer = store.get(key)
+        where = {"caption_id": request.caption_id, "kind": request.kind, "request": key}
+        try:
+            parsed = parse_answer(request.kind, answer.text)
+        except MalformedError as error:
+            reason = "cut off at --max-tokens" if answer.finish_reason == "length" else str(error)
+            tally.malformed_answers[reason] += 1
+            yield {**where, "reason": reason}
+            return
+        tally.malformed_pairs.update(parsed.malformed)
+        yield from ({**where, "reason": reason} for reason in parsed.malformed)
+        tally.nothing_to_ask += not parsed.pairs and not parsed.malformed
+        generated = {name: getattr(request, name) for name in _PROVENANCE}
+        generated |= {"answer_sha256": answer.sha256, "request": key}
         for pair in parsed.pairs:
-            self._judge(asked, pair, output)
+            identity = pair_id(caption, pair)
+            if fault := self._judge(identity, caption, pair, tally):
+                turns = [asdict(turn) for turn in pair.turns]
+                yield {"id": identity, "reason": fault, "turns": turns, "request": key}
+            else:
+                yield question_record(
+                    caption, pair, seed=request.seed, split=self.split, language=self.language, generated=generated
+                )
 
-    def _judge(self, asked: _Asked, pair: GeneratedPair, output: _Output) -> None:
-        tally = output.tally
-        identity = pair_id(asked.caption, pair)
+    def _judge(self, identity: str, caption: Caption, pair: GeneratedPair, tally: Tally) -> str | None:
+        """Why a pair is rejected, counted either way."""
         tally.found[pair.kind] += 1
         # Whatever filters are off, no id stands in the file twice.
-        repeated = identity in output.judged
-        reason = "duplicate_exact" if repeated else self._fault(identity, asked.caption, pair)
-        output.judged.add(identity)
+        reason = "duplicate_exact" if identity in tally.judged else self._fault(identity, caption, pair)
+        tally.judged.add(identity)
         if reason is not None:
             tally.rejected[reason] += 1
-            turns = [asdict(turn) for turn in pair.turns]
-            _write(output.rejected, {"id": identity, "reason": reason, "turns": turns, "request": asked.key})
-            return
+            return reason
         tally.kept[pair.kind] += 1
         tally.accepted += self.verdicts.get(identity) == "accept"
         if pair.kind == "closed":
             tally.closed[pair.turns[0].answer] += 1
-        record = question_record(
-            asked.caption,
-            pair,
-            seed=asked.request.seed,
-            split=self.split,
-            language=self.language,
-            generated=_provenance(asked),
-        )
-        _write(output.kept, record)
+        return None
 
     def _fault(self, identity: str, caption: Caption, pair: GeneratedPair) -> str | None:
         """The verdicts come last: what a person rejects goes on ruling out its duplicates."""
@@ -173,16 +158,3 @@ class Selection:
             if self.only_accepted and verdict != "accept":
                 return "review: not accepted"
         return fault
-
-
-def _provenance(asked: _Asked) -> dict[str, Any]:
-    names = (
-        *("kind", "caption_id", "model", "seed", "temperature"),
-        *("template", "template_sha256", "prompt_sha256"),
-    )
-    of_request = {name: getattr(asked.request, name) for name in names}
-    return {**of_request, "answer_sha256": asked.answer.sha256, "request": asked.key}
-
-
-def _write(file: TextIO, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")

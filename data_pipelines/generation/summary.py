@@ -48,12 +48,7 @@ def summarise(
             "nothing_to_ask": tally.nothing_to_ask,
             "malformed_pairs": _sorted(tally.malformed_pairs),
         },
-        "questions": {
-            "found": _sorted(tally.found),
-            "rejected": _sorted(tally.rejected),
-            "kept": _sorted(tally.kept),
-            "closed": _sorted(tally.closed),
-        },
+        "questions": {name: _sorted(getattr(tally, name)) for name in ("found", "rejected", "kept", "closed")},
         "review": {"accepted": tally.accepted, "unknown_ids": len(tally.unknown_verdicts)},
     }
 
@@ -71,13 +66,10 @@ def as_text(summary: Mapping[str, Any]) -> str:
         ),
         (
             "answers",
-            f"{sum(answers['malformed'].values())} malformed{_counts(answers['malformed'])}; "
-            f"{answers['nothing_to_ask']} with nothing to ask",
+            f"{_total(answers['malformed'], ' malformed')}; {answers['nothing_to_ask']} with nothing to ask",
         ),
-        ("pairs", f"{sum(answers['malformed_pairs'].values())} malformed{_counts(answers['malformed_pairs'])}"),
-        ("found", f"{sum(questions['found'].values())}{_counts(questions['found'])}"),
-        ("rejected", f"{sum(questions['rejected'].values())}{_counts(questions['rejected'])}"),
-        ("kept", f"{sum(questions['kept'].values())}{_counts(questions['kept'])}"),
+        ("pairs", _total(answers["malformed_pairs"], " malformed")),
+        *((name, _total(questions[name])) for name in ("found", "rejected", "kept")),
     ]
     if questions["closed"]:
         lines.append(("closed", _counts(questions["closed"]).removeprefix(": ")))
@@ -86,6 +78,10 @@ def as_text(summary: Mapping[str, Any]) -> str:
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
+
+
+def _total(counts: Mapping[str, int], what: str = "") -> str:
+    return f"{sum(counts.values())}{what}{_counts(counts)}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

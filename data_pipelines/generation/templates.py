@@ -63,14 +63,10 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Prom
                 "data_pipelines/generation/qa_templates and edit it",
                 code="file.unreadable",
             ) from None
-        templates[kind] = _template(kind, name, text, where)
+        allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
+        parts = two_parts(text, where, allowed=allowed, needed=("caption",))
+        templates[kind] = PromptTemplate(kind, name, hashlib.sha256(text.encode()).hexdigest(), *parts)
     return templates
-
-
-def _template(kind: Kind, name: str, text: str, where: str) -> PromptTemplate:
-    allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
-    system, user = two_parts(text, where, allowed=allowed, needed=("caption",))
-    return PromptTemplate(kind, name, hashlib.sha256(text.encode()).hexdigest(), system, user)
 
 
 def two_parts(
@@ -86,29 +82,24 @@ def two_parts(
     Raises:
       DataError: it has not the two parts, lacks a placeholder, or names another.
     """
+
+    def malformed(fault: str) -> DataError:
+        return DataError(f"{where}: {fault}", code="file.malformed")
+
     parts = _PARTS.match(text)
     if parts is None:
-        raise DataError(
-            f"{where}: has not the two parts; begin it with a line [system], then a line [user]", code="file.malformed"
-        )
+        raise malformed("has not the two parts; begin it with a line [system], then a line [user]")
     system, user = (string.Template(parts[part].strip()) for part in ("system", "user"))
     for part in (system, user):
         if not part.is_valid():
-            raise DataError(
-                f"{where}: has a dollar sign that begins no placeholder; write it $$", code="file.malformed"
-            )
+            raise malformed("has a dollar sign that begins no placeholder; write it $$")
         for placeholder in part.get_identifiers():
             if placeholder not in allowed:
                 names = ", ".join(f"${known}" for known in sorted(allowed))
-                raise DataError(
-                    f"{where}: no placeholder ${placeholder}; choose among {names}, or write $$ for $",
-                    code="file.malformed",
-                )
+                raise malformed(f"no placeholder ${placeholder}; choose among {names}, or write $$ for $")
     for name in needed:
         if name not in user.get_identifiers():
-            raise DataError(
-                f"{where}: the part [user] lacks ${name}; put it where the {name} should stand", code="file.malformed"
-            )
+            raise malformed(f"the part [user] lacks ${name}; put it where the {name} should stand")
     return system, user
 
 

@@ -111,12 +111,7 @@ def plan_shards(
     folder = config_folder(out, IMAGES)
     shards = []
     for name, found in ((PICTURES, pictures), (MASKS, masks)):
-        if taken := next((source for source in found if isinstance(source, StoredImage)), None):
-            raise DataError(
-                f"{taken}: is in a prepared data set already; prepare from the published files",
-                code="data.invalid-value",
-            )
-        parts = _cut([StoredItem(source, image_id) for source, image_id in found.items()])
+        parts = _cut([_item(source, image_id) for source, image_id in found.items()])
         for number, items in enumerate(parts):
             path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
             shards.append(ImageShard(path, root, name == MASKS, tuple(items), window))
@@ -127,6 +122,14 @@ def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
     """The mask files of a question's or an image's regions."""
     regions = (*record.regions, *(record.distractors if isinstance(record, VQAExample) else ()))
     return [region.mask.path for region in regions if region.mask is not None]
+
+
+def _item(source: ImageSource, image_id: str) -> StoredItem:
+    if isinstance(source, StoredImage):
+        raise DataError(
+            f"{source}: is in a prepared data set already; prepare from the published files", code="data.invalid-value"
+        )
+    return StoredItem(source, image_id)
 
 
 def _cut(items: Sequence[StoredItem]) -> list[Sequence[StoredItem]]:
