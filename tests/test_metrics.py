@@ -15,6 +15,7 @@ from rllava_jax.evaluation.predictions import Prediction, from_json, read_predic
 from rllava_jax.evaluation.protocols.strict import OF_A_RUN
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.evaluation.scoring import score
+from rllava_jax.report.tables import index_of, score_table
 from rllava_jax.scaling_laws.points import loss_of
 
 BOX = (0.1, 0.2, 0.5, 0.6)
@@ -269,15 +270,30 @@ def test_a_question_answered_twice_is_an_error():
         score([predicted(), predicted()], bootstrap=0, seed=0)
 
 
-def test_a_metric_is_added_in_one_place(monkeypatch):
-    monkeypatch.setitem(METRICS, "letters", Metric("lower", lambda p: len(p.prediction) / 100, "answer_type=open"))
+@pytest.mark.parametrize(
+    ("subset", "beside"),
+    [
+        ("answer_type=open", {"exact_match", "recall", "precision", "f1"}),
+        ("content_type=Organ", {"accuracy"}),
+        ("", {"accuracy"}),
+    ],
+)
+def test_a_metric_is_added_in_one_place(monkeypatch, subset, beside):
+    monkeypatch.setitem(METRICS, "letters", Metric("lower", lambda p: len(p.prediction) / 100, subset))
     # As protocols/strict.py builds its own when it is imported.
-    protocol = dataclasses.replace(OF_A_RUN, metrics={s: metrics_of(s) for s in ("", "answer_type=open")})
-    found = score([predicted("left lung", "lung", answer_type="open")], protocol, bootstrap=0, seed=0)
-    assert value(found, "answer_type=open", "right", "letters") == (0.04, 1)
-    assert scores_of(predicted("left lung", "lung", answer_type="open"))["letters"] == 0.04
+    subsets = dict.fromkeys(metric.subset for metric in METRICS.values())
+    protocol = dataclasses.replace(OF_A_RUN, metrics={s: metrics_of(s) for s in subsets})
+    asked = predicted("left lung", "lung", answer_type="open", content_type="Organ")
+    found = score([asked], protocol, bootstrap=0, seed=0)
+    held = {row["subset"] for row in found if row["metric"] == "letters"}
+    assert held == ({subset} if subset else {row["subset"] for row in found})
+    shown = subset or "all"
+    assert value(found, shown, "right", "letters") == (0.04, 1)
+    assert beside <= {row["metric"] for row in found if row["subset"] == shown}
+    assert scores_of(asked)["letters"] == 0.04
     assert loss_of("letters", 0.04) == 0.04  # scaling laws read its direction
-    assert "letters" not in {row["metric"] for row in found if row["subset"] != "answer_type=open"}
+    table = score_table("", index_of(found, "slake", "test"), [shown])
+    assert any("letters" in " ".join(line[0].small) for line in table.lines)
 
 
 def test_no_predictions_are_an_error():

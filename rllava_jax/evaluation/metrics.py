@@ -14,12 +14,7 @@ condition  right, none, wrong, blank   or another of `data_pipelines/conditions.
            wrong:shifted, …            those of the wrong condition that were shown this kind
            right-none, …               the difference on the same questions, question by question
            right-detected, …           against the box that the model found itself
-metric     accuracy                    normalised equality (localise counts as right at an IoU of 0.5)
-           exact_match, recall,
-           precision, f1               open questions
-           accuracy@0.5, iou           localise
-           confidence, ece, brier, auroc
-           box_found, box_iou          see `detected_regions.detected_rows`
+metric     a key of `METRICS`
 """
 
 from __future__ import annotations
@@ -58,50 +53,59 @@ class Metric:
     Attributes:
       better: "" where neither more nor less is.
       of_answer: the score of an answered question. Its row is the mean, and it stands in predictions.jsonl.
-      subset: of the questions that have `of_answer`, and of the rows it stands in; "" is every one.
+      subset: of the questions that have `of_answer`, and of the rows it stands in; "" is every one but `not_in`.
+      not_in: subsets that have scores of their own in its place.
       of_confidence: (confidence, correct) → a value of each question; the row is their mean.
       statistic: (weights, confidence, correct) → a value of each resample.
       most: greatest possible value of `of_confidence`.
+      always: a metric of confidence that every evaluation reports.
+      label: what reports call it, where that is not its name.
     """
 
     better: Literal["higher", "lower", ""]
     of_answer: Callable[[Answered], float] | None = None
     subset: str = ""
+    not_in: tuple[str, ...] = ()
     of_confidence: Callable[[_Values, _Values], _Values] | None = None
     statistic: _Statistic | None = None
     most: float = 1.0
+    always: bool = False
+    label: str = ""
 
 
 _OPEN, _LOCALISE = "answer_type=open", "family=localise"
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("higher", is_right),
-    "exact_match": Metric("higher", is_right, _OPEN),
-    "recall": Metric("higher", best(token_recall), _OPEN),
-    "precision": Metric("higher", best(token_precision), _OPEN),
-    "f1": Metric("higher", best(token_f1), _OPEN),
-    "accuracy@0.5": Metric("higher", is_right, _LOCALISE),
-    "iou": Metric("higher", localisation_iou, _LOCALISE),
-    "confidence": Metric("", of_confidence=lambda confidence, correct: confidence),
-    "brier": Metric("lower", of_confidence=calibration.brier_score),
+    "accuracy": Metric("higher", is_right, not_in=(_OPEN, _LOCALISE)),  # normalised equality
+    "exact_match": Metric("higher", is_right, _OPEN, label="exact match"),
+    "recall": Metric("higher", best(token_recall), _OPEN, label="token recall"),
+    "precision": Metric("higher", best(token_precision), _OPEN, label="token precision"),
+    "f1": Metric("higher", best(token_f1), _OPEN, label="token F1"),
+    "accuracy@0.5": Metric("higher", is_right, _LOCALISE, label="IoU of at least 0.5"),
+    "iou": Metric("higher", localisation_iou, _LOCALISE, label="mean IoU"),
+    "confidence": Metric("", of_confidence=lambda confidence, correct: confidence, always=True),
+    "brier": Metric("lower", of_confidence=calibration.brier_score, always=True),
     "nll": Metric("lower", of_confidence=calibration.negative_log_likelihood, most=np.inf),
     "confident_errors": Metric("lower", of_confidence=equal_mass.confident_error),
-    "ece": Metric("lower", statistic=calibration.expected_calibration_error),
+    "ece": Metric("lower", statistic=calibration.expected_calibration_error, always=True),
     "ece_equal_mass": Metric("lower", statistic=equal_mass.ece_equal_mass),
-    "auroc": Metric("higher", statistic=calibration.auroc),
+    "auroc": Metric("higher", statistic=calibration.auroc, always=True),
     "aurc": Metric("lower", statistic=equal_mass.aurc),
     **dict.fromkeys(("box_found", "box_iou"), Metric("higher")),  # detected_regions.py
     **dict.fromkeys(("trust_score", "use", "resistance"), Metric("higher")),  # trust/
     **dict.fromkeys(("lost", "lost_from_none", "followed"), Metric("lower")),
     **dict.fromkeys(("followed_anyway", "unavailable", "not_asked"), Metric("")),
 }
-CONFIDENCE_METRICS = ("confidence", "brier", "ece", "auroc")  # of every evaluation
+CONFIDENCE_METRICS = tuple(name for name, metric in METRICS.items() if metric.always)
 
 
 def metrics_of(subset: str) -> tuple[str, ...]:
     """The scores that a subset reports, its main one first."""
-    own = tuple(name for name, metric in METRICS.items() if subset and metric.subset == subset)
-    return own or ("accuracy",)
+    return tuple(
+        name
+        for name, metric in METRICS.items()
+        if metric.of_answer and metric.subset in ("", subset) and subset not in metric.not_in
+    )
 
 
 def confidence_figures(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rllava_jax.evaluation.metrics import Row
+from rllava_jax.evaluation.metrics import METRICS, Row
 
 _CONDITIONS = {
     "right": "Right region",
@@ -35,14 +35,6 @@ _SUBSETS = {
     "answer_type=open": ("Open", ""),
     "all": ("All questions", "all families together"),
 }
-_METRICS = {
-    "accuracy@0.5": "IoU of at least 0.5",
-    "iou": "mean IoU",
-    "exact_match": "exact match",
-    "recall": "token recall",
-    "precision": "token precision",
-    "f1": "token F1",
-}
 
 
 def condition_name(condition: str) -> str:
@@ -69,7 +61,7 @@ def subset_name(subset: str) -> str:
 def subset_detail(subset: str, metric: str, *, explained: bool = True) -> str:
     """What stands in small letters below the name of a subset: what its questions are, and which metric is shown."""
     explanation = _SUBSETS.get(subset, ("", ""))[1] if explained else ""
-    return "; ".join(filter(None, (explanation, "" if metric == "accuracy" else _METRICS[metric])))
+    return "; ".join(filter(None, (explanation, "" if metric == "accuracy" else (METRICS[metric].label or metric))))
 
 
 def percent(value: float) -> str:
