@@ -3,7 +3,7 @@
     python -m rllava_jax.evaluate --predictions answers.jsonl --data vqa_rad --root data/vqa_rad
     python -m rllava_jax.evaluate --predictions answers.jsonl --protocol vqa_rad --root data/vqa_rad --out scores
     python -m rllava_jax.evaluate --predictions answers.jsonl --references questions.jsonl --against others.jsonl
-    python -m rllava_jax.evaluate --predictions runs/demo/eval/400/predictions.jsonl
+    python -m rllava_jax.evaluate --predictions runs/demo/eval/500/predictions.jsonl
     python -m rllava_jax.evaluate --checkpoint runs/slake_tiny --controls --out runs/slake_tiny_controls
     python -m rllava_jax.evaluate --compare runs/first runs/second --out compared
 

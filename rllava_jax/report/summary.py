@@ -1,6 +1,6 @@
 """A run's figures as a Markdown table and a picture, for a paper or a README.
 
-python -m rllava_jax.report.summary runs/demo/eval/400 --subsets family=identify,family=choose --picture bars.svg
+python -m rllava_jax.report.summary runs/demo/eval/500 --subsets family=identify,family=choose --picture bars.svg
 """
 
 from __future__ import annotations

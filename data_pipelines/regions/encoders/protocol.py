@@ -3,7 +3,7 @@
 An encoder has two halves, because data is prepared without JAX. This one makes arrays from an image and its marked
 regions, changes the pixels, or has the boxes written into the prompt. The other one makes tokens of the arrays
 (`rllava_jax/model/region_encoders/protocol.py`); an encoder that adds no tokens does without it. A new encoder is a
-subclass of each in one file, and a line in each registry's table (or a call of `register`).
+subclass of each, in the package of each half, and a line in each registry's table.
 """
 
 from __future__ import annotations
