@@ -91,6 +91,18 @@ def test_no_module_is_long():
     assert {name: length for name, length in lengths.items() if length > 400} == {}
 
 
+def test_no_function_is_long():
+    """At most 60 lines beside its docstring."""
+    long = {}
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+                if (length := node.end_lineno - node.lineno + 1 - docstring) > 60:
+                    long[f"{name}.{node.name}"] = length
+    assert long == {}
+
+
 def test_no_import_goes_in_a_circle():
     known = modules()
     graph = {name: imported(path, known) - {name} for name, path in known.items()}
