@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import made_folder, run_command
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidOption, MissingOption, OptionConflict
 from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import AnswerStore, Completion, Request
@@ -79,9 +79,7 @@ def _work(options: argparse.Namespace) -> int:
     work = _Work()
     with AnswerStore(str(folder / ANSWERS)) as store:
         if endpoint is None and not len(store):
-            raise DataError(
-                f"{folder}: holds no answers to filter; ask for some with --endpoint URL", code="option.missing"
-            )
+            raise MissingOption(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
         try:
             _ask_missing(used, plan, store, endpoint, work)
         finally:
@@ -101,16 +99,11 @@ def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCapti
     """What --captions names, and the prepared data set that they are of, whose images are no files yet."""
     if not Path(options.captions).is_dir():
         if options.caption_splits:
-            raise DataError(
-                f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out",
-                code="option.conflict",
-            )
+            raise OptionConflict(f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out")
         return read_captions(options.captions)[: options.limit], None
     splits = [name.strip() for name in (options.caption_splits or "").split(",") if name.strip()]
     if Path(options.out).resolve() == Path(options.captions).resolve():
-        raise DataError(
-            f"--out {options.out}: is the prepared data set itself; choose another folder", code="option.conflict"
-        )
+        raise OptionConflict(f"--out {options.out}: is the prepared data set itself; choose another folder")
     read = read_prepared(options.captions, splits)
     return read.captions[: options.limit], read
 
@@ -256,9 +249,7 @@ def _kinds(text: str) -> list[Kind]:
     kinds = [name.strip() for name in text.split(",")]
     for kind in kinds:
         if kind not in get_args(Kind):
-            raise DataError(
-                f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}", code="option.invalid-value"
-            )
+            raise InvalidOption(f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}")
     return cast("list[Kind]", list(dict.fromkeys(kinds)))
 
 

@@ -19,7 +19,7 @@ import textwrap
 from collections.abc import Sequence
 
 from data_pipelines.core.command_line import Parser, run_command, whole, words
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MissingFile, MissingOption, OptionConflict, UnreadableFile
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
@@ -51,25 +51,19 @@ def _work(options: argparse.Namespace) -> None:
     except OSError as error:
         # Without the file's name: of some data sets it holds a patient's number.
         reason = error.strerror or type(error).__name__
-        raise DataError(f"a file cannot be read or written ({reason})", code="file.unreadable") from None
+        raise UnreadableFile(f"a file cannot be read or written ({reason})") from None
 
 
 def _prepare(options: argparse.Namespace) -> None:
     for value, option in ((options.name, "NAME"), (options.out, "--out")):
         if not value:
             known = f", one of {', '.join(registry.MODULES)}" if option == "NAME" else ""
-            raise DataError(f"{option}: is missing{known}", code="option.missing")
+            raise MissingOption(f"{option}: is missing{known}")
     source = registry.source(options.name, setting="NAME")
     if source.card.layout and not (options.source and os.path.isdir(options.source)):
-        raise DataError(
-            f"--source {options.source}: is no folder; name the one that holds {source.card.layout}",
-            code="file.missing",
-        )
+        raise MissingFile(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
     if options.source and not source.card.layout:
-        raise DataError(
-            f"--source {options.source}: {options.name} is drawn and reads nothing; leave it out",
-            code="option.conflict",
-        )
+        raise OptionConflict(f"--source {options.source}: {options.name} is drawn and reads nothing; leave it out")
     if options.runner:
         run = functools.partial(run_beam, runner=options.runner, options=options.beam_option)
     else:

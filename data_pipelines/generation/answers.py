@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import BaseModel, ValidationError
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MalformedFile
 from data_pipelines.generation.templates import Kind
 
 logger = logging.getLogger(__name__)
@@ -140,9 +140,8 @@ class AnswerStore(contextlib.AbstractContextManager["AnswerStore"]):
             try:
                 places.setdefault(_Row.model_validate_json(line).key, place)
             except ValidationError:
-                raise DataError(
-                    f"{self.path}: line {number} is damaged; remove that line, and it is requested again",
-                    code="file.malformed",
+                raise MalformedFile(
+                    f"{self.path}: line {number} is damaged; remove that line, and it is requested again"
                 ) from None
             place += len(line)
         return places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DuplicateId, MissingData
 from data_pipelines.core.json_files import json_lines, text_field
 
 
@@ -46,11 +46,7 @@ def read_captions(path: str) -> list[Caption]:
         caption = Caption(**{"image_id": texts["image"], **texts})
         before, _ = captions.setdefault(caption.id, (where, caption))
         if before != where:
-            raise DataError(
-                f"{where}: field 'id' is {caption.id!r} as in {before}; make ids unique", code="data.duplicate-id"
-            )
+            raise DuplicateId(f"{where}: field 'id' is {caption.id!r} as in {before}; make ids unique")
     if not captions:
-        raise DataError(
-            f"{path}: holds no captions; write one object a line with id, image and caption", code="data.missing"
-        )
+        raise MissingData(f"{path}: holds no captions; write one object a line with id, image and caption")
     return [caption for _, caption in captions.values()]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingData
 from data_pipelines.core.text_files import lines_of
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.languages import is_language
@@ -114,7 +114,7 @@ def read_pathologies(path: str) -> tuple[tuple[str, ...], ...]:
     lines = [line.strip() for _, line in lines_of(path, remedy="name a text file in UTF-8 with one term a line")]
     terms = tuple(words(line) for line in lines if not line.startswith("#"))
     if not any(terms):
-        raise DataError(f"{path}: holds no terms; write one a line", code="data.missing")
+        raise MissingData(f"{path}: holds no terms; write one a line")
     return terms
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidOption
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.generation.words import is_ideograph
 
@@ -42,12 +42,10 @@ def is_language(text: str, language: str) -> bool:
 
 
 def check_language(language: str) -> None:
-    """Raises DataError for a code that langdetect does not know."""
+    """Raises InvalidOption for a code that langdetect does not know."""
     known = sorted({code.split("-")[0] for code in _factory().get_lang_list()})
     if language not in known:
-        raise DataError(
-            f"--language {language}: is not a known code; choose one of {', '.join(known)}", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--language {language}: is not a known code; choose one of {', '.join(known)}")
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from data_pipelines.core.command_line import Parser, above_zero, real, whole
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidOption
 from data_pipelines.generation.client import Endpoint
 from data_pipelines.generation.duplicates import DuplicateScope
 from data_pipelines.generation.filters import Filter, PathologyScope
@@ -48,14 +48,11 @@ def parser(description: str) -> Parser:
 
 
 def check_lengths(options: argparse.Namespace) -> None:
-    """Raises DataError where a smallest number of words is above the largest."""
+    """Raises InvalidOption where a smallest number of words is above the largest."""
     for name in ("caption", "question", "answer"):
         least, most = getattr(options, f"{name}_words")
         if least > most:
-            raise DataError(
-                f"--{name}-words {least} {most}: write the smallest number, then the largest",
-                code="option.invalid-value",
-            )
+            raise InvalidOption(f"--{name}-words {least} {most}: write the smallest number, then the largest")
 
 
 def endpoint_of(options: argparse.Namespace, prefix: str = "", **settings: Any) -> Endpoint | None:
@@ -66,7 +63,7 @@ def endpoint_of(options: argparse.Namespace, prefix: str = "", **settings: Any) 
       settings: of the Endpoint, beside those that the options give.
 
     Raises:
-      DataError: the address or the key is invalid.
+      InvalidOption: the address or the key is invalid.
     """
     flag = f"--{prefix.replace('_', '-')}"
 
@@ -78,21 +75,16 @@ def endpoint_of(options: argparse.Namespace, prefix: str = "", **settings: Any) 
         return None
     parts = urlsplit(url)
     if parts.username or parts.password:
-        raise DataError(
-            f"{flag}endpoint: holds a name or password; leave it out and put a key into an environment variable",
-            code="option.invalid-value",
+        raise InvalidOption(
+            f"{flag}endpoint: holds a name or password; leave it out and put a key into an environment variable"
         )
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise DataError(
-            f"{flag}endpoint {url}: is not an address; write it as http://localhost:11434/v1",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"{flag}endpoint {url}: is not an address; write it as http://localhost:11434/v1")
     key = os.environ.get(variable, "").strip()
     if variable and (not key or not key.isascii() or not key.isprintable() or " " in key):
-        raise DataError(
+        raise InvalidOption(
             f"{flag}api-key-env {variable}: the environment has no such variable, or one that holds no API key; "
-            "put the key into it",
-            code="option.invalid-value",
+            "put the key into it"
         )
     given = {name: option(name) for name in ("timeout", "retries", "concurrency")}
     return Endpoint(url=url, api_key=key, api_key_variable=variable, options=flag, **given, **settings)

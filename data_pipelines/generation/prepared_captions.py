@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import made_folder
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingData
 from data_pipelines.generation.captions import Caption
 from data_pipelines.images.reading import fetched
 from data_pipelines.prepared import layout
@@ -58,9 +58,8 @@ def read_prepared(root: str, splits: Sequence[str] = ()) -> PreparedCaptions:
                 images[example.id] = example.image
     if not captions:
         there = ", ".join(splits or described)
-        raise DataError(
-            f"{root}: holds no captions in {there}; name a prepared data set that has some, e.g. roco_v2's",
-            code="data.missing",
+        raise MissingData(
+            f"{root}: holds no captions in {there}; name a prepared data set that has some, e.g. roco_v2's"
         )
     name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
     return PreparedCaptions(captions, images, name)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataError, invalid_field
+from data_pipelines.core.errors import DataConflict, DataError, FileExists, MissingField, invalid_field
 from data_pipelines.core.json_files import json_lines
 
 Verdict = Literal["accept", "reject"]
@@ -20,11 +20,10 @@ COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")
 
 
 def check_review_name(path: str, *, new: bool = False) -> None:
-    """Raises DataError for an ending other than .csv and .jsonl, and for a `new` file that exists."""
+    """Raises DataError for an ending other than .csv and .jsonl, FileExists for a `new` file that exists."""
     if new and Path(path).exists():
-        raise DataError(
-            f"--write-review {path}: exists and may hold verdicts; choose another name, or read it with --review",
-            code="file.exists",
+        raise FileExists(
+            f"--write-review {path}: exists and may hold verdicts; choose another name, or read it with --review"
         )
     if Path(path).suffix.lower() not in (".csv", ".jsonl"):
         raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it", code="option.invalid-value")
@@ -41,7 +40,7 @@ def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:
 
 
 def write_review(path: str, rows: Iterable[dict[str, str]]) -> int:
-    """Writes rows with an empty verdict; returns how many. Raises DataError as `check_review_name` of a new file."""
+    """Writes rows with an empty verdict; returns how many. Raises as `check_review_name` of a new file."""
     check_review_name(path, new=True)
     rows = list(rows)
     if path.lower().endswith(".csv"):
@@ -68,16 +67,13 @@ def read_verdicts(path: str) -> dict[str, Verdict]:
     for where, row in _rows(path):
         identity, verdict = row.get("id"), row.get("verdict", "")
         if not isinstance(identity, str) or not identity.strip():
-            raise DataError(f"{where}: has no id; keep the column 'id' as it was written", code="data.missing-field")
+            raise MissingField(f"{where}: has no id; keep the column 'id' as it was written")
         match str(verdict or "").strip().lower():
             case "":
                 continue
             case "accept" | "reject" as word:
                 if verdicts.setdefault(identity.strip(), word) != word:
-                    raise DataError(
-                        f"{where}: {identity.strip()!r} is accepted in one row and rejected in another",
-                        code="data.conflict",
-                    )
+                    raise DataConflict(f"{where}: {identity.strip()!r} is accepted in one row and rejected in another")
             case other:
                 raise invalid_field(where, "verdict", other, "write accept, reject, or leave it empty")
     return verdicts

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MalformedFile, UnreadableFile
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.generation.captions import Caption
 
@@ -58,10 +58,9 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Prom
         try:
             text = (shelf / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise DataError(
+            raise UnreadableFile(
                 f"{where}: cannot be read as UTF-8 text; copy the file from "
-                "data_pipelines/generation/qa_templates and edit it",
-                code="file.unreadable",
+                "data_pipelines/generation/qa_templates and edit it"
             ) from None
         allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
         parts = two_parts(text, where, allowed=allowed, needed=("caption",))
@@ -84,7 +83,7 @@ def two_parts(
     """
 
     def malformed(fault: str) -> DataError:
-        return DataError(f"{where}: {fault}", code="file.malformed")
+        return MalformedFile(f"{where}: {fault}")
 
     parts = _PARTS.match(text)
     if parts is None:

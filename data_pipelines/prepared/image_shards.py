@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from data_pipelines.core.array_records import in_one_order, shard_name
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import ImageError, InvalidValue
 from data_pipelines.images import reading
 from data_pipelines.images.medical import is_scan
 from data_pipelines.images.scan_parts import split_part
@@ -126,9 +126,7 @@ def masks_of(record: VQAExample | AnnotatedImage) -> list[ImageSource]:
 
 def _item(source: ImageSource, image_id: str) -> StoredItem:
     if isinstance(source, StoredImage):
-        raise DataError(
-            f"{source}: is in a prepared data set already; prepare from the published files", code="data.invalid-value"
-        )
+        raise InvalidValue(f"{source}: is in a prepared data set already; prepare from the published files")
     return StoredItem(source, image_id)
 
 

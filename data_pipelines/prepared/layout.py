@@ -12,7 +12,7 @@ import os
 import re
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingFile
 
 # Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
 VERSION = "1.0.0"
@@ -36,9 +36,8 @@ def config_folder(root: str, config: str) -> str:
 def check_split_name(split: str, where: str) -> None:
     """Raises: DataError: TFDS could not keep a split of this name."""
     if not _SPLIT.fullmatch(split) or split == "all":
-        raise DataError(
-            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"',
-            code="data.invalid-value",
+        raise InvalidValue(
+            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"'
         )
 
 
@@ -54,15 +53,12 @@ def read_record(root: str) -> dict[str, Any]:
             record = json.load(file)
         version = str(record["layout"])
     except FileNotFoundError:
-        raise DataError(
+        raise MissingFile(
             f"data.root: {root!r} is no prepared data set (it has no {RECORD_FILE}); name the --out folder of "
-            "python -m data_pipelines.prepare, or run it to its end",
-            code="file.missing",
+            "python -m data_pipelines.prepare, or run it to its end"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error!r}); prepare the data set again", code="file.malformed"
-        ) from None
+        raise MalformedFile(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
     if version.split(".")[0] != VERSION.split(".")[0]:
         raise DataError(
             f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again", code="file.version"

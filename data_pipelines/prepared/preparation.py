@@ -16,7 +16,7 @@ from typing import Any
 
 from data_pipelines.core.atomic_files import check_destination, write_atomically
 from data_pipelines.core.command_line import made_folder
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import DuplicateId, FileExists, InvalidValue, MissingData, MissingFile, OptionConflict
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.prepared import counts, fields, image_shards, layout
 from data_pipelines.prepared.image_shards import ImageShard, Note, masks_of, relative
@@ -117,9 +117,8 @@ def _check_neighbours(out: str, aside: str) -> None:
     begun = os.path.isdir(os.path.dirname(layout.config_folder(aside, layout.IMAGES)))
     for folder, ours in ((aside, begun), (f"{out}.replaced", _is_prepared(Path(f"{out}.replaced")))):
         if os.path.lexists(folder) and not ours and not (os.path.isdir(folder) and not os.listdir(folder)):
-            raise ConfigError(
-                f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another",
-                code="file.exists",
+            raise FileExists(
+                f"--out {out}: {folder} is in the way, and not of this command's making; move it, or name another"
             )
 
 
@@ -141,23 +140,20 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
     card = source.card
     names = list(splits or card.splits or (source.splits(root) if source.splits else ()))
     if not names:
-        raise DataError(f"{card.name}: no split under {root}; its layout is: {card.layout}", code="data.missing")
+        raise MissingData(f"{card.name}: no split under {root}; its layout is: {card.layout}")
     for name in names:
         layout.check_split_name(name, card.name)
     if len(set(names)) < len(names):
-        raise DataError(f"--splits {','.join(names)}: name each split once", code="option.conflict")
+        raise OptionConflict(f"--splits {','.join(names)}: name each split once")
     loaded = {name: source.load(root, name) for name in names}
     for name, split in loaded.items():
         (key, number), *_ = Counter(example.id for example in split.examples).most_common(1) or [("", 0)]
         if number > 1:
-            raise DataError(
-                f"{card.name} {name}: two questions have the id {key!r}; ids must be unique", code="data.duplicate-id"
-            )
+            raise DuplicateId(f"{card.name} {name}: two questions have the id {key!r}; ids must be unique")
         records: list[VQAExample | AnnotatedImage] = [*split.examples, *split.images]
         if other := next((record.split for record in records if record.split != name), None):
-            raise DataError(
-                f"{card.name} {name}: has a record of split {other!r}; every record must be of its split",
-                code="data.invalid-value",
+            raise InvalidValue(
+                f"{card.name} {name}: has a record of split {other!r}; every record must be of its split"
             )
     return loaded
 
@@ -187,7 +183,7 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         if more := counts.surplus(title, split, expected):
             logger.warning("%s: more than the data card says; is it another release?", more)
     if problems and not allow_missing:
-        raise DataError(f"{' | '.join(problems)}; {_REMEDY}", code="data.missing")
+        raise MissingData(f"{' | '.join(problems)}; {_REMEDY}")
     for problem in problems:
         logger.warning("%s; going on without them, as --allow-missing says", problem)
 
@@ -198,16 +194,12 @@ def _require_content(source: Source, splits: Splits, root: str) -> None:
         return
     missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.reasons(split.left_out)]
     reasons = relative("; ".join(missed), root) or "all splits are empty"
-    raise DataError(
-        f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files", code="data.missing"
-    )
+    raise MissingData(f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files")
 
 
 def _note(shard: ImageShard) -> Note:
     if (note := image_shards.read_note(shard)) is None:
-        raise DataError(
-            f"{shard.path}: was not written; do the workers see the folder under this path?", code="file.missing"
-        )
+        raise MissingFile(f"{shard.path}: was not written; do the workers see the folder under this path?")
     return note
 
 

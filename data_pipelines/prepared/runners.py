@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from data_pipelines.core.child_processes import follow_parent
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidOption
 from data_pipelines.prepared.image_shards import ImageShard, write_shard
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def run_beam(shards: Sequence[ImageShard], *, runner: str, options: Sequence[str
     try:
         pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
     except ValueError as error:
-        raise DataError(f"--runner {runner}: {' '.join(str(error).split())}", code="option.invalid-value") from None
+        raise InvalidOption(f"--runner {runner}: {' '.join(str(error).split())}") from None
     with pipeline:
         # Reshuffled, or a runner would fuse the steps and write all shards on one worker.
         _ = pipeline | beam.Create(list(shards)) | beam.Reshuffle() | beam.Map(write_shard)

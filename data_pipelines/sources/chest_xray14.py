@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue, MissingField, MissingFile, UnknownName
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.core.text_files import lines_of
 from data_pipelines.records import Count, DataCard, Region, Source, SourceSplit
@@ -83,7 +83,7 @@ def load(root: str, split: str) -> SourceSplit:
     boxes = _boxes(os.path.join(root, "BBox_List_2017.csv"))
     for name in [line.strip() for _, line in lines_of(listing)]:
         if name not in findings:
-            raise DataError(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}", code="data.missing-field")
+            raise MissingField(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}")
         if name not in folders:
             found.left_out.add("image not in the folder", name)
             continue
@@ -123,9 +123,7 @@ def _findings(root: str) -> dict[str, tuple[str, ...]]:
 
 def _require_finding(label: str, where: str) -> None:
     if label not in FINDINGS:
-        raise DataError(
-            f"{where}: unknown finding {label!r}; expected one of {', '.join(FINDINGS)}", code="data.unknown-name"
-        )
+        raise UnknownName(f"{where}: unknown finding {label!r}; expected one of {', '.join(FINDINGS)}")
 
 
 def _image_folders(root: str) -> dict[str, str]:
@@ -137,10 +135,7 @@ def _image_folders(root: str) -> dict[str, str]:
             with os.scandir(folder) as entries:
                 found.update({entry.name: folder for entry in entries if entry.name.endswith(".png")})
     if not found:
-        raise DataError(
-            f"chest_xray14: no films in {tried[0]} or {tried[1]}; unpack the published archives there",
-            code="file.missing",
-        )
+        raise MissingFile(f"chest_xray14: no films in {tried[0]} or {tried[1]}; unpack the published archives there")
     return found
 
 
@@ -155,9 +150,8 @@ def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
         try:
             box = [float(number) for number in given]
         except ValueError:
-            raise DataError(
-                f"{where}: box is {', '.join(given)!r}; expected four numbers x, y, w, h in pixels",
-                code="data.invalid-value",
+            raise InvalidValue(
+                f"{where}: box is {', '.join(given)!r}; expected four numbers x, y, w, h in pixels"
             ) from None
         boxes.setdefault(row["Image Index"].strip(), []).append((where, label, box))
     return boxes

@@ -20,7 +20,15 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from data_pipelines.core import json_files
-from data_pipelines.core.errors import DataError, invalid_field
+from data_pipelines.core.errors import (
+    DataConflict,
+    DataError,
+    DuplicateId,
+    InvalidValue,
+    MissingFile,
+    UnknownName,
+    invalid_field,
+)
 from data_pipelines.core.json_files import text_field
 from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
 from data_pipelines.sources.split_builder import SplitBuilder, box_in, frame_of, polygon_in, require_split
@@ -72,9 +80,7 @@ def load(root: str, split: str) -> SourceSplit:
         owner, category = entry.get("image_id"), entry.get("category_id")
         known = isinstance(owner, int | str) and isinstance(category, int | str)
         if not known or owner not in sizes or category not in names:
-            raise DataError(
-                f"{where}: names image {owner!r} and category {category!r}, not both listed", code="data.unknown-name"
-            )
+            raise UnknownName(f"{where}: names image {owner!r} and category {category!r}, not both listed")
         if entry.get("iscrowd"):
             found.left_out.add(_CROWD, str(entry.get("id")))
         else:
@@ -84,10 +90,7 @@ def load(root: str, split: str) -> SourceSplit:
     for key, (where, entry) in listed.items():
         name = json_files.inner_path(text_field(entry, "file_name", where), where, "file_name")
         if name in seen:
-            raise DataError(
-                f"{where}: file_name {name!r} is another image's as well; list each file once",
-                code="data.duplicate-id",
-            )
+            raise DuplicateId(f"{where}: file_name {name!r} is another image's as well; list each file once")
         seen.add(name)
         file = os.path.join(folder, name)
         if found.has_file(file, name):
@@ -106,7 +109,7 @@ def _image_folder(root: str, split: str) -> str:
     candidates = [os.path.join(root, *parts) for parts in ((split,), ("images", split), ("images",))]
     folder = next((place for place in candidates if os.path.isdir(place)), None)
     if folder is None:
-        raise DataError(f"coco: no folder of images; make {' or '.join(candidates)}", code="file.missing")
+        raise MissingFile(f"coco: no folder of images; make {' or '.join(candidates)}")
     return folder
 
 
@@ -114,10 +117,9 @@ def _check_size(listed: tuple[int, int], file: str, name: str, where: str) -> No
     """Boxes are pixels of the image as listed, so a file of another size would have them in the wrong places."""
     found = frame_of(file)
     if found is not None and found != listed:
-        raise DataError(
+        raise DataConflict(
             f"{where}: width x height is {listed[0]} x {listed[1]}, and {name} has {found[0]} x {found[1]} pixels; "
-            "give the image that was annotated, or its boxes in the file's pixels",
-            code="data.conflict",
+            "give the image that was annotated, or its boxes in the file's pixels"
         )
 
 
@@ -129,9 +131,7 @@ def _entries(content: Any, name: str, path: str) -> Iterator[tuple[str, dict[str
         where, identity = f"{path}: {name} {number}", entry.get("id")
         if name != "annotations":
             if not isinstance(identity, int | str) or identity in seen:
-                raise DataError(
-                    f"{where}: id {identity!r} is missing or another's; give each its own", code="data.duplicate-id"
-                )
+                raise DuplicateId(f"{where}: id {identity!r} is missing or another's; give each its own")
             seen.add(identity)
         yield where, entry
 
@@ -206,7 +206,7 @@ def _decompressed(text: str, where: str) -> list[int]:
 
 
 def _invalid(where: str, fault: str) -> DataError:
-    return DataError(f"{where}: segmentation {fault}", code="data.invalid-value")
+    return InvalidValue(f"{where}: segmentation {fault}")
 
 
 def _filled(polygons: list[list[float]], width: int, height: int) -> Bool[np.ndarray, "H W"]:

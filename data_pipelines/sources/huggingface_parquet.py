@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile
 from data_pipelines.core.json_files import require_folder, single_blanks, text_field
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
@@ -62,7 +62,7 @@ def _shards(root: str, split: str) -> list[str]:
     require_folder(folder, "the folder of parquet files")
     shards = [match for name in sorted(os.listdir(folder)) if (match := _SHARD.match(name)) and match["split"] == split]
     if not shards:
-        raise DataError(f"{folder}: no {split}-*.parquet; download it from the card's address", code="file.missing")
+        raise MissingFile(f"{folder}: no {split}-*.parquet; download it from the card's address")
     total = int(shards[0]["total"])
     found: dict[int, str] = {}
     for shard in shards:
@@ -74,9 +74,7 @@ def _shards(root: str, split: str) -> list[str]:
         found[int(shard["number"])] = shard[0]
     if missing := sorted(set(range(total)) - found.keys()):
         numbers = ", ".join(str(number) for number in missing)
-        raise DataError(
-            f"{folder}: of {total} {split} files number {numbers} is missing; download it again", code="file.missing"
-        )
+        raise MissingFile(f"{folder}: of {total} {split} files number {numbers} is missing; download it again")
     return [os.path.join(folder, found[number]) for number in sorted(found)]
 
 
@@ -94,21 +92,14 @@ def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}: row {number}", entry
         except (pyarrow.ArrowException, OSError) as error:
             reason = single_blanks(str(error))
-            raise DataError(
-                f"{path}: not a whole parquet file ({reason}); download it again", code="file.malformed"
-            ) from None
+            raise MalformedFile(f"{path}: not a whole parquet file ({reason}); download it again") from None
 
 
 def _check_columns(path: str, types: Mapping[str, str]) -> None:
     if lacking := [name for name in _COLUMNS if name not in types]:
-        raise DataError(
-            f"{path}: no column {', '.join(lacking)} among {list(types)}; is it the published file?",
-            code="data.missing-field",
-        )
+        raise MissingField(f"{path}: no column {', '.join(lacking)} among {list(types)}; is it the published file?")
     if "bytes: binary" not in types["image"] and "bytes: large_binary" not in types["image"]:
-        raise DataError(
-            f"{path}: column image is {types['image']}; expected a struct with bytes", code="data.invalid-value"
-        )
+        raise InvalidValue(f"{path}: column image is {types['image']}; expected a struct with bytes")
 
 
 def _source(name: str, *, traps: tuple[str, ...], **described: Any) -> Source:

@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from data_pipelines.core.errors import DataError, invalid_field
+from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
 from data_pipelines.core.json_files import (
     finite_numbers,
     inner_path,
@@ -124,9 +124,7 @@ def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     require_folder(root)
     paths = sorted(glob.glob(os.path.join(glob.escape(root), "*.jsonl")))
     if not paths:
-        raise DataError(
-            f"{root}: has no .jsonl file; write one row a question, as docs/DATA.md shows", code="file.missing"
-        )
+        raise MissingFile(f"{root}: has no .jsonl file; write one row a question, as docs/DATA.md shows")
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
         for where, row in json_lines(path, remedy="write it in UTF-8", unique_keys=True):
@@ -151,10 +149,9 @@ def _merge(
     before = found.image(path, name, modality=said["modality"], body_part=said["body_part"])
     for field, value in said.items():
         if getattr(before, field) != value:
-            raise DataError(
+            raise DataConflict(
                 f"{where}: {field} {value!r} of image {name!r} is {getattr(before, field)!r} in an earlier row; make "
-                "them equal, or give another image_id",
-                code="data.conflict",
+                "them equal, or give another image_id"
             )
     merged = tuple(dict.fromkeys((*before.regions, *regions)))
     found.images[name] = dataclasses.replace(before, regions=merged)
@@ -223,35 +220,31 @@ def _region(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str
     elif polygon is not None:
         box = boxes.box_from_polygon(polygon, where=where)
     else:
-        raise DataError(
-            f"{where}: has neither 'box' nor 'polygon'; write [x, y, w, h] in pixels", code="data.missing-field"
-        )
+        raise MissingField(f"{where}: has neither 'box' nor 'polygon'; write [x, y, w, h] in pixels")
     return Region(box, _optional(entry, "label", where), polygon, mask)
 
 
 def _mask(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str) -> MaskFile:
     """The mask of a region, which has a pixel for each of its image, and grey levels where one of them is meant."""
     if "mask" not in entry:
-        raise DataError(f"{where}: field 'mask_level' is of a mask; write 'mask' too", code="data.missing-field")
+        raise MissingField(f"{where}: field 'mask_level' is of a mask; write 'mask' too")
     level = entry.get("mask_level")
     if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 0 < level < 256):
         raise invalid_field(where, "mask_level", level, "write a grey level from 1 to 255")
     file = os.path.join(root, inner_path(text_field(entry, "mask", where), where, "mask"))
     if not os.path.isfile(file):
-        raise DataError(f"{where}: mask {file}: no such file; restore it, or leave the field out", code="file.missing")
+        raise MissingFile(f"{where}: mask {file}: no such file; restore it, or leave the field out")
     try:
         with Image.open(file) as opened:
             size, mode = opened.size, opened.mode
     except Exception:
         return MaskFile(file, level)  # Storing or decoding it is where it is reported, counted and perhaps skipped.
     if size != frame:
-        raise DataError(
-            f"{where}: mask {file} has {size[0]} x {size[1]} pixels, its image {frame[0]} x {frame[1]}; use one size",
-            code="data.conflict",
+        raise DataConflict(
+            f"{where}: mask {file} has {size[0]} x {size[1]} pixels, its image {frame[0]} x {frame[1]}; use one size"
         )
     if level is not None and mode not in ("L", "1"):
-        raise DataError(
-            f"{where}: mask {file} is of mode {mode}, which has no grey level {level}; save it in 8 bit grey",
-            code="data.invalid-value",
+        raise InvalidValue(
+            f"{where}: mask {file} is of mode {mode}, which has no grey level {level}; save it in 8 bit grey"
         )
     return MaskFile(file, level)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingField
 from data_pipelines.core.json_files import json_lines, single_blanks, text_field
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
@@ -67,10 +67,7 @@ def load(root: str, split: str) -> SourceSplit:
         name = text_field(entry, "image", where).removesuffix(".png")
         description = entry.get("Description")
         if not isinstance(description, dict):
-            raise DataError(
-                f"{where}: field 'Description' is {type(description).__name__}; expected an object",
-                code="data.missing-field",
-            )
+            raise MissingField(f"{where}: field 'Description' is {type(description).__name__}; expected an object")
         caption = _AGE.sub("", _text(description, "Caption")).strip()
         file = os.path.join(root, "images", f"{name}.png")
         if not found.has_file(file, f"{name}.png"):

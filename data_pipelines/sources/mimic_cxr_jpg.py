@@ -19,7 +19,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue, UnreadableFile
 from data_pipelines.records import Count, DataCard, Source, SourceSplit, UnnamedFile
 from data_pipelines.sources.split_builder import begin_split
 
@@ -164,9 +164,7 @@ def _caption(folder: str, subject: str, study: str) -> str:
         return ""
     except (OSError, UnicodeDecodeError):
         # The file's name holds the patient's number.
-        raise DataError(
-            f"{folder}: one of the reports cannot be read; copy them again", code="file.unreadable"
-        ) from None
+        raise UnreadableFile(f"{folder}: one of the reports cannot be read; copy them again") from None
 
 
 def _labels(path: str) -> dict[str, dict[str, bool]]:
@@ -177,9 +175,8 @@ def _labels(path: str) -> dict[str, dict[str, bool]]:
         for label in _ASKED:
             value = row[label].strip()
             if value not in ("1.0", "0.0", "-1.0", "1", "0", "-1", ""):
-                raise DataError(
-                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank",
-                    code="data.invalid-value",
+                raise InvalidValue(
+                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank"
                 )
             if value and not value.startswith("-"):
                 found[label] = value.startswith("1")

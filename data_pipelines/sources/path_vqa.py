@@ -10,7 +10,7 @@ import os
 import pickle
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MalformedFile, MissingFile, UnreadableFile
 from data_pipelines.core.json_files import list_of_objects, single_blanks, text_field
 from data_pipelines.core.text_files import PUBLISHED
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
@@ -68,9 +68,8 @@ class _PlainUnpickler(pickle.Unpickler):
     """Reads text, numbers, lists and dicts. Everything else needs a class, and classes are what can run code."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        raise DataError(
-            f"it holds {module_name}.{global_name}, which PathVQA's files do not; get them from their authors",
-            code="file.malformed",
+        raise MalformedFile(
+            f"it holds {module_name}.{global_name}, which PathVQA's files do not; get them from their authors"
         )
 
 
@@ -79,15 +78,15 @@ def _read_entries(path: str) -> list[dict[str, Any]]:
         with open(path, "rb") as file:
             entries = _PlainUnpickler(file, encoding="utf-8").load()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; {PUBLISHED}", code="file.missing") from None
+        raise MissingFile(f"{path}: no such file; {PUBLISHED}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {PUBLISHED}", code="file.unreadable") from None
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror}); {PUBLISHED}") from None
     except DataError as error:
         raise error.within(f"{path}: not read, as") from None
     # A damaged pickle may raise nearly anything: UnpicklingError, EOFError, KeyError, MemoryError …
     except Exception as error:
         reason = single_blanks(str(error)) or type(error).__name__
-        raise DataError(f"{path}: not a whole pickle ({reason}); copy the file again", code="file.malformed") from None
+        raise MalformedFile(f"{path}: not a whole pickle ({reason}); copy the file again") from None
     return list_of_objects(entries, path)
 
 

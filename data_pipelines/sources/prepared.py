@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from data_pipelines.core.array_records import read_example, shards
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MalformedFile, UnknownName
 from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
@@ -31,19 +31,13 @@ def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
     record = layout.read_record(root)
     described = record.get("splits", {})
     if split not in described:
-        raise DataError(
-            f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too",
-            code="data.unknown-name",
-        )
+        raise UnknownName(f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too")
     examples = list(_records(root, layout.QUESTIONS, split, fields.question))
     images = list(_records(root, layout.ANNOTATIONS, split, fields.annotated_image))
     asked = [example for example in examples if example.language in languages]
     if examples and not asked:
         there = ", ".join(described[split].get("languages", {}))
-        raise DataError(
-            f"data.languages: {', '.join(languages)}: {root} {split} has questions in {there} alone",
-            code="data.unknown-name",
-        )
+        raise UnknownName(f"data.languages: {', '.join(languages)}: {root} {split} has questions in {there} alone")
     if len(asked) == len(examples):
         return SourceSplit(examples, images)
     return SourceSplit(asked, _images_of(asked, examples, images))
@@ -98,6 +92,4 @@ def _records(
         # array_record reports bad files with many types: RuntimeError, ValueError …
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise DataError(
-                f"{shard.filename}: cannot be read ({reason}); prepare the data set again", code="file.malformed"
-            ) from error
+            raise MalformedFile(f"{shard.filename}: cannot be read ({reason}); prepare the data set again") from error

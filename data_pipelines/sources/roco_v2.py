@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingField, MissingFile
 from data_pipelines.core.json_files import single_blanks
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
@@ -94,7 +94,7 @@ def _image_folder(root: str, split: str) -> str:
             with os.scandir(folder) as entries:
                 if any(entry.name.endswith(".jpg") for entry in entries):
                     return folder
-    raise DataError(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there", code="file.missing")
+    raise MissingFile(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there")
 
 
 def _concepts(path: str) -> dict[str, list[str]]:
@@ -111,9 +111,7 @@ def _concept_names(path: str) -> dict[str, str]:
     for row in read_rows(path, ("CUI",)):
         others = [value for column, value in row.items() if column and column != "CUI"]
         if not others or not (name := single_blanks(others[0])):
-            raise DataError(
-                f"{path}: concept {row['CUI']!r} has no name; is it the published file?", code="data.missing-field"
-            )
+            raise MissingField(f"{path}: concept {row['CUI']!r} has no name; is it the published file?")
         names[row["CUI"].strip()] = name
     return names
 

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, UnknownName
 from data_pipelines.core.json_files import read_json, read_objects, text_field
 from data_pipelines.records import Count, DataCard, MaskFile, Region, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_field, begin_split, box_in, frame_of
@@ -58,10 +58,7 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
     found = begin_split(CARD, root, split)
     for language in languages:
         if language not in LANGUAGES:
-            raise DataError(
-                f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}",
-                code="data.unknown-name",
-            )
+            raise UnknownName(f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}")
     levels = _mask_levels(root)
     for where, entry in read_objects(os.path.join(root, f"{split}.json")):
         language = text_field(entry, "q_lang", where)
@@ -129,6 +126,4 @@ def _mask_levels(root: str) -> dict[str, int]:
     try:
         return {label: int(level) for level, label in table.items()}
     except (AttributeError, TypeError, ValueError):
-        raise DataError(
-            f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}', code="file.malformed"
-        ) from None
+        raise MalformedFile(f'{path}: expected an object of grey level → label, such as {{"70": "Liver"}}') from None

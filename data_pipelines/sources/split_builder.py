@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from data_pipelines.core.errors import DataError, ImageError, invalid_field
+from data_pipelines.core.errors import ImageError, UnknownName, invalid_field
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.scan_parts import split_part
@@ -99,7 +99,7 @@ def begin_split(card: DataCard, root: str, split: str, known: Collection[str] = 
 def require_split(dataset: str, split: str, known: Collection[str]) -> None:
     """Raises: DataError: `split` is none of the data set's."""
     if split not in known:
-        raise DataError(f"{dataset}: no split {split!r}; choose one of {', '.join(known)}", code="data.unknown-name")
+        raise UnknownName(f"{dataset}: no split {split!r}; choose one of {', '.join(known)}")
 
 
 def frame_of(path: str) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingField
 from data_pipelines.core.json_files import single_blanks
 from data_pipelines.core.text_files import lines_of
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
@@ -75,10 +75,7 @@ def load(root: str, split: str) -> SourceSplit:
         if not found.has_file(file, os.path.relpath(file, root)):
             continue
         if not question:
-            raise DataError(
-                f"{path}: line {number}: the question is empty; fill it in or remove the line",
-                code="data.missing-field",
-            )
+            raise MissingField(f"{path}: line {number}: the question is empty; fill it in or remove the line")
         key = f"{split}/{number}"
         reference, accepted = _references(answer) if split == "test" else (answer, ())
         if not found.has_answer(reference, key):
@@ -129,9 +126,8 @@ def _read_rows(path: str, *, fields: int) -> Iterator[tuple[int, list[str]]]:
     for number, line in lines_of(path):
         row = [single_blanks(field) for field in line.split("|", fields - 1)]
         if len(row) < fields or not row[0]:
-            raise DataError(
-                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them",
-                code="data.missing-field",
+            raise MissingField(
+                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them"
             )
         yield number, row
 

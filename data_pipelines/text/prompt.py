@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MissingField
 from data_pipelines.records import Box, Task
 from data_pipelines.regions import boxes
 from data_pipelines.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ def format_prefix(
     """
     question = question.strip()
     if not question and task != "caption":
-        raise DataError(f"{where}: question is empty; correct or remove it", code="data.missing-field")
+        raise MissingField(f"{where}: question is empty; correct or remove it")
     if task not in templates:
         raise DataError(f"{where}: data.prompt has no template for task {task!r}; add one", code="config.invalid-value")
     template = templates[task]

@@ -11,7 +11,7 @@ from typing import Any
 
 import sentencepiece
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MalformedFile, MissingData, UnreadableFile
 from data_pipelines.text.tokenizer_backends import (
     BOS_ID,
     EOS_ID,
@@ -60,26 +60,23 @@ class Tokenizer:
         self.file_name = self._backend.file_name
         found = self._backend.special_ids()
         if found != (PAD_ID, EOS_ID, BOS_ID):
-            raise DataError(
+            raise MalformedFile(
                 f"{path}: data.tokenizer has (pad, eos, bos) = {found}, PaliGemma's are "
-                f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one",
-                code="file.malformed",
+                f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one"
             )
         newline = self._backend.encode(NEWLINE)
         if len(newline) != 1 or newline[0] == self._backend.unknown_id():
-            raise DataError(
+            raise MalformedFile(
                 f"{path}: data.tokenizer has no single token for the newline (it gives {newline}); "
-                "name PaliGemma's own file, or '' to train one",
-                code="file.malformed",
+                "name PaliGemma's own file, or '' to train one"
             )
         self.newline_id: int = newline[0]
         locations = self._backend.encode("".join(LOC_TOKENS))
         self.loc_id: int = locations[0]
         if locations != list(range(self.loc_id, self.loc_id + len(LOC_TOKENS))):
-            raise DataError(
+            raise MalformedFile(
                 f"{path}: data.tokenizer does not read {LOC_TOKENS[0]} to {LOC_TOKENS[-1]} as {len(LOC_TOKENS)} "
-                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one",
-                code="file.malformed",
+                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one"
             )
         self.vocab_size: int = self._backend.vocab_size
 
@@ -97,8 +94,8 @@ class Tokenizer:
         try:
             file = Path(path).read_bytes()
         except OSError as error:
-            raise DataError(
-                f"{path}: data.tokenizer cannot be read ({error.strerror}); correct the path", code="file.unreadable"
+            raise UnreadableFile(
+                f"{path}: data.tokenizer cannot be read ({error.strerror}); correct the path"
             ) from error
         return cls(file, str(path))
 
@@ -141,9 +138,7 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
     """
     sentences = [line for text in texts for line in text.split("\n") if line.strip()]
     if not sentences:
-        raise DataError(
-            f"{path}: no text to train a tokenizer on; check data.source and data.train_split", code="data.missing"
-        )
+        raise MissingData(f"{path}: no text to train a tokenizer on; check data.source and data.train_split")
     trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

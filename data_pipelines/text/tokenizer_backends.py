@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile
 
 LOC_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -68,10 +68,9 @@ class SentencePieceBackend:
         try:
             self._processor.LoadFromSerializedProto(file)
         except RuntimeError as error:
-            raise DataError(
+            raise MalformedFile(
                 f"{path}: data.tokenizer is not a SentencePiece model, nor a Hugging Face tokenizer.json; "
-                "name a file that is one, or '' to train one",
-                code="file.malformed",
+                "name a file that is one, or '' to train one"
             ) from error
         self._completed = with_location_pieces(file, path)
         self._processor.LoadFromSerializedProto(self._completed)
@@ -122,10 +121,9 @@ class HuggingFaceBackend:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library raises nothing narrower
             reason = " ".join(str(error).split())[:120]
-            raise DataError(
+            raise MalformedFile(
                 f"{path}: data.tokenizer is not a Hugging Face tokenizer.json ({reason}); name a file that is one, "
-                "or a tokenizer.model, or '' to train one",
-                code="file.malformed",
+                "or a tokenizer.model, or '' to train one"
             ) from error
         self._lacks_locations = not _all_or_none(set(self._tokenizer.get_vocab()), LOC_TOKENS + SEG_TOKENS, path)
         if self._lacks_locations:
@@ -189,8 +187,7 @@ def _add_location_tokens(tokenizer: tokenizers.Tokenizer) -> None:
 def _all_or_none(known: set[str], wanted: tuple[str, ...], path: str) -> bool:
     present = sum(token in known for token in wanted)
     if 0 < present < len(wanted):
-        raise DataError(
-            f"{path}: data.tokenizer has {present} of {len(wanted)} loc and seg tokens; use one with all or none",
-            code="file.malformed",
+        raise MalformedFile(
+            f"{path}: data.tokenizer has {present} of {len(wanted)} loc and seg tokens; use one with all or none"
         )
     return present > 0
