@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -75,23 +76,24 @@ def _work(options: argparse.Namespace) -> int:
     folder = made_folder(local_path(options.out, what="--out"))
     if prepared is not None:
         used = with_files(used, prepared, folder)
-    plan = _Plan(options, templates)
+    requests_of = functools.partial(_requests, options, templates)
     work = _Work()
     with AnswerStore(str(folder / ANSWERS)) as store:
         if endpoint is None and not len(store):
             raise MissingOption(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
         try:
-            _ask_missing(used, plan, store, endpoint, work)
+            _ask_missing(used, requests_of, store, endpoint, work)
         finally:
             if endpoint is not None:
                 rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
                 write_atomically(folder / FAILED, "".join(rows))
         selection = Selection(filters, duplicates, verdicts, options.only_accepted, options.split, options.language)
         judged = tqdm(used, desc="judging", unit="caption", disable=None, leave=False)
-        tally = selection.write(folder, judged, plan.requests_of, store)
+        tally = selection.write(folder, judged, requests_of, store)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
-    _report(options, folder, plan, len(captions), left_out, work, tally)
+    summary = summarise(options, templates.values(), len(captions), left_out, work.answered_before, tally)
+    _report(options, folder, summary, work, tally)
     return 1 if work.failures else 0
 
 
@@ -108,31 +110,17 @@ def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCapti
     return read.captions[: options.limit], read
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is asked of each caption."""
-
-    options: argparse.Namespace
-    templates: dict[Kind, PromptTemplate]
-
-    def requests_of(self, caption: Caption) -> Iterator[Request]:
-        options = self.options
-        for kind, template in self.templates.items():
-            count = options.turns if kind == "conversation" else options.pairs
-            system, user = render(template, caption, count=count, language=options.language, seed=options.seed)
-            yield Request(
-                caption_id=caption.id,
-                kind=kind,
-                model=options.model,
-                seed=options.seed,
-                temperature=options.temperature,
-                max_tokens=options.max_tokens,
-                json_mode=options.json_mode,
-                template=template.name,
-                template_sha256=template.sha256,
-                system=system,
-                user=user,
-            )
+def _requests(
+    options: argparse.Namespace, templates: dict[Kind, PromptTemplate], caption: Caption
+) -> Iterator[Request]:
+    """What is requested for a caption: one answer a kind."""
+    named = ("model", "seed", "temperature", "max_tokens", "json_mode")
+    of_model: dict[str, Any] = {name: getattr(options, name) for name in named}
+    for kind, template in templates.items():
+        count = options.turns if kind == "conversation" else options.pairs
+        system, user = render(template, caption, count=count, language=options.language, seed=options.seed)
+        of_template: dict[str, Any] = {"template": template.name, "template_sha256": template.sha256}
+        yield Request(caption_id=caption.id, kind=kind, system=system, user=user, **of_model, **of_template)
 
 
 @dataclass
@@ -146,17 +134,18 @@ class _Work:
 
 
 def _ask_missing(
-    captions: Sequence[Caption], plan: _Plan, store: AnswerStore, endpoint: Endpoint | None, work: _Work
+    captions: Sequence[Caption],
+    requests_of: Callable[[Caption], Iterator[Request]],
+    store: AnswerStore,
+    endpoint: Endpoint | None,
+    work: _Work,
 ) -> None:
     """Sends every request that has no stored answer. Without an endpoint only counts the others."""
-    needed = 0
-    for caption in captions:
-        for request in plan.requests_of(caption):
-            needed += 1
-            work.answered_before += request.key in store
+    stored = Counter(request.key in store for caption in captions for request in requests_of(caption))
+    needed, work.answered_before = stored.total(), stored[True]
     if endpoint is None or work.answered_before == needed:
         return
-    missing = (r for caption in captions for r in plan.requests_of(caption) if r.key not in store)
+    missing = (r for caption in captions for r in requests_of(caption) if r.key not in store)
     with tqdm(total=needed, initial=work.answered_before, desc="asking", unit="request", disable=None) as bar:
 
         def show() -> None:
@@ -192,16 +181,7 @@ def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption
     return used, left_out
 
 
-def _report(
-    options: argparse.Namespace,
-    folder: Path,
-    plan: _Plan,
-    captions: int,
-    left_out: Counter[str],
-    work: _Work,
-    tally: Tally,
-) -> None:
-    summary = summarise(options, plan.templates.values(), captions, left_out, work.answered_before, tally)
+def _report(options: argparse.Namespace, folder: Path, summary: dict[str, Any], work: _Work, tally: Tally) -> None:
     summary["requests"] |= {
         "answered_now": work.answered_now,
         "failed": len(work.failures),
@@ -234,15 +214,10 @@ def _filters(options: argparse.Namespace) -> Filters:
     skipped = frozenset(cast("list[Filter]", options.skip_filter))
     if "language" not in skipped:
         check_language(options.language)
-    return Filters(
-        skipped=skipped,
-        terms=read_pathologies(options.pathologies) if options.pathologies else None,
-        pathology_scope=options.pathology_scope,
-        caption_words=tuple(options.caption_words),
-        question_words=tuple(options.question_words),
-        answer_words=tuple(options.answer_words),
-        language=options.language,
-    )
+    terms = read_pathologies(options.pathologies) if options.pathologies else None
+    limits = {f"{text}_words": tuple(getattr(options, f"{text}_words")) for text in ("caption", "question", "answer")}
+    scope = options.pathology_scope
+    return Filters(skipped=skipped, terms=terms, pathology_scope=scope, language=options.language, **limits)
 
 
 def _kinds(text: str) -> list[Kind]:

@@ -115,15 +115,14 @@ def _findings(root: str) -> dict[str, tuple[str, ...]]:
     for number, row in enumerate(read_rows(path, ("Image Index", "Finding Labels")), start=2):
         labels = [label.strip().replace("_", " ") for label in row["Finding Labels"].split("|")]
         found = tuple(label for label in labels if label != "No Finding")
-        for label in found:
-            _require_finding(label, f"{path}: row {number}")
+        _require_findings(found, f"{path}: row {number}")
         findings[row["Image Index"].strip()] = found
     return findings
 
 
-def _require_finding(label: str, where: str) -> None:
-    if label not in FINDINGS:
-        raise UnknownName(f"{where}: unknown finding {label!r}; expected one of {', '.join(FINDINGS)}")
+def _require_findings(labels: Sequence[str], where: str) -> None:
+    if unknown := [label for label in labels if label not in FINDINGS]:
+        raise UnknownName(f"{where}: unknown finding {unknown[0]!r}; expected one of {', '.join(FINDINGS)}")
 
 
 def _image_folders(root: str) -> dict[str, str]:
@@ -145,7 +144,7 @@ def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
     for number, row in enumerate(read_rows(path, ("Image Index", "Finding Label", *_BOX_COLUMNS)), start=2):
         where = f"{path}: row {number}"
         label = _BOX_LABELS.get(row["Finding Label"].strip(), row["Finding Label"].strip())
-        _require_finding(label, where)
+        _require_findings([label], where)
         given = [row[column] for column in _BOX_COLUMNS]
         try:
             box = [float(number) for number in given]

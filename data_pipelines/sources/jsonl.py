@@ -22,27 +22,11 @@ from typing import Any, get_args
 
 from PIL import Image
 
+from data_pipelines.core import json_files
 from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
-from data_pipelines.core.json_files import (
-    finite_numbers,
-    inner_path,
-    json_lines,
-    require_folder,
-    single_blanks,
-    text_field,
-)
+from data_pipelines.core.json_files import text_field
 from data_pipelines.core.registry import nearest
-from data_pipelines.records import (
-    AnnotatedImage,
-    AnswerType,
-    DataCard,
-    MaskFile,
-    Region,
-    Source,
-    SourceSplit,
-    Task,
-    Turn,
-)
+from data_pipelines.records import AnswerType, DataCard, MaskFile, Region, Source, SourceSplit, Task, Turn
 from data_pipelines.regions import boxes
 from data_pipelines.sources.split_builder import SplitBuilder, box_in, frame_of, polygon_in, require_split
 
@@ -91,18 +75,14 @@ def load(root: str, split: str) -> SourceSplit:
         named[name] = None
         if name != split:
             continue
-        file = inner_path(text_field(row, "image", where), where, "image")
+        file = json_files.inner_path(text_field(row, "image", where), where, "image")
         path = os.path.join(root, file)
         if not found.has_file(path, file):
             continue
-        entries = _list(row, "regions", dict, "objects", where)
-        frame = frames(path) if entries else None
-        regions = (
-            tuple(_region(entry, root, frame, f"{where}: region {n}") for n, entry in enumerate(entries))
-            if frame is not None
-            else ()
-        )
-        image = _merge(found, row, path, file, regions, where)
+        regions: tuple[Region, ...] = ()
+        if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path)):
+            regions = tuple(_region(entry, root, frame, f"{where}: region {n}") for n, entry in enumerate(entries))
+        image = found.images[_merge(found, row, path, file, regions, where)]
         if "question" in row or "answer" in row:
             key = text_field(row, "id", where)
             provenance = "annotation" if regions else ""
@@ -121,13 +101,13 @@ SOURCE = Source(CARD, load, splits)
 
 def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     """(split, row, where) of every line of every file, files by name."""
-    require_folder(root)
+    json_files.require_folder(root)
     paths = sorted(glob.glob(os.path.join(glob.escape(root), "*.jsonl")))
     if not paths:
         raise MissingFile(f"{root}: has no .jsonl file; write one row a question, as docs/DATA.md shows")
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
-        for where, row in json_lines(path, remedy="write it in UTF-8", unique_keys=True):
+        for where, row in json_files.json_lines(path, remedy="write it in UTF-8", unique_keys=True):
             _check_fields(row, _FIELDS, where)
             yield text_field(row, "split", where) if "split" in row else stem, row, where
 
@@ -142,8 +122,12 @@ def _check_fields(entry: dict[str, Any], known: Collection[str], where: str) -> 
 
 def _merge(
     found: SplitBuilder, row: dict[str, Any], path: str, file: str, regions: tuple[Region, ...], where: str
-) -> AnnotatedImage:
-    """Rows of one image add up: what each marks, once; and what each says of it, which must not differ."""
+) -> str:
+    """Rows of one image add up: what each marks, once; and what each says of it, which must not differ.
+
+    Returns:
+      The image_id.
+    """
     name = text_field(row, "image_id", where) if "image_id" in row else file
     said = {"image": path} | {field: _optional(row, field, where) for field in ("modality", "body_part")}
     before = found.image(path, name, modality=said["modality"], body_part=said["body_part"])
@@ -155,7 +139,7 @@ def _merge(
             )
     merged = tuple(dict.fromkeys((*before.regions, *regions)))
     found.images[name] = dataclasses.replace(before, regions=merged)
-    return found.images[name]
+    return name
 
 
 def _fields(row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -196,7 +180,7 @@ def _list(entry: dict[str, Any], field: str, kind: type, what: str, where: str) 
 
 
 def _texts(row: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    return tuple(single_blanks(text) for text in _list(row, field, str, "texts", where))
+    return tuple(json_files.single_blanks(text) for text in _list(row, field, str, "texts", where))
 
 
 def _turns(row: dict[str, Any], where: str) -> tuple[Turn, ...]:
@@ -213,7 +197,7 @@ def _region(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str
     polygon = None
     if "polygon" in entry:
         points = _list(entry, "polygon", list, "points [x, y] in pixels", where)
-        polygon = polygon_in(frame, [finite_numbers(point, 2, where, "polygon") for point in points])
+        polygon = polygon_in(frame, [json_files.finite_numbers(point, 2, where, "polygon") for point in points])
     mask = _mask(entry, root, frame, where) if entry.keys() & {"mask", "mask_level"} else None
     if "box" in entry:
         box = box_in(frame, entry["box"], where, "box")
@@ -231,7 +215,7 @@ def _mask(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str) 
     level = entry.get("mask_level")
     if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 0 < level < 256):
         raise invalid_field(where, "mask_level", level, "write a grey level from 1 to 255")
-    file = os.path.join(root, inner_path(text_field(entry, "mask", where), where, "mask"))
+    file = os.path.join(root, json_files.inner_path(text_field(entry, "mask", where), where, "mask"))
     if not os.path.isfile(file):
         raise MissingFile(f"{where}: mask {file}: no such file; restore it, or leave the field out")
     try:

@@ -72,11 +72,8 @@ def load(root: str, split: str) -> SourceSplit:
         file = os.path.join(root, "images", f"{name}.png")
         if not found.has_file(file, f"{name}.png"):
             continue
-        if _NO_CAPTION.match(caption):
-            found.left_out.add("caption not written", name)
-            continue
-        if name in found.images:
-            found.left_out.add("image described before", name)
+        if (unwritten := _NO_CAPTION.match(caption)) or name in found.images:
+            found.left_out.add("caption not written" if unwritten else "image described before", name)
             continue
         modality, part = _modality(text_field(entry, "Type", where)), _text(entry, "Location Category")
         image = found.image(file, name, modality=modality, body_part=part)

@@ -78,14 +78,9 @@ def load(root: str, split: str) -> SourceSplit:
         name = row["Figure_path"].strip()
         file = os.path.join(root, folder, name)
         if found.has_file(file, f"{folder}/{name}"):
-            found.question(
-                found.image(file, name),
-                key,
-                question=f"{question} Choose: {'; '.join(choices)}",
-                answer=answer,
-                answer_type="closed",
-                choices=choices,
-            )
+            question += f" Choose: {'; '.join(choices)}"
+            says = {"question": question, "answer": answer, "answer_type": "closed", "choices": choices}
+            found.question(found.image(file, name), key, **says)
     return found.finished()
 
 

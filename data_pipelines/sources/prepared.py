@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -65,10 +64,9 @@ def _images_of(
     asked: Sequence[VQAExample], examples: Sequence[VQAExample], images: Sequence[AnnotatedImage]
 ) -> list[AnnotatedImage]:
     by_id = {image.image_id: image for image in images}
-    of_questions = dict.fromkeys(example.image_id for example in asked)
-    with_questions = Counter(example.image_id for example in examples)
+    with_questions = {example.image_id for example in examples}
     unasked = [image for image in images if image.image_id not in with_questions]
-    return [by_id[name] for name in of_questions] + unasked
+    return [by_id[name] for name in dict.fromkeys(example.image_id for example in asked)] + unasked
 
 
 def _records(

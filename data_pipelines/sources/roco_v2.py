@@ -77,9 +77,8 @@ def load(root: str, split: str) -> SourceSplit:
         if not found.has_file(file, f"{name}.jpg"):
             continue
         concepts = list(dict.fromkeys([*manual.get(name, ()), *extracted.get(name, ())]))
-        for concept in concepts:
-            if concept not in names:
-                found.left_out.add("concept not in cui_mapping.csv", concept)
+        for unnamed in (concept for concept in concepts if concept not in names):
+            found.left_out.add("concept not in cui_mapping.csv", unnamed)
         modalities = [_MODALITIES[concept] for concept in manual.get(name, ()) if concept in _MODALITIES]
         image = found.image(file, name, modality=modalities[0] if len(modalities) == 1 else "")
         found.caption(image, caption, labels=tuple(names[concept] for concept in concepts if concept in names))

@@ -78,17 +78,11 @@ def load(root: str, split: str) -> SourceSplit:
             raise MissingField(f"{path}: line {number}: the question is empty; fill it in or remove the line")
         key = f"{split}/{number}"
         reference, accepted = _references(answer) if split == "test" else (answer, ())
-        if not found.has_answer(reference, key):
-            continue
-        found.question(
-            found.image(file, name),
-            key,
-            question=question,
-            answer=reference,
-            answer_type=answer_type_by_answer(reference),
-            content_type=category[0] if category else categories.get((name, question), ""),
-            accepted=accepted,
-        )
+        if found.has_answer(reference, key):
+            answer_type = answer_type_by_answer(reference)
+            content_type = category[0] if category else categories.get((name, question), "")
+            says = {"question": question, "answer": reference, "answer_type": answer_type, "accepted": accepted}
+            found.question(found.image(file, name), key, content_type=content_type, **says)
     if uncategorised := [example.id for example in found.examples if not example.content_type]:
         logger.warning("vqa_med_2019 %s: %d questions stand in no category's file: %s …",
                        split, len(uncategorised), uncategorised[0])  # fmt: skip

@@ -11,17 +11,10 @@ from typing import Any
 
 import sentencepiece
 
+from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import DataError, MalformedFile, MissingData, UnreadableFile
-from data_pipelines.text.tokenizer_backends import (
-    BOS_ID,
-    EOS_ID,
-    LOC_TOKENS,
-    NEWLINE,
-    PAD_ID,
-    UNK_ID,
-    load_backend,
-    with_location_pieces,
-)
+from data_pipelines.text import tokenizer_backends
+from data_pipelines.text.tokenizer_backends import BOS_ID, EOS_ID, LOC_TOKENS, NEWLINE, PAD_ID, UNK_ID
 
 # Published embeddings are padded with rows that no token has: to 257,216 from 257,152 ids and `<image>`.
 _MOST_PADDING_ROWS = 128
@@ -56,28 +49,24 @@ class Tokenizer:
         self.path = path
         self.file = file
         self.sha256 = hashlib.sha256(file).hexdigest()
-        self._backend = load_backend(file, path)
+        self._backend = tokenizer_backends.load_backend(file, path)
         self.file_name = self._backend.file_name
+
+        def malformed(fault: str) -> MalformedFile:
+            return MalformedFile(f"{path}: data.tokenizer {fault}; name PaliGemma's own file, or '' to train one")
+
         found = self._backend.special_ids()
         if found != (PAD_ID, EOS_ID, BOS_ID):
-            raise MalformedFile(
-                f"{path}: data.tokenizer has (pad, eos, bos) = {found}, PaliGemma's are "
-                f"{(PAD_ID, EOS_ID, BOS_ID)}; name PaliGemma's own file, or '' to train one"
-            )
+            raise malformed(f"has (pad, eos, bos) = {found}, PaliGemma's are {(PAD_ID, EOS_ID, BOS_ID)}")
         newline = self._backend.encode(NEWLINE)
         if len(newline) != 1 or newline[0] == self._backend.unknown_id():
-            raise MalformedFile(
-                f"{path}: data.tokenizer has no single token for the newline (it gives {newline}); "
-                "name PaliGemma's own file, or '' to train one"
-            )
+            raise malformed(f"has no single token for the newline (it gives {newline})")
         self.newline_id: int = newline[0]
         locations = self._backend.encode("".join(LOC_TOKENS))
         self.loc_id: int = locations[0]
         if locations != list(range(self.loc_id, self.loc_id + len(LOC_TOKENS))):
-            raise MalformedFile(
-                f"{path}: data.tokenizer does not read {LOC_TOKENS[0]} to {LOC_TOKENS[-1]} as {len(LOC_TOKENS)} "
-                f"consecutive ids (it gives {locations[:3]}, ...); name PaliGemma's own file, or '' to train one"
-            )
+            wanted = f"{LOC_TOKENS[0]} to {LOC_TOKENS[-1]} as {len(LOC_TOKENS)} consecutive ids"
+            raise malformed(f"does not read {wanted} (it gives {locations[:3]}, ...)")
         self.vocab_size: int = self._backend.vocab_size
 
     def fits(self, rows: int) -> bool:
@@ -168,8 +157,6 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
             f"(and 256 bytes); raise it to {characters + 300} or more",
             code="config.invalid-value",
         ) from error
-    model = with_location_pieces(trained.getvalue(), str(path), newline=True)
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    temporary.write_bytes(model)
-    os.replace(temporary, path)
+    model = tokenizer_backends.with_location_pieces(trained.getvalue(), str(path), newline=True)
+    write_atomically(Path(path), model)
     return Tokenizer(model, str(path))
