@@ -27,7 +27,7 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.main")
 
 from data_pipelines.core.command_line import Parser, above_zero, run_command, whole
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidOption
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import Config
@@ -120,10 +120,7 @@ def _stages(options: argparse.Namespace) -> list[str]:
         return []
     names = stage_names(options.config)
     if options.stage and options.stage not in names:
-        raise ConfigError(
-            f"--stage {options.stage}: {options.config} has {', '.join(names) or 'no stages'}",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--stage {options.stage}: {options.config} has {', '.join(names) or 'no stages'}")
     return [options.stage] if options.stage else names
 
 

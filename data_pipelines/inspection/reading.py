@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MissingFile, UnknownName
 from data_pipelines.prepared import layout
 from data_pipelines.records import SourceSplit
 from data_pipelines.sources import prepared, registry
@@ -40,7 +40,7 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
       DataError: no such source, folder or split; files missing or malformed.
     """
     if source not in registry.DRAWN and not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder; name the one that holds the data set ({source})", code="file.missing")
+        raise MissingFile(f"{root}: no such folder; name the one that holds the data set ({source})")
     if source == PREPARED:
         described = layout.read_record(root)["splits"]
         _check(source, splits, described)
@@ -58,7 +58,7 @@ def _check(source: str, splits: Sequence[str], known: Sequence[str] | Mapping[st
     for split in splits:
         if split not in known:
             message = f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}"
-            raise DataError(message, code="data.unknown-name")
+            raise UnknownName(message)
 
 
 def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, InvalidSetting
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import path_of
 from rllava_jax.config import Config, Curriculum, InitConfig
@@ -28,21 +28,19 @@ def check_stages(curriculum: Curriculum, *, where: str) -> None:
       ConfigError: naming the stage, the field, the value and the remedy.
     """
     if not curriculum.stages:
-        raise ConfigError(f"{where}: stages: there are none; name at least one", code="config.invalid-value")
+        raise InvalidSetting(f"{where}: stages: there are none; name at least one")
     earlier: list[str] = []
     for name, stage in curriculum.stages.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED:
-            raise ConfigError(
+            raise InvalidSetting(
                 f"{where}: stages: {name!r} is not a valid name of a stage; use letters, digits, _ and -, "
-                f"and neither {' nor '.join(_RESERVED)}",
-                code="config.invalid-value",
+                f"and neither {' nor '.join(_RESERVED)}"
             )
         if stage.starts_from not in (*_RESERVED, *earlier):
             known = f"an earlier stage ({', '.join(earlier)})" if earlier else "no other: it is the first stage"
-            raise ConfigError(
+            raise InvalidSetting(
                 f"{where}: stages.{name}.starts_from: {stage.starts_from!r} is not possible; write previous, init, or "
-                f"{known}",
-                code="config.invalid-value",
+                f"{known}"
             )
         earlier.append(name)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting, SettingConflict
 
 Unit = Literal["steps", "epochs", "examples", "percent"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -65,16 +65,11 @@ class Duration:
             exact = self.amount / batch_size
         elif self.unit == "epochs":
             if examples_per_epoch is None:
-                raise ConfigError(
-                    f"{field}: no epoch is defined here; write it in steps or examples", code="config.conflict"
-                )
+                raise SettingConflict(f"{field}: no epoch is defined here; write it in steps or examples")
             exact = self.amount * examples_per_epoch / batch_size
         else:
             if total_steps is None:
-                raise ConfigError(
-                    f"{field}: a percentage needs the length of the run; write it in another unit",
-                    code="config.conflict",
-                )
+                raise SettingConflict(f"{field}: a percentage needs the length of the run; write it in another unit")
             exact = self.amount * total_steps / 100
         # Halves up: round() would send them to the even neighbour.
         return max(1, int(exact + Fraction(1, 2))) if exact else 0
@@ -103,7 +98,7 @@ def parse_duration(
     try:
         duration = Duration.parse(text)
     except ValueError as error:
-        raise ConfigError(f"{field}: {text!r} is not possible; {error}", code="config.invalid-value") from None
+        raise InvalidSetting(f"{field}: {text!r} is not possible; {error}") from None
     if duration is None:
         return None
     return duration.steps(

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, InvalidOverride, InvalidSetting, SettingConflict, UnknownSetting
 from data_pipelines.core.paths import local_path
 from rllava_jax import config as config_module
 from rllava_jax.config import Config, Curriculum, Stage
@@ -60,9 +60,7 @@ def load_config(
     """
     loaded = load(path, overrides, placeholders=placeholders)
     if isinstance(loaded, Curriculum):
-        raise ConfigError(
-            f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here", code="config.conflict"
-        )
+        raise SettingConflict(f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here")
     return loaded
 
 
@@ -83,10 +81,9 @@ def load(
         return _checked(values, where)
     for override in overrides:
         if override.partition("=")[0] == _STAGE_PREFIX.removesuffix("."):
-            raise ConfigError(
+            raise InvalidOverride(
                 f"{override}: set a field of one stage, {_STAGE_PREFIX}NAME.SECTION.FIELD=VALUE "
-                f"({', '.join(defined.stages)})",
-                code="config.invalid-override",
+                f"({', '.join(defined.stages)})"
             )
     stages = values["stages"]
     for_one = [override for override in overrides if override.startswith(_STAGE_PREFIX)]
@@ -141,9 +138,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str], placeholders: Ma
 def _override_stage(stages: Mapping[str, dict[str, Any]], override: str) -> None:
     name, _, rest = override.removeprefix(_STAGE_PREFIX).partition(".")
     if name not in stages:
-        raise ConfigError(
-            f"{override}: unknown stage {name!r}; {nearest_key(name, list(stages))}", code="config.unknown-field"
-        )
+        raise UnknownSetting(f"{override}: unknown stage {name!r}; {nearest_key(name, list(stages))}")
     key = re.split("[.=]", rest, maxsplit=1)[0]
     of_stage = key in fields_of(Stage) and key != "config"
     values = stages[name] if of_stage else stages[name]["config"]
@@ -181,7 +176,7 @@ def _failure(error: Exception) -> ConfigError:
     section = section_of(getattr(config_module, unknown[1], None)) if unknown else None
     if unknown and section:
         remedy = nearest_key(unknown[2], list(fields_of(section)))
-        return ConfigError(f"{unknown[1]} has no field {unknown[2]!r}; {remedy}", code="config.unknown-field")
+        return UnknownSetting(f"{unknown[1]} has no field {unknown[2]!r}; {remedy}")
     return ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}", code="config.file-fails")
 
 
@@ -190,25 +185,17 @@ def _apply_override(values: dict[str, Any], override: str, section: type = Confi
     name, equals, text = override.partition("=")
     said = said or override
     if not name.startswith(OVERRIDE_PREFIX) or not equals:
-        raise ConfigError(
-            f"{said}: an override is written {OVERRIDE_PREFIX}section.field=value", code="config.invalid-override"
-        )
+        raise InvalidOverride(f"{said}: an override is written {OVERRIDE_PREFIX}section.field=value")
     *sections, last = name.removeprefix(OVERRIDE_PREFIX).split(".")
     annotation: Any = section
     for key in sections:
         annotation, values = _inside(annotation, key, values, said), values[key]
     annotation = _inside(annotation, last, values, said)
     if inner := section_of(annotation):
-        raise ConfigError(
-            f"{said}: {last!r} is a section; set one of its fields ({', '.join(fields_of(inner))})",
-            code="config.invalid-override",
-        )
+        raise InvalidOverride(f"{said}: {last!r} is a section; set one of its fields ({', '.join(fields_of(inner))})")
     if section_of(entries_of(annotation)):
         names = ", ".join(values[last]) or "none: the configuration file names them"
-        raise ConfigError(
-            f"{said}: {last!r} is a mapping of sections; set a field of one of them ({names})",
-            code="config.invalid-override",
-        )
+        raise InvalidOverride(f"{said}: {last!r} is a mapping of sections; set a field of one of them ({names})")
     values[last] = _parse(text, annotation, said)
 
 
@@ -216,15 +203,12 @@ def _inside(annotation: Any, key: str, values: Mapping[str, Any] | None, said: s
     """The annotation of entry `key` of a section or mapping that has these values."""
     section, entries = section_of(annotation), entries_of(annotation)
     if section and values is None:
-        raise ConfigError(
-            f"{said}: there is no {section.__name__} here to set a field of; give the file one",
-            code="config.invalid-override",
-        )
+        raise InvalidOverride(f"{said}: there is no {section.__name__} here to set a field of; give the file one")
     if not section and not entries:
-        raise ConfigError(f"{said}: {key!r} stands below a plain value; leave it out", code="config.unknown-field")
+        raise UnknownSetting(f"{said}: {key!r} stands below a plain value; leave it out")
     known = list(fields_of(section) if section else values or {})
     if (section or section_of(entries)) and key not in known:
-        raise ConfigError(f"{said}: unknown key {key!r}; {nearest_key(key, known)}", code="config.unknown-field")
+        raise UnknownSetting(f"{said}: unknown key {key!r}; {nearest_key(key, known)}")
     return entry_of(annotation, key)
 
 
@@ -243,6 +227,6 @@ def _parse(text: str, annotation: Any, said: str) -> Any:
         return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{said}: not a {origin.__name__}: {reason}", code="config.invalid-value") from None
+        raise InvalidSetting(f"{said}: not a {origin.__name__}: {reason}") from None
     except ValidationError as error:
         raise explain(error.errors(include_url=False)[0], annotation, where=said) from None

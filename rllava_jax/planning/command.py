@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, InvalidOption, MissingOption, OptionConflict, UnwritableFile
 from rllava_jax.planning.plan import StepPlan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import Topology, parse_topology
@@ -39,13 +39,10 @@ def compile_for(
       ConfigError: a configuration that is wrong, does not go with the topology, or a compiler that is not installed.
     """
     if not topology:
-        raise ConfigError(
-            "--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8",
-            code="option.missing",
-        )
+        raise MissingOption("--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8")
     for name, value in (("memory", memory), ("examples", examples)):
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"--{name} {value}: is not possible; write a number above 0", code="option.invalid-value")
+            raise InvalidOption(f"--{name} {value}: is not possible; write a number above 0")
     wanted = parse_topology(topology)
     if memory is not None and memory > wanted.chip.usable:
         raise ConfigError(
@@ -53,16 +50,14 @@ def compile_for(
             code="option.out-of-range",
         )
     if quick and wanted.chip.platform != "tpu":
-        raise ConfigError(f"--quick: is for TPUs, which {topology} is not; leave it out", code="option.conflict")
+        raise OptionConflict(f"--quick: is for TPUs, which {topology} is not; leave it out")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
     file = workdir / "compile" / f"{_file_name(wanted, memory=memory, quick=bool(quick))}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"--workdir {workdir}: cannot be written: {error.strerror}; choose another", code="file.unwritable"
-        ) from None
+        raise UnwritableFile(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another") from None
     plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=bool(quick))
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
     if stage:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import ConfigError, DataError, MissingPackage
 from data_pipelines.core.paths import path_of
 from rllava_jax.config import Config
 from rllava_jax.config.curriculum import stage_configs
@@ -240,10 +240,9 @@ def _lowered(
         if config.model.attention != "cudnn" or "cuDNN" not in str(error):
             raise
         # JAX asks the library for its version while it traces.
-        raise ConfigError(
+        raise MissingPackage(
             "model.attention: 'cudnn' is compiled ahead of time only where NVIDIA's library is; "
-            "pip install nvidia-cudnn-cu12, or plan with xla",
-            code="package.missing",
+            "pip install nvidia-cudnn-cu12, or plan with xla"
         ) from None
 
 

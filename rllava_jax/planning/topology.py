@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidOption, MissingPackage
 from rllava_jax.planning.chips import CHIPS, GPUS_PER_HOST, Chip
 
 _TPU = re.compile(r"(\w+):(\d+(?:x\d+){1,2})(?:\*(\d+))?")
@@ -81,34 +81,20 @@ def parse_topology(text: str) -> Topology:
     elif match := _TPU.fullmatch(text):
         name, sides, slices = match[1], tuple(int(side) for side in match[2].split("x")), int(match[3] or 1)
     else:
-        raise ConfigError(
-            f"--topology {text}: is not a topology; write one like {_EXAMPLES}", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--topology {text}: is not a topology; write one like {_EXAMPLES}")
     chip = CHIPS.get(name)
     if chip is None:
-        raise ConfigError(
-            f"--topology {text}: no chip {name!r} is known here; there are {', '.join(CHIPS)}",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--topology {text}: no chip {name!r} is known here; there are {', '.join(CHIPS)}")
     wanted = 1 if chip.platform == "cuda" else 3 if name in ("v4", "v5p") else 2
     if len(sides) != wanted or 0 in sides or slices < 1:
-        raise ConfigError(
-            f"--topology {text}: {chip.label} is asked for with {wanted} number(s); e.g. {_EXAMPLES}",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--topology {text}: {chip.label} is asked for with {wanted} number(s); e.g. {_EXAMPLES}")
     if chip.platform == "tpu" and not _is_rented(name, sides):
         some = _FLAT if wanted == 2 else (*_SMALL_CUBES, (4, 4, 4), (4, 4, 8))
         known = ", ".join("x".join(map(str, shape)) for shape in some)
         more = "" if wanted == 2 else " and larger"
-        raise ConfigError(
-            f"--topology {text}: no slice of {chip.label} has this shape; there are {known}{more}",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--topology {text}: no slice of {chip.label} has this shape; there are {known}{more}")
     if chip.platform == "cuda" and sides[0] > GPUS_PER_HOST and sides[0] % GPUS_PER_HOST:
-        raise ConfigError(
-            f"--topology {text}: more than {GPUS_PER_HOST} GPUs come in whole hosts of {GPUS_PER_HOST}",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--topology {text}: more than {GPUS_PER_HOST} GPUs come in whole hosts of {GPUS_PER_HOST}")
     return Topology(text, chip, sides, slices)
 
 
@@ -122,17 +108,15 @@ def _is_rented(name: str, sides: tuple[int, ...]) -> bool:
 def require_compiler(topology: Topology) -> None:
     """Raises ConfigError, with the line that installs it, where the chip's compiler is missing."""
     if topology.chip.platform == "tpu" and importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
+        raise MissingPackage(
             f'--topology {topology.name}: needs the TPU compiler; pip install "jax[tpu]=={jax.__version__}" (no TPU '
-            "is needed)",
-            code="package.missing",
+            "is needed)"
         )
     if topology.chip.platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin") is None:
         version = jax.__version__
-        raise ConfigError(
+        raise MissingPackage(
             f"--topology {topology.name}: needs the GPU compiler; pip install --no-deps "
-            f"jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} (no GPU is needed)",
-            code="package.missing",
+            f"jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} (no GPU is needed)"
         )
 
 
@@ -165,13 +149,9 @@ def topology_devices(topology: Topology) -> list[Any]:
         found = topologies.get_topology_desc(name, topology.chip.platform, **options).devices
     except (RuntimeError, ValueError) as error:  # XLA's own errors are RuntimeErrors
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--topology {topology.name}: {reason}; write one like {_EXAMPLES}", code="option.invalid-value"
-        ) from None
+        raise InvalidOption(f"--topology {topology.name}: {reason}; write one like {_EXAMPLES}") from None
     if len(found) != topology.devices:
-        raise ConfigError(
-            f"--topology {topology.name}: the compiler sees {len(found)} devices in it", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--topology {topology.name}: the compiler sees {len(found)} devices in it")
     return list(found)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, words
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, UnknownName
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
 from rllava_jax.evaluation.results import markdown_table
@@ -60,7 +60,7 @@ def _summarise(options: argparse.Namespace) -> None:
     subsets = list(options.subsets) or [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:
         message = f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}"
-        raise DataError(message, code="data.unknown-name")
+        raise UnknownName(message)
     chosen = [row for row in rows if row["subset"] in subsets]
     if options.metrics:
         chosen = [row for row in chosen if row["metric"] in options.metrics]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import ConfigError, DataError, InvalidValue, MissingFile, UnknownName
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import is_remote
 from data_pipelines.settings import Effect
@@ -112,9 +112,8 @@ def newest_evaluation(folder: Path) -> Path:
     """
     found = [file for file in folder.glob("eval/*/metrics.json") if file.parent.name.isdigit()]
     if not found:
-        raise DataError(
-            f"{folder}: holds no eval/STEP/metrics.json; give a run that was evaluated (--mode evaluate), or --metrics",
-            code="file.missing",
+        raise MissingFile(
+            f"{folder}: holds no eval/STEP/metrics.json; give a run that was evaluated (--mode evaluate), or --metrics"
         )
     return max(found, key=lambda file: int(file.parent.name))
 
@@ -140,9 +139,7 @@ def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[Fi
         families = [t for t in known if t.subset.startswith("family=") and t.condition == "right"]
         found = [template for template in families if template.metric == metrics_of(template.subset)[0]]
         if not found:
-            raise DataError(
-                "the runs have no row family=…/right/…; name what to fit with --metric", code="data.unknown-name"
-            )
+            raise UnknownName("the runs have no row family=…/right/…; name what to fit with --metric")
         return found
     found = []
     for text in metrics:
@@ -157,10 +154,7 @@ def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[Fi
         if not hits:
             near = ", ".join(sorted({"/".join(t[2:]) for t in known if t.subset == named[0]})[:8])
             subsets = ", ".join(dict.fromkeys(t.subset for t in known))
-            raise DataError(
-                f"--metric {text}: no run has it; there are {near or 'the subsets ' + subsets}",
-                code="data.unknown-name",
-            )
+            raise UnknownName(f"--metric {text}: no run has it; there are {near or 'the subsets ' + subsets}")
         found += hits
     return list(dict.fromkeys(found))
 
@@ -228,7 +222,7 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
             )  # fmt: skip
     amount = step * config.train.batch_size if data == "seen" else _distinct_examples(folder, step)
     if not amount:
-        raise DataError(f"{file}: is of step 0, which has seen no data", code="data.invalid-value")
+        raise InvalidValue(f"{file}: is of step 0, which has seen no data")
     return FinishedRun(folder, step, _parameters(folder, config, size), amount, config, _read_rows(file))
 
 
