@@ -59,38 +59,29 @@ class Duration:
           ConfigError: the unit is relative to an epoch or to the run, and `examples_per_epoch` or `total_steps`,
             which would say how long that is, is None.
         """
-        if self.unit == "steps":
-            return int(self.amount)
-        if self.unit == "examples":
-            exact = self.amount / batch_size
-        elif self.unit == "epochs":
-            if examples_per_epoch is None:
-                raise SettingConflict(f"{field}: no epoch is defined here; write it in steps or examples")
-            exact = self.amount * examples_per_epoch / batch_size
-        else:
-            if total_steps is None:
-                raise SettingConflict(f"{field}: a percentage needs the length of the run; write it in another unit")
-            exact = self.amount * total_steps / 100
+        if self.unit == "epochs" and examples_per_epoch is None:
+            raise SettingConflict(f"{field}: no epoch is defined here; write it in steps or examples")
+        if self.unit == "percent" and total_steps is None:
+            raise SettingConflict(f"{field}: a percentage needs the length of the run; write it in another unit")
+        steps_of_one = {
+            "steps": Fraction(1),
+            "examples": Fraction(1, batch_size),
+            "epochs": Fraction(examples_per_epoch or 0, batch_size),
+            "percent": Fraction(total_steps or 0, 100),
+        }
+        exact = self.amount * steps_of_one[self.unit]
         # Halves up: round() would send them to the even neighbour.
         return max(1, int(exact + Fraction(1, 2))) if exact else 0
 
 
-def parse_duration(
-    text: str,
-    *,
-    batch_size: int,
-    examples_per_epoch: int | None = None,
-    total_steps: int | None = None,
-    field: str = "duration",
-) -> int | None:
+def parse_duration(text: str, *, field: str = "duration", batch_size: int, **lengths: int | None) -> int | None:
     """Reads a duration as a number of optimiser steps; None is "never".
 
     Args:
       text: "1500 steps", "10 epochs", "64000 examples", "5 percent" or "never".
-      batch_size: examples per optimiser step, over all hosts.
-      examples_per_epoch: needed for epochs.
-      total_steps: length of the run, needed for percent.
       field: the setting's dotted name, for the error.
+      batch_size: examples per optimiser step, over all hosts.
+      lengths: `examples_per_epoch`, needed for epochs, and `total_steps`, needed for percent.
 
     Raises:
       ConfigError: `text` is not a duration, or is relative to something that was not given.
@@ -99,8 +90,4 @@ def parse_duration(
         duration = Duration.parse(text)
     except ValueError as error:
         raise InvalidSetting(f"{field}: {text!r} is not possible; {error}") from None
-    if duration is None:
-        return None
-    return duration.steps(
-        batch_size=batch_size, examples_per_epoch=examples_per_epoch, total_steps=total_steps, field=field
-    )
+    return duration and duration.steps(field=field, batch_size=batch_size, **lengths)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, InvalidOption, MissingOption, OptionConflict, UnwritableFile
+from data_pipelines.core.errors import ConfigError, MissingOption, OptionConflict, UnwritableFile
 from rllava_jax.planning.plan import StepPlan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
-from rllava_jax.planning.topology import Topology, parse_topology
+from rllava_jax.planning.topology import parse_topology
 
 
 def compile_for(
@@ -23,7 +22,7 @@ def compile_for(
     stage: str = "",
     memory: float | None = None,
     examples: int | None = None,
-    quick: bool | None = None,
+    quick: bool = False,
 ) -> StepPlan:
     """Plans the run and writes `WORKDIR/compile/TOPOLOGY.json` (with _quick, _24GiB where these were asked).
 
@@ -40,9 +39,6 @@ def compile_for(
     """
     if not topology:
         raise MissingOption("--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8")
-    for name, value in (("memory", memory), ("examples", examples)):
-        if value is not None and not 0 < value < math.inf:
-            raise InvalidOption(f"--{name} {value}: is not possible; write a number above 0")
     wanted = parse_topology(topology)
     if memory is not None and memory > wanted.chip.usable:
         raise ConfigError(
@@ -53,20 +49,17 @@ def compile_for(
         raise OptionConflict(f"--quick: is for TPUs, which {topology} is not; leave it out")
     workdir = workdir / stage if stage else workdir
     config, vocab = load_config_for_planning(path, overrides, workdir, stage=stage)
-    file = workdir / "compile" / f"{_file_name(wanted, memory=memory, quick=bool(quick))}.json"
+    # Another question of the same topology has a file of its own.
+    name = wanted.file_name + (f"_{memory:g}GiB" if memory else "") + ("_quick" if quick else "")
+    file = workdir / "compile" / f"{name}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnwritableFile(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another") from None
-    plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=bool(quick))
+    plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=quick)
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
     if stage:
         print(f"stage {stage}\n")
     print(as_text(plan))
     print(f"\n{file}")
     return plan
-
-
-def _file_name(topology: Topology, *, memory: float | None, quick: bool) -> str:
-    """Another question of the same topology has a file of its own."""
-    return topology.file_name + (f"_{memory:g}GiB" if memory else "") + ("_quick" if quick else "")

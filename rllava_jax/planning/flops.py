@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rllava_jax.config import Config
 from rllava_jax.model.lora import TARGETS
@@ -23,8 +23,10 @@ from rllava_jax.model.region_encoders.protocol import region_tokens, token_encod
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 Part = Literal["vision", "crops", "regions", "decoder", "attention", "adapters", "logits"]
-PARTS: tuple[Part, ...] = ("vision", "crops", "regions", "decoder", "attention", "adapters", "logits")
+PARTS: tuple[Part, ...] = get_args(Part)
 _Keep = Callable[[str], float]
+# Of each projection of a layer: its weight, multiplications a token, kind (see `_recomputed`), and adapters' targets.
+_Projections = tuple[tuple[str, int, str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,8 @@ def training_flops(config: Config, size: PaliGemmaConfig, trainable: Collection[
     products = list(_products(config, size, trainable))
     parts = []
     for part in PARTS:
-        mine = [product for product in products if product.part == part]
-        if mine:
-            parts.append(
-                Flops(
-                    part,
-                    sum(p.flops for p in mine),
-                    sum(p.flops * p.gradients for p in mine),
-                    sum(p.flops * p.again for p in mine),
-                )
-            )
+        if mine := [(p.flops, p.flops * p.gradients, p.flops * p.again) for p in products if p.part == part]:
+            parts.append(Flops(part, *map(sum, zip(*mine, strict=True))))
     return parts
 
 
@@ -127,27 +121,19 @@ def _tower(
     block = "img/Transformer/encoderblock"
     early = any(name.startswith(("img/embedding", "img/pos_embedding")) for name in trainable)
     inside = early or any(name.startswith(f"{block}/") for name in trainable)
-    keep = _recomputed(config, needed=inside)
     yield _Product(part, 2.0 * tokens * vision.patch**2 * 3 * width, "img/embedding/kernel" in trainable)
     sizes = {"W": width, "N": vision.heads, "H": width // vision.heads, "F": mlp}
     attention, dense = f"{block}/MultiHeadDotProductAttention_0", f"{block}/MlpBlock_0"
-    for weight, flops, again, target in (
-        (f"{attention}/query/kernel", width * width, keep("projection"), "vision.q"),
-        (f"{attention}/key/kernel", width * width, keep("projection"), "vision.k"),
-        (f"{attention}/value/kernel", width * width, keep("projection"), "vision.v"),
-        (f"{attention}/out/kernel", width * width, keep("projection"), "vision.o"),
-        (f"{dense}/Dense_0/kernel", width * mlp, keep("projection"), "vision.fc1"),
-        (f"{dense}/Dense_1/kernel", width * mlp, keep("last"), "vision.fc2"),
-    ):
-        repeats = tokens * vision.depth
-        yield _Product(part, 2.0 * repeats * flops, inside + (weight in trainable), again)
-        into, out = _adapter_products(target, sizes, config, trainable) or (None, None)
-        if into and out:  # the gradient of B needs x A even where nothing needs the projection's output
-            yield _Product(into.part, repeats * into.flops, into.gradients + inside, keep("projection"))
-            yield _Product(out.part, repeats * out.flops, out.gradients + inside, again)
-    logits = 2.0 * vision.depth * images * patches**2 * width
-    yield _Product("attention", logits, 2 * inside, keep("weights"))
-    yield _Product("attention", logits, 2 * inside, keep("attended"))
+    projections: _Projections = (
+        (f"{attention}/query/kernel", width * width, "projection", ("vision.q",)),
+        (f"{attention}/key/kernel", width * width, "projection", ("vision.k",)),
+        (f"{attention}/value/kernel", width * width, "projection", ("vision.v",)),
+        (f"{attention}/out/kernel", width * width, "projection", ("vision.o",)),
+        (f"{dense}/Dense_0/kernel", width * mlp, "projection", ("vision.fc1",)),
+        (f"{dense}/Dense_1/kernel", width * mlp, "last", ("vision.fc2",)),
+    )
+    yield from _layers(config, part, projections, tokens * vision.depth, sizes, trainable, inside=inside)
+    yield from _attention(config, 2.0 * vision.depth * images * patches**2 * width, inside=inside)
 
 
 def _decoder(
@@ -155,28 +141,46 @@ def _decoder(
 ) -> Iterator[_Product]:
     layers = "llm/layers"
     inside = before or any(name.startswith(f"{layers}/") for name in trainable)
-    keep = _recomputed(config, needed=inside)
     width, mlp, heads, dim, kv = decoder.width, decoder.mlp, decoder.heads, decoder.head_dim, decoder.kv_heads
     sizes = {"D": width, "N": heads, "H": dim, "K": kv, "F": mlp}
     # A norm after the branch needs the branch's own output in the backward pass.
-    last = keep("projection" if decoder.post_norms else "last")
-    for weight, flops, again, targets in (
-        (f"{layers}/attn/q_einsum/w", width * heads * dim, keep("projection"), ("q",)),
-        (f"{layers}/attn/kv_einsum/w", 2 * width * kv * dim, keep("projection"), ("k", "v")),
-        (f"{layers}/attn/attn_vec_einsum/w", width * heads * dim, keep("projection"), ("o",)),
-        (f"{layers}/mlp/gating_einsum", 2 * width * mlp, keep("projection"), ("gate", "up")),
-        (f"{layers}/mlp/linear", width * mlp, last, ("down",)),
-    ):
-        repeats = length * decoder.depth
-        yield _Product("decoder", 2.0 * repeats * flops, inside + (weight in trainable), again)
+    projections: _Projections = (
+        (f"{layers}/attn/q_einsum/w", width * heads * dim, "projection", ("q",)),
+        (f"{layers}/attn/kv_einsum/w", 2 * width * kv * dim, "projection", ("k", "v")),
+        (f"{layers}/attn/attn_vec_einsum/w", width * heads * dim, "projection", ("o",)),
+        (f"{layers}/mlp/gating_einsum", 2 * width * mlp, "projection", ("gate", "up")),
+        (f"{layers}/mlp/linear", width * mlp, "projection" if decoder.post_norms else "last", ("down",)),
+    )
+    yield from _layers(config, "decoder", projections, length * decoder.depth, sizes, trainable, inside=inside)
+    yield from _attention(config, 2.0 * decoder.depth * length**2 * heads * dim, inside=inside)
+
+
+def _layers(
+    config: Config,
+    part: Part,
+    projections: _Projections,
+    repeats: int,
+    sizes: dict[str, int],
+    trainable: Collection[str],
+    *,
+    inside: bool,
+) -> Iterator[_Product]:
+    """A stack's projections and their adapters, `repeats` tokens times layers; `inside`, a gradient passes them."""
+    keep = _recomputed(config, needed=inside)
+    for weight, flops, kind, targets in projections:
+        yield _Product(part, 2.0 * repeats * flops, inside + (weight in trainable), keep(kind))
         for target in targets:
-            into, out = _adapter_products(target, sizes, config, trainable) or (None, None)
-            if into and out:
-                yield _Product(into.part, repeats * into.flops, into.gradients + inside, keep("projection"))
-                yield _Product(out.part, repeats * out.flops, out.gradients + inside, again)
-    logits = 2.0 * decoder.depth * length**2 * heads * dim
-    yield _Product("attention", logits, 2 * inside, keep("weights"))
-    yield _Product("attention", logits, 2 * inside, keep("attended"))
+            for p, again in zip(
+                _adapter_products(target, sizes, config, trainable), ("projection", kind), strict=False
+            ):
+                # The gradient of B needs x A even where nothing needs the projection's output.
+                yield _Product(p.part, repeats * p.flops, p.gradients + inside, keep(again))
+
+
+def _attention(config: Config, flops: float, *, inside: bool) -> Iterator[_Product]:
+    keep = _recomputed(config, needed=inside)
+    for kind in ("weights", "attended"):
+        yield _Product("attention", flops, 2 * inside, keep(kind))
 
 
 def _adapter_products(target: str, sizes: dict[str, int], config: Config, trainable: Collection[str]) -> list[_Product]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +33,6 @@ class Memory:
       temporaries: the rest of what XLA allocates while the step runs. XLA shares memory between arrays that do not live
         at the same time, so gradients and activations may in truth overlap with it; their sum is exact.
       program: the machine code.
-      measured: the total is XLA's own; else it is a lower bound, because the program was not compiled.
     """
 
     parameters: int
@@ -41,13 +42,11 @@ class Memory:
     activations: int = 0
     temporaries: int = 0
     program: int = 0
-    measured: bool = True
 
     @property
     def total(self) -> int:
         """What a device must have."""
-        kinds = (self.parameters, self.optimizer, self.inputs, self.gradients, self.activations, self.temporaries)
-        return sum(kinds) + self.program
+        return sum(dataclasses.astuple(self))
 
     def fits(self, limit: float) -> bool:
         """Whether `limit` GiB are enough."""
@@ -80,9 +79,7 @@ def state_memory(abstract: Any, shardings: Any) -> Memory:
       abstract, shardings: a `training.step.TrainState` of shapes, and one of shardings.
     """
     parameters = device_bytes(abstract.params, shardings.params) + device_bytes(abstract.frozen, shardings.frozen)
-    rest = [(n, getattr(abstract, n), getattr(shardings, n)) for n in abstract._fields if n not in ("params", "frozen")]
-    optimizer = sum(device_bytes(shapes, places) for _, shapes, places in rest)
-    return Memory(parameters, optimizer, measured=False)
+    return Memory(parameters, device_bytes(abstract, shardings) - parameters)
 
 
 def step_memory(stats: Any, state: Memory, *, gradients: int, activations: int, chip: Chip) -> Memory:
@@ -149,13 +146,12 @@ def _scans(jaxpr: Any) -> Iterable[tuple[Any, list[Any]]]:
 def largest_buffers(program: HloProgram, *, on_chip_spaces: bool, most: int = 12) -> list[Buffer]:
     """The largest arrays that the step writes to HBM, by shape and origin."""
     free = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constant", "conditional", "call")
-    found: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for _, instruction, _ in program.executed():
-        if instruction.op in free or instruction.op.endswith("-done"):
-            continue
-        for array in instruction.arrays:
-            if not (on_chip_spaces and array.space):
-                key = (array.text, instruction.op, instruction.source)
-                found[key] = (found.get(key, (0, 0))[0] + 1, int(array.bytes))
-    ordered = dict(sorted(found.items(), key=lambda item: -item[1][1])[:most])
-    return [Buffer(array, op, source, count, size) for (array, op, source), (count, size) in ordered.items()]
+    found = Counter(
+        (array.text, instruction.op, instruction.source, int(array.bytes))
+        for _, instruction, _ in program.executed()
+        if instruction.op not in free and not instruction.op.endswith("-done")
+        for array in instruction.arrays
+        if not (on_chip_spaces and array.space)
+    )
+    ordered = sorted(found.items(), key=lambda item: -item[0][3])[:most]
+    return [Buffer(array, op, source, count, size) for (array, op, source, size), count in ordered]

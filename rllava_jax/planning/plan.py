@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,10 +145,9 @@ def load_config_for_planning(
             code="checkpoint.missing",
         )
     # "auto" looks at this process's backend, which is a CPU; the run's will be the accelerator.
-    if config.model.compute_dtype == "auto":
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype="bfloat16"))
-    if config.model.layers == "auto":
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, layers="scanned"))
+    chosen: dict[str, Any] = {"compute_dtype": "bfloat16", "layers": "scanned"}
+    chosen = {name: value for name, value in chosen.items() if getattr(config.model, name) == "auto"}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **chosen))
     size = model_size(config.model, vocab=vocab)
     validate_patches(config, patch=size.vision.patch)
     return config, size.decoder.vocab
@@ -186,28 +184,28 @@ def make_plan(
     state = state_memory(program.abstract, program.shardings)
     limit = memory or topology.chip.usable
 
-    def plan(memory: Memory, compiled: Compiled | None, refusal: str, seconds: tuple[float, float]) -> StepPlan:
+    def plan(memory: Memory, compiled: Compiled | None, refusal: str, *times: float) -> StepPlan:
+        """`times`: when lowering began and ended, and compiling ended."""
         shape, batch = dict(mesh.shape), config.train.batch_size
+        seconds = (times[1] - times[0], times[2] - times[1]) if times else (0.0, 0.0)
         return StepPlan(
             topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds, quick
         )
 
     if not state.fits(topology.chip.usable):
-        return plan(state, None, "not compiled: parameters and optimiser alone need more", (0.0, 0.0))
+        return plan(state, None, "not compiled: parameters and optimiser alone need more")
     began = time.perf_counter()
     traced, lowered = _lowered(config, size, program, mesh)
-    lowering = time.perf_counter() - began
-    began = time.perf_counter()
+    lowering = time.perf_counter()
     try:
         compiled = _compiled(lowered, topology.chip.platform, quick=quick)
     except jax.errors.JaxRuntimeError as error:
         missing = out_of_memory(str(error))
         if missing is None:
             raise
-        seconds = lowering, time.perf_counter() - began
         needed = dataclasses.replace(state, temporaries=missing)
-        return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", seconds)
-    seconds = lowering, time.perf_counter() - began
+        return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", began, lowering, time.perf_counter())
+    compiling = time.perf_counter()
     activations = kept_activations(
         traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=batch_shards(mesh)
     )
@@ -215,7 +213,7 @@ def make_plan(
     needed = step_memory(
         compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
     )
-    return plan(needed, _read(compiled, topology, config, flops), "", seconds)
+    return plan(needed, _read(compiled, topology, config, flops), "", began, lowering, compiling)
 
 
 def _lowered(
@@ -250,18 +248,12 @@ def _compiled(lowered: jax.stages.Lowered, platform: str, *, quick: bool) -> jax
     # XLA chooses tiles for its Triton matrix products by timing them, and gives up on some where there is no GPU;
     # without them it calls cuBLAS, whose results lie in memory as theirs do.
     options: dict[str, bool | str] | None = {"xla_gpu_enable_triton_gemm": False} if platform != "tpu" else None
-    with _effort(-1.0 if quick else None):
-        return lowered.compile(compiler_options=options)
-
-
-@contextlib.contextmanager
-def _effort(level: float | None) -> Iterator[None]:
-    """How hard XLA for TPU looks for a faster program, -1 to 1, while this is open; None is its own choice."""
+    # How hard XLA for TPU looks for a faster program, -1 to 1.
     name = "jax_exec_time_optimization_effort"
     before = getattr(jax.config, name)
-    jax.config.update(name, before if level is None else level)
+    jax.config.update(name, -1.0 if quick else before)
     try:
-        yield
+        return lowered.compile(compiler_options=options)
     finally:
         jax.config.update(name, before)
 

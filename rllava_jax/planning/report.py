@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
 from rllava_jax.config.stored import to_json
-from rllava_jax.planning.chips import GIB
+from rllava_jax.planning.chips import GIB, Chip
+from rllava_jax.planning.memory import Buffer
 from rllava_jax.planning.plan import StepPlan
-from rllava_jax.planning.roofline import assumptions
+from rllava_jax.planning.roofline import Roofline, assumptions
+from rllava_jax.planning.traffic import Collective
 
-_KINDS = ("parameters", "optimizer", "inputs", "gradients", "activations", "temporaries", "program")
+# Kind of memory → what a reader calls it, where that is another word.
+_KINDS = {
+    "optimizer": "optimiser",
+    "inputs": "batch, padding",
+    "activations": "activations kept for the backward pass",
+}
+
+
+_PASSES = ("forward", "backward", "recomputed")
 
 
 def as_json(plan: StepPlan) -> dict[str, Any]:
     """Everything the text says, in bytes, operations and seconds; `config` is the whole configuration."""
     compiled, memory = plan.compiled, plan.memory
+    found: dict[str, Any] = dataclasses.asdict(compiled) if compiled else {}
+    if compiled:
+        found["estimate"] |= {name: getattr(compiled.estimate, name) for name in ("exposed", "hidden", "bound")}
     return {
         "topology": plan.topology.name,
         "chip": plan.topology.chip.label,
@@ -26,23 +39,17 @@ def as_json(plan: StepPlan) -> dict[str, Any]:
         "mesh": plan.mesh,
         "jax": jax.__version__,
         "quick": plan.quick,
-        "memory": {kind: getattr(memory, kind) for kind in _KINDS}
+        "memory": dataclasses.asdict(memory)
         | {"total": memory.total, "limit": int(plan.limit * GIB), "compiled": compiled is not None},
         "fits": plan.fits,
         "refusal": plan.refusal,
-        "collectives": [dataclasses.asdict(collective) for collective in compiled.collectives] if compiled else [],
-        "hbm_bytes": compiled.hbm if compiled else None,
-        "largest_buffers": [dataclasses.asdict(buffer) for buffer in compiled.buffers] if compiled else [],
-        "flops_per_example": {
-            part.part: {"forward": part.forward, "backward": part.backward, "recomputed": part.recomputed}
-            for part in plan.flops
-        },
+        "collectives": found.get("collectives", []),
+        "hbm_bytes": found.get("hbm"),
+        "largest_buffers": found.get("buffers", []),
+        "flops_per_example": {part.part: {k: getattr(part, k) for k in _PASSES} for part in plan.flops},
         "model_flops": sum(part.model for part in plan.flops) * plan.batch,
         "hardware_flops": sum(part.hardware for part in plan.flops) * plan.batch,
-        "seconds": dataclasses.asdict(compiled.estimate)
-        | {"exposed": compiled.estimate.exposed, "hidden": compiled.estimate.hidden, "bound": compiled.estimate.bound}
-        if compiled
-        else None,
+        "seconds": found.get("estimate"),
         "examples_per_second": plan.examples_per_second,
         "steps": plan.run.steps,
         "hours": plan.hours,
@@ -56,12 +63,10 @@ def as_json(plan: StepPlan) -> dict[str, Any]:
 
 def as_text(plan: StepPlan) -> str:
     """The plan for a reader at a terminal."""
-    sections = [_head(plan), _memory(plan)]
-    if plan.compiled:
-        sections += [_buffers(plan), _collectives(plan)]
-    sections.append(_flops(plan))
-    if plan.compiled:
-        sections.append(_time(plan))
+    sections = [_head(plan), _memory(plan), _flops(plan)]
+    if compiled := plan.compiled:
+        sections[2:2] = [_buffers(compiled.buffers), _collectives(plan.topology.chip, compiled.collectives)]
+        sections.append(_time(plan, compiled.estimate))
     sections.append(["assumed:", *(f"  {line}" for line in _assumptions(plan))])
     return "\n\n".join("\n".join(lines) for lines in sections)
 
@@ -79,42 +84,26 @@ def _head(plan: StepPlan) -> list[str]:
 
 
 def _memory(plan: StepPlan) -> list[str]:
-    memory = plan.memory
-    names = {
-        "parameters": "parameters",
-        "optimizer": "optimiser",
-        "inputs": "batch, padding",
-        "gradients": "gradients",
-        "activations": "activations kept for the backward pass",
-        "temporaries": "temporaries",
-        "program": "program",
-    }
+    memory, total = dataclasses.asdict(plan.memory), _bytes(plan.memory.total)
     lines = ["memory of a device:"]
-    lines += [f"  {_bytes(getattr(memory, kind))}  {name}" for kind, name in names.items() if getattr(memory, kind)]
-    at_least = "" if plan.compiled else "at least "
-    lines.append(f"  {_bytes(memory.total)}  in all, of {plan.limit:.2f} GiB")
-    verdict = "fits" if plan.fits else f"does not fit, needs {at_least}{_bytes(memory.total).strip()}"
+    lines += [f"  {_bytes(size)}  {_KINDS.get(kind, kind)}" for kind, size in memory.items() if size]
+    lines.append(f"  {total}  in all, of {plan.limit:.2f} GiB")
+    verdict = "fits" if plan.fits else f"does not fit, needs {'' if plan.compiled else 'at least '}{total.strip()}"
     if plan.quick and plan.compiled:
         verdict += "; an upper bound, compiled with the least effort: without --quick it may need less"
     return [*lines, f"  {verdict}" + (f" ({plan.refusal})" if plan.refusal else "")]
 
 
-def _buffers(plan: StepPlan) -> list[str]:
-    assert plan.compiled is not None
-    rows = (
-        f"  {_bytes(buffer.bytes)}  {buffer.array}  {buffer.op} x{buffer.count}  {buffer.source}"
-        for buffer in plan.compiled.buffers[:5]
-    )
+def _buffers(buffers: Sequence[Buffer]) -> list[str]:
+    rows = (f"  {_bytes(b.bytes)}  {b.array}  {b.op} x{b.count}  {b.source}" for b in buffers[:5])
     return ["largest arrays written to HBM (they need not live at the same time):", *rows]
 
 
-def _collectives(plan: StepPlan) -> list[str]:
-    assert plan.compiled is not None
-    chip = plan.topology.chip
-    if not plan.compiled.collectives:
+def _collectives(chip: Chip, collectives: Sequence[Collective]) -> list[str]:
+    if not collectives:
         return ["collectives: none"]
     names = {False: chip.fabric_name, True: chip.network_name}
-    rows = (f"  {c.kind:20} {c.count:>7} x  {_bytes(c.bytes)} over {names[c.slow]}" for c in plan.compiled.collectives)
+    rows = (f"  {c.kind:20} {c.count:>7} x  {_bytes(c.bytes)} over {names[c.slow]}" for c in collectives)
     return ["collectives in a step, and what each device sends:", *rows]
 
 
@@ -122,20 +111,18 @@ def _flops(plan: StepPlan) -> list[str]:
     def row(name: str, *numbers: float) -> str:
         return f"  {name:10}" + "".join(f"{number / 1e9:13,.3f}" for number in numbers)
 
-    parts = plan.flops
-    total = [sum(getattr(part, kind) for part in parts) for kind in ("forward", "backward", "recomputed")]
-    lines = ["GFLOP of an example:", f"  {'':10}{'forward':>13}{'backward':>13}{'recomputed':>13}"]
-    lines += [row(part.part, part.forward, part.backward, part.recomputed) for part in parts]
+    rows = {part.part: [getattr(part, name) for name in _PASSES] for part in plan.flops}
+    total = [sum(numbers) for numbers in zip(*rows.values(), strict=True)]
+    lines = ["GFLOP of an example:", f"  {'':10}" + "".join(f"{name:>13}" for name in _PASSES)]
+    lines += [row(name, *numbers) for name, numbers in rows.items()]
     lines.append(row("in all", *total))
     model, hardware = sum(total[:2]) * plan.batch, sum(total) * plan.batch
     lines.append(f"  a step: {model / 1e12:,.3f} TFLOP of the model, {hardware / 1e12:,.3f} computed")
     return lines
 
 
-def _time(plan: StepPlan) -> list[str]:
-    compiled = plan.compiled
-    assert compiled is not None
-    chip, estimate = plan.topology.chip, compiled.estimate
+def _time(plan: StepPlan, estimate: Roofline) -> list[str]:
+    chip = plan.topology.chip
     names = {"compute": "arithmetic", "hbm": "HBM", "fabric": chip.fabric_name, "network": chip.network_name}
     parts = ", ".join(f"{title} {getattr(estimate, name):.4f}" for name, title in names.items())
     model = sum(part.model for part in plan.flops) * plan.batch / plan.topology.devices

@@ -19,8 +19,7 @@ import jax
 from data_pipelines.core.errors import InvalidOption, MissingPackage
 from rllava_jax.planning.chips import CHIPS, GPUS_PER_HOST, Chip
 
-_TPU = re.compile(r"(\w+):(\d+(?:x\d+){1,2})(?:\*(\d+))?")
-_GPU = re.compile(r"(\w+):(\d+)")
+_TOPOLOGY = re.compile(r"(\w+):(\d+(?:x\d+){0,2})(?:\*(\d+))?")
 # Slices that can be rented (cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}). Flat ones; cubes are these, or of sides that
 # are multiples of four, none shorter than the one before it, up to so many chips.
 _FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
@@ -75,26 +74,28 @@ def parse_topology(text: str) -> Topology:
     Raises:
       ConfigError: no such chip or shape.
     """
-    sides: tuple[int, ...]
-    if match := _GPU.fullmatch(text):
-        name, sides, slices = match[1], (int(match[2]),), 1
-    elif match := _TPU.fullmatch(text):
-        name, sides, slices = match[1], tuple(int(side) for side in match[2].split("x")), int(match[3] or 1)
-    else:
-        raise InvalidOption(f"--topology {text}: is not a topology; write one like {_EXAMPLES}")
-    chip = CHIPS.get(name)
+
+    def invalid(reason: str) -> InvalidOption:
+        return InvalidOption(f"--topology {text}: {reason}")
+
+    match = _TOPOLOGY.fullmatch(text)
+    if match is None:
+        raise invalid(f"is not a topology; write one like {_EXAMPLES}")
+    chip, sides = CHIPS.get(match[1]), tuple(map(int, match[2].split("x")))
     if chip is None:
-        raise InvalidOption(f"--topology {text}: no chip {name!r} is known here; there are {', '.join(CHIPS)}")
-    wanted = 1 if chip.platform == "cuda" else 3 if name in ("v4", "v5p") else 2
-    if len(sides) != wanted or 0 in sides or slices < 1:
-        raise InvalidOption(f"--topology {text}: {chip.label} is asked for with {wanted} number(s); e.g. {_EXAMPLES}")
-    if chip.platform == "tpu" and not _is_rented(name, sides):
+        raise invalid(f"no chip {match[1]!r} is known here; there are {', '.join(CHIPS)}")
+    gpu, slices = chip.platform == "cuda", int(match[3] or 1)
+    wanted = 1 if gpu else 3 if chip.name in _MOST_CHIPS else 2
+    if len(sides) != wanted or 0 in sides or slices < 1 or (gpu and match[3]):
+        raise invalid(f"{chip.label} takes {wanted} number(s); e.g. {_EXAMPLES}")
+    if not gpu and not _is_rented(chip.name, sides):
         some = _FLAT if wanted == 2 else (*_SMALL_CUBES, (4, 4, 4), (4, 4, 8))
         known = ", ".join("x".join(map(str, shape)) for shape in some)
-        more = "" if wanted == 2 else " and larger"
-        raise InvalidOption(f"--topology {text}: no slice of {chip.label} has this shape; there are {known}{more}")
-    if chip.platform == "cuda" and sides[0] > GPUS_PER_HOST and sides[0] % GPUS_PER_HOST:
-        raise InvalidOption(f"--topology {text}: more than {GPUS_PER_HOST} GPUs come in whole hosts of {GPUS_PER_HOST}")
+        raise invalid(
+            f"no slice of {chip.label} has this shape; there are {known}{'' if wanted == 2 else ' and larger'}"
+        )
+    if gpu and sides[0] > GPUS_PER_HOST and sides[0] % GPUS_PER_HOST:
+        raise invalid(f"more than {GPUS_PER_HOST} GPUs come in whole hosts of {GPUS_PER_HOST}")
     return Topology(text, chip, sides, slices)
 
 
@@ -107,17 +108,17 @@ def _is_rented(name: str, sides: tuple[int, ...]) -> bool:
 
 def require_compiler(topology: Topology) -> None:
     """Raises ConfigError, with the line that installs it, where the chip's compiler is missing."""
-    if topology.chip.platform == "tpu" and importlib.util.find_spec("libtpu") is None:
-        raise MissingPackage(
-            f'--topology {topology.name}: needs the TPU compiler; pip install "jax[tpu]=={jax.__version__}" (no TPU '
-            "is needed)"
-        )
-    if topology.chip.platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin") is None:
-        version = jax.__version__
-        raise MissingPackage(
-            f"--topology {topology.name}: needs the GPU compiler; pip install --no-deps "
-            f"jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} (no GPU is needed)"
-        )
+    version = jax.__version__
+    compiler, package, remedy = {
+        "tpu": ("TPU", "libtpu", f'"jax[tpu]=={version}" (no TPU is needed)'),
+        "cuda": (
+            "GPU",
+            "jax_cuda12_plugin",
+            f"--no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} (no GPU is needed)",
+        ),
+    }[topology.chip.platform]
+    if importlib.util.find_spec(package) is None:
+        raise MissingPackage(f"--topology {topology.name}: needs the {compiler} compiler; pip install {remedy}")
 
 
 def topology_devices(topology: Topology) -> list[Any]:

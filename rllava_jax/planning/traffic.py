@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from rllava_jax.planning.hlo import HloProgram, Instruction, called
 
 Kind = Literal["all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send"]
-KINDS: tuple[Kind, ...] = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}\s]*\})\}")
@@ -48,20 +49,19 @@ def collectives(program: HloProgram, *, devices: int, island: int) -> list[Colle
     Raises:
       ValueError: replica groups of a form that is not known here.
     """
-    sums: dict[tuple[Kind, bool], tuple[int, float]] = {}
+    counts: Counter[tuple[Kind, bool]] = Counter()
+    sums: dict[tuple[Kind, bool], float] = defaultdict(float)
     for kind, instruction, times in _occurrences(program):
-        if kind == "send":
-            count, sent = sums.get((kind, True), (0, 0.0))
-            sums[kind, True] = count + times, sent + times * instruction.arrays[0].bytes
-            continue
-        groups = _groups(instruction.line, devices)
-        size = groups.shape[1]
-        if size < 2 and kind != "collective-permute":
-            continue
-        slow = bool((groups // island != groups[:, :1] // island).any())
-        count, sent = sums.get((kind, slow), (0, 0.0))
-        sums[kind, slow] = count + times, sent + times * _sent(kind, instruction, size)
-    return [Collective(kind, slow, *sums[kind, slow]) for kind, slow in sorted(sums)]
+        slow, sent = True, instruction.arrays[0].bytes  # of a send
+        if kind != "send":
+            groups = _groups(instruction.line, devices)
+            size = groups.shape[1]
+            if size < 2 and kind != "collective-permute":
+                continue
+            slow, sent = bool((groups // island != groups[:, :1] // island).any()), _sent(kind, instruction, size)
+        counts[kind, slow] += times
+        sums[kind, slow] += times * sent
+    return [Collective(*key, counts[key], sums[key]) for key in sorted(sums)]
 
 
 def hbm_bytes(program: HloProgram, *, on_chip_spaces: bool) -> float:
