@@ -39,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> None:
     if options.out:
         made_folder(Path(options.out))  # before the work that it is for
-    _inspect(read_data_sets(options.folders, options.source, options.splits), options)
-
-
-def _inspect(data_sets: Sequence[DataSet], options: argparse.Namespace) -> None:
+    data_sets = read_data_sets(options.folders, options.source, options.splits)
     figures = [
         figure
         for data_set in data_sets
@@ -64,18 +61,12 @@ def _inspect(data_sets: Sequence[DataSet], options: argparse.Namespace) -> None:
 
 
 def _write(path: Path, figures: Sequence[Figure], matches: Sequence[Match], bits: int) -> None:
-    content = {
-        "near_bits": bits,
-        "figures": [dataclasses.asdict(figure) for figure in figures],
-        "overlapping_images": [dataclasses.asdict(match) for match in matches],
-    }
-    # One row a line, so that two inspections can be compared line by line.
-    rows = {name: rows for name, rows in content.items() if isinstance(rows, list)}
-    lists = [
-        f'  "{name}": [\n' + ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in rows[name]) + "\n  ]"
-        for name in rows
-    ]
-    write_atomically(path, "{\n" + ",\n".join([f'  "near_bits": {bits}', *lists]) + "\n}\n")
+    parts = [f'  "near_bits": {bits}']
+    for name, found in (("figures", figures), ("overlapping_images", matches)):
+        # One row a line, so that two inspections can be compared line by line.
+        rows = ",\n".join(f"    {json.dumps(dataclasses.asdict(row), ensure_ascii=False)}" for row in found)
+        parts.append(f'  "{name}": [\n{rows}\n  ]')
+    write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def _save(out: Path, data_set: DataSet, count: int) -> None:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.convert")
 
 from data_pipelines.core.command_line import Parser, above_zero, run_command
-from data_pipelines.core.errors import DataError, UserError
+from data_pipelines.core.errors import UnwritableFile, UserError
 from data_pipelines.core.paths import local_path, path_of
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
@@ -50,7 +50,7 @@ def _work(options: argparse.Namespace) -> None:
             said = f"{error.strerror or error} ({error.filename or 'no file named'}); nothing was left behind"
         else:
             raise
-        raise DataError(f"{options.destination}: {said}", code="file.unwritable") from None
+        raise UnwritableFile(f"{options.destination}: {said}") from None
     print(f"written: {options.destination}")
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, above_zero, made_folder, run_command, whole
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MissingOption
 from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
 from rllava_jax.scaling_laws.plot import picture
@@ -41,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> int:
     factors = tuple(factor for factor in FACTORS if factor != options.without)
     if not options.runs and not options.metrics:
-        raise DataError(
-            "RUN_DIR: is missing; give workdirs, or metrics.json files with --metrics", code="option.missing"
-        )
+        raise MissingOption("RUN_DIR: is missing; give workdirs, or metrics.json files with --metrics")
     for name in (*options.runs, *options.metrics, options.out):
         require_bucket(path_of(name))
     runs = read_runs(
@@ -80,11 +77,7 @@ def fit_template(
     values = np.array([[getattr(point, factor) for factor in factors] for point in points], float)
     losses = np.array([point.loss for point in points])
     law = fit(factors, values, losses, delta=delta)
-
-    def progress(numbers: range) -> Iterator[int]:
-        return iter(tqdm(numbers, desc=str(template), unit="fit", disable=None, leave=False))
-
-    resampled = bootstrap(law, values, losses, delta=delta, resamples=resamples, seed=seed, progress=progress)
+    resampled = bootstrap(law, values, losses, delta=delta, resamples=resamples, seed=seed, title=str(template))
     held = [each.parameters() for each in resampled if each.converged]
     freedom = len(points) - len(factors) - 2
     intervals = {}

@@ -10,7 +10,7 @@ from expected_errors import refused
 from PIL import Image
 
 from data_pipelines import inspect
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import split_figures
 from data_pipelines.inspection.overlap import fingerprints, groups_of, overlaps
@@ -244,15 +244,22 @@ def test_two_copies_of_one_data_set_are_told_apart(vqa_rad_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("root", "sources", "splits", "code", "named"),
+    ("root", "sources", "splits", "kind", "code", "named"),
     [
-        ("absent", ["slake"], (), "file.missing", ["absent", "slake"]),
-        (".", ["phantom"], ("tset",), "data.unknown-name", ["--splits", "phantom", "'tset'", "test"]),
-        (".", ["phantom", "slake", "vqa_rad"], (), "option.conflict", ["--source", "3 names", "1 folders"]),
+        ("absent", ["slake"], (), DataError, "file.missing", ["absent", "slake"]),
+        (".", ["phantom"], ("tset",), DataError, "data.unknown-name", ["--splits", "phantom", "'tset'", "test"]),
+        (
+            ".",
+            ["phantom", "slake", "vqa_rad"],
+            (),
+            ConfigError,
+            "option.conflict",
+            ["--source", "3 names", "1 folders"],
+        ),
     ],
 )
-def test_a_folder_a_split_or_a_number_of_sources_that_does_not_fit_is_refused(root, sources, splits, code, named):
-    with refused(DataError, code, *named):
+def test_a_folder_a_split_or_a_number_of_sources_that_does_not_fit_is_refused(root, sources, splits, kind, code, named):
+    with refused(kind, code, *named):
         read_data_sets([root], sources, splits)
 
 

@@ -8,7 +8,7 @@ import pytest
 from expected_errors import refused
 from synthetic_laws import TEMPLATE, losses
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from rllava_jax import scaling
 from rllava_jax.config import Config, DataConfig, LoraConfig, ModelConfig, OptimizerConfig, RegionConfig, TrainConfig
 from rllava_jax.config.stored import to_json
@@ -111,7 +111,7 @@ class TestRuns:
 
     def test_a_run_given_twice_is_refused(self, tmp_path):
         folder = write_run(tmp_path / "run")
-        with refused(DataError, "option.conflict", str(tmp_path)):
+        with refused(ConfigError, "option.conflict", str(tmp_path)):
             read([folder], [folder / "eval" / "100" / "metrics.json"])
 
     def test_a_folder_without_an_evaluation_is_named(self, tmp_path):
@@ -140,7 +140,7 @@ class TestRuns:
     def test_scores_become_losses_and_errors_stay(self):
         assert loss_of("accuracy", 0.75) == 0.25
         assert loss_of("brier", 0.75) == 0.75
-        with refused(DataError, "option.invalid-value", "--metric"):
+        with refused(ConfigError, "option.invalid-value", "--metric"):
             loss_of("confidence", 0.5)
 
     def test_each_family_has_a_template_by_its_main_metric(self, tmp_path):
@@ -156,7 +156,7 @@ class TestRuns:
         found = read([write_run(tmp_path / "run")])
         with refused(DataError, "data.unknown-name", "family=identify/right/accuracy, family=identify/right/brier"):
             templates_of(found, ["family=identify/right/f1"])
-        with refused(DataError, "option.invalid-value", "--metric"):
+        with refused(ConfigError, "option.invalid-value", "--metric"):
             templates_of(found, ["accuracy"])
 
 

@@ -23,7 +23,7 @@ from jaxtyping import UInt64
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import ImageError, MissingPackage
 from data_pipelines.images.reading import decode
 from data_pipelines.inspection.figures import Figure
 from data_pipelines.inspection.reading import DataSet
@@ -93,13 +93,12 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
     Unreadable images are left out, counted and named in a logged warning.
 
     Raises:
-      DataError: imagehash is missing.
+      ConfigError: imagehash is missing.
     """
     try:
         import imagehash  # noqa: F401
     except ImportError:
-        message = "perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'"
-        raise DataError(message, code="package.missing") from None
+        raise MissingPackage("perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'") from None
     images = {
         (data_set.name, split, image.image_id): image.image
         for data_set in data_sets

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import DataError, MissingFile, UnknownName
+from data_pipelines.core.errors import MissingFile, OptionConflict, UnknownName
 from data_pipelines.prepared import layout
 from data_pipelines.records import SourceSplit
 from data_pipelines.sources import prepared, registry
@@ -57,19 +57,18 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
 def _check(source: str, splits: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
     for split in splits:
         if split not in known:
-            message = f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}"
-            raise UnknownName(message)
+            raise UnknownName(f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}")
 
 
 def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:
     """Reads several, with one source for all or one for each; without a source they are prepared sets.
 
     Raises:
-      DataError: as `read_data_set`; or another number of sources than of folders.
+      DataError: as `read_data_set`.
+      ConfigError: another number of sources than of folders.
     """
     if len(sources) > 1 and len(sources) != len(roots):
-        message = f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each"
-        raise DataError(message, code="option.conflict")
+        raise OptionConflict(f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each")
     named = sources if len(sources) > 1 else [*(sources or (PREPARED,))] * len(roots)
     read = [read_data_set(root, source, splits) for root, source in zip(roots, named, strict=True)]
     names = [data_set.name for data_set in read]

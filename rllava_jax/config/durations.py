@@ -90,4 +90,4 @@ def parse_duration(text: str, *, field: str = "duration", batch_size: int, **len
         duration = Duration.parse(text)
     except ValueError as error:
         raise InvalidSetting(f"{field}: {text!r} is not possible; {error}") from None
-    return duration and duration.steps(field=field, batch_size=batch_size, **lengths)
+    return None if duration is None else duration.steps(field=field, batch_size=batch_size, **lengths)

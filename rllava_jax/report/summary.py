@@ -26,20 +26,14 @@ _CHANCE = {"family=verify": 0.5, "family=choose": 0.25}  # a uniform guess; what
 
 def headline_bars(rows: Sequence[Row], subsets: Sequence[str] = HEADLINE) -> str:
     """Accuracy under each condition, as SVG; subsets that the rows lack are left out."""
-    bars: dict[str, dict[str, Row]] = {}
-    chance = {}
-    for subset in subsets:
-        held = {
-            row["condition"]: row
-            for row in rows
-            if row["subset"] == subset and row["metric"] == metrics_of(subset)[0] and row["condition"] in CONDITIONS
-        }
-        if held:
-            name = subset_name(subset).replace(", ", ",\n")
-            bars[name] = held
-            if subset in _CHANCE:
-                chance[name] = _CHANCE[subset]
-    return grouped_bars(bars, chance=chance)
+    names = {subset: subset_name(subset).replace(", ", ",\n") for subset in subsets}
+    bars: dict[str, dict[str, Row]] = {name: {} for name in names.values()}
+    for row in rows:
+        subset, condition = row["subset"], row["condition"]
+        if subset in names and row["metric"] == metrics_of(subset)[0] and condition in CONDITIONS:
+            bars[names[subset]][condition] = row
+    chance = {names[subset]: share for subset, share in _CHANCE.items() if subset in names}
+    return grouped_bars({name: held for name, held in bars.items() if held}, chance=chance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +53,7 @@ def _summarise(options: argparse.Namespace) -> None:
     known = list(dict.fromkeys(row["subset"] for row in rows))
     subsets = list(options.subsets) or [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:
-        message = f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}"
-        raise UnknownName(message)
+        raise UnknownName(f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}")
     chosen = [row for row in rows if row["subset"] in subsets]
     if options.metrics:
         chosen = [row for row in chosen if row["metric"] in options.metrics]

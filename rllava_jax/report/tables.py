@@ -65,7 +65,9 @@ def score_table(
         counts = {index[subset, c, metric]["n"] for c in conditions if (subset, c, metric) in index}
         n = f"{counts.pop():,}" if len(counts) == 1 else ""
         cells = [value_cell(index.get((subset, c, metric)), own_n=not n) for c in conditions]
-        cells += [difference_cell(index.get((subset, d, metric))) for d in differences]
+        for d in differences:
+            row = index.get((subset, d, metric))
+            cells.append(signed_cell(row["value"], row["ci_low"], row["ci_high"]) if row else Cell("–"))
         lines.append([Cell(subset_name(subset), small(names.subset_detail(subset, metric))), Cell(n), *cells])
     heads = [Cell(condition_name(c), key=c if c in CONDITIONS else "") for c in conditions]
     heads += [Cell(d.capitalize().replace("-", " − ")) for d in differences]
@@ -98,15 +100,8 @@ def value_cell(row: Row | None, *, own_n: bool = False) -> Cell:
     return Cell(percent(row["value"]), small(row_interval(row)) + small(n))
 
 
-def difference_cell(row: Row | None) -> Cell:
-    """A signed difference, in bold where its interval leaves zero out."""
-    if row is None:
-        return Cell("–")
-    return signed_cell(row["value"], row["ci_low"], row["ci_high"])
-
-
 def signed_cell(value: float, low: float | None, high: float | None) -> Cell:
-    """As `difference_cell`."""
+    """A signed difference, in bold where its interval leaves zero out."""
     clear = low is not None and high is not None and (low > 0 or high < 0)
     return Cell(names.minus(f"{100 * value:+.1f}"), small(interval_text(low, high)), "clear" if clear else "")
 

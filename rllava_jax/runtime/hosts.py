@@ -91,7 +91,7 @@ def shared_failures() -> Iterator[None]:
         if not expected and not isinstance(error, Exception):
             raise
         if not expected and is_lost_host(error):
-            error, expected = lost(error), True
+            error, expected = HostLost(f"another host was lost ({_line(error)}); {_AGAIN}"), True
         if expected:
             code, message, last = error.exit_code, str(error), last_line(error)
         else:
@@ -110,21 +110,14 @@ def join() -> None:
     Raises:
       ConfigError: an environment variable that makes no sense, or a detected cluster that cannot be read.
     """
-    environment = os.environ
-    coordinator, number = environment.get("RLLAVA_COORDINATOR"), environment.get("RLLAVA_NUM_PROCESSES")
+    coordinator, number = os.environ.get("RLLAVA_COORDINATOR"), os.environ.get("RLLAVA_NUM_PROCESSES")
     arguments: dict[str, Any] = {}
     if coordinator:
         processes, process = _number("RLLAVA_NUM_PROCESSES"), _number("RLLAVA_PROCESS_ID")
         if not re.fullmatch(r".+:\d+", coordinator):
-            raise ConfigError(
-                f"RLLAVA_COORDINATOR: {coordinator!r} is not an address; write HOST:PORT of process 0",
-                code="environment.invalid-value",
-            )
+            raise _invalid(f"RLLAVA_COORDINATOR: {coordinator!r} is not an address; write HOST:PORT of process 0")
         if not 0 <= process < processes:
-            raise ConfigError(
-                f"RLLAVA_PROCESS_ID: {process} is not one of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES",
-                code="environment.invalid-value",
-            )
+            raise _invalid(f"RLLAVA_PROCESS_ID: {process} is not one of 0 to {processes - 1}; see RLLAVA_NUM_PROCESSES")
         arguments = {
             "coordinator_address": coordinator,
             "num_processes": processes,
@@ -175,10 +168,9 @@ def _detected() -> str | None:
             if environment.is_env_present():
                 return name if environment.get_process_count() > 1 else None
         except Exception as error:  # each kind of cluster has its own
-            raise ConfigError(
+            raise _invalid(
                 f"cluster: {name} was detected, but its processes cannot be read ({error}); set RLLAVA_COORDINATOR, "
-                "RLLAVA_NUM_PROCESSES and RLLAVA_PROCESS_ID, or RLLAVA_NUM_PROCESSES=1 for this process alone",
-                code="environment.invalid-value",
+                "RLLAVA_NUM_PROCESSES and RLLAVA_PROCESS_ID, or RLLAVA_NUM_PROCESSES=1 for this process alone"
             ) from None
     return None
 
@@ -186,8 +178,12 @@ def _detected() -> str | None:
 def _number(name: str, default: int | None = None) -> int:
     value = os.environ.get(name, "" if default is None else str(default))
     if not value.isdigit():
-        raise ConfigError(f"{name}: {value!r} is not a number; write one", code="environment.invalid-value")
+        raise _invalid(f"{name}: {value!r} is not a number; write one")
     return int(value)
+
+
+def _invalid(line: str) -> ConfigError:
+    return ConfigError(line, code="environment.invalid-value")
 
 
 def several() -> bool:
@@ -271,11 +267,6 @@ def is_lost_host(error: Exception) -> bool:
     return False
 
 
-def lost(error: Exception) -> HostLost:
-    """The error of a connection that broke."""
-    return HostLost(f"another host was lost ({_line(error)}); {_AGAIN}")
-
-
 def leave(code: int) -> NoReturn:
     """Ends this process now: the orderly end of several hosts waits for all of them, which one of them cannot give."""
     logging.shutdown()
@@ -316,9 +307,8 @@ def _farewell() -> None:
         mine = f"{_SEEN}{state.process_id}"
         if state.process_id != failed:
             _client().key_value_set(mine, "", allow_overwrite=True)
-        needed = {failed: state.num_processes - 1}.get(state.process_id, 0)
-        if state.process_id == 0:
-            needed = state.num_processes - (failed == 0)
+        # Of the others the one that failed; process 0 waits for that one too.
+        needed = state.num_processes - (state.process_id == failed) if state.process_id in (0, failed) else 0
         while time.monotonic() < end and len(_client().key_value_dir_get(_SEEN)) < needed:
             time.sleep(0.1)
         if state.process_id == failed:

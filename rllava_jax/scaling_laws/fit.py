@@ -13,7 +13,7 @@ factors: there it hardly depends on the exponents, at X = D = 1 it would be all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.stats import norm  # type: ignore[import-untyped]
 from scipy.stats import t as student
+from tqdm import tqdm
 
 Factor = Literal["size", "data"]
 FACTORS: tuple[Factor, ...] = get_args(Factor)
@@ -125,13 +126,16 @@ def bootstrap(
     delta: float,
     resamples: int,
     seed: int,
-    progress: Callable[[range], Iterator[int]] | None = None,
+    title: str = "",
 ) -> list[Law]:
     """The law fitted to resampled losses: its own predictions times the residuals of runs drawn at random.
 
     Runs are not drawn themselves: the sizes and durations were chosen, and of ten runs a draw often lacks all but two
     sizes. Residuals are centred and widened by sqrt(N / (N - P)), because a fit comes closer to its own data than to
     the truth (Davison & Hinkley 1997, section 6.2).
+
+    Args:
+      title: of the progress bar; there is none without.
     """
     predicted = law.predict(values)
     residuals = np.log(losses) - np.log(predicted)
@@ -139,8 +143,7 @@ def bootstrap(
     spread = (residuals - residuals.mean()) * np.sqrt(count / max(count - parameters, 1))
     rng = np.random.default_rng(seed)
     found = []
-    numbers = range(resamples)
-    for _ in progress(numbers) if progress else numbers:
+    for _ in tqdm(range(resamples), desc=title, unit="fit", disable=None if title else True, leave=False):
         drawn = predicted * np.exp(rng.choice(spread, count))
         found.append(fit(law.factors, values, drawn, delta=delta, start=law))
     return found

@@ -21,6 +21,7 @@ _MOST_CURVES = 7  # of more sizes, so many are drawn, evenly spread
 _COLUMNS = 4
 _MOST_TICKS = 4  # values of the horizontal axis that are written where the runs are, rather than at powers of ten
 _Colours = dict[int, Any]  # of each size, or of each amount of data where size is the horizontal axis
+_ACROSS: dict[Factor, Factor] = {"data": "size", "size": "data"}  # horizontal axis → what tells the curves apart
 _LABELS: dict[Factor, str] = {"size": "parameters, X", "data": "examples, D"}
 
 
@@ -31,7 +32,7 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
       factors: of the fit; the horizontal axis is data where it is one, and size where it is the only one.
     """
     along: Factor = "data" if "data" in factors else "size"
-    colours = _colours(outcomes, "size" if along == "data" else "data")
+    colours = _colours(outcomes, _ACROSS[along])
     columns = min(len(outcomes), _COLUMNS)
     blocks = math.ceil(len(outcomes) / columns)
     with mpl.rc_context(file_style("scaling", font_size=10)):
@@ -54,11 +55,10 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
 
 
 def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, first: bool) -> None:
-    across: Factor = "size" if along == "data" else "data"
     levels = list(colours)
     shown = {levels[i] for i in np.unique(np.linspace(0, len(levels) - 1, _MOST_CURVES).round().astype(int))}
     for level in levels:
-        mine = [point for point in outcome.points if getattr(point, across) == level]
+        mine = [point for point in outcome.points if getattr(point, _ACROSS[along]) == level]
         if not mine:
             continue
         mine.sort(key=lambda point: float(getattr(point, along)))
@@ -105,13 +105,12 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colou
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         return
-    across: Factor = "size" if along == "data" else "data"
     values = np.array([[getattr(p, factor) for factor in outcome.law.factors] for p in outcome.points], float)
     residuals = 100 * (np.log([p.loss for p in outcome.points]) - np.log(outcome.law.predict(values)))
     axes.axhline(0, color=FILE_INK, linewidth=0.8)
     axes.scatter(
         [getattr(p, along) for p in outcome.points], residuals, s=20, zorder=3, linewidths=0,
-        color=[colours[getattr(p, across)] for p in outcome.points],
+        color=[colours[getattr(p, _ACROSS[along])] for p in outcome.points],
     )  # fmt: skip
     reach = 1.25 * max(np.abs(residuals).max(), 1e-6)
     axes.set_ylim(-reach, reach)

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data_pipelines.core.errors import ConfigError, DataError, InvalidValue, MissingFile, UnknownName
+from data_pipelines.core.errors import (
+    ConfigError,
+    InvalidOption,
+    InvalidValue,
+    MissingFile,
+    OptionConflict,
+    UnknownName,
+)
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import is_remote
 from data_pipelines.settings import Effect
@@ -84,8 +91,9 @@ def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, dat
     """Reads runs: of each folder its newest evaluation on the test split; of each metrics.json the run that it is in.
 
     Raises:
-      DataError: a folder without an evaluation, a file that is no metrics.json of a run, or a run given twice.
-      ConfigError: a run's config.json or tokenizer is missing or damaged.
+      DataError: a folder without an evaluation.
+      ConfigError: a file that is no metrics.json of a run, a run given twice, or one whose config.json or tokenizer is
+        missing or damaged.
     """
     chosen = [(folder, newest_evaluation(folder)) for folder in folders]
     chosen += [(_run_of(file), file) for file in files]
@@ -93,9 +101,8 @@ def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, dat
     for folder, _ in chosen:
         place = folder if is_remote(folder) else folder.resolve()
         if place in seen:
-            raise DataError(
-                f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files",
-                code="option.conflict",
+            raise OptionConflict(
+                f"{folder}: is given twice; its evaluations are not independent, so name the run or one of its files"
             )
         seen.add(place)
     runs = [_read_run(folder, file, size=size, data=data) for folder, file in chosen]
@@ -132,7 +139,8 @@ def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[Fi
       metrics: as "subset/condition/metric"; empty for every question family's main metric with the right region.
 
     Raises:
-      DataError: a metric that no run has, or that is no loss.
+      DataError: a metric that no run has.
+      ConfigError: one that is malformed, or is no loss.
     """
     known = dict.fromkeys(template for run in runs for template in run.rows)
     if not metrics:
@@ -145,10 +153,7 @@ def templates_of(runs: Sequence[FinishedRun], metrics: Sequence[str]) -> list[Fi
     for text in metrics:
         named = tuple(text.rsplit("/", 2))
         if len(named) != 3:
-            raise DataError(
-                f"--metric {text}: is not SUBSET/REGION/METRIC, e.g. family=identify/right/accuracy",
-                code="option.invalid-value",
-            )
+            raise InvalidOption(f"--metric {text}: is not SUBSET/REGION/METRIC, e.g. family=identify/right/accuracy")
         loss_of(named[2], 0.5)
         hits = [template for template in known if template[2:] == named]
         if not hits:
@@ -177,15 +182,13 @@ def loss_of(metric: str, value: float) -> float:
     """1 - value where more is better, the value where less is.
 
     Raises:
-      DataError: the metric is neither.
+      ConfigError: the metric is neither.
     """
     better = METRICS[metric].better if metric in METRICS else ""
     if better:
         return 1 - value if better == "higher" else value
     known = ", ".join(name for name, known in METRICS.items() if known.better)
-    raise DataError(
-        f"--metric …/{metric}: is neither a score nor an error; use one of {known}", code="option.invalid-value"
-    )
+    raise InvalidOption(f"--metric …/{metric}: is neither a score nor an error; use one of {known}")
 
 
 def _standard_error(row: Mapping[str, Any]) -> float:
@@ -197,20 +200,14 @@ def _standard_error(row: Mapping[str, Any]) -> float:
 
 def _run_of(file: Path) -> Path:
     if file.name != "metrics.json" or file.parent.parent.name != "eval":
-        raise DataError(
-            f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too")
     return file.parent.parent.parent
 
 
 def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRun:
     match = re.fullmatch(r"(\d+)(-.+)?", file.parent.name)
     if match is None:
-        raise DataError(
-            f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
     step, config = int(match[1]), _read_config(folder)
     duration = Duration.parse(config.train.duration)
     if duration is not None and duration.unit in ("steps", "examples") and config.optimizer.schedule != "constant":
