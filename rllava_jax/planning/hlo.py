@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _WIDTH = {
@@ -27,10 +27,9 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a type: dimensions, bytes, and the memory space that its layout names (0 is HBM)."""
+    """One array of a type: type and dimensions, bytes, and the memory space that its layout names (0 is HBM)."""
 
     text: str
-    dims: tuple[int, ...]
     bytes: float
     space: int
 
@@ -44,7 +43,6 @@ class Instruction:
     arrays: tuple[Array, ...]
     operands: tuple[str, ...]
     line: str = field(repr=False)
-    root: bool = False
 
     @property
     def bytes(self) -> float:
@@ -71,12 +69,6 @@ class HloProgram:
     computations: Mapping[str, tuple[Instruction, ...]]
     runs: Mapping[str, int]
 
-    def executed(self) -> Iterator[tuple[str, Instruction, int]]:
-        """Every instruction that is executed as such: its computation, itself, and how often."""
-        for name, times in self.runs.items():
-            for instruction in self.computations[name]:
-                yield name, instruction, times
-
 
 def arrays_of(text: str) -> tuple[Array, ...]:
     """The arrays that an HLO type is made of: `f32[8,128]{1,0:T(8,128)S(1)}`, or a tuple of such."""
@@ -84,10 +76,9 @@ def arrays_of(text: str) -> tuple[Array, ...]:
     for dtype, dims, layout in _ARRAY.findall(text):
         if dtype not in _WIDTH and not dtype.startswith("f8"):
             continue  # a token or an opaque handle
-        sizes = tuple(int(size) for size in dims.split(",") if size)
+        size = math.prod(int(size) for size in dims.split(",") if size) * _WIDTH.get(dtype, 1)
         space = re.search(r"S\((\d+)\)", layout)
-        width = _WIDTH.get(dtype, 1)
-        found.append(Array(f"{dtype}[{dims}]", sizes, math.prod(sizes) * width, int(space[1]) if space else 0))
+        found.append(Array(f"{dtype}[{dims}]", size, int(space[1]) if space else 0))
     return tuple(found)
 
 
@@ -138,8 +129,7 @@ def _parse_instruction(line: str) -> Instruction | None:
     if opening < 0:
         return None
     operands = rest[opening : _closing(rest, opening) + 1]
-    root = line.lstrip().startswith("ROOT ")
-    return Instruction(match[1], rest[:opening], arrays_of(kind), tuple(_NAME.findall(operands)), line, root)
+    return Instruction(match[1], rest[:opening], arrays_of(kind), tuple(_NAME.findall(operands)), line)
 
 
 def _closing(text: str, opening: int) -> int:

@@ -148,7 +148,8 @@ def largest_buffers(program: HloProgram, *, on_chip_spaces: bool, most: int = 12
     free = ("parameter", "get-tuple-element", "tuple", "bitcast", "while", "constant", "conditional", "call")
     found = Counter(
         (array.text, instruction.op, instruction.source, int(array.bytes))
-        for _, instruction, _ in program.executed()
+        for name in program.runs
+        for instruction in program.computations[name]
         if instruction.op not in free and not instruction.op.endswith("-done")
         for array in instruction.arrays
         if not (on_chip_spaces and array.space)

@@ -87,7 +87,7 @@ def parse_topology(text: str) -> Topology:
     gpu, slices = chip.platform == "cuda", int(match[3] or 1)
     wanted = 1 if gpu else 3 if chip.name in _MOST_CHIPS else 2
     if len(sides) != wanted or 0 in sides or slices < 1 or (gpu and match[3]):
-        raise invalid(f"{chip.label} takes {wanted} number(s); e.g. {_EXAMPLES}")
+        raise invalid(f"{chip.label} takes {wanted} number(s){' and no slices' if gpu else ''}; e.g. {_EXAMPLES}")
     if not gpu and not _is_rented(chip.name, sides):
         some = _FLAT if wanted == 2 else (*_SMALL_CUBES, (4, 4, 4), (4, 4, 8))
         known = ", ".join("x".join(map(str, shape)) for shape in some)
