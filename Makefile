@@ -2,8 +2,10 @@
 # pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
-# Processes that run tests; a file's tests stay in one of them, so that its fixtures are built once.
-JOBS ?= 2
+# Processes that run tests; a file's tests stay in one of them, so that its fixtures are built once. One more than the
+# cores of a small machine, since tests of interruptions and of launch scripts wait.
+JOBS ?= 3
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
@@ -22,10 +24,10 @@ demo: $(VENV)/.runtime-installed ## set up, train and evaluate on the embedded d
 		printf '\nThe report: %s\n' "$(CURDIR)/$$report"
 
 test: $(VENV)/.test-installed ## set up and run all tests
-	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST)
 
 test-fast: $(VENV)/.test-installed ## set up and run what needs no second framework and starts no training process: minutes
-	$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --fast
+	$(PYTEST) --fast
 
 lint: $(VENV)/.test-installed ## check style, the layers of imports, and types
 	$(VENV_PYTHON) -m ruff check .

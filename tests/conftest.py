@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -13,10 +14,21 @@ from typing import NamedTuple
 
 # JAX reads both when it is first imported, which no test has done yet.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Programs here are compiled once and run for a moment, so compiling them well costs more than it gives: half the time.
+# Programs here are compiled once and run for a moment, so compiling them well costs more than it gives: a third of the
+# time. What tests start inherits these flags, and adds its own number of devices, which counts.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_force_host_platform_device_count=8"
 )
+# All processes of a session, and later sessions, share what they compile, however quickly it compiled.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Arrays here are small: threads that share them out wait for one another, and take the cores of the other workers.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
 
@@ -26,12 +38,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ROOT = Path(__file__).parents[1]
+# Of the programs that users start, who have no second framework.
+_USERS_PATH = os.pathsep.join([str(_ROOT / "tests" / "without_oracles"), *filter(None, [os.environ.get("PYTHONPATH")])])
 # What `--fast` leaves out: files that bring a second framework or start programs, and fixtures that train a run first.
 _OTHER_FRAMEWORKS = re.compile(
     r"^\s*(import|from) (torch|transformers|peft|converted|tiny_models|other_transformers|ask_exported)\b", re.MULTILINE
 )
 _STARTS_PROGRAMS = re.compile(r"\b(subprocess\.(run|Popen|check_output)|sys\.executable)\b")
 _TRAINS = {"finished_run", "finished_stages", "stages", "said", "command_line"}
+# The files that take longest, longest first: one that began last would keep one worker when the others are through.
+_LONGEST = [
+    "test_two_processes",
+    "test_resume",
+    "test_main",
+    "test_cloud",
+    "test_curriculum",
+    "test_initialisation",
+    "test_sharding",
+    "test_predict",
+    "test_bad_steps",
+    "test_curriculum_checks",
+    "test_launch_tpu_vm",
+    "test_launch_gpu_machine",
+    "test_exported_example",
+    "test_calibrate",
+    "test_attention",
+    "test_lora",
+    "test_training",
+    "test_decoder_seam",
+    "test_regions",
+    "test_convert_lora",
+    "test_remote_code",
+    "test_run_checkpoint",
+    "test_decode",
+    "test_paligemma",
+    "test_convert",
+    "test_scaling_law",
+    "test_planning",
+]
 _DATA = Path(os.environ.get("RLLAVA_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -51,7 +95,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the other files, tests that train a run first or are marked slow."""
+    """The longest files first; with `--fast`, without tests that train a run first or are marked slow."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     if not config.getoption("--fast"):
         return
     left_out = [item for item in items if item.get_closest_marker("slow") or _TRAINS & set(_fixtures(item))]
@@ -124,12 +170,18 @@ class CommandLine(NamedTuple):
         self, command: Sequence[str], *, devices: int = 1, own_group: bool = False, **variables: str
     ) -> subprocess.Popen[str]:
         """Starts a command, with more environment variables."""
-        flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **variables}
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": flags,
+            "PYTHONPATH": _USERS_PATH,
+            **variables,
+        }
         return subprocess.Popen(
             command,
             cwd=_ROOT,
-            env=environment,
+            env=environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -148,18 +200,31 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     """The command line, with the tiny run's configuration."""
     folder = tmp_path_factory.mktemp("config")
     config = folder / "tiny_run.py"
-    # Shared by all the processes of a session, which compile the same programs.
+    # The run's own cache, for tests of it; the environment's goes before it.
     config.write_text(TINY_RUN.replace("COMPILED", repr(str(folder / "compiled"))))
     return CommandLine(config)
+
+
+def _trained_once(command_line: CommandLine, name: str, factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished run, trained by the first of the session's workers that needs it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            status, _, err = command_line.run(command_line.main(folder / "finished"))
+            assert status == 0, err
+            (folder / "done").touch()
+    return folder / "finished"
 
 
 @pytest.fixture(scope="session")
 def finished_run(command_line: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a tiny run that was never interrupted. Copy it before changing anything in it."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    status, _, err = command_line.run(command_line.main(workdir))
-    assert status == 0, err
-    return workdir
+    return _trained_once(command_line, "trained_run", tmp_path_factory)
 
 
 # Two short stages of that job, the second on a mix.
@@ -194,10 +259,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 @pytest.fixture(scope="session")
 def finished_stages(stages: CommandLine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of the two stages, never interrupted. Copy it before changing anything in it."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    status, _, err = stages.run(stages.main(workdir))
-    assert status == 0, err
-    return workdir
+    return _trained_once(stages, "trained_stages", tmp_path_factory)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_a_second_prediction_adds_no_compiled_program(runs, command_line, tmp_pa
 
     said = []
     for _ in range(2):
-        status, out, err = command_line.run(command)
+        status, out, err = command_line.run(command, JAX_COMPILATION_CACHE_DIR="")
         assert status == 0, err
         said.append((out, programs()))
     assert said[0] == said[1]

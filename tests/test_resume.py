@@ -19,20 +19,24 @@ from rllava_jax.checkpoint.provenance import check_workdir
 from rllava_jax.config import ConfigError
 from rllava_jax.config.loading import load_config
 
+OWN_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}  # the run's, in place of the one that tests share
+
 
 def compiled(config):
-    """The training steps in the compilation cache."""
+    """The training steps in the run's own compilation cache."""
     return {path.name for path in (config.parent / "compiled").rglob("jit_step*-cache")}
 
 
 @pytest.fixture(scope="module")
 def interrupted_run(command_line, finished_run, tmp_path_factory):
-    """The tiny run, stopped by SIGTERM, and what it said. The finished run has filled the compilation cache before.
+    """The tiny run, stopped by SIGTERM, and what it said.
 
     The signal goes to the whole group, with the process that reads the images in it.
     """
     workdir = tmp_path_factory.mktemp("runs") / "interrupted"
-    process = command_line.start(command_line.main(workdir, *LIGHT, "--config.data.workers=1"), own_group=True)
+    process = command_line.start(
+        command_line.main(workdir, *LIGHT, "--config.data.workers=1"), own_group=True, **OWN_CACHE
+    )
     wait_for_step(process, workdir, 5)
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=120)
@@ -57,7 +61,7 @@ def test_on_the_same_devices_the_resumed_run_is_the_same_bit_for_bit(
     workdir = tmp_path / "run"
     shutil.copytree(interrupted_run[0], workdir)
     before = compiled(command_line.config)
-    status, _, err = command_line.run(command_line.main(workdir, *LIGHT))
+    status, _, err = command_line.run(command_line.main(workdir, *LIGHT), **OWN_CACHE)
     assert status == 0, err
     np.testing.assert_array_equal(losses(workdir), losses(finished_run))
     assert examples(workdir) == examples(finished_run)
