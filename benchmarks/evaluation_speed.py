@@ -147,10 +147,11 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _asked(options: argparse.Namespace) -> Any:
     """The checkpoint's configuration and its questions, ordered as an evaluation asks them, whole batches only."""
-    from data_pipelines.loading.evaluation_batches import evaluation_batches
-    from rllava_jax.evaluation.asking import choose_examples
+    from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
     from rllava_jax.evaluation.evaluate_options import make_parser
-    from rllava_jax.evaluation.run_checkpoint import asked_config, open_checkpoint
+    from rllava_jax.evaluation.evaluator import choose_examples
+    from rllava_jax.evaluation.run_checkpoint import asked_config
+    from rllava_jax.inference.predictor import open_checkpoint
     from rllava_jax.inference.run_data import load_run_data
 
     step = ["--step", options.step] if options.step else []
@@ -163,7 +164,9 @@ def _asked(options: argparse.Namespace) -> Any:
     examples = choose_examples(task.test, families, most=0)
     random.Random(options.seed).shuffle(examples)
     examples = examples[: options.questions // options.batch * options.batch]
-    batches = list(evaluation_batches(examples, task.preprocessor, "right", (), options.batch, alike=True))
+    batches = list(
+        evaluation_batches(requests_under(examples, "right", ()), task.preprocessor, options.batch, alike=True)
+    )
     return checkpoint, config, task.preprocessor, batches
 
 
@@ -173,20 +176,20 @@ Tasks = dict[str, Callable[[], list[str]]]
 def _ours(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, Any]]:
     import jax
 
-    from rllava_jax.evaluation.asking import evaluate
+    from rllava_jax.evaluation.evaluator import evaluate_examples
     from rllava_jax.inference.predictor import Predictor
 
     checkpoint, config, preprocessor, batches = asked
     predictor = Predictor.load(checkpoint, new_tokens=options.new_tokens)
-    arrays = [{name: array for name, array in batch.items() if name != "example_valid"} for batch, _ in batches]
-    examples = [example for _, rows in batches for example, _ in rows]
+    arrays = [batch for batch, _ in batches]
+    examples = [request.example for _, rows in batches for request in rows]
     settings = dataclasses.replace(config.evaluation, conditions=("right",), batch_size=options.batch)
 
     def generate() -> list[str]:
         return [a.text for batch in arrays for a in predictor.generator.answer(predictor.params, batch)]
 
     def whole() -> list[str]:
-        found = evaluate(predictor.generator, predictor.params, preprocessor, examples, settings)
+        found = evaluate_examples(predictor.generator, predictor.params, preprocessor, examples, settings)
         return [prediction.prediction for prediction in found]
 
     return {"generate": generate, "evaluate": whole}, {

@@ -36,18 +36,17 @@ from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.settings import Condition
 from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
-from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.risk_bounds import stops
 from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness, selective_rows
 from rllava_jax.evaluation.confidence.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
-from rllava_jax.evaluation.predictions import Prediction, read_predictions
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
+from rllava_jax.evaluation.predictions import Prediction, by_key, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
-from rllava_jax.inference.predictor import Predictor
+from rllava_jax.inference.predictor import Predictor, StoredModel, open_checkpoint
 from rllava_jax.inference.run_data import training_examples
 
 CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
@@ -64,15 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     risks = _risks(options.target_risk)
-    checkpoint, config = _open(path_of(options.checkpoint), options.step, options.overrides)
+    stored = _open(path_of(options.checkpoint), options.step, options.overrides)
+    config = stored.config
     # Read before anything is asked or written, so that a wrong file costs no time.
-    test = _read(options.test_predictions, checkpoint) if options.test_predictions else []
-    predictions = _read(options.predictions, checkpoint) if options.predictions else _ask(checkpoint, config)
-    held = validation_predictions(predictions, config, where=options.predictions or str(_asked(checkpoint)))
+    test = _read(options.test_predictions, stored.step) if options.test_predictions else []
+    predictions = _read(options.predictions, stored.step) if options.predictions else _ask(stored)
+    held = validation_predictions(predictions, config, where=options.predictions or str(_asked(stored)))
     if test:
         _check_apart(test, held, options.test_predictions)
-    calibration = calibrate(held, config, checkpoint, target_risks=risks)
-    path = write_calibration(checkpoint, calibration)
+    calibration = calibrate(held, stored, target_risks=risks)
+    path = write_calibration(stored.folder, calibration)
     print(summary(calibration))
     if test:
         found = selective_rows(test, calibration, bootstrap=config.evaluation.bootstrap, seed=config.seed)
@@ -81,9 +81,7 @@ def _work(options: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
-def calibrate(
-    predictions: Sequence[Prediction], config: Config, checkpoint: Path, *, target_risks: Sequence[float]
-) -> Calibration:
+def calibrate(predictions: Sequence[Prediction], stored: StoredModel, *, target_risks: Sequence[float]) -> Calibration:
     """Fits the confidence of validation predictions, and measures it by cross-validation over images.
 
     Raises:
@@ -91,6 +89,7 @@ def calibrate(
     """
     log_prob, correct = log_prob_and_correctness(predictions)
     images = [p.image_id for p in predictions]
+    config = stored.config
     first, resamples, seed = predictions[0], config.evaluation.bootstrap, config.seed
     where = f"{first.dataset} {first.split}"
     check_enough(correct, images, where=where)
@@ -124,8 +123,8 @@ def calibrate(
         failure_chance=FAILURE_CHANCE,
         max_new_tokens=config.evaluation.max_new_tokens,
         made_by={
-            "run": _workdir(checkpoint).name,
-            "step": int(checkpoint.name),
+            "run": stored.workdir.name,
+            "step": stored.step,
             "seed": seed,
             "bootstrap": resamples,
             "revision": provenance.revision(),
@@ -154,11 +153,7 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
             f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted",
             code="data.no-examples",
         )
-    if len({p.id for p in held}) < len(held):
-        raise DataError(
-            f"{where}: a question is answered twice under {CONDITION!r}; ids must be unique", code="data.duplicate-id"
-        )
-    return held
+    return list(by_key(held, where=f"{where}: ").values())
 
 
 def _check_split(split: str, config: Config, *, where: str) -> None:
@@ -215,32 +210,25 @@ def _risks(text: str) -> tuple[float, ...]:
     return tuple(sorted(set(risks)))
 
 
-def _open(path: Path, step: str | None, overrides: Sequence[str]) -> tuple[Path, Config]:
-    """The checkpoints/STEP folder, and its run's configuration with the overrides."""
+def _open(path: Path, step: str | None, overrides: Sequence[str]) -> StoredModel:
+    """The checkpoint, its run's configuration with the overrides."""
     for override in overrides:
         if not override.startswith(_SETTINGS):
             raise ConfigError(
                 f"{override}: only settings of data and evaluation can be given; the others are the run's",
                 code="config.invalid-override",
             )
-    folder, which = find_checkpoint(absolute(path), step)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(which)
-        config = provenance.config_from_assets(checkpoints.assets(number), where=str(folder / str(number)))
-    return folder / str(number), overridden(config, overrides, where=str(folder / str(number)))
+    stored = open_checkpoint(path, step)
+    return stored._replace(config=overridden(stored.config, overrides, where=str(stored.folder)))
 
 
-def _workdir(checkpoint: Path) -> Path:
-    folder = checkpoint.parent
-    return folder.parent if folder.name == "checkpoints" else folder
+def _asked(stored: StoredModel) -> Path:
+    return stored.workdir / "eval" / f"{stored.step}-calibration"
 
 
-def _asked(checkpoint: Path) -> Path:
-    return _workdir(checkpoint) / "eval" / f"{checkpoint.name}-calibration"
-
-
-def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
+def _ask(stored: StoredModel) -> list[Prediction]:
     """Asks the validation split under the right region, and keeps the answers in the workdir."""
+    config = stored.config
     data, split = config.data, config.data.validation_split
     if not split:
         raise ConfigError(
@@ -249,7 +237,7 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
             code="config.missing-field",
         )
     _check_split(split, config, where=f"data.validation_split: is {split!r}")
-    predictor = Predictor.load(checkpoint, new_tokens=config.evaluation.max_new_tokens)
+    predictor = Predictor.load(stored.folder, new_tokens=config.evaluation.max_new_tokens)
     loaded = load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions)
     settings = dataclasses.replace(config.evaluation, conditions=(CONDITION,))
     examples = choose_examples(loaded, settings.families, most=settings.max_examples)
@@ -260,15 +248,15 @@ def _ask(checkpoint: Path, config: Config) -> list[Prediction]:
             training_examples(config), examples, allowed=data.allow_test_images_in_training, held_out="validation"
         )
     logger.info("%d questions of %s", len(examples), split)
-    predictions = evaluate(
+    predictions = evaluate_examples(
         predictor.generator, predictor.params, predictor.preprocessor, examples, settings, progress=split
     )
     if jax.process_index() == 0:
-        write_results(_asked(checkpoint), score(predictions, bootstrap=0, seed=config.seed), predictions)
+        write_results(_asked(stored), score(predictions, bootstrap=0, seed=config.seed), predictions)
     return predictions
 
 
-def _read(name: str, checkpoint: Path) -> list[Prediction]:
+def _read(name: str, wanted: int) -> list[Prediction]:
     """Predictions of a file, or of the eval folder that holds one, if it is not one of another step."""
     path = path_of(name)
     path = path / "predictions.jsonl" if path.is_dir() else path
@@ -277,9 +265,9 @@ def _read(name: str, checkpoint: Path) -> list[Prediction]:
             f"{path}: no such file; give a predictions.jsonl or the eval folder that holds one", code="file.missing"
         )
     step = re.match(r"(\d+)(-|$)", absolute(path).parent.name)
-    if step and absolute(path).parent.parent.name == "eval" and step[1] != checkpoint.name:
+    if step and absolute(path).parent.parent.name == "eval" and int(step[1]) != wanted:
         raise DataError(
-            f"{path}: is of step {step[1]}, the checkpoint of step {checkpoint.name}; give the same step",
+            f"{path}: is of step {step[1]}, the checkpoint of step {wanted}; give the same step",
             code="calibration.conflict",
         )
     return read_predictions(path)

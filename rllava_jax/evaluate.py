@@ -40,9 +40,9 @@ from rllava_jax.evaluation import judge, judge_options, paired, references, scor
 from rllava_jax.evaluation.answer_files import Findings, read_answers
 from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
-from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.evaluation.predictions import Response, read_predictions
 from rllava_jax.evaluation.protocols import registry
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response
+from rllava_jax.evaluation.protocols.protocol import Protocol
 from rllava_jax.evaluation.results import json_lines, markdown_table, rows_as_json
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.boxes import box_to_loc_tokens
 from data_pipelines.sources.vqa_med_2019 import _references
+from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.localisation import LOCALISATION
 from rllava_jax.evaluation.protocols.multiple_choice import (
     MULTIPLE_CHOICE,
@@ -17,7 +18,6 @@ from rllava_jax.evaluation.protocols.multiple_choice import (
     consistency_credit,
     resolve,
 )
-from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.protocols.vqa_accuracy import VQA_ACCURACY
 from rllava_jax.evaluation.protocols.vqa_med_2019 import VQA_MED_2019, bleu, strict_accuracy
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised

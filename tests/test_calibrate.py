@@ -112,7 +112,9 @@ def test_predictions_of_test_and_training_questions_are_refused(refused, changed
 
 
 def test_other_unfit_predictions_are_refused(refused, changed, tmp_path):
-    assert "a question is answered twice" in refused("--predictions", changed(repeat=2))
+    twice = refused("--predictions", changed(repeat=2))
+    assert "answered twice under condition 'right'" in twice
+    assert "[data.duplicate-id]" in twice
     wrong = changed(lambda p: dataclasses.replace(p, condition="wrong"))
     assert "no prediction under the condition 'right'" in refused("--predictions", wrong)
     all_right = changed(lambda p: dataclasses.replace(p, prediction=p.answer))

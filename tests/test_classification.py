@@ -18,9 +18,9 @@ from rllava_jax.evaluation.classification import (
     macro,
 )
 from rllava_jax.evaluation.confidence.calibration import ones
+from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.classification import CLASSIFICATION
 from rllava_jax.evaluation.protocols.findings import FINDINGS, probability_of_yes
-from rllava_jax.evaluation.protocols.protocol import Response
 
 
 def item(answer, prediction, *, name="q", content_type="", confidence=None, **fields):

@@ -12,7 +12,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.images.corruptions import corrupted, noise_image
 from data_pipelines.images.pixels import resize
 from data_pipelines.loading.controls import ShuffledImages
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import MaskFile, Region, VQAExample
 from data_pipelines.text.tokenizer import train_tokenizer
@@ -53,8 +53,10 @@ def preprocessor(tmp_path_factory):
 def shown_under(preprocessor, condition, examples=None):
     """The first example's arrays."""
     examples = examples or [example(n) for n in range(4)]
-    batch, rows = next(evaluation_batches(examples, preprocessor, condition, ("random",), len(examples)))
-    assert [one.id for one, _ in rows] == [one.id for one in examples]
+    batch, rows = next(
+        evaluation_batches(requests_under(examples, condition, ("random",)), preprocessor, len(examples))
+    )
+    assert [one.example.id for one in rows] == [one.id for one in examples]
     return {name: array[0] for name, array in batch.items()}
 
 

@@ -13,8 +13,8 @@ from data_pipelines.regions.named_structures import structures_to_detect
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, ConfigError, DataConfig, EvaluationConfig, RegionConfig
 from rllava_jax.config.loading import validated
-from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
+from rllava_jax.evaluation.evaluator import evaluate_examples
 from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.generator import GeneratedAnswer
 from rllava_jax.report.run_report import write_report
@@ -81,7 +81,7 @@ def asked(preprocessor):
     examples = [example(name) for name in QUESTIONS] + [example("identify", "identify")]
     config = EvaluationConfig(conditions=("right", "none", "detected"), batch_size=1, max_examples=0)
     finder = Finder(preprocessor.tokenizer)
-    return evaluate(finder, "params", preprocessor, examples, config), finder.asked
+    return evaluate_examples(finder, "params", preprocessor, examples, config), finder.asked
 
 
 def detected(predictions):
@@ -132,7 +132,7 @@ def test_names_to_look_for_can_be_given(preprocessor):
     """As for a data set without boxes."""
     config = EvaluationConfig(conditions=("none", "detected"), structures=("Spleen",), batch_size=1)
     plain = [VQAExample(n, "made", "test", png(), "image", QUESTIONS[n], "yes") for n in ("liver", "spleen")]
-    found = detected(evaluate(Finder(preprocessor.tokenizer), "params", preprocessor, plain, config))
+    found = detected(evaluate_examples(Finder(preprocessor.tokenizer), "params", preprocessor, plain, config))
     assert {name: p.shown_kind for name, p in found.items()} == {"liver": "none", "spleen": "none:no box"}
 
 

@@ -63,7 +63,7 @@ def test_a_comparison_refuses_what_it_does_not_read(capsys, option, value):
     assert_refused(said, "option.conflict", option, "goes with --")
 
 
-@pytest.mark.parametrize("option", ["--max-examples", "--batch-size", "--temperature", "--max-new-tokens", "--step"])
+@pytest.mark.parametrize("option", ["--max-examples", "--batch-size", "--sampled-runs", "--max-new-tokens", "--step"])
 def test_what_a_file_of_predictions_does_not_read_is_refused(capsys, option):
     said = refused(capsys, "--predictions", "p", option, "3" if option != "--max-examples" else "0")
     assert_refused(said, "option.conflict", option, "--checkpoint")
@@ -71,7 +71,14 @@ def test_what_a_file_of_predictions_does_not_read_is_refused(capsys, option):
 
 def test_a_checkpoint_is_asked_without_a_judge(capsys):
     said = refused(capsys, "--checkpoint", "c", "--out", "o", "--judge-retries", "0")
-    assert_refused(said, "option.conflict", "--judge-retries", "--predictions")
+    assert_refused(said, "option.conflict", "--judge-retries", "--judge-model")
+    said = refused(capsys, "--checkpoint", "c", "--out", "o", "--judge-model", "m")
+    assert_refused(said, "option.conflict", "--judge-model", "--predictions")
+
+
+def test_a_temperature_is_of_sampled_runs(capsys):
+    said = refused(capsys, "--predictions", "p", "--temperature", "3")
+    assert_refused(said, "option.conflict", "--temperature", "--sampled-runs")
 
 
 @pytest.mark.parametrize("references", [(), ("--references", "q.jsonl")])

@@ -27,7 +27,8 @@ from rllava_jax.evaluation.judge import (
     with_judge,
 )
 from rllava_jax.evaluation.judge_options import add_arguments, from_options
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, each
 
 PROTOCOL = Protocol(
     name="p",
@@ -312,10 +313,10 @@ def test_an_exact_match_is_one_with_any_reference(judge):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--judge-endpoint", "http://h/v1"], "--judge-endpoint: needs --judge-model"),
-        (["--judge-cache", "c"], "--judge-cache: needs --judge-model"),
-        (["--judge-seed", "0"], "--judge-seed: needs --judge-model"),
-        (["--judge-timeout", "120"], "--judge-timeout: needs --judge-model"),
+        (["--judge-endpoint", "http://h/v1"], "--judge-endpoint http://h/v1: goes with --judge-model"),
+        (["--judge-cache", "c"], "--judge-cache c: goes with --judge-model"),
+        (["--judge-seed", "0"], "--judge-seed 0: goes with --judge-model"),
+        (["--judge-timeout", "120"], "--judge-timeout 120.0: goes with --judge-model"),
         (["--judge-model", "m"], "--judge-model: needs --judge-cache FILE"),
         (["--judge-model", "m", "--judge-cache", "gs://b/c"], "is not a local file"),
         (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.llava_med_legacy import LLAVA_MED_LEGACY, score_closed, score_open
-from rllava_jax.evaluation.protocols.protocol import Response
 from rllava_jax.evaluation.scoring import rows, scored
 from rllava_jax.evaluation.vqa_normalisation import vqa_words
 

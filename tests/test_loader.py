@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.loading.checks import check_lengths, verify_images
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.loader import examples_per_epoch, training_iterator
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Region, VQAExample
@@ -262,19 +262,18 @@ def test_epoch_counts_the_examples_of_weighted_families():
 
 
 def test_evaluation_asks_every_example_once_in_order_and_fills_the_last_batch(preprocessor):
-    batches = list(evaluation_batches(examples(), preprocessor, "right", ("shifted",), 8))
+    batches = list(evaluation_batches(requests_under(examples(), "right", ("shifted",)), preprocessor, 8))
     assert [len(rows) for _, rows in batches] == [8, 8, 4]
-    assert [e.id for _, rows in batches for e, _ in rows] == [e.id for e in examples()]
+    assert [one.example.id for _, rows in batches for one in rows] == [e.id for e in examples()]
     last = batches[-1][0]
-    assert last["example_valid"].tolist() == [True] * 4 + [False] * 4
     assert last["image"].shape == (8, 28, 28, 3)
     assert (last["text"][4:] == last["text"][3]).all()
 
 
 def test_evaluation_conditions_show_what_they_say(preprocessor):
     def first(condition):
-        batch, rows = next(evaluation_batches(examples(), preprocessor, condition, ("shifted",), 4))
-        return batch, rows[0][1].kind
+        batch, rows = next(evaluation_batches(requests_under(examples(), condition, ("shifted",)), preprocessor, 4))
+        return batch, rows[0].shown.kind
 
     right, kind = first("right")
     assert kind == "right"
@@ -291,8 +290,10 @@ def test_evaluation_conditions_show_what_they_say(preprocessor):
 
 
 def test_evaluation_is_the_same_every_time_and_shared_among_hosts(preprocessor):
+    requests = requests_under(examples(), "wrong", ("shifted", "random"))
+
     def run(**hosts):
-        return list(evaluation_batches(examples(), preprocessor, "wrong", ("shifted", "random"), 8, **hosts))
+        return list(evaluation_batches(requests, preprocessor, 8, **hosts))
 
     whole = run()
     assert_same([b for b, _ in whole], [b for b, _ in run()])
@@ -300,11 +301,11 @@ def test_evaluation_is_the_same_every_time_and_shared_among_hosts(preprocessor):
     for step, (batch, rows) in enumerate(whole):
         for host in range(2):
             assert np.array_equal(parts[host][step][0]["image"], batch["image"][host::2])
-            assert [e.id for e, _ in parts[host][step][1]] == [e.id for e, _ in rows[host::2]]
+            assert [one.example.id for one in parts[host][step][1]] == [one.example.id for one in rows[host::2]]
 
 
 def test_evaluation_of_nothing_is_no_batch(preprocessor):
-    assert list(evaluation_batches([], preprocessor, "right", (), 4)) == []
+    assert list(evaluation_batches([], preprocessor, 4)) == []
 
 
 def corrupted() -> list[VQAExample]:

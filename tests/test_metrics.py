@@ -36,7 +36,7 @@ def predicted(answer: str = "yes", prediction: str = "yes", **changes) -> Predic
         "answer_type": "closed",
         "condition": "right",
     }
-    return Prediction(**{**fields, **changes})
+    return from_json({**fields, **changes})
 
 
 def value(found: list[Row], subset: str, condition: str, metric: str) -> tuple[float, int]:
@@ -382,7 +382,7 @@ def test_the_condition_is_also_read_under_its_older_name():
         ({"choices": "left"}, "'q0': choices is 'left'"),
         ({"condition": ["right"]}, r"'q0': condition is \['right'\]"),
         ({"family": "localise"}, "'q0': answer is 'yes', expected four loc tokens"),
-        ({"prediction": "\ud83d"}, "'q0': prediction is .*, expected a string that UTF-8 can hold"),
+        ({"prediction": "\ud83d"}, "'q0': prediction is .* a string that UTF-8 can hold"),
         (b"\xff", "is not UTF-8"),
         ("[" * 100_000, "recursion"),
     ],

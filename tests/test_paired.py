@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from rllava_jax.evaluation.intervals import Interval
 from rllava_jax.evaluation.paired import compare, comparison_rows, markdown, mcnemar, unmatched
-from rllava_jax.evaluation.protocols.protocol import Response
+from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.scoring import Scored
 
 IMAGES = [f"i{n}" for n in range(20)]

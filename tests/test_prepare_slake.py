@@ -5,7 +5,7 @@ import pytest
 from prepared_sets import prepared, without_places
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.examples import load_examples, load_source
 from data_pipelines.loading.loader import training_iterator
 from data_pipelines.loading.preprocess import Preprocessor
@@ -52,7 +52,7 @@ def test_prepared_slake_gives_the_batches_of_the_published_one_bit_for_bit(slake
         training = [next(iterator) for _ in range(3)]
         state = iterator.get_state()
         iterator.close()
-        asked = next(evaluation_batches(examples[:16], preprocessor, "right", (), 16))[0]
+        asked = next(evaluation_batches(requests_under(examples[:16], "right", ()), preprocessor, 16))[0]
         return [[examples[i].id for i in batch["index"]] for batch in training], [*training, asked], state
 
     ids, arrays, state = batches("slake", slake_root)

@@ -21,7 +21,7 @@ from test_preprocess import BOX, PATCH, SIZE, example, picture
 from tiny_models import tokenizer_file
 
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.regions.encoders.protocol import ArraySpec, RegionEncoder, register
 from data_pipelines.regions.policy import NOTHING, Shown
@@ -109,7 +109,7 @@ def test_preprocessing_makes_its_array_and_zeros_where_no_region_is(preprocessor
 
 
 def test_batches_of_an_evaluation_hold_its_array(preprocessor):
-    (arrays, _), *_ = evaluation_batches([example()], preprocessor, "right", ("shifted",), 2)
+    (arrays, _), *_ = evaluation_batches(requests_under([example()], "right", ("shifted",)), preprocessor, 2)
     assert arrays["region_mean_colour"].shape == (2, 2, 3)
 
 

@@ -8,13 +8,13 @@ import shutil
 import jax
 import pytest
 
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.policy import NOTHING, regions_under
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation.asking import evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
 from rllava_jax.evaluation.evaluate_options import make_parser
+from rllava_jax.evaluation.evaluator import evaluate_examples
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.predictor import Predictor
@@ -102,7 +102,7 @@ def test_sampled_runs_answer_every_question_so_often(results):
         (["--step", "99"], "99"),
         (["--sampled-runs", "0"], "--sampled-runs: '0'"),
         (["--sampled-runs", "2", "--temperature", "0"], "--temperature: '0'"),
-        (["--temperature", "1"], "--temperature 1.0: is of --sampled-runs"),
+        (["--temperature", "1"], "--temperature 1.0: goes with --sampled-runs"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_one_line(workdir, tmp_path, capsys, arguments, named):
@@ -151,7 +151,7 @@ def test_sorted_and_cut_batches_give_the_answers_of_whole_ones_in_the_original_o
     predictor, examples = asked
     preprocessor = predictor.preprocessor
     settings = dataclasses.replace(predictor.config.evaluation, conditions=(condition,), batch_size=2)
-    found = evaluate(predictor.generator, predictor.params, preprocessor, examples, settings)
+    found = evaluate_examples(predictor.generator, predictor.params, preprocessor, examples, settings)
     assert [prediction.id for prediction in found] == [example.id for example in examples]
     for prediction, example in zip(found, examples, strict=True):
         # The text padded to its full length, every region slot there, and alone.
@@ -166,7 +166,7 @@ def test_sorted_and_cut_batches_give_the_answers_of_whole_ones_in_the_original_o
 def test_batches_of_an_evaluation_are_cut_to_few_shapes(asked):
     predictor, examples = asked
     for condition, slots in (("right", {1}), ("none", {0})):
-        batches = evaluation_batches(examples, predictor.preprocessor, condition, (), 2, alike=True)
+        batches = evaluation_batches(requests_under(examples, condition, ()), predictor.preprocessor, 2, alike=True)
         shapes = {(batch["regions"].shape[1], batch["text"].shape[1]) for batch, _ in batches}
         assert {shape[0] for shape in shapes} <= {0, *slots}
         assert slots <= {shape[0] for shape in shapes}
@@ -178,13 +178,13 @@ def test_each_shape_is_compiled_once_whatever_the_conditions(asked):
     generator = predictor.generator
     settings = dataclasses.replace(predictor.config.evaluation, conditions=CONDITIONS, batch_size=2)
     generator._run.clear_cache()
-    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    evaluate_examples(generator, predictor.params, predictor.preprocessor, examples, settings)
     programs = generator._run._cache_size()
     assert 1 < programs <= 6
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
     )
-    evaluate(generator, predictor.params, predictor.preprocessor, examples, settings)
+    evaluate_examples(generator, predictor.params, predictor.preprocessor, examples, settings)
     assert generator._run._cache_size() == programs
     assert not compiled

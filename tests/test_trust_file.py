@@ -15,8 +15,8 @@ from rllava_jax import trust
 from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
-from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.models import function_named, measure
+from rllava_jax.evaluation.trust.run import Run
 from rllava_jax.report import trust_report
 
 SETTINGS = {"languages": ["en"], "window": "auto", "seed": 0, "max_regions": 1}

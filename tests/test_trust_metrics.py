@@ -8,10 +8,10 @@ import pytest
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.perturbations import VARIANTS, Variant
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.trust.asking import Run
-from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
+from rllava_jax.evaluation.trust.run import Run
 from rllava_jax.evaluation.trust.summary import trust_figures, wrong_box
 
 BOX, ELSEWHERE = (0.4, 0.4, 0.6, 0.6), (0.0, 0.0, 0.2, 0.2)
@@ -19,7 +19,7 @@ BOX, ELSEWHERE = (0.4, 0.4, 0.6, 0.6), (0.0, 0.0, 0.2, 0.2)
 
 def question(number, *, family="identify", answer="Liver", variants, image=None):
     """A question that has the variants given as name → (IoU, label, implied); "two" has two boxes."""
-    text = f"Question {number}?"
+    text = f"TrustQuestion {number}?"
     held = []
     for name in VARIANTS:
         if name not in variants:
@@ -30,7 +30,7 @@ def question(number, *, family="identify", answer="Liver", variants, image=None)
             overlap, label, implied = variants[name]
             count = 2 if name == "two" else 1
             held.append(Variant(name, text, (ELSEWHERE,) * count, (label,) * count, (overlap,) * count, implied))
-    return Question(
+    return TrustQuestion(
         id=f"q{number}", dataset="toy", split="test", image_id=image or f"i{number}", image_size=(10, 10),
         family=family, question=text, answer=answer, answer_type="open", right_boxes=(BOX,), variants=tuple(held),
     )  # fmt: skip
@@ -160,7 +160,7 @@ def test_a_missing_a_double_and_an_unknown_answer_are_named():
     missing = REPLIES | {"another": ["Spleen", None, "Spleen", "Spleen"]}
     with pytest.raises(DataError, match=r"1 of 4 questions under trust:another have no answer, the first 'q1'"):
         answered(FOUR, missing)
-    with pytest.raises(DataError, match="'q0' is answered twice under 'trust:right'"):
+    with pytest.raises(DataError, match=r"answers.jsonl: .*'q0': answered twice under .*'trust:right'"):
         answered([FOUR[0], FOUR[0]], {name: texts[:2] for name, texts in REPLIES.items()})
     boxes = BoxesFile({"sha256": "x"}, tuple(FOUR))
     stranger = Prediction(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.conditions import ASKED, CONTROLS, CORRUPTED, MAIN
+from data_pipelines.conditions import ALL, CONTROLS, CORRUPTED, MAIN
 from data_pipelines.core.errors import DataError, UnknownName
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.images.corruptions import corrupted, noise_image
@@ -26,7 +26,7 @@ def picture_kind(condition: str) -> str:
     Raises:
       DataError: no condition of an evaluation.
     """
-    if condition not in ASKED:
+    if condition not in ALL:
         raise UnknownName(
             f"condition {condition!r}: is none that an evaluation asks; choose of {', '.join((*MAIN, *CONTROLS))} and "
             "corrupted:KIND:LEVEL"

@@ -1,4 +1,4 @@
-"""Examples to batches of evaluation: every one once, under one condition."""
+"""Requests to batches of evaluation: every one once."""
 
 from __future__ import annotations
 
@@ -19,39 +19,67 @@ from data_pipelines.settings import WrongKind
 _TEXT = ("text", "mask_ar", "mask_loss", "mask_input")
 
 
-class _Asked(NamedTuple):
-    """An example, what it is asked with (another image, perhaps), the regions shown, and tokens of its prompt."""
+class EvaluationRequest(NamedTuple):
+    """One question to a model.
+
+    Attributes:
+      shown: the regions, whatever the example's own.
+      condition: of `conditions.py`; what becomes of the picture, as `Preprocessor.evaluation`.
+      other: another question, whose image is shown in place of the example's.
+    """
 
     example: VQAExample
-    pictured: VQAExample
     shown: Shown
-    tokens: int
+    condition: str
+    other: VQAExample | None = None
+
+    @property
+    def pictured(self) -> VQAExample:
+        """The example with the image that is shown."""
+        return self.other or self.example
 
 
-def evaluation_batches(
+def requests_under(
     examples: Sequence[VQAExample],
-    preprocessor: Preprocessor,
     condition: str,
     wrong_kinds: Sequence[WrongKind],
-    batch_size: int,
-    *,
     images: ShuffledImages | None = None,
-    alike: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[tuple[Arrays, list[tuple[VQAExample, Shown]]]]:
-    """The examples under one condition, in batches of few static shapes (`loading/batch_shapes.py`).
-
-    The last batch is filled up with its last example. Hosts share each batch as in training; all yield equally many.
+) -> list[EvaluationRequest]:
+    """The examples as a condition has them.
 
     Args:
       images: of the whole split, for the condition "shuffled"; None takes those of `examples`.
+    """
+    shuffled = (images or ShuffledImages(examples)) if condition == "shuffled" else None
+    return [
+        EvaluationRequest(example, regions_under(other or example, condition, wrong_kinds), condition, other)
+        for example in examples
+        for other in [shuffled.under(example) if shuffled else None]
+    ]
+
+
+def evaluation_batches(
+    requests: Sequence[EvaluationRequest],
+    preprocessor: Preprocessor,
+    batch_size: int,
+    *,
+    alike: bool = False,
+    one_shape: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[tuple[Arrays, list[EvaluationRequest]]]:
+    """The requests in batches of few static shapes (`loading/batch_shapes.py`), prepared by threads.
+
+    The last batch is filled up with its last request. Hosts share each batch as in training; all yield equally many.
+
+    Args:
       alike: questions that show a region together, and those that show none; among them prompts of like length, and
         answers of like length, so that a batch holds little padding and its rows are finished at about the same time.
         Else in order. The data set's answer decides a question's neighbours in the batch and nothing else.
+      one_shape: every batch has all region slots and `data.text_length`.
 
     Yields:
-      The batch, with `example_valid` bool[B], false on the filling; and each valid row's example and what it was shown.
+      The batch, and the requests of its valid rows, which come first.
 
     Raises:
       DataError: a batch that the hosts cannot share, no such condition, or as the preprocessor.
@@ -60,58 +88,29 @@ def evaluation_batches(
         raise MeshMismatch(
             f"evaluation.batch_size = {batch_size} is no multiple of the {process_count} hosts; make it one"
         )
-    asked = _asked(examples, preprocessor, condition, wrong_kinds, images)
-    longest, encode = preprocessor.data.text_length, preprocessor.tokenizer.encode
+    longest, slots = preprocessor.data.text_length, preprocessor.regions.max_regions
+    encode = preprocessor.tokenizer.encode
+    counted = [(request, preprocessor.prompt_tokens(request.pictured, request.shown)) for request in requests]
     if alike:
-
-        def likeness(one: _Asked) -> tuple[bool, int, int]:
-            return bool(one.shown.regions), length_for(one.tokens, longest), len(encode(one.example.answer))
-
-        asked.sort(key=likeness)
+        counted.sort(
+            key=lambda one: (
+                bool(one[0].shown.regions), length_for(one[1], longest), len(encode(one[0].example.answer))
+            )
+        )  # fmt: skip
+    ordered = [request for request, _ in counted]
     shapes = batch_shapes(
-        [one.tokens for one in asked],
-        [len(one.shown.regions) for one in asked],
+        [tokens for _, tokens in counted],
+        [len(request.shown.regions) for request in ordered],
         batch_size,
         longest=longest,
-        slots=preprocessor.regions.max_regions,
+        slots=slots,
     )
-    batches = stacked_batches(
-        [(one.pictured, one.shown) for one in asked],
-        shapes,
-        preprocessor,
-        batch_size,
-        condition=condition,
-        process_index=process_index,
-        process_count=process_count,
-    )
-    for arrays, valid in batches:
-        yield arrays, [(asked[position].example, asked[position].shown) for position in valid]
-
-
-def stacked_batches(
-    asked: Sequence[tuple[VQAExample, Shown]],
-    shapes: Sequence[Shape],
-    preprocessor: Preprocessor,
-    batch_size: int,
-    *,
-    condition: str = "right",
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[tuple[Arrays, list[int]]]:
-    """Questions in their order, `batch_size` at a time; prepared by threads while the one before is answered.
-
-    Args:
-      asked: examples with the image that is shown, and the regions.
-      shapes: of each batch.
-      condition: as `Preprocessor.evaluation`.
-
-    Yields:
-      As `evaluation_batches`, with the positions in `asked` of the valid rows.
-    """
+    if one_shape:
+        shapes = [Shape(slots, longest)] * len(shapes)
 
     def prepare(position: int) -> tuple[Arrays, int]:
-        pictured, shown = asked[min(position, len(asked) - 1)]
-        return preprocessor.evaluation(pictured, shown, condition=condition), position
+        request = ordered[min(position, len(ordered) - 1)]
+        return preprocessor.evaluation(request.pictured, request.shown, condition=request.condition), position
 
     mine = range(process_index, len(shapes) * batch_size, process_count)
     rows = batch_size // process_count
@@ -123,22 +122,4 @@ def stacked_batches(
         arrays = {name: np.stack([row[name] for row, _ in batch]) for name in batch[0][0]}
         arrays |= {name: arrays[name][:, : shape.length] for name in _TEXT}
         arrays |= {name: arrays[name][:, : shape.slots] for name in arrays if name.startswith("region")}
-        arrays["example_valid"] = np.array([position < len(asked) for _, position in batch])
-        yield arrays, [position for _, position in batch if position < len(asked)]
-
-
-def _asked(
-    examples: Sequence[VQAExample],
-    preprocessor: Preprocessor,
-    condition: str,
-    wrong_kinds: Sequence[WrongKind],
-    images: ShuffledImages | None,
-) -> list[_Asked]:
-    if condition == "shuffled" and images is None:
-        images = ShuffledImages(examples)
-    asked = []
-    for example in examples:
-        pictured = images.under(example) if images is not None and condition == "shuffled" else example
-        shown = regions_under(pictured, condition, wrong_kinds)
-        asked.append(_Asked(example, pictured, shown, preprocessor.prompt_tokens(pictured, shown)))
-    return asked
+        yield arrays, [ordered[position] for _, position in batch if position < len(ordered)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.core.errors import DataError
+from rllava_jax.evaluation.json_records import raw_lines
 
 _NAMED = 5  # of each kind of bad line
 
@@ -109,44 +110,13 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     return AnswerFile(answers, findings)
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a JSONL file that has to be right, with their numbers from 1; blank ones are passed over.
-
-    Raises:
-      DataError: the file cannot be read, or a line is not UTF-8.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file", code="file.missing") from None
-    # Not splitlines(): JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: is not UTF-8 ({error.reason}); save it as UTF-8", code="file.malformed"
-            ) from None
-        if text:
-            yield number, text
-
-
 def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); give a JSONL file of predictions", code="file.missing"
-        ) from None
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
-    if raw.lstrip()[:1] == b"[":
-        raise DataError(
-            f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)",
-            code="file.malformed",
-        )
-    for number, line in enumerate(raw.split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for place, (number, line) in enumerate(raw_lines(path)):
+        if place == 0 and line.lstrip()[:1] == b"[":
+            raise DataError(
+                f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)",
+                code="file.malformed",
+            )
         try:
             fields = json.loads(line.decode())
         except (ValueError, RecursionError):  # JSONDecodeError, UnicodeDecodeError, a number of too many digits
@@ -190,11 +160,6 @@ def is_number(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_encodable(text: str) -> bool:
-    """Whether UTF-8 can hold a text: half a surrogate pair, which JSON may escape, it cannot."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _encodable(text: str) -> str:

@@ -11,10 +11,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.boxes import boxes_from_text, iou
+from rllava_jax.evaluation.predictions import Answered
 
 LOCALISE_IOU = 0.5
 _REMEMBERED = 1 << 17  # texts: the answers of a data set are few and come again and again
@@ -30,43 +31,6 @@ _BETWEEN_WORDS = re.compile(r"(?<=\w)[-/_](?=\w)")
 _PUNCTUATION = re.compile(r"[^\w\s.+%<>=°-]|(?<=[^\W\d])\.|\.(?!\d)")
 _LOOSE_DASH = re.compile(r"(?<!\w)-(?!\d)")
 _IDEOGRAPH = re.compile(r"([\u3400-\u9fff])")
-
-
-class Answered(Protocol):
-    """What scoring needs to know of an answered question: a `Prediction` of a run does, and a protocol's `Response`."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def image_id(self) -> str: ...
-    @property
-    def condition(self) -> str: ...
-    @property
-    def family(self) -> str: ...
-    @property
-    def answer_type(self) -> str: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def modality(self) -> str: ...
-    @property
-    def has_region(self) -> bool: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def accepted(self) -> tuple[str, ...]: ...
-    @property
-    def prediction(self) -> str: ...
-    @property
-    def predictions(self) -> tuple[str, ...]: ...
-    @property
-    def shown_kind(self) -> str: ...
-    @property
-    def confidence(self) -> float | None: ...
 
 
 class Overlap(NamedTuple):

@@ -13,7 +13,6 @@ ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORR
 
 CHECKPOINT_OPTIONS = (
     "--step", "--conditions", "--controls", "--max-examples", "--batch-size", "--max-new-tokens", "--sampled-runs",
-    "--temperature",
 )  # fmt: skip
 
 

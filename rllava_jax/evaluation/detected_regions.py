@@ -19,16 +19,18 @@ from dataclasses import replace
 import numpy as np
 
 from data_pipelines.conditions import DETECTED
+from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.records import Box, Region, VQAExample
 from data_pipelines.regions.boxes import first_box, iou
 from data_pipelines.regions.named_structures import structures_to_detect
+from data_pipelines.regions.policy import NOTHING, Shown
 from rllava_jax.evaluation.intervals import Estimator
 from rllava_jax.evaluation.metrics import Row, make_row
 from rllava_jax.evaluation.predictions import Prediction
 
 NO_BOX, TOO_MANY = "none:no box", "none:too many"
 
-Ask = Callable[[Sequence[VQAExample], str], list[Prediction]]
+Ask = Callable[[Sequence[EvaluationRequest]], list[Prediction]]
 
 
 def answer_with_detected(
@@ -44,7 +46,7 @@ def answer_with_detected(
     A structure is looked for once on an image, however many questions name it.
 
     Args:
-      ask: answers examples under a condition, in their order, on every host.
+      ask: answers requests, in their order, on every host.
       structures: `EvaluationConfig.structures`.
       max_regions: `RegionConfig.max_regions`.
       unmarked: id → the answer without a region, where it is known already.
@@ -53,30 +55,23 @@ def answer_with_detected(
     ordinary = [example for example in examples if example.family == "vqa"]
     wanted = {example.id: structures_to_detect(example.question, names) for example in ordinary}
     boxes = _detect([example for example in ordinary if len(wanted[example.id]) <= max_regions], wanted, ask)
-    shown: dict[str, tuple[str, tuple[Region, ...]]] = {}
+    requests = {}
     for example in ordinary:
         found = [boxes.get((example.image_id, name)) for name in wanted[example.id]]
         regions = tuple(Region(box) for box in found if box is not None)
         if len(found) > max_regions:
-            shown[example.id] = TOO_MANY, ()
+            shown = Shown((), TOO_MANY)
         elif len(regions) < len(found):  # one kidney of two would be a wrong hint
-            shown[example.id] = NO_BOX, ()
+            shown = Shown((), NO_BOX)
         else:
-            shown[example.id] = (DETECTED, regions) if regions else ("none", ())
-    asked = [example for example in ordinary if shown[example.id][1] or example.id not in unmarked]
-    with_regions = [
-        replace(example, regions=shown[example.id][1], distractors=(), provenance=DETECTED) for example in asked
-    ]
-    answered = {**unmarked, **{prediction.id: prediction for prediction in ask(with_regions, "right")}}
+            shown = Shown(regions, DETECTED if regions else "none")
+        own = replace(example, provenance=DETECTED if shown.regions else "")
+        requests[example.id] = EvaluationRequest(own, shown, DETECTED)
+    asked = ask([one for name, one in requests.items() if one.shown.regions or name not in unmarked])
+    answered = {**unmarked, **{prediction.id: prediction for prediction in asked}}
     return [
-        replace(
-            answered[example.id],
-            condition=DETECTED,
-            shown_kind=shown[example.id][0],
-            right_boxes=tuple(region.box for region in example.regions),
-            provenance=DETECTED if shown[example.id][1] else "",
-        )
-        for example in ordinary
+        replace(answered[name], condition=DETECTED, shown_kind=one.shown.kind, provenance=one.example.provenance)
+        for name, one in requests.items()
     ]
 
 
@@ -102,7 +97,7 @@ def _detect(
                     modality=example.modality,
                 ),
             )
-    answers = ask(list(first_pass.values()), "none")
+    answers = ask([EvaluationRequest(example, NOTHING, "none") for example in first_pass.values()])
     return {key: first_box(answer.prediction) for key, answer in zip(first_pass, answers, strict=True)}
 
 

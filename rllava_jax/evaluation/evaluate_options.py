@@ -62,10 +62,10 @@ def make_parser(description: str) -> Parser:
     )
     add_checkpoint_arguments(asking, modes)
     judge_options.add_arguments(parser)
-    judged = (f"--judge-{name.replace('_', '-')}" for name in judge_options.NAMES)
-    parser.goes_with("--predictions", "--references", "--against", "--allow-missing", *judged)
+    parser.goes_with("--predictions", "--references", "--against", "--allow-missing", "--judge-model")
     parser.goes_with(
         ("--predictions", "--checkpoint"), "--protocol", "--data", "--root", "--split", "--languages", "--families"
     )
     parser.goes_with("--checkpoint", *CHECKPOINT_OPTIONS)
+    parser.goes_with("--sampled-runs", "--temperature")
     return parser

@@ -27,8 +27,8 @@ from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completi
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
-from rllava_jax.evaluation.predictions import key_of
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores
+from rllava_jax.evaluation.predictions import Response, key_of
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 
 METRIC = "judge"
 TEMPLATE = "medical_answer.txt"

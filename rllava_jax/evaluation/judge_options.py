@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_pipelines.core.command_line import above_zero, whole
+from data_pipelines.core.command_line import Parser, above_zero, whole
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.options import endpoint_of
 from rllava_jax.evaluation.judge import TEMPLATE, Judge, load_template
 
 # Not the parser's defaults, so that an option without --judge-model can be refused.
 _DEFAULTS = {"seed": 0, "max_tokens": 512, "concurrency": 4, "retries": 4, "timeout": 120.0}
-_DEPENDENT = ("endpoint", "template", "cache", "api_key_env", *_DEFAULTS)
-NAMES = ("model", *_DEPENDENT)  # of the options, after --judge-
+_DEPENDENT = ("endpoint", "template", "cache", "api_key_env", *_DEFAULTS)  # of the options, after --judge-
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Adds a group of options that all begin with --judge-."""
     group = parser.add_argument_group(
         "judge", "a language model that marks answers; question, reference and answer are sent to it"
@@ -47,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-retries", type=whole(), metavar="N", help="further tries of a failed request (default: 4)"
     )
     group.add_argument("--judge-timeout", type=above_zero, metavar="S", help="seconds without a byte (default: 120)")
+    parser.goes_with("--judge-model", *(f"--judge-{name.replace('_', '-')}" for name in _DEPENDENT))
 
 
 def from_options(options: argparse.Namespace) -> Judge | None:
@@ -56,12 +56,6 @@ def from_options(options: argparse.Namespace) -> Judge | None:
       DataError: options that do not fit together, an address or key that is none, or a faulty template.
     """
     if options.judge_model is None:
-        for name in _DEPENDENT:
-            if getattr(options, f"judge_{name}") is not None:
-                raise DataError(
-                    f"--judge-{name.replace('_', '-')}: needs --judge-model NAME, the model that judges",
-                    code="option.conflict",
-                )
         return None
     for name, default in _DEFAULTS.items():
         if getattr(options, f"judge_{name}") is None:

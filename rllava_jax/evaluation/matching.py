@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.answer_files import AnswerFile, Findings, GivenAnswer
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol
 
 MISSING = "questions without a prediction (counted as wrong)"
 UNKNOWN = "predictions whose id the references do not have (not scored)"

@@ -28,7 +28,6 @@ from jaxtyping import Float
 
 from data_pipelines.conditions import DETECTED, MAIN
 from rllava_jax.evaluation.answers import (
-    Answered,
     best,
     is_right,
     localisation_iou,
@@ -38,6 +37,7 @@ from rllava_jax.evaluation.answers import (
 )
 from rllava_jax.evaluation.confidence import calibration, equal_mass
 from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval
+from rllava_jax.evaluation.predictions import Answered
 from rllava_jax.evaluation.subsets import subsets_of
 
 CONDITIONS = MAIN  # those of every evaluation

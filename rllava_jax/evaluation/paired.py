@@ -17,9 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from rllava_jax.evaluation.answers import Answered
 from rllava_jax.evaluation.intervals import Interval, bootstrap_means, mean_interval
-from rllava_jax.evaluation.predictions import Key, key_of
+from rllava_jax.evaluation.predictions import Answered, Key, key_of
 from rllava_jax.evaluation.results import markdown_text
 from rllava_jax.evaluation.scoring import Scored
 

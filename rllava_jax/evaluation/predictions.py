@@ -1,30 +1,32 @@
-"""The record of one answered question, and its line in predictions.jsonl."""
+"""The record of one answered question, and its line in predictions.jsonl; and anyone's answer to a reference."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, with_config
 
 from data_pipelines.conditions import ALL as CONDITIONS
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of
-from data_pipelines.records import FAMILIES, AnswerType, Box
+from data_pipelines.records import AnswerType, Family
 from data_pipelines.regions.boxes import boxes_from_text
-from rllava_jax.evaluation.answer_files import is_encodable, text_lines
-from rllava_jax.evaluation.answers import Answered
+from rllava_jax.evaluation.json_records import Number, NumberBox, Text, parsed_lines, record_of
 
-_TEXT_FIELDS = ("id", "dataset", "split", "image_id", "question", "answer", "prediction", "family", "answer_type",
-                "condition", "content_type", "modality", "shown_kind", "provenance")  # fmt: skip
-_LIST_FIELDS = ("box_labels", "choices", "accepted")
-_BOX_FIELDS = ("boxes", "right_boxes")
 _LOG_PROB_ROUNDING = 1e-3  # rounding may lift a sum of float32 logarithms above 0
 
 
+def _known_condition(name: str) -> str:
+    if name not in CONDITIONS:
+        raise ValueError(f"expected one of {', '.join(CONDITIONS[:7])} …")
+    return name
+
+
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model answered to one question under one condition.
@@ -43,27 +45,27 @@ class Prediction:
       accepted: further answers that the data set counts as right.
     """
 
-    id: str
-    dataset: str
-    split: str
-    image_id: str
-    question: str
-    answer: str
-    prediction: str
-    confidence: float
-    log_prob: float
-    family: str
+    id: Text
+    dataset: Text
+    split: Text
+    image_id: Text
+    question: Text
+    answer: Text
+    prediction: Text
+    confidence: Annotated[Number, Field(ge=0, le=1)]
+    log_prob: Annotated[Number, Field(le=_LOG_PROB_ROUNDING, allow_inf_nan=False)]
+    family: Family
     answer_type: AnswerType
-    condition: str
-    content_type: str = ""
-    modality: str = ""
-    shown_kind: str = "none"
-    boxes: tuple[Box, ...] = ()
-    box_labels: tuple[str, ...] = ()
-    right_boxes: tuple[Box, ...] = ()
-    choices: tuple[str, ...] = ()
-    provenance: str = ""
-    accepted: tuple[str, ...] = ()
+    condition: Annotated[Text, AfterValidator(_known_condition)]
+    content_type: Text = ""
+    modality: Text = ""
+    shown_kind: Text = "none"
+    boxes: tuple[NumberBox, ...] = ()
+    box_labels: tuple[Text, ...] = ()
+    right_boxes: tuple[NumberBox, ...] = ()
+    choices: tuple[Text, ...] = ()
+    provenance: Text = ""
+    accepted: tuple[Text, ...] = ()
 
     @property
     def has_region(self) -> bool:
@@ -75,21 +77,49 @@ class Prediction:
         """The answer as the only one of its runs."""
         return (self.prediction,)
 
-    def __post_init__(self) -> None:
-        # A value outside these would silently leave a denominator (VQA-RAD has "CLOSED " and answers that are numbers).
-        for name in _TEXT_FIELDS:
-            _require(_is_text(getattr(self, name)), self.id, name, getattr(self, name), "a string that UTF-8 can hold")
-        _require(self.family in FAMILIES, self.id, "family", self.family, f"one of {', '.join(FAMILIES)}")
-        _require(self.answer_type in get_args(AnswerType), self.id, "answer_type", self.answer_type, "open or closed")
-        _require(
-            self.condition in CONDITIONS, self.id, "condition", self.condition, f"one of {', '.join(CONDITIONS[:7])} …"
-        )
-        in_range = _is_finite(self.confidence) and 0 <= self.confidence <= 1
-        _require(in_range, self.id, "confidence", self.confidence, "a probability, 0 to 1")
-        in_range = _is_finite(self.log_prob) and self.log_prob <= _LOG_PROB_ROUNDING
-        _require(in_range, self.id, "log_prob", self.log_prob, "the finite logarithm of a probability, 0 or below")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """A question of the references, and what was predicted for it under one condition.
+
+    Attributes:
+      accepted: further answers that count as right.
+      has_region: the question is about a marked region.
+      condition: under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
+      shown_kind: what was really shown, where the references say it.
+      predictions: the answers given, in the order of the runs: one, or several under a protocol whose `runs` is
+        above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
+      confidence: of the (first) answer, 0..1; None where the file has none.
+      fields: what else stands in the (first) prediction's line.
+    """
+
+    id: Text
+    dataset: Text
+    split: Text
+    image_id: Text
+    question: Text
+    answer: Text
+    answer_type: AnswerType = "open"
+    family: Family = "vqa"
+    content_type: Text = ""
+    modality: Text = ""
+    language: Text = "en"
+    choices: tuple[Text, ...] = ()
+    accepted: tuple[Text, ...] = ()
+    has_region: Annotated[bool, Strict()] = False
+    condition: str = ""
+    shown_kind: str = ""
+    predictions: tuple[str, ...] = ()
+    confidence: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prediction(self) -> str:
+        """The first answer; "" where there is none."""
+        return self.predictions[0] if self.predictions else ""
 
 
+Answered = Prediction | Response  # what scoring needs to know of an answered question, both have
 Key = tuple[str, str, str, str]
 
 
@@ -111,20 +141,10 @@ def by_key(predictions: Iterable[Prediction], where: str = "") -> dict[Key, Pred
     return found
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and is_encodable(value)
-
-
-def _is_finite(value: object) -> TypeGuard[float]:
-    # A comparison, which holds for NaN never, and takes whole numbers that no float can hold.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _require(holds: bool, prediction_id: object, field: str, value: object, expected: str) -> None:
-    if not holds:
-        raise DataError(
-            f"prediction {prediction_id!r}: {field} is {value!r}, expected {expected}", code="data.invalid-value"
-        )
+def common_fields(record: object, kind: Any, **others: Any) -> dict[str, Any]:
+    """The fields of the dataclass `kind` that a record has as well, and others: what one record hands to the next."""
+    names = (f.name for f in dataclasses.fields(kind))
+    return {name: getattr(record, name) for name in names if hasattr(record, name)} | others
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
@@ -133,46 +153,30 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any]) -> Prediction:
-    """Inverse of `to_json`.
+    """Inverse of `to_json`, and how every prediction is made: a value out of range would silently leave a denominator.
 
     Raises:
       DataError: not an object, or a field is unknown, missing, of another type or out of range.
     """
     if not isinstance(fields, Mapping):
-        raise DataError(
-            f"is {type(fields).__name__}, expected an object, one prediction a line", code="data.invalid-value"
-        )
-    known = {f.name: f for f in dataclasses.fields(Prediction)}
+        return record_of(Prediction, fields, "prediction")
     # Scores stand in predictions.jsonl for human readers; they follow from the rest and are computed anew.
     given = {name: value for name, value in fields.items() if name != "scores"}
     if "region" in given:  # its older name, in answers to the trust benchmark that others gave
         given.setdefault("condition", given.pop("region"))
-    name_of = given.get("id", "without id")
-    unknown = sorted(given.keys() - known.keys())
-    required = {n for n, f in known.items() if f.default is dataclasses.MISSING}
-    missing = sorted(required - given.keys())
-    if unknown or missing:
+    where = f"prediction {given.get('id', 'without id')!r}"
+    found = record_of(Prediction, given, where)
+    check_box(found, where)
+    return found
+
+
+def check_box(answer: Answered, where: str) -> None:
+    """Raises DataError for a question of the family localise whose reference has no box."""
+    if answer.family == "localise" and not boxes_from_text(answer.answer):
         raise DataError(
-            f"prediction {name_of!r}: unknown fields {unknown}, missing fields {missing}", code="data.unknown-field"
+            f"{where}: answer is {answer.answer!r}, expected four loc tokens and a name, its family being localise",
+            code="data.invalid-value",
         )
-    for name in _BOX_FIELDS:
-        boxes = given.get(name, ())
-        fits = isinstance(boxes, list | tuple) and all(map(_is_box, boxes))
-        _require(fits, name_of, name, boxes, "a list of boxes, each four numbers")
-        given[name] = tuple(tuple(float(v) for v in box) for box in boxes)
-    for name in _LIST_FIELDS:
-        texts = given.get(name, ())
-        fits = isinstance(texts, list | tuple) and all(map(_is_text, texts))
-        _require(fits, name_of, name, texts, "a list of strings")
-        given[name] = tuple(texts)
-    if given["family"] == "localise" and _is_text(given["answer"]):
-        fits = bool(boxes_from_text(given["answer"]))
-        _require(fits, name_of, "answer", given["answer"], "four loc tokens and a name, its family being localise")
-    return Prediction(**given)
-
-
-def _is_box(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_finite, value))
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
@@ -183,11 +187,9 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         and line.
     """
     found = []
-    for number, line in text_lines(path_of(path)):
+    for where, fields in parsed_lines(path_of(path)):
         try:
-            found.append(from_json(json.loads(line)))
+            found.append(from_json(fields))
         except DataError as error:
-            raise error.within(f"{path}, line {number}") from error
-        except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
-            raise DataError(f"{path}, line {number}: {error}", code="file.malformed") from error
+            raise error.within(where) from error
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 from data_pipelines.core.errors import DataError
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
-from data_pipelines.records import FAMILIES, VQAExample
-from data_pipelines.regions.boxes import boxes_from_text
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.sources import registry
-from rllava_jax.evaluation.answer_files import is_encodable, is_number, text_lines
+from rllava_jax.evaluation.answer_files import is_number
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.protocols.protocol import Response
+from rllava_jax.evaluation.json_records import parsed_lines, record_of
+from rllava_jax.evaluation.predictions import Prediction, Response, check_box, common_fields
 
-_TEXTS = ("dataset", "split", "question", "content_type", "modality", "language", "image_id")
+# What a `Response` is made of; its other fields come with an answer.
+_READ = ("id", "answer", "dataset", "split", "question", "content_type", "modality", "language", "image_id",
+         "answer_type", "family", "choices", "accepted")  # fmt: skip
 
 
 def from_data(
@@ -46,7 +45,7 @@ def from_data(
             f"{name} {split}: has no question of --families {','.join(families)} in --languages {','.join(languages)}",
             code="data.no-examples",
         )
-    return [_of_example(example) for example in asked]
+    return [Response(**common_fields(e, Response, has_region=bool(e.regions))) for e in asked]
 
 
 def from_file(path: Path) -> list[Response]:
@@ -59,19 +58,8 @@ def from_file(path: Path) -> list[Response]:
       DataError: no file, a malformed line, or two questions of one id.
     """
     found: dict[str, Response] = {}
-    dataset = path.stem
-    for number, line in text_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: is not JSON ({error}); write one object a line", code="file.malformed") from None
-        if not isinstance(fields, dict):
-            raise DataError(
-                f"{where}: is {type(fields).__name__}; write one object a line, with id and answer",
-                code="file.malformed",
-            )
-        item = _of_fields(fields, where, dataset=dataset)
+    for where, fields in parsed_lines(path):
+        item = _of_fields(fields, where, dataset=path.stem)
         if item.id in found:
             raise DataError(
                 f"{where}: a second question has the id {item.id!r}; ids must be unique", code="data.duplicate-id"
@@ -88,78 +76,34 @@ def from_predictions(predictions: Iterable[Prediction]) -> list[Response]:
     """The questions that a run's own predictions.jsonl asked: one for every condition under which it was asked."""
     found: dict[tuple[str, str], Response] = {}
     for p in predictions:
-        item = Response(
-            id=p.id, dataset=p.dataset, split=p.split, image_id=p.image_id, question=p.question, answer=p.answer,
-            answer_type=p.answer_type, family=p.family, content_type=p.content_type, modality=p.modality,
-            choices=p.choices, accepted=p.accepted, has_region=bool(p.right_boxes), condition=p.condition,
-        )  # fmt: skip
+        item = Response(**common_fields(p, Response, predictions=(), confidence=None, shown_kind=""))
         found.setdefault((p.id, p.condition), item)
     return list(found.values())
 
 
-def _of_example(e: VQAExample) -> Response:
-    return Response(
-        id=e.id, dataset=e.dataset, split=e.split, image_id=e.image_id, question=e.question, answer=e.answer,
-        answer_type=e.answer_type, family=e.family, content_type=e.content_type, modality=e.modality,
-        language=e.language, choices=e.choices, accepted=e.accepted, has_region=bool(e.regions),
-    )  # fmt: skip
-
-
-def _of_fields(fields: dict[str, Any], where: str, *, dataset: str) -> Response:
-    name = _text(fields, "id", where)
-    if not name:
+def _of_fields(fields: Any, where: str, *, dataset: str) -> Response:
+    if not isinstance(fields, dict):
+        raise DataError(
+            f"{where}: is {type(fields).__name__}; write one object a line, with id and answer", code="file.malformed"
+        )
+    given = {"id": None, "answer": None} | {name: fields[name] for name in _READ if fields.get(name) is not None}
+    given = {name: _numbers_as_text(value) for name, value in given.items()}
+    if fields.get("has_region") is not None:
+        given["has_region"] = fields["has_region"]
+    if given.get("id") == "":
         raise DataError(f"{where}: id is empty; give each question one", code="data.invalid-value")
-    texts = {field: _text(fields, field, where) for field in _TEXTS if fields.get(field) is not None}
-    answer = _text(fields, "answer", where)
-    closed = normalise_answer(answer) in ("yes", "no")
-    answer_type = _text(fields, "answer_type", where).strip().lower() if "answer_type" in fields else ""
-    if answer_type not in ("open", "closed", ""):
-        raise DataError(
-            f"{where}: answer_type is {fields['answer_type']!r}; write open or closed, or leave it out",
-            code="data.invalid-value",
-        )
-    family = fields.get("family", "vqa")
-    if family not in FAMILIES:
-        raise DataError(
-            f"{where}: family is {family!r}; write one of {', '.join(FAMILIES)}, or leave it out",
-            code="data.invalid-value",
-        )
-    if family == "localise" and not boxes_from_text(answer):
-        raise DataError(
-            f"{where}: answer is {answer!r}; of family localise, write four loc tokens and a name",
-            code="data.invalid-value",
-        )
-    has_region = fields.get("has_region")
-    if not (has_region is None or isinstance(has_region, bool)):
-        raise DataError(
-            f"{where}: has_region is {has_region!r}; write true or false, or leave it out", code="data.invalid-value"
-        )
-    return Response(
-        id=name,
-        **{"dataset": dataset, "split": "", "question": "", "image_id": name, **texts},  # type: ignore[arg-type]
-        answer=answer,
-        answer_type="closed" if answer_type == "closed" or (not answer_type and closed) else "open",
-        family=family,
-        has_region=bool(has_region),
-        choices=_texts(fields, "choices", where),
-        accepted=_texts(fields, "accepted", where),
-    )
+    answer_type = given.get("answer_type")
+    if isinstance(answer_type, str):
+        given["answer_type"] = answer_type.strip().lower()
+    elif isinstance(answer := given.get("answer"), str) and normalise_answer(answer) in ("yes", "no"):
+        given["answer_type"] = "closed"
+    defaults = {"dataset": dataset, "split": "", "question": "", "image_id": given.get("id")}
+    item = record_of(Response, defaults | given, where)
+    check_box(item, where)
+    return item
 
 
-def _texts(fields: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    values = fields.get(field) or []
-    if not isinstance(values, list):
-        raise DataError(f"{where}: {field} is {values!r}; write a list of texts", code="data.invalid-value")
-    return tuple(_text({field: value}, field, where) for value in values)
-
-
-def _text(fields: dict[str, Any], field: str, where: str) -> str:
-    value = fields.get(field)
-    if not (isinstance(value, str) or is_number(value)):
-        raise DataError(f"{where}: {field} is {value!r}; write text", code="data.invalid-value")
-    if not is_encodable(str(value)):
-        raise DataError(
-            f"{where}: {field} is {value!r}; it holds half a surrogate pair, write the whole character",
-            code="data.invalid-value",
-        )
-    return str(value)
+def _numbers_as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_numbers_as_text(item) for item in value]
+    return str(value) if is_number(value) else value

@@ -17,9 +17,9 @@ from data_pipelines.images.reading import decode
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.stored import to_json
-from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
 from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, METRICS, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
@@ -76,7 +76,9 @@ def evaluate_run(
     settings = config.evaluation
     calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
-    predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.test, progress="test")
+    predictions = evaluate_examples(
+        generator, params, task.preprocessor, examples, settings, split=task.test, progress="test"
+    )
     asked = to_json(config)["evaluation"]
     suffix = ""
     if asked != provenance.stored_config(workdir)["evaluation"]:
@@ -151,7 +153,7 @@ def validation_figures(
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
     examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
-    predictions = evaluate(generator, params, task.preprocessor, examples, settings, split=task.validation)
+    predictions = evaluate_examples(generator, params, task.preprocessor, examples, settings, split=task.validation)
     rows = score(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)

@@ -18,23 +18,22 @@ from pathlib import Path
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.command_line import words
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.core.paths import absolute, path_of
+from data_pipelines.core.paths import path_of
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig
-from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, EvaluationConfig
 from rllava_jax.config.loading import validated
-from rllava_jax.evaluation.asking import choose_examples, evaluate
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
 from rllava_jax.evaluation.results import json_lines
 from rllava_jax.evaluation.run import ReportWriter, write_evaluation
-from rllava_jax.evaluation.sampling import SampledAnswerer, run_lines, sampled_runs
+from rllava_jax.evaluation.sampling import SamplingGenerator, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.predictor import Predictor
+from rllava_jax.inference.predictor import Predictor, open_checkpoint
 from rllava_jax.inference.run_data import RunData, load_run_data
 
 logger = logging.getLogger(__name__)
@@ -50,17 +49,17 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
     Raises:
       ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
     """
-    sampling, out = _sampling_and_folder(options)
-    checkpoint, own, tokenizer = open_checkpoint(path_of(options.checkpoint), options.step)
-    config = asked_config(own, options, devices=len(jax.devices()))
+    out = _folder(options)
+    stored = open_checkpoint(path_of(options.checkpoint), options.step)
+    config = asked_config(stored.config, options, devices=len(jax.devices()))
     validated(config)
     # Everything that can be wrong with the data is told before weights are read.
-    task = load_run_data(config, tokenizer=tokenizer, training=False)
-    calibration = stored_calibration(checkpoint)
+    task = load_run_data(config, tokenizer=stored.tokenizer, training=False)
+    calibration = stored_calibration(stored.folder)
     settings = config.evaluation
-    predictor = Predictor.load(checkpoint, new_tokens=settings.max_new_tokens, devices=jax.devices())
+    predictor = Predictor.load(stored.folder, new_tokens=settings.max_new_tokens, devices=jax.devices())
     examples = choose_examples(task.test, settings.families, most=settings.max_examples)
-    predictions = evaluate(
+    predictions = evaluate_examples(
         predictor.generator,
         predictor.params,
         task.preprocessor,
@@ -70,13 +69,12 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
         progress=config.data.test_split,
     )
     resampling = config if options.seed is None else dataclasses.replace(config, seed=options.seed)
-    name, step = _name(checkpoint), int(checkpoint.name)
     facts = {
         "command": command,
         "seed": config.seed,
         "seed of the resampling": resampling.seed,
-        "step": step,
-        "checkpoint": str(checkpoint),
+        "step": stored.step,
+        "checkpoint": str(stored.folder),
         "questions left out": task.left_out or "none",
     }
     write_evaluation(
@@ -85,21 +83,21 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
         resampling,
         task,
         calibration,
-        title=f"{name}, step {step}, on {config.data.source} {config.data.test_split}",
+        title=f"{stored.workdir.name}, step {stored.step}, on {config.data.source} {config.data.test_split}",
         run=facts | provenance.describe(config),
         write_report=write_report,
     )
     logger.info("report: %s", out / "report.html")
-    if sampling is not None:
+    if options.sampled_runs is not None:
+        sampling = Sampling(options.temperature or 0.7)
         _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
 
 
-def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, Path]:
+def _folder(options: argparse.Namespace) -> Path:
     """What can be wrong with the options alone is told first."""
-    for name in ("checkpoint", "out"):
-        if not getattr(options, name):
-            raise ConfigError(f"--{name}: is missing; give a folder", code="option.missing")
-    sampling, out = _sampling(options), path_of(options.out)
+    if not options.out:
+        raise ConfigError("--out: is missing; give a folder", code="option.missing")
+    out = path_of(options.out)
     if (out / "predictions.jsonl").exists():
         raise ConfigError(
             f"--out {out}: holds results already; choose another folder, or remove this one", code="file.exists"
@@ -110,17 +108,7 @@ def _sampling_and_folder(options: argparse.Namespace) -> tuple[Sampling | None, 
             "that is written under another one",
             code="option.conflict",
         )
-    return sampling, out
-
-
-def _sampling(options: argparse.Namespace) -> Sampling | None:
-    if options.sampled_runs is None:
-        if options.temperature is not None:
-            raise ConfigError(
-                f"--temperature {options.temperature}: is of --sampled-runs, which is not given", code="option.conflict"
-            )
-        return None
-    return Sampling(0.7 if options.temperature is None else options.temperature)
+    return out
 
 
 def _write_sampled(
@@ -134,7 +122,7 @@ def _write_sampled(
     runs: int,
 ) -> None:
     greedy = predictor.generator
-    generator = SampledAnswerer(
+    generator = SamplingGenerator(
         greedy.graphdef,
         greedy.tokenizer,
         greedy.mesh,
@@ -149,22 +137,10 @@ def _write_sampled(
     logger.info("answers of %d sampled runs: %s", runs, path)
 
 
-def open_checkpoint(path: Path, step: str | None) -> tuple[Path, Config, Tokenizer]:
-    """The checkpoints/STEP folder, and the configuration and tokenizer in it. Raises CheckpointError."""
-    folder, which = find_checkpoint(absolute(path), step)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(which)
-        files, where = checkpoints.assets(number), str(folder / str(number))
-    config = provenance.config_from_assets(files, where=where)
-    return folder / str(number), config, provenance.tokenizer_from_assets(files, where=where)
-
-
 def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -> Config:
     """The run's configuration, with the data and the questions that the options name."""
     data = _data(config.data, options)
     evaluation = _evaluation(config.evaluation, options)
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ConfigError(f"--batch-size {options.batch_size}: write 1 or more", code="option.out-of-range")
     batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
     if batch % devices:
         raise ConfigError(
@@ -183,7 +159,7 @@ def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -
 def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:
     source = options.data or data.source
     same = source == data.source
-    languages = _names(options.languages) or (data.languages if same else ("en",))
+    languages = words(options.languages or "") or (data.languages if same else ("en",))
     return dataclasses.replace(
         data,
         source=source,
@@ -197,21 +173,11 @@ def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:
 
 
 def _evaluation(settings: EvaluationConfig, options: argparse.Namespace) -> EvaluationConfig:
-    conditions = ALL_CONTROLS if options.controls else _names(options.conditions) or settings.conditions
+    conditions = ALL_CONTROLS if options.controls else words(options.conditions or "") or settings.conditions
+    numbers = {name: getattr(options, name) for name in ("bootstrap", "max_examples", "max_new_tokens")}
     return dataclasses.replace(
         settings,
         conditions=conditions,
-        families=_names(options.families) or settings.families,
-        bootstrap=settings.bootstrap if options.bootstrap is None else options.bootstrap,
-        max_examples=settings.max_examples if options.max_examples is None else options.max_examples,
-        max_new_tokens=settings.max_new_tokens if options.max_new_tokens is None else options.max_new_tokens,
+        families=words(options.families or "") or settings.families,
+        **{name: number for name, number in numbers.items() if number is not None},
     )
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",")) if text else ()
-
-
-def _name(checkpoint: Path) -> str:
-    folder = checkpoint.parent
-    return (folder.parent if folder.name == "checkpoints" else folder).name

@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import EvaluationConfig
-from rllava_jax.evaluation.asking import evaluate
+from rllava_jax.evaluation.evaluator import evaluate_examples
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params
 
 
-class SampledAnswerer(Generator):
-    """An generator that draws anew for every batch; compiled once for all runs.
+class SamplingGenerator(Generator):
+    """A generator that draws anew for every batch; compiled once for all runs.
 
     The draw depends on seed, run and the batch's place in it: the same questions in the same order and batch size have
     the same answers.
@@ -31,12 +30,6 @@ class SampledAnswerer(Generator):
     def __init__(
         self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling, seed: int
     ):
-        """Raises ConfigError for a temperature of 0, at which all runs would be the same."""
-        if sampling.temperature == 0:
-            raise ConfigError(
-                "--temperature 0: is greedy, so that all sampled runs would be the same; write e.g. 0.7",
-                code="option.out-of-range",
-            )
         super().__init__(graphdef, tokenizer, mesh, new_tokens=new_tokens, sampling=sampling)
         self._seed = seed
         self.begin(0)
@@ -53,7 +46,7 @@ class SampledAnswerer(Generator):
 
 
 def sampled_runs(
-    generator: SampledAnswerer,
+    generator: SamplingGenerator,
     params: Params,
     preprocessor: Preprocessor,
     examples: Sequence[VQAExample],
@@ -68,19 +61,14 @@ def sampled_runs(
       progress: label of the progress bars; "" shows none.
 
     Returns:
-      The predictions of each run, of all hosts, in the order of `asking.evaluate`. Their confidence is that of the
+      The predictions of each run, of all hosts, in the order of `evaluate_examples`. Their confidence is that of the
       drawn answer, without temperature.
-
-    Raises:
-      ConfigError: `runs` is below 1.
     """
-    if runs < 1:
-        raise ConfigError(f"--sampled-runs {runs}: write 1 or more", code="option.out-of-range")
     found = []
     for run in range(runs):
         generator.begin(run)
         label = f"{progress} run {run + 1}/{runs}" if progress else ""
-        found.append(evaluate(generator, params, preprocessor, examples, config, progress=label))
+        found.append(evaluate_examples(generator, params, preprocessor, examples, config, progress=label))
     return found
 
 

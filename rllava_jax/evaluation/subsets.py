@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from data_pipelines.records import FAMILIES
-from rllava_jax.evaluation.answers import Answered, normalise_answer
+from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.predictions import Answered
 
 _ORDER = ("all", "family=", "has_region=", "answer_type=closed", "answer_type=yes_no", "answer_type=open",
           "content_type=", "modality=")  # fmt: skip

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,18 +18,17 @@ from PIL import Image
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.images.windows import window_of
-from data_pipelines.loading.batch_shapes import Shape
-from data_pipelines.loading.evaluation_batches import stacked_batches
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Box, Region, Task, VQAExample
 from data_pipelines.regions.boxes import box_from_pixels, box_to_pixels, first_box
 from data_pipelines.regions.policy import Shown
+from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
-from rllava_jax.inference.generator import GeneratedAnswer, Generator
+from rllava_jax.inference.generator import Generator
 from rllava_jax.model.params import Params, abstract
 from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, sharded_shapes
@@ -61,11 +60,45 @@ class Predicted(NamedTuple):
         return f"{self.text} (confidence {self.confidence:.3f})"
 
 
+class StoredModel(NamedTuple):
+    """What a checkpoint says of itself, its weights unread.
+
+    Attributes:
+      folder: checkpoints/STEP.
+      config, tokenizer: of its run.
+    """
+
+    folder: Path
+    config: Config
+    tokenizer: Tokenizer
+
+    @property
+    def step(self) -> int:
+        """The number that the folder has for its name."""
+        return int(self.folder.name)
+
+    @property
+    def workdir(self) -> Path:
+        """Of the run, or the folder of an imported model."""
+        above = self.folder.parent
+        return above.parent if above.name == "checkpoints" else above
+
+
+def open_checkpoint(path: Path, step: str | None) -> StoredModel:
+    """The checkpoint that a path and a step mean, as `find_checkpoint`. Raises CheckpointError."""
+    folder, which = find_checkpoint(absolute(path), step)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        number = checkpoints.resolve(which)
+        files, where = checkpoints.assets(number), str(folder / str(number))
+    config = provenance.config_from_assets(files, where=where)
+    return StoredModel(folder / str(number), config, provenance.tokenizer_from_assets(files, where=where))
+
+
 class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
     Attributes:
-      preprocessor, generator, params: what `evaluation.asking.evaluate` answers many questions with.
+      preprocessor, generator, params: what `evaluation.evaluator.evaluate` answers many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
     """
@@ -287,36 +320,6 @@ class Predictor:
         """Regions that can be shown at once; 0 for a model without a region encoder."""
         regions = self.preprocessor.regions
         return regions.max_regions if regions.encoders else 0
-
-    def prompt_length(self, asked: Sequence[tuple[VQAExample, Shown]]) -> int:
-        """Tokens of the longest prompt, and no fewer than `data.text_length`: a length for `answers`."""
-        lengths = (self.preprocessor.prompt_tokens(example, shown) for example, shown in asked)
-        return max(self.preprocessor.data.text_length, *lengths)
-
-    def answers(
-        self, asked: Sequence[tuple[VQAExample, Shown]], *, batch_size: int, text_length: int
-    ) -> Iterator[list[GeneratedAnswer]]:
-        """Answers many questions, in order, in batches of one shape; the last one is filled up with its last question.
-
-        Args:
-          text_length: T of the prompts, from `prompt_length`. Padding is invisible to the model, so that an answer does
-            not depend on it; the same T for several calls compiles one program.
-
-        Yields:
-          The answers of each batch.
-
-        Raises:
-          ImageError, DataError: as `answer`.
-        """
-        data = dataclasses.replace(self.preprocessor.data, text_length=text_length)
-        preprocessor = dataclasses.replace(self.preprocessor, data=data)
-        # Decoded images stay in memory from one call to the next.
-        object.__setattr__(preprocessor, "cache", self.preprocessor.cache)
-        shape = Shape(preprocessor.regions.max_regions, text_length)
-        shapes = [shape] * math.ceil(len(asked) / batch_size)
-        for batch, rows in stacked_batches(asked, shapes, preprocessor, batch_size):
-            batch.pop("example_valid")
-            yield self.generator.answer(self.params, batch)[: len(rows)]
 
 
 def load(path: str | os.PathLike[str], *, step: str | None = None, window: str | None = None) -> Predictor:

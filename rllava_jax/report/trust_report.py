@@ -9,9 +9,9 @@ from PIL import Image
 
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.trust.asking import Run
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile
 from rllava_jax.evaluation.trust.images import images_of
+from rllava_jax.evaluation.trust.run import Run
 from rllava_jax.report.run_report import write_report
 
 REPORT_FILE = "report.html"

@@ -11,7 +11,8 @@ from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 
 
 def probability_of_yes(item: Response) -> float | None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_words
 
 

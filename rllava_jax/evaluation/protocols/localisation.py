@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from data_pipelines.regions.boxes import boxes_from_text, iou
 from rllava_jax.evaluation.answers import LOCALISE_IOU
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 
 
 def first_box_iou(answer: str, prediction: str) -> float:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from data_pipelines.core.errors import DataError
 from rllava_jax.evaluation.answers import normalise_answer
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 
 RUNS = 5
 # With so many runs that differ from the most frequent answer there is no credit.

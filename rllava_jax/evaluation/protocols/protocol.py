@@ -6,53 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipelines.records import AnswerType
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.metrics import Contrast
+from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.subsets import subsets_of
 
 Scores = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
-    """A question of the references, and what was predicted for it under one condition.
-
-    Attributes:
-      accepted: further answers that count as right.
-      has_region: the question is about a marked region.
-      condition: under which it was asked (`data_pipelines/conditions.py`); "" where the file names none.
-      shown_kind: what was really shown, where the references say it.
-      predictions: the answers given, in the order of the runs: one, or several under a protocol whose `runs` is
-        above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
-      confidence: of the (first) answer, 0..1; None where the file has none.
-      fields: what else stands in the (first) prediction's line.
-    """
-
-    id: str
-    dataset: str
-    split: str
-    image_id: str
-    question: str
-    answer: str
-    answer_type: AnswerType = "open"
-    family: str = "vqa"
-    content_type: str = ""
-    modality: str = ""
-    language: str = "en"
-    choices: tuple[str, ...] = ()
-    accepted: tuple[str, ...] = ()
-    has_region: bool = False
-    condition: str = ""
-    shown_kind: str = ""
-    predictions: tuple[str, ...] = ()
-    confidence: float | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def prediction(self) -> str:
-        """The first answer; "" where there is none."""
-        return self.predictions[0] if self.predictions else ""
 
 
 def each(score: Callable[[Any], Scores]) -> Callable[[Sequence[Any]], list[Scores]]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 from rllava_jax.evaluation.text_metrics import ORDERS, corpus_bleu_statistic, rouge, sentence_bleu
 
 

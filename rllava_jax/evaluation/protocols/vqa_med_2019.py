@@ -16,7 +16,8 @@ from itertools import takewhile
 from typing import Any
 
 from rllava_jax.evaluation.optional_packages import optional
-from rllava_jax.evaluation.protocols.protocol import Protocol, Response, Scores, each
+from rllava_jax.evaluation.predictions import Response
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 # NLTK's English stop words as they were in 2019 (nltk.corpus.stopwords needs a download). Those with an apostrophe are

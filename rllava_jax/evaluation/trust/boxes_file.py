@@ -28,7 +28,7 @@ _REMEDY = "make it anew with: python -m rllava_jax.trust boxes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class TrustQuestion:
     """One question of the benchmark, with every variant of its region; the fields are those of `VQAExample`.
 
     Attributes:
@@ -65,7 +65,7 @@ class BoxesFile:
     """
 
     header: dict[str, Any]
-    questions: tuple[Question, ...]
+    questions: tuple[TrustQuestion, ...]
 
     @property
     def sha256(self) -> str:
@@ -173,8 +173,8 @@ def plain_bytes(path: Path) -> bytes:
     return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
-def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> Question:
-    return Question(
+def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> TrustQuestion:
+    return TrustQuestion(
         id=example.id,
         dataset=example.dataset,
         split=example.split,
@@ -196,21 +196,21 @@ def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Varian
     )
 
 
-def _available(questions: Sequence[Question], name: str) -> dict[str, Any]:
+def _available(questions: Sequence[TrustQuestion], name: str) -> dict[str, Any]:
     """How many questions have the variant, and how many lack it for which reason."""
     held = [next(v for v in question.variants if v.name == name) for question in questions]
     reasons = Counter(v.unavailable for v in held if v.unavailable)
     return {"available": sum(not v.unavailable for v in held), "unavailable": dict(reasons)}
 
 
-def _line(question: Question) -> str:
+def _line(question: TrustQuestion) -> str:
     fields = dataclasses.asdict(question)
     width, height = question.image_size
     fields["variants"] = [_variant_to_json(variant, question, width, height) for variant in question.variants]
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 
-def _variant_to_json(variant: Variant, question: Question, width: int, height: int) -> dict[str, Any]:
+def _variant_to_json(variant: Variant, question: TrustQuestion, width: int, height: int) -> dict[str, Any]:
     if variant.unavailable:
         return {"name": variant.name, "unavailable": variant.unavailable}
     fields: dict[str, Any] = {
@@ -228,8 +228,8 @@ def _variant_to_json(variant: Variant, question: Question, width: int, height: i
     return fields
 
 
-def _from_json(fields: dict[str, Any]) -> Question:
-    names = {field.name for field in dataclasses.fields(Question)}
+def _from_json(fields: dict[str, Any]) -> TrustQuestion:
+    names = {field.name for field in dataclasses.fields(TrustQuestion)}
     if fields.keys() - names:
         raise ValueError(f"unknown fields {sorted(fields.keys() - names)}")
     read = dict(fields)
@@ -239,7 +239,7 @@ def _from_json(fields: dict[str, Any]) -> Question:
     read["variants"] = tuple(_variant_from_json(variant, fields["question"]) for variant in fields["variants"])
     if tuple(variant.name for variant in read["variants"]) != VARIANTS:
         raise ValueError(f"{fields['id']}: its variants are not {', '.join(VARIANTS)}")
-    return Question(**read)
+    return TrustQuestion(**read)
 
 
 def _variant_from_json(fields: dict[str, Any], question: str) -> Variant:

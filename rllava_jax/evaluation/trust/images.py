@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +9,15 @@ from PIL import Image
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.images.reading import decode, size_of
+from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.loading.examples import load_examples
-from data_pipelines.records import ImageSource, VQAExample
+from data_pipelines.records import ImageSource, Region, VQAExample
+from data_pipelines.regions.perturbations import PREFIX, Variant
+from data_pipelines.regions.policy import Shown
 from data_pipelines.settings import DataConfig
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+from rllava_jax.evaluation.predictions import common_fields
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
 
 
 def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any]) -> list[VQAExample]:
@@ -59,12 +62,12 @@ def sources_of(boxes: BoxesFile, root: str) -> dict[str, ImageSource]:
     return {image_id: found[image_id].image for image_id in sizes}
 
 
-def images_of(boxes: BoxesFile, root: str) -> Callable[[Question], Image.Image]:
+def images_of(boxes: BoxesFile, root: str) -> Callable[[TrustQuestion], Image.Image]:
     """A function that decodes the image of a question. Raises as `sources_of`."""
     sources, window = sources_of(boxes, root), boxes.header["settings"]["window"]
     last: dict[str, Image.Image] = {}  # questions about one image follow one another
 
-    def image(question: Question) -> Image.Image:
+    def image(question: TrustQuestion) -> Image.Image:
         if question.image_id not in last:
             last.clear()
             last[question.image_id] = Image.fromarray(decode(sources[question.image_id], question.image_id, window))
@@ -73,7 +76,9 @@ def images_of(boxes: BoxesFile, root: str) -> Callable[[Question], Image.Image]:
     return image
 
 
-def example_of(question: Question, image: ImageSource) -> VQAExample:
-    """The question as the preprocessing reads it; its regions come from a variant."""
-    shared = {f.name for f in dataclasses.fields(VQAExample)} & {f.name for f in dataclasses.fields(Question)}
-    return VQAExample(image=image, **{name: getattr(question, name) for name in shared})
+def request_of(question: TrustQuestion, variant: Variant, image: ImageSource) -> EvaluationRequest:
+    """The question as it is put to a model, its picture and its regions those of a variant."""
+    right = tuple(map(Region, question.right_boxes, question.right_labels))
+    fields = common_fields(question, VQAExample, image=image, question=variant.question, regions=right)
+    shown = Shown(tuple(map(Region, variant.boxes, variant.labels)), variant.name)
+    return EvaluationRequest(VQAExample(**fields), shown, f"{PREFIX}{variant.name}")

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from data_pipelines.core.errors import DataError
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.answers import exact_match, is_right, normalise_answer
-from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.trust.asking import Run, askable, chosen
-from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+from rllava_jax.evaluation.predictions import Prediction, by_key
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
+from rllava_jax.evaluation.trust.run import Run, askable, chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Answers:
     has_confidence: False leaves every figure of confidence out.
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[TrustQuestion, ...]
     by_variant: dict[str, VariantAnswers]
     texts: dict[str, dict[str, str]]
     prior: Float[np.ndarray, " Q"]
@@ -87,10 +87,10 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
         raise DataError(f"the answers belong to the boxes {run.boxes_sha256[:12]}…, the file is {boxes.sha256[:12]}…; "
                         "give the file that was asked", code="trust.other-boxes")  # fmt: skip
     questions = chosen(boxes, run.most_questions)
-    by_key = _by_key(predictions)
-    _check_references(questions, by_key)
+    answered = {(p.id, p.condition): p for p in by_key(predictions, where="answers.jsonl: ").values()}
+    _check_references(questions, answered)
     known = {(q.id, PREFIX + v.name) for q in questions for v in q.variants if not v.unavailable}
-    unknown = sorted(by_key.keys() - known)
+    unknown = sorted(answered.keys() - known)
     if unknown:
         raise DataError(f"answers.jsonl: {len(unknown)} answers are to no question of the boxes file, the first to "
                         f"{unknown[0][0]!r} under {unknown[0][1]!r}", code="data.unknown-name")  # fmt: skip
@@ -98,14 +98,14 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     by_variant, texts, unavailable, not_asked = {}, {}, {}, {}
     for number, name in enumerate(VARIANTS):
         pairs = askable(questions, name, run.most_regions)
-        missing = [q.id for q, _ in pairs if (q.id, PREFIX + name) not in by_key]
+        missing = [q.id for q, _ in pairs if (q.id, PREFIX + name) not in answered]
         if missing:
             raise DataError(f"answers.jsonl: {len(missing)} of {len(pairs)} questions under {PREFIX + name} have no "
                             f"answer, the first {missing[0]!r}; finish the run", code="trust.unfinished")  # fmt: skip
         unavailable[name] = sum(bool(q.variants[number].unavailable) for q in questions)
         not_asked[name] = len(questions) - unavailable[name] - len(pairs)
         if pairs:
-            held = [by_key[q.id, PREFIX + name] for q, _ in pairs]
+            held = [answered[q.id, PREFIX + name] for q, _ in pairs]
             by_variant[name] = _answered([place[q.id] for q, _ in pairs], [v for _, v in pairs], held)
             texts[name] = {p.id: normalise_answer(p.prediction) for p in held}
     return Answers(
@@ -113,10 +113,10 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     )
 
 
-def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str], Prediction]) -> None:
+def _check_references(questions: Sequence[TrustQuestion], answered: dict[tuple[str, str], Prediction]) -> None:
     """An answer is scored by the reference in its own line, which must be that of the boxes file."""
     known = {question.id: question for question in questions}
-    for (name, condition), p in by_key.items():
+    for (name, condition), p in answered.items():
         question = known.get(name)
         for field in ("answer", "accepted", "family", "answer_type", "image_id"):
             if question is not None and getattr(p, field) != getattr(question, field):
@@ -125,17 +125,6 @@ def _check_references(questions: Sequence[Question], by_key: dict[tuple[str, str
                     f"{getattr(question, field)!r}; take these fields from the boxes file",
                     code="trust.other-boxes",
                 )
-
-
-def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str], Prediction]:
-    found: dict[tuple[str, str], Prediction] = {}
-    for p in predictions:
-        if (p.id, p.condition) in found:
-            raise DataError(
-                f"answers.jsonl: {p.id!r} is answered twice under {p.condition!r}", code="data.duplicate-id"
-            )
-        found[p.id, p.condition] = p
-    return found
 
 
 def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[Prediction]) -> VariantAnswers:
@@ -152,7 +141,7 @@ def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[
     )
 
 
-def _prior(questions: Sequence[Question]) -> Float[np.ndarray, " Q"]:
+def _prior(questions: Sequence[TrustQuestion]) -> Float[np.ndarray, " Q"]:
     """1 where a question's answer is the most common one of its family and answer type: what a guess is worth."""
     kinds: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for q in questions:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.paths import absolute
-from data_pipelines.records import ImageSource, Region, VQAExample
+from data_pipelines.loading.evaluation_batches import EvaluationRequest
+from data_pipelines.records import ImageSource
 from data_pipelines.regions.boxes import box_to_pixels
-from data_pipelines.regions.perturbations import VARIANTS
-from data_pipelines.regions.policy import Shown
-from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from data_pipelines.regions.perturbations import PREFIX, VARIANTS
+from rllava_jax.evaluation.evaluator import evaluate, prediction_of
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.trust.asking import Asked, Reply, Run, ask_all, askable, chosen
-from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
-from rllava_jax.evaluation.trust.images import example_of, sources_of
-from rllava_jax.inference.predictor import Predictor
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
+from rllava_jax.evaluation.trust.images import request_of, sources_of
+from rllava_jax.evaluation.trust.run import Asked, Run, ask_all, askable, chosen
+from rllava_jax.inference.predictor import Predictor, open_checkpoint
 
 PixelBox = tuple[float, float, float, float]
 AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]
@@ -33,7 +33,7 @@ AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, flo
 def measure(
     answer: AnswerFunction,
     boxes: BoxesFile,
-    images: Callable[[Question], Image.Image],
+    images: Callable[[TrustQuestion], Image.Image],
     *,
     name: str,
     most_regions: int = 2,
@@ -55,8 +55,9 @@ def measure(
       DataError: an answer is no text or a confidence no probability; `out` holds the answers of another run.
     """
 
-    def ask(asked: Asked) -> Iterator[list[Reply]]:
-        for question, variant in asked:
+    def ask(asked: Asked) -> tuple[list[Prediction], set[bool]]:
+        found, gives = [], set()
+        for question, variant in tqdm(asked, desc=f"{PREFIX}{asked[0][1].name}", unit="example", disable=None):
             width, height = question.image_size
             pixels = [box_to_pixels(box, width=width, height=height) for box in variant.boxes]
             image = images(question)
@@ -65,9 +66,13 @@ def measure(
             except Exception as error:  # the user's own function
                 said = f"{type(error).__name__}: {error}"
                 raise DataError(
-                    f"{question.id}, {variant.name}: the function raised {said}; mend it", code="trust.adapter-fails"
+                    f"{question.id}, {variant.name}: the function raised {said}; fix it", code="trust.adapter-fails"
                 ) from error
-            yield [_checked(reply, question, variant.name)]
+            text, confidence = _checked(reply, question, variant.name)
+            log_prob = math.log(confidence) if confidence else 0.0
+            found.append(prediction_of(request_of(question, variant, ""), text, confidence or 0.0, log_prob))
+            gives.add(confidence is not None)
+        return found, gives
 
     run = Run({"function": name}, boxes.sha256, most_regions, most_questions)
     return ask_all(boxes, ask, run, out)
@@ -94,16 +99,14 @@ def measure_checkpoint(
       CheckpointError: no checkpoint is there, or it cannot be read.
       DataError: the data under `root` are not those of the boxes; `out` holds the answers of another run.
     """
-    folder, which = find_checkpoint(checkpoint, step)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(which)
+    stored = open_checkpoint(checkpoint, step)
     sources = sources_of(boxes, root)
-    predictor = Predictor.load(checkpoint, step=str(number), window=boxes.header["settings"]["window"])
+    predictor = Predictor.load(stored.folder, window=boxes.header["settings"]["window"])
     return measure_predictor(
         predictor,
         boxes,
         sources,
-        model={"checkpoint": str(absolute(folder)), "step": number},
+        model={"checkpoint": str(stored.folder.parent), "step": stored.step},
         batch_size=batch_size,
         most_questions=most_questions,
         out=out,
@@ -127,24 +130,31 @@ def measure_predictor(
       model: names it in `run.json`.
     """
 
-    def examples(asked: Asked) -> list[tuple[VQAExample, Shown]]:
-        return [
-            (
-                dataclasses.replace(example_of(question, sources[question.image_id]), question=variant.question),
-                Shown(tuple(Region(box) for box in variant.boxes), variant.name),
-            )
-            for question, variant in asked
-        ]
+    def requests(asked: Asked) -> list[EvaluationRequest]:
+        return [request_of(question, variant, sources[question.image_id]) for question, variant in asked]
 
+    most_regions, preprocessor = predictor.most_regions, predictor.preprocessor
     questions = chosen(boxes, most_questions)
-    everything = [pair for name in VARIANTS for pair in askable(questions, name, predictor.most_regions)]
-    length = predictor.prompt_length(examples(everything))
+    everything = [pair for name in VARIANTS for pair in askable(questions, name, most_regions)]
+    # The longest prompt of all variants: padding is invisible to the model, and one length compiles one program.
+    lengths = (preprocessor.prompt_tokens(one.example, one.shown) for one in requests(everything))
+    length = max(preprocessor.data.text_length, *lengths)
+    longer = replace(preprocessor, data=replace(preprocessor.data, text_length=length))
+    object.__setattr__(longer, "cache", preprocessor.cache)  # decoded images stay in memory
 
-    def ask(asked: Asked) -> Iterator[list[Reply]]:
-        for answers in predictor.answers(examples(asked), batch_size=batch_size, text_length=length):
-            yield [Reply(answer.text, answer.confidence, answer.log_prob) for answer in answers]
+    def ask(asked: Asked) -> tuple[list[Prediction], set[bool]]:
+        found = evaluate(
+            predictor.generator,
+            predictor.params,
+            longer,
+            requests(asked),
+            batch_size=batch_size,
+            one_shape=True,
+            progress="trust",
+        )
+        return found, {True}
 
-    run = Run(model, boxes.sha256, predictor.most_regions, most_questions)
+    run = Run(model, boxes.sha256, most_regions, most_questions)
     return ask_all(boxes, ask, run, out)
 
 
@@ -176,27 +186,22 @@ def function_named(name: str) -> AnswerFunction:
     return function
 
 
-def _checked(reply: object, question: Question, variant: str) -> Reply:
-    where = f"{question.id}, {variant}"
+def _checked(reply: object, question: TrustQuestion, variant: str) -> tuple[str, float | None]:
+    where, code = f"{question.id}, {variant}", "trust.invalid-reply"
     if not isinstance(reply, tuple) or len(reply) != 2:
-        raise DataError(
-            f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)", code="trust.invalid-reply"
-        )
+        raise DataError(f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)", code=code)
     text, confidence = reply
     if not isinstance(text, str):
-        raise DataError(f"{where}: the answer is {text!r:.80}; return a text", code="trust.invalid-reply")
+        raise DataError(f"{where}: the answer is {text!r:.80}; return a text", code=code)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise DataError(
-            f"{where}: the answer {text!r:.80} holds half a character; return whole ones", code="trust.invalid-reply"
-        ) from None
+        raise DataError(f"{where}: the answer {text!r:.80} holds half a character; return all", code=code) from None
     if confidence is None:
-        return Reply(text, None)
+        return text, None
     probability = float(confidence) if isinstance(confidence, numbers.Real) else math.nan  # NumPy's numbers as well
     if not 0 <= probability <= 1:
         raise DataError(
-            f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None",
-            code="trust.invalid-reply",
+            f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None", code=code
         )
-    return Reply(text, probability, math.log(probability) if probability else None)
+    return text, probability

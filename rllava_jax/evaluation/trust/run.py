@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.seeding import rng_for
-from data_pipelines.regions.perturbations import FAMILIES, PREFIX, VARIANTS, Variant
+from data_pipelines.core.json_files import parsing
+from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
+from rllava_jax.evaluation.evaluator import choose_examples
 from rllava_jax.evaluation.predictions import Prediction, read_predictions, to_json
 from rllava_jax.evaluation.results import json_lines
-from rllava_jax.evaluation.trust.boxes_file import BoxesFile, Question
+from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
 
 ANSWERS_FILE, RUN_FILE = "answers.jsonl", "run.json"
 _PARTS = "unfinished"
 
 
-class Reply(NamedTuple):
-    """Attributes:
-    confidence: probability of the answer, 0..1; None where the model gives none.
-    log_prob: its logarithm, where the model gives that; else None.
-    """
-
-    text: str
-    confidence: float | None
-    log_prob: float | None = None
-
-
-Asked = Sequence[tuple[Question, Variant]]
-Ask = Callable[[Asked], Iterator[list[Reply]]]
+Asked = Sequence[tuple[TrustQuestion, Variant]]
+# The answers to some questions under one variant, and whether the model gave confidences (both, if with some only).
+Ask = Callable[[Asked], tuple[list[Prediction], set[bool]]]
 
 
 @dataclass(frozen=True)
@@ -57,18 +46,14 @@ class Run:
     has_confidence: bool | None = None
 
 
-def chosen(boxes: BoxesFile, most: int) -> list[Question]:
+def chosen(boxes: BoxesFile, most: int) -> list[TrustQuestion]:
     """At most so many questions of each family, drawn by a hash of their ids, in the file's order; 0: all."""
-    if not most:
-        return list(boxes.questions)
-    keep: set[str] = set()
-    for family in FAMILIES:
-        ids = [question.id for question in boxes.questions if question.family == family]
-        keep.update(sorted(ids, key=lambda name: rng_for("subset", name).random())[:most])
+    families = list(dict.fromkeys(question.family for question in boxes.questions))
+    keep = {question.id for question in choose_examples(boxes.questions, families, most=most)}
     return [question for question in boxes.questions if question.id in keep]
 
 
-def askable(questions: Iterable[Question], name: str, most_regions: int) -> list[tuple[Question, Variant]]:
+def askable(questions: Iterable[TrustQuestion], name: str, most_regions: int) -> list[tuple[TrustQuestion, Variant]]:
     """The questions that have the variant, with no more boxes than the model can be shown."""
     index = VARIANTS.index(name)
     pairs = ((question, question.variants[index]) for question in questions)
@@ -101,7 +86,13 @@ def ask_all(boxes: BoxesFile, ask: Ask, run: Run, folder: Path | None) -> tuple[
             continue
         if not pairs:
             continue
-        found, run = _answered(pairs, name, ask, run)
+        found, gives = ask(pairs)
+        if len(gives | {run.has_confidence} - {None}) > 1:
+            raise DataError(
+                f"{PREFIX}{name}: the model gives a confidence with some answers only; give it always or never",
+                code="trust.invalid-reply",
+            )
+        run = replace(run, has_confidence=gives.pop())
         if folder and part:
             _write_run(folder, run)
             write_atomically(part, json_lines(map(to_json, found)))
@@ -120,12 +111,8 @@ def read_run(folder: Path) -> Run:
             f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run",
             code="file.missing",
         )
-    try:
+    with parsing(path, "cannot be read", "run the benchmark into another folder"):
         return Run(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); run the benchmark into another folder", code="file.malformed"
-        ) from None
 
 
 def _begin(folder: Path, run: Run) -> Run:
@@ -150,47 +137,3 @@ def _begin(folder: Path, run: Run) -> Run:
 
 def _write_run(folder: Path, run: Run) -> None:
     write_atomically(folder / RUN_FILE, json.dumps(asdict(run), indent=2, ensure_ascii=False) + "\n")
-
-
-def _answered(pairs: Asked, name: str, ask: Ask, run: Run) -> tuple[list[Prediction], Run]:
-    replies: list[Reply] = []
-    with tqdm(total=len(pairs), desc=f"{PREFIX}{name}", unit="example", disable=None) as bar:
-        for batch in ask(pairs):
-            replies += batch
-            bar.update(len(batch))
-    given = {reply.confidence is not None for reply in replies}
-    if run.has_confidence is not None:
-        given.add(run.has_confidence)
-    if len(given) > 1:
-        raise DataError(
-            f"{PREFIX}{name}: the model gives a confidence with some answers only; give it always or never",
-            code="trust.invalid-reply",
-        )
-    found = [_prediction(*pair, name, reply) for pair, reply in zip(pairs, replies, strict=True)]
-    return found, Run(**{**asdict(run), "has_confidence": given.pop()})
-
-
-def _prediction(question: Question, variant: Variant, name: str, reply: Reply) -> Prediction:
-    return Prediction(
-        id=question.id,
-        dataset=question.dataset,
-        split=question.split,
-        image_id=question.image_id,
-        question=variant.question,
-        answer=question.answer,
-        prediction=reply.text,
-        confidence=min(reply.confidence or 0.0, 1.0),  # rounding may lift exp(log_prob) above 1
-        log_prob=reply.log_prob or 0.0,
-        family=question.family,
-        answer_type=question.answer_type,
-        condition=PREFIX + name,
-        content_type=question.content_type,
-        modality=question.modality,
-        shown_kind=name,
-        boxes=variant.boxes,
-        box_labels=variant.labels,
-        right_boxes=question.right_boxes,
-        choices=question.choices,
-        accepted=question.accepted,
-        provenance=question.provenance,
-    )

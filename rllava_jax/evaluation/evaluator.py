@@ -1,4 +1,4 @@
-"""Asks a model every question under every condition: right region, none, wrong, a blank image, and controls."""
+"""Evaluates a model: every question under every condition (right region, none, wrong, a blank image, controls)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,20 +17,23 @@ from tqdm import tqdm
 from data_pipelines.conditions import DETECTED
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.controls import ShuffledImages, picture_kind
-from data_pipelines.loading.evaluation_batches import evaluation_batches
+from data_pipelines.loading.evaluation_batches import EvaluationRequest, evaluation_batches, requests_under
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.regions.policy import Shown, regions_under
 from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.detected_regions import answer_with_detected
-from rllava_jax.evaluation.predictions import Prediction, from_json, to_json
+from rllava_jax.evaluation.json_records import record_of
+from rllava_jax.evaluation.predictions import Prediction, common_fields, from_json, to_json
+from rllava_jax.evaluation.trust.boxes_file import TrustQuestion
 from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import Params
 
+Question = TypeVar("Question", VQAExample, TrustQuestion)
 
-def choose_examples(examples: Sequence[VQAExample], families: Sequence[str], *, most: int) -> list[VQAExample]:
+
+def choose_examples(examples: Sequence[Question], families: Sequence[str], *, most: int) -> list[Question]:
     """The examples of the named families; of each at most `most` (0: all), drawn by a hash of their ids."""
-    chosen = []
+    chosen: list[Question] = []
     for family in families:
         group = [example for example in examples if example.family == family]
         if most and len(group) > most:
@@ -39,7 +44,7 @@ def choose_examples(examples: Sequence[VQAExample], families: Sequence[str], *, 
     return chosen
 
 
-def evaluate(
+def evaluate_examples(
     generator: Generator,
     params: Params,
     preprocessor: Preprocessor,
@@ -65,8 +70,8 @@ def evaluate(
     unmarked: dict[str, dict[str, Prediction]] = defaultdict(dict)  # by the picture shown, and the question
     images = ShuffledImages(examples if split is None else split) if "shuffled" in config.conditions else None
 
-    def ask(asked: Sequence[VQAExample], condition: str) -> list[Prediction]:
-        return _gather(_ask(generator, params, preprocessor, asked, condition, config, images, progress=progress))
+    def ask(requests: Sequence[EvaluationRequest]) -> list[Prediction]:
+        return evaluate(generator, params, preprocessor, requests, batch_size=config.batch_size, progress=progress)
 
     for condition in config.conditions:
         if condition == DETECTED:
@@ -76,98 +81,87 @@ def evaluate(
             )
             continue
         known = unmarked[picture_kind(condition)]
-        asked = [
-            example
-            for example in examples
-            if example.id not in known or regions_under(example, condition, config.wrong_kinds).regions
-        ]
-        by_id = {prediction.id: prediction for prediction in ask(asked, condition)}
+        requests = requests_under(examples, condition, config.wrong_kinds, images)
+        found = ask([one for one in requests if one.shown.regions or one.example.id not in known])
+        by_id = {prediction.id: prediction for prediction in found}
         known |= {name: prediction for name, prediction in by_id.items() if not prediction.boxes}
-        predictions += [by_id.get(example.id) or _under(known[example.id], condition) for example in examples]
+        predictions += [by_id.get(e.id) or replace(known[e.id], condition=condition) for e in examples]
     return predictions
 
 
-def _ask(
+def evaluate(
     generator: Generator,
     params: Params,
     preprocessor: Preprocessor,
-    examples: Sequence[VQAExample],
-    condition: str,
-    config: EvaluationConfig,
-    images: ShuffledImages | None,
+    requests: Sequence[EvaluationRequest],
     *,
-    progress: str,
+    batch_size: int,
+    one_shape: bool = False,
+    progress: str = "",
 ) -> list[Prediction]:
-    """This host's share of the answers under one condition."""
-    if not examples:
+    """Answers every request once, on all hosts together; a variant of the trust benchmark is a request like any other.
+
+    Args:
+      requests: each of another id, under one condition.
+      one_shape: requests are answered in their order, in batches of one shape; else like ones together.
+      progress: label of the progress bar; "" shows none.
+
+    Returns:
+      Predictions of all hosts, in the order of the requests.
+    """
+    if not requests:
         return []
     batches = evaluation_batches(
-        examples,
+        requests,
         preprocessor,
-        condition,
-        config.wrong_kinds,
-        config.batch_size,
-        images=images,
-        alike=True,
+        batch_size,
+        alike=not one_shape,
+        one_shape=one_shape,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     predictions: list[Prediction] = []
 
-    def read(answers: Future[list[GeneratedAnswer]], asked: list[tuple[VQAExample, Shown]]) -> None:
+    def read(answers: Future[list[GeneratedAnswer]], asked: list[EvaluationRequest]) -> None:
         predictions.extend(
-            _prediction(example, shown, condition, answer)
-            for (example, shown), answer in zip(asked, answers.result()[: len(asked)], strict=True)
+            prediction_of(request, answer.text, answer.confidence, answer.log_prob)
+            for request, answer in zip(asked, answers.result()[: len(asked)], strict=True)
         )
         bar.update(len(asked) * jax.process_count())
 
+    label = f"{progress} {requests[0].condition}"
     # One thread waits for the devices while this one stacks the next batch.
     with (
         ThreadPoolExecutor(1) as devices,
-        tqdm(
-            total=len(examples), desc=f"{progress} {condition}", unit=" examples", disable=None if progress else True
-        ) as bar,
+        tqdm(total=len(requests), desc=label, unit=" examples", disable=None if progress else True) as bar,
     ):
-        pending: tuple[Future[list[GeneratedAnswer]], list[tuple[VQAExample, Shown]]] | None = None
+        pending: tuple[Future[list[GeneratedAnswer]], list[EvaluationRequest]] | None = None
         for batch, asked in batches:
-            batch.pop("example_valid")
             following = (devices.submit(generator.answer, params, batch), asked)
             if pending:
                 read(*pending)
             pending = following
         if pending:
             read(*pending)
-    return predictions
+    by_id = {prediction.id: prediction for prediction in _gather(predictions)}
+    return [by_id[request.example.id] for request in requests]
 
 
-def _prediction(example: VQAExample, shown: Shown, condition: str, answer: GeneratedAnswer) -> Prediction:
-    return Prediction(
-        id=example.id,
-        dataset=example.dataset,
-        split=example.split,
-        image_id=example.image_id,
-        question=example.question,
-        answer=example.answer,
-        prediction=answer.text,
-        confidence=min(answer.confidence, 1.0),  # rounding may lift exp(log_prob) above 1
-        log_prob=answer.log_prob,
-        family=example.family,
-        answer_type=example.answer_type,
-        condition=condition,
-        content_type=example.content_type,
-        modality=example.modality,
-        shown_kind=shown.kind,
-        boxes=tuple(region.box for region in shown.regions),
-        box_labels=tuple(region.label for region in shown.regions),
-        right_boxes=tuple(region.box for region in example.regions),
-        choices=example.choices,
-        provenance=example.provenance,
-        accepted=example.accepted,
+def prediction_of(request: EvaluationRequest, text: str, confidence: float, log_prob: float) -> Prediction:
+    """The record of an answer. Raises DataError for a confidence that is no probability."""
+    fields = common_fields(
+        request.example,
+        Prediction,
+        prediction=text,
+        confidence=min(confidence, 1.0),  # rounding may lift exp(log_prob) above 1
+        log_prob=log_prob,
+        condition=request.condition,
+        shown_kind=request.shown.kind,
+        boxes=tuple(region.box for region in request.shown.regions),
+        box_labels=tuple(region.label for region in request.shown.regions),
+        right_boxes=tuple(region.box for region in request.example.regions),
     )
-
-
-def _under(prediction: Prediction, condition: str) -> Prediction:
-    return from_json(to_json(prediction) | {"condition": condition})
+    return record_of(Prediction, fields, f"prediction {request.example.id!r}")
 
 
 def _gather(predictions: list[Prediction]) -> list[Prediction]:

@@ -11,7 +11,7 @@ from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Region, VQAExample
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import DataConfig, EvaluationConfig, RegionConfig
-from rllava_jax.evaluation.asking import choose_examples, evaluate
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
 from rllava_jax.inference.generator import GeneratedAnswer
 
 LEFT, RIGHT = Region((0.1, 0.1, 0.4, 0.4), "Liver"), Region((0.6, 0.6, 0.9, 0.9), "Spleen")
@@ -59,7 +59,7 @@ def test_every_question_is_answered_under_every_condition_in_order(preprocessor)
     examples = [example("a"), example("b", "vqa", (), (LEFT, RIGHT)), example("c")]
     config = EvaluationConfig(batch_size=2, wrong_kinds=("another",))
     generator = EchoAnswerer()
-    predictions = evaluate(generator, "params", preprocessor, examples, config)
+    predictions = evaluate_examples(generator, "params", preprocessor, examples, config)
     told = {(p.id, p.condition): p.prediction for p in predictions}
     assert [p.id for p in predictions] == ["a", "b", "c"] * 4
     assert told["a", "right"] == "seen [0.1, 0.1, 0.4, 0.4]"
@@ -73,7 +73,7 @@ def test_every_question_is_answered_under_every_condition_in_order(preprocessor)
 def test_a_question_that_shows_no_region_is_decoded_once(preprocessor):
     generator = EchoAnswerer()
     examples = [example(str(n), "vqa", (), (LEFT,)) for n in range(4)]
-    predictions = evaluate(generator, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
+    predictions = evaluate_examples(generator, "params", preprocessor, examples, EvaluationConfig(batch_size=4))
     assert len(predictions) == 16
     assert generator.asked == 8  # once on the scan, once on the blank image
 
@@ -82,7 +82,10 @@ def test_blank_and_question_only_share_what_shows_no_region(preprocessor):
     generator = EchoAnswerer()
     examples = [example("a"), example("b", "vqa", (), (LEFT,))]
     config = EvaluationConfig(batch_size=1, conditions=("blank", "question_only"))
-    told = {(p.id, p.condition): p.prediction for p in evaluate(generator, "params", preprocessor, examples, config)}
+    told = {
+        (p.id, p.condition): p.prediction
+        for p in evaluate_examples(generator, "params", preprocessor, examples, config)
+    }
     assert told["a", "blank"] == "blank [0.1, 0.1, 0.4, 0.4]"
     assert told["a", "question_only"] == told["b", "question_only"] == told["b", "blank"] == "blank nothing"
     assert generator.asked == 3
@@ -92,23 +95,23 @@ def test_noise_and_shuffled_images_are_asked_for_themselves(preprocessor):
     generator = EchoAnswerer()
     examples = [example(name, "vqa", (), (LEFT,)) for name in "abc"]
     config = EvaluationConfig(batch_size=1, conditions=("right", "none", "noise", "shuffled", "corrupted:blur:1"))
-    assert len(evaluate(generator, "params", preprocessor, examples, config)) == 15
+    assert len(evaluate_examples(generator, "params", preprocessor, examples, config)) == 15
     assert generator.asked == 3 * 4
 
 
 def test_shuffled_takes_images_of_the_whole_split(preprocessor):
     split = [example("a"), example("b")]
     config = EvaluationConfig(batch_size=1, conditions=("shuffled",))
-    (asked,) = evaluate(EchoAnswerer(), "params", preprocessor, split[:1], config, split=split)
+    (asked,) = evaluate_examples(EchoAnswerer(), "params", preprocessor, split[:1], config, split=split)
     assert asked.prediction == "seen [0.1, 0.1, 0.4, 0.4]"
     assert asked.image_id == "image of a"  # intervals are clustered by the question's own image
     with pytest.raises(DataError, match="needs another image"):
-        evaluate(EchoAnswerer(), "params", preprocessor, split[:1], config)
+        evaluate_examples(EchoAnswerer(), "params", preprocessor, split[:1], config)
 
 
 def test_what_was_shown_is_told_with_the_answer(preprocessor):
     config = EvaluationConfig(batch_size=1, conditions=("wrong",), wrong_kinds=("another",))
-    (prediction,) = evaluate(EchoAnswerer(), "params", preprocessor, [example("a")], config)
+    (prediction,) = evaluate_examples(EchoAnswerer(), "params", preprocessor, [example("a")], config)
     assert prediction.shown_kind == "wrong:another"
     assert prediction.boxes == (RIGHT.box,)
     assert prediction.box_labels == ("Spleen",)

@@ -1,0 +1,90 @@
+"""JSON Lines that users may have written: read with the line's number, and checked by the types of a dataclass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Strict, TypeAdapter, ValidationError
+
+from data_pipelines.core.errors import DataError
+
+Record = TypeVar("Record")
+
+
+def _whole_characters(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("it holds half a surrogate pair, write the whole character: a string that UTF-8 can hold")
+    return text
+
+
+# JSON may escape half a surrogate pair, which UTF-8 cannot hold; a number in quotes, true and false are no numbers.
+Text = Annotated[str, AfterValidator(_whole_characters)]
+Number = Annotated[float, Strict()]
+NumberBox = tuple[Number, Number, Number, Number]
+
+
+def record_of(kind: type[Record], fields: Any, where: str) -> Record:
+    """Builds a dataclass from the fields of a JSON object.
+
+    Raises:
+      DataError: not an object, or a field is unknown, missing, of another type or out of range; begins with `where`.
+    """
+    try:
+        found: Record = _adapter(kind).validate_python(fields)
+        return found
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: is {type(fields).__name__}, expected an object", code="data.invalid-value")
+    unknown, missing = (
+        sorted(str(fault["loc"][0]) for fault in faults if fault["type"] == fault_type and len(fault["loc"]) == 1)
+        for fault_type in ("unexpected_keyword_argument", "missing")
+    )
+    if unknown or missing:
+        raise DataError(f"{where}: unknown fields {unknown}, missing fields {missing}", code="data.unknown-field")
+    name = str(faults[0]["loc"][0])
+    reason = faults[0].get("ctx", {}).get("error", faults[0]["msg"])
+    raise DataError(f"{where}: {name} is {fields[name]!r}; {reason}", code="data.invalid-value")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers from 1, without a byte order mark; blank ones are passed over.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file", code="file.missing") from None
+    # Not splitlines(): JSON may hold U+2028 and its like unescaped.
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def parsed_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a JSON Lines file that has to be right, each with what names its line in messages.
+
+    Raises:
+      DataError: the file cannot be read, or a line is not JSON in UTF-8.
+    """
+    for number, line in raw_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            yield where, json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}: is not UTF-8 ({error.reason}); save it as UTF-8", code="file.malformed"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: is not JSON ({error}); write one object a line", code="file.malformed") from None
