@@ -34,7 +34,8 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
       DataError: not an object, or a field is unknown, missing, of another type or out of range; begins with `where`.
     """
     try:
-        found: Record = _adapter(kind).validate_python(fields)
+        adapter: Any = _adapter  # mypy takes a class of unknown kind for unhashable
+        found: Record = adapter(kind).validate_python(fields)
         return found
     except ValidationError as error:
         faults = error.errors(include_url=False)
