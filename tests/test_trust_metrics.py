@@ -19,7 +19,7 @@ BOX, ELSEWHERE = (0.4, 0.4, 0.6, 0.6), (0.0, 0.0, 0.2, 0.2)
 
 def question(number, *, family="identify", answer="Liver", variants, image=None):
     """A question that has the variants given as name → (IoU, label, implied); "two" has two boxes."""
-    text = f"TrustQuestion {number}?"
+    text = f"Question {number}?"
     held = []
     for name in VARIANTS:
         if name not in variants:
