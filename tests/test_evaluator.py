@@ -1,5 +1,6 @@
 """How questions are put to a model: every one under every condition, none twice."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -107,6 +108,24 @@ def test_shuffled_takes_images_of_the_whole_split(preprocessor):
     assert asked.image_id == "image of a"  # intervals are clustered by the question's own image
     with pytest.raises(DataError, match="needs another image"):
         evaluate_examples(EchoAnswerer(), "params", preprocessor, split[:1], config)
+
+
+def test_a_detected_box_belongs_to_its_structure_whatever_batch_found_it(preprocessor):
+    """Prompts of like length share batches, so the long name, which comes first, is looked for last."""
+    long = "anterior segment of the left upper lobe"
+
+    class Detector:
+        def answer(self, params, batch):
+            texts = [preprocessor.tokenizer.decode(row.tolist()) for row in batch["text"]]
+            place = {True: "<loc0102><loc0102><loc0409><loc0409>", False: "<loc0614><loc0614><loc0921><loc0921>"}
+            return [GeneratedAnswer(place[long in text], -0.5, True) for text in texts]
+
+    questions = [f"how does the {long} look?", "how does the spleen look?"]
+    examples = [dataclasses.replace(example(str(n), "vqa"), question=q) for n, q in enumerate(questions)]
+    config = EvaluationConfig(batch_size=1, conditions=("detected",), structures=(long, "spleen"))
+    first, second = evaluate_examples(Detector(), "params", preprocessor, examples, config)
+    assert np.round(first.boxes, 1).tolist() == [[0.1, 0.1, 0.4, 0.4]]
+    assert np.round(second.boxes, 1).tolist() == [[0.6, 0.6, 0.9, 0.9]]
 
 
 def test_what_was_shown_is_told_with_the_answer(preprocessor):
