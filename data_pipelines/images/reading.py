@@ -35,7 +35,7 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
 
     Raises:
       ImageError: missing, truncated, unreadable or empty.
-      DataError: as `medical_images.decode_scan`.
+      DataError: as `medical.decode_scan`.
     """
     image = fetched(image)
     scan = decode_scan(image, where, window)

@@ -178,8 +178,8 @@ class TrainingIterator(grain.DatasetIterator):
     """This host's batches. Its state is the number of the next batch, so it resumes on any number of hosts and workers.
 
     Grain's own iterator state holds positions per worker process, which ties a checkpoint to their number. Here every
-    batch can be computed from its number alone, so the pipeline is rebuilt from there. Use with
-    `grain.checkpoint.CheckpointSave` and `CheckpointRestore`, or `get_state` and `set_state`.
+    batch can be computed from its number alone, so the pipeline is rebuilt from there. A checkpoint
+    stores what `get_state` gives, and `set_state` takes it back.
     """
 
     def __init__(

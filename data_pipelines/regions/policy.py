@@ -63,7 +63,7 @@ def regions_under(example: VQAExample, condition: str, wrong_kinds: Sequence[Wro
     """What an example is shown in evaluation under a condition; the same for the same example in every run.
 
     "wrong" shows a wrong region, "none" and "question_only" show none, all others the right one; what becomes of the
-    picture is not decided here (`report/controls.py`).
+    picture is not decided here (`loading/controls.py`).
     """
     if condition in ("none", "question_only") or example.family == "localise" or not example.regions:
         return NOTHING

@@ -17,8 +17,7 @@ class AssetsHandler(ocp.AsyncCheckpointHandler):
 
         async def write() -> None:
             if ocp.multihost.is_primary_host(0):
-                for name, content in args.files.items():
-                    (directory / name).write_bytes(content)
+                self.save(directory, args)
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
 

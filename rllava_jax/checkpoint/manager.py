@@ -121,7 +121,7 @@ class Checkpoints:
         if not read_only:
             set_unreadable_aside(folder)
         self._manager = ocp.CheckpointManager(
-            epath.Path(absolute(folder)),
+            epath.Path(folder),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy, best_fn=figure, create=not read_only, read_only=read_only
             ),

@@ -55,7 +55,7 @@ def evaluate_run(
     generator: Generator,
     params: Params,
     config: Config,
-    task: RunData,
+    data: RunData,
     workdir: Path,
     *,
     step: int,
@@ -85,12 +85,12 @@ def evaluate_run(
         suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     folder = workdir / "eval" / f"{step}{suffix}"
     if jax.process_index() == 0:
-        facts = {"command": command, "seed": config.seed, "step": step, "questions left out": task.left_out or "none"}
+        facts = {"command": command, "seed": config.seed, "step": step, "questions left out": data.left_out or "none"}
         write_evaluation(
             folder,
             predictions,
             config,
-            task,
+            data,
             calibration,
             title=f"{workdir.name}, step {step}",
             run=facts | provenance.describe(config, provenance.started_from(workdir)),
@@ -105,7 +105,7 @@ def write_evaluation(
     folder: Path,
     predictions: Sequence[Prediction],
     config: Config,
-    task: RunData,
+    data: RunData,
     calibration: Calibration | None,
     *,
     title: str,
@@ -125,7 +125,7 @@ def write_evaluation(
     if calibration is not None:
         rows += selective_rows(predictions, calibration, bootstrap=settings.bootstrap, seed=config.seed)
     write_results(folder, rows, predictions)
-    images = {example.id: example.image for example in task.test}
+    images = {example.id: example.image for example in data.test}
 
     def image(prediction: Prediction) -> Image.Image:
         return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
@@ -142,7 +142,7 @@ def write_evaluation(
 
 
 def validation_figures(
-    generator: Generator, config: Config, task: RunData, workdir: Path, params: Params, step: int
+    generator: Generator, config: Config, data: RunData, workdir: Path, params: Params, step: int
 ) -> Mapping[str, float]:
     """Scores at most `evaluation.during_examples` validation questions of each family.
 

@@ -62,10 +62,10 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
     predictions = evaluate_examples(
         predictor.generator,
         predictor.params,
-        task.preprocessor,
+        data.preprocessor,
         examples,
         settings,
-        split=task.test,
+        split=data.test,
         progress=config.data.test_split,
     )
     resampling = config if options.seed is None else dataclasses.replace(config, seed=options.seed)
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
         out,
         predictions,
         resampling,
-        task,
+        data,
         calibration,
         title=f"{stored.workdir.name}, step {stored.step}, on {config.data.source} {config.data.test_split}",
         run=facts | provenance.describe(config),
@@ -114,7 +114,7 @@ def _folder(options: argparse.Namespace) -> Path:
 def _write_sampled(
     path: Path,
     predictor: Predictor,
-    task: RunData,
+    data: RunData,
     examples: Sequence[VQAExample],
     config: Config,
     sampling: Sampling,
@@ -131,7 +131,7 @@ def _write_sampled(
         seed=config.seed,
     )
     answered = sampled_runs(
-        generator, predictor.params, task.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
+        generator, predictor.params, data.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
     )
     write_atomically(path, json_lines(run_lines(answered)))
     logger.info("answers of %d sampled runs: %s", runs, path)

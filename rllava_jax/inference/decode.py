@@ -22,7 +22,7 @@ from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.layers import better_unrolled, unstacked
-from rllava_jax.model.paligemma import PaliGemma, positions_of, prefix_lm_mask
+from rllava_jax.model.paligemma import PaliGemma, positions_of
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,9 @@ def prefill(
     `cache_dtype` is the compute type unless given; the reference keeps its cache in bfloat16 whatever it computes in.
     `hook` sees the attention weights [B, N, S, S] of every layer of the decoder.
     """
-    sequence = model.embed(prompt)
-    positions = positions_of(sequence.valid)
-    mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
-    decoded = model.llm(sequence.x, positions, mask, cache_dtype=cache_dtype or model.compute_dtype, hook=hook)
+    text, sequence, decoded = model.run(prompt, cache_dtype=cache_dtype or model.compute_dtype, decoder_hook=hook)
     assert isinstance(decoded.cache, KVCache)
     length = prompt.mask_input.sum(axis=1)
-    text = decoded.states[:, -prompt.text.shape[1] :]
     last = jnp.take_along_axis(text, (length - 1)[:, None, None], axis=1)
     grow = ((0, 0), (0, 0), (0, new_tokens), (0, 0), (0, 0))
     cache = KVCache(*(jnp.pad(part, grow) for part in decoded.cache))
@@ -122,7 +118,7 @@ def extend(
     x = model.llm.embedder.encode(tokens[:, None], model.compute_dtype)
     positions, mask = state.position[:, None], filled[:, None, :]
     decoded = model.llm(
-        x, positions, mask, key_positions=positions_of(filled), cache=state.cache, slot=slot, layers=layers, hook=hook
+        x, positions, mask, key_positions=positions_of(filled), cache=state.cache, slot=slot, unrolled=layers, hook=hook
     )
     assert decoded.cache is not None
     logits = model.llm.embedder.decode(decoded.states)[:, 0]

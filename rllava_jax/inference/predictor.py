@@ -134,7 +134,7 @@ class Predictor:
         """Reads a checkpoint.
 
         Args:
-          path: see `checkpoint.find_checkpoint`.
+          path: see `manager.find_checkpoint`.
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.

@@ -148,10 +148,12 @@ class Attention(nnx.Module):
             self._query_norm, self._key_norm = RMSNorm(dim), RMSNorm(dim)
 
     def __call__(
-        self, x: Array, kind: LayerKind, cached: KVCache | None, layer: Array, given: StackInputs
+        self, x: Array, layer_kind: LayerKind, cached: KVCache | None, layer: Array, given: StackInputs
     ) -> tuple[Array, KVCache, Any]:
         config, cache_dtype, slot = self.config, given.cache_dtype, given.slot
-        rope = functools.partial(apply_rope, positions=given.positions, base=kind.rope_base, factor=kind.rope_factor)
+        rope = functools.partial(
+            apply_rope, positions=given.positions, base=layer_kind.rope_base, factor=layer_kind.rope_factor
+        )
         query = constrain(self.q_einsum("TD,NDH->TNH", x), "heads")
         if config.family.qk_norm:
             query = self._query_norm(query)
@@ -170,7 +172,7 @@ class Attention(nnx.Module):
             query,
             key,
             value,
-            given.masks[kind.window],
+            given.masks[layer_kind.window],
             cap=config.attention_cap,
             kind=self.kind,
             recompute=self.recompute,
@@ -286,7 +288,7 @@ class Gemma(nnx.Module):
         cache: KVCache | tuple[KVCache, ...] | None = None,
         slot: Int[Array, ""] | None = None,
         cache_dtype: Any = None,
-        layers: Sequence[Block] | None = None,
+        unrolled: Sequence[Block] | None = None,
         hook: AttentionHook | None = None,
     ) -> DecoderOutput:
         """Runs all layers.
@@ -296,9 +298,9 @@ class Gemma(nnx.Module):
           key_positions: of the keys, where there is a cache; else they are the queries'.
           cache: keys and values of earlier positions; the new ones are written at `slot`.
           cache_dtype: return the keys and values in this type (a prefill); implied by `cache`.
-          layers: the stack's layers one by one, where the caller has unstacked them already; the cache is then a tuple
-            with each layer's own.
-          hook: sees the attention weights of every layer (`attention.AttentionHook`).
+          unrolled: the stack's layers one by one, where the caller has unstacked them already; the cache is then a
+            tuple with each layer's own.
+          hook: sees the attention weights of every layer (`attention.attend`).
         """
         if cache is not None:
             cache_dtype = (cache if isinstance(cache, KVCache) else cache[0]).key.dtype
@@ -306,10 +308,10 @@ class Gemma(nnx.Module):
         keys = positions if key_positions is None else key_positions
         masks = {kind.window: windowed(mask, positions, keys, kind.window) for kind in kinds}
         given = StackInputs(positions, masks, slot, cache_dtype, hook)
-        if layers is not None:
+        if unrolled is not None:
             caches, seen = [], []
             assert not isinstance(cache, KVCache)
-            for number, (block, cached) in enumerate(zip(layers, cache or [None] * len(layers), strict=True)):
+            for number, (block, cached) in enumerate(zip(unrolled, cache or [None] * len(unrolled), strict=True)):
                 x, new, found = block(x, self.config.kind(number), cached, jnp.asarray(number), given)
                 caches.append(new)
                 seen.append(found)

@@ -53,14 +53,17 @@ class Inputs:
         return cls(**fields, region_arrays=rest)
 
     def given(self, name: str) -> Array:
-        """An optional array that the model's region encoders need.
+        """An optional array that the model or its loss needs.
 
         Raises:
-          ValueError: it is missing; the preprocessing was made for other region encoders than the model.
+          ValueError: it is missing: the preprocessing was made for other region encoders, or gave no answer to learn.
         """
         array: Array | None = self.region_arrays.get(name, getattr(self, name, None))
         if array is None:
-            raise ValueError(f"Inputs.{name}: missing, but the model's region encoders need it; use one RegionConfig")
+            remedy = (
+                "take the batch with its answers" if name == "mask_loss" else "use one RegionConfig for data and model"
+            )
+            raise ValueError(f"Inputs.{name}: missing, but needed here; {remedy}")
         return array
 
     def truncated(self, length: int) -> Inputs:

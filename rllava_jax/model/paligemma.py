@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from data_pipelines.settings import RegionConfig
 from rllava_jax.config import AttentionKind, Layers, LoraConfig, Remat
 from rllava_jax.model.attention.attend import AttentionHook
-from rllava_jax.model.gemma import Gemma
+from rllava_jax.model.gemma import DecoderOutput, Gemma
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.lora import attach
 from rllava_jax.model.partition_rules import constrain
@@ -25,7 +25,7 @@ from rllava_jax.model.siglip import Siglip
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 
-class Sequence(NamedTuple):
+class TokenSequence(NamedTuple):
     """The embedded sequence: states [B, S, D], causal marks and validity [B, S], what the vision hook collected."""
 
     x: Array
@@ -118,22 +118,32 @@ class PaliGemma(nnx.Module):
         decoder_hook: AttentionHook | None = None,
     ) -> Output:
         """Logits of every text position given all before it (teacher forcing)."""
-        states, vision_collected, decoder_collected = self._run(inputs, vision_hook, decoder_hook)
-        return Output(self.llm.embedder.decode(states), vision_collected, decoder_collected, states)
+        states, sequence, decoded = self.run(inputs, vision_hook=vision_hook, decoder_hook=decoder_hook)
+        return Output(self.llm.embedder.decode(states), sequence.collected, decoded.collected, states)
 
     def hidden_states(self, inputs: Inputs) -> Float[Array, "B T D"]:
         """States of every text position after the final norm: the logits are these times the token embedding."""
-        return self._run(inputs, None, None)[0]
+        return self.run(inputs)[0]
 
-    def _run(
-        self, inputs: Inputs, vision_hook: AttentionHook | None, decoder_hook: AttentionHook | None
-    ) -> tuple[Array, Any, Any]:
+    def run(
+        self,
+        inputs: Inputs,
+        *,
+        vision_hook: AttentionHook | None = None,
+        decoder_hook: AttentionHook | None = None,
+        cache_dtype: Any = None,
+    ) -> tuple[Float[Array, "B T D"], TokenSequence, DecoderOutput]:
+        """Hidden states of the text positions, the whole sequence, and what the decoder made of it.
+
+        Args:
+          cache_dtype: keeps keys and values in this type, for decoding; None keeps none.
+        """
         sequence = self.embed(inputs, vision_hook=vision_hook)
-        mask = prefix_lm_mask(sequence.mask_ar, sequence.valid)
-        decoded = self.llm(sequence.x, positions_of(sequence.valid), mask, hook=decoder_hook)
-        return decoded.states[:, -inputs.text.shape[1] :], sequence.collected, decoded.collected
+        positions, mask = positions_of(sequence.valid), prefix_lm_mask(sequence.mask_ar, sequence.valid)
+        decoded = self.llm(sequence.x, positions, mask, cache_dtype=cache_dtype, hook=decoder_hook)
+        return decoded.states[:, -inputs.text.shape[1] :], sequence, decoded
 
-    def embed(self, inputs: Inputs, *, vision_hook: AttentionHook | None = None) -> Sequence:
+    def embed(self, inputs: Inputs, *, vision_hook: AttentionHook | None = None) -> TokenSequence:
         """Image tokens, region tokens and text tokens, in that order."""
         features, collected = self.img.encode(inputs.image.astype(self.compute_dtype), hook=vision_hook)
         batch, patches, _ = features.shape
@@ -149,6 +159,6 @@ class PaliGemma(nnx.Module):
         valid.append(inputs.mask_input)
         causal = jnp.ones_like(inputs.mask_ar) if self.config.decoder.family.causal_prefix else inputs.mask_ar
         mask_ar = jnp.concatenate([jnp.zeros((batch, seen_by_all), causal.dtype), causal], axis=1)
-        return Sequence(
+        return TokenSequence(
             constrain(jnp.concatenate(parts, axis=1), "states"), mask_ar, jnp.concatenate(valid, axis=1), collected
         )

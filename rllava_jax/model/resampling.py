@@ -1,10 +1,13 @@
 """One-dimensional resampling as small matrices, applied per axis: static shapes that suit every accelerator.
 
-Axes: K output bins, G input cells.
+Axes: K output bins, G input cells; P and Q patches, W vision width.
 """
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,6 +20,22 @@ def align_corners_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:
     """
     at = np.linspace(0, size - 1, out) if out > 1 else np.zeros(1)
     return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)[None])).astype(np.float32)
+
+
+def resampled_positions(
+    positions: Float[Array, "1 P W"], rows: int, columns: int, *, precision: jax.lax.Precision | None = None
+) -> Float[Array, "1 Q W"]:
+    """Position embeddings of a square grid, for one of `rows` x `columns`, linear between the outermost centres."""
+    grid = math.isqrt(positions.shape[1])
+    square = positions.reshape(grid, grid, -1)
+    resampled = jnp.einsum(
+        "yg,xh,ghw->yxw",
+        align_corners_matrix(rows, grid),
+        align_corners_matrix(columns, grid),
+        square,
+        precision=precision,
+    )
+    return resampled.reshape(1, rows * columns, -1)
 
 
 def area_matrix(out: int, size: int) -> Float[np.ndarray, "K G"]:

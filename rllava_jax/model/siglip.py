@@ -17,7 +17,7 @@ from rllava_jax.config import AttentionKind, Layers, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import Dense, scan_layers, stack_layers
 from rllava_jax.model.partition_rules import constrain, register_rules
-from rllava_jax.model.resampling import align_corners_matrix
+from rllava_jax.model.resampling import resampled_positions
 from rllava_jax.model.sizes import SiglipConfig
 
 _NORM_EPSILON = 1e-6
@@ -154,7 +154,7 @@ class Siglip(nnx.Module):
         Args:
           image: pixels in −1…1. A side other than the configured one (a region's crop) gets position embeddings
             resampled to its own grid.
-          hook: sees the attention weights of every layer (`attention.AttentionHook`).
+          hook: sees the attention weights of every layer (`attention.attend`).
 
         Returns:
           The features, and what the hook collected, stacked over layers.
@@ -172,8 +172,4 @@ class Siglip(nnx.Module):
         grid = self.config.grid
         if (rows, columns) == (grid, grid):
             return positions
-        square = positions.reshape(grid, grid, -1)
-        resampled = jnp.einsum(
-            "yg,xh,ghw->yxw", align_corners_matrix(rows, grid), align_corners_matrix(columns, grid), square
-        )
-        return resampled.reshape(1, rows * columns, -1)
+        return resampled_positions(positions, rows, columns)

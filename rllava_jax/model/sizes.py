@@ -43,7 +43,7 @@ class LayerKind:
       window: a position attends to at most this many positions up to its own; 0 is no limit. Of what follows it (image
         tokens see each other whole) a window hides nothing.
       rope_base: 0 is the decoder's.
-      rope_factor: divides the positions (linear scaling to longer contexts).
+      rope_factor: divides the frequencies, and so in effect the positions (linear scaling to longer contexts).
     """
 
     window: int = 0

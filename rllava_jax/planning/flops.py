@@ -228,7 +228,7 @@ def _recomputed(config: Config, *, needed: bool) -> _Keep:
             return float(remat == "full" and kind == "projection")
         again = float(remat in ("full", "dots"))
         # A fused kernel's backward pass computes the weights again whatever the policy: cuDNN's once; ours in each of
-        # its two kernels, and in both the weights' gradient, of which a backward pass has one (`attention_pallas`).
+        # its two kernels, and in both the weights' gradient, of which a backward pass has one (`attention/pallas.py`).
         if kind == "weights":
             plain = again if fused else again + (remat == "attention")
             return plain + {"xla": 0.0, "cudnn": 1.0, "pallas": 2.0}[config.model.attention]

@@ -32,7 +32,7 @@ from rllava_jax.config.stored import from_json
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params, build, is_new, split
 from rllava_jax.model.region_encoders.protocol import token_encoders
-from rllava_jax.model.resampling import align_corners_matrix
+from rllava_jax.model.resampling import resampled_positions
 from rllava_jax.model.sizes import dimensions_of, model_size
 
 # Where a parameter comes from. New is what PaliGemma and the checkpoint do not have; random is a run without a
@@ -174,12 +174,9 @@ def resampled(positions: Float[Array, "1 P W"], patches: int) -> Float[Array, "1
 
     How the reference changes resolution (`scipy.ndimage.zoom`, order 1).
     """
-    old, new = math.isqrt(positions.shape[1]), math.isqrt(patches)
-    square = positions.astype(jnp.float32).reshape(old, old, -1)
-    matrix = align_corners_matrix(new, old)
+    side = math.isqrt(patches)
     # Accelerators multiply float32 matrices in fewer bits unless asked.
-    grid = jnp.einsum("yg,xh,ghw->yxw", matrix, matrix, square, precision=jax.lax.Precision.HIGHEST)
-    return grid.reshape(1, patches, -1)
+    return resampled_positions(positions.astype(jnp.float32), side, side, precision=jax.lax.Precision.HIGHEST)
 
 
 def _load(

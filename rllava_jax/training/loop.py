@@ -29,7 +29,6 @@ from rllava_jax.config import TrainConfig
 from rllava_jax.runtime import hosts
 from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep, Outcomes
-from rllava_jax.training.log_writers import Writer
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.run_length import RunLength
 from rllava_jax.training.state import Metrics, TrainState, stored
@@ -62,7 +61,6 @@ class Setup:
       validate: (parameters, step) → figures, every `train.evaluate_every`; they choose the best checkpoint.
       names: ids of the training examples, by the batches' `index`.
       assets: files that travel inside each checkpoint.
-      observers: get every row of the log.
     """
 
     length: RunLength
@@ -74,7 +72,6 @@ class Setup:
     validate: Callable[[dict[str, Any], int], Mapping[str, float]]
     names: Sequence[str]
     assets: Mapping[str, bytes]
-    observers: Sequence[Writer] = ()
 
 
 def train(
@@ -94,7 +91,7 @@ def train(
     step = first = saved = int(state.step)
     if first:
         logger.info("resuming after step %d of %d", first, length.steps)
-    log = TrainingLog(workdir, config, first_step=first, steps=length.steps, observers=setup.observers)
+    log = TrainingLog(workdir, config, first_step=first, steps=length.steps)
     with log, contextlib.ExitStack() as running:
         outcomes, asked = Outcomes(config, log, setup.names), hosts.OnAnyHost()
         if first and length.validates(first) and not checkpoints.has_figures(first):

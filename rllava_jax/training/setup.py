@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 def set_up(
     config: Config,
-    task: RunData,
+    data: RunData,
     mesh: Mesh,
     pretrained: Pretrained | None,
     *,
@@ -50,13 +50,13 @@ def set_up(
     """
     if config.train.wandb_project:
         require_wandb(config.train.wandb_project)
-    epoch = len(task.train) if task.parts else examples_per_epoch(task.train, config.data.families)
-    length, vocab = run_length(config, examples_per_epoch=epoch), task.tokenizer.vocab_size
+    epoch = len(data.train) if data.parts else examples_per_epoch(data.train, config.data.families)
+    length, vocab = run_length(config, examples_per_epoch=epoch), data.tokenizer.vocab_size
     program = make_program(config, mesh, vocab=vocab, steps=length.steps, warmup=length.warmup)
     shapes = program.abstract.params | program.abstract.frozen
     origin = origins(config, shapes, pretrained)
     say_what_is_held_whole(mesh, shapes)
-    data = _batches(config, task, steps=length.steps)
+    batches = _batches(config, data, steps=length.steps)
 
     def initialise() -> TrainState:
         logger.info("parameters:\n%s", parameter_table(program.abstract, origin))
@@ -64,22 +64,22 @@ def set_up(
 
     def restore(checkpoints: Checkpoints) -> TrainState:
         logger.info("parameters:\n%s", parameter_table(program.abstract, dict.fromkeys(origin, "resumed")))
-        return restored_state(checkpoints, program, data)
+        return restored_state(checkpoints, program, batches)
 
     return Setup(
-        length,
-        make_train_step(program, config, mesh),
-        data,
-        functools.partial(to_devices, mesh=mesh),
-        initialise,
-        restore,
-        validate,
-        [example.id for example in task.train],
-        assets,
+        length=length,
+        step=make_train_step(program, config, mesh),
+        data=batches,
+        to_devices=functools.partial(to_devices, mesh=mesh),
+        initialise=initialise,
+        restore=restore,
+        validate=validate,
+        names=[example.id for example in data.train],
+        assets=assets,
     )
 
 
-def _batches(config: Config, task: RunData, *, steps: int) -> TrainingIterator:
+def _batches(config: Config, data: RunData, *, steps: int) -> TrainingIterator:
     """This host's batches of the run."""
     shared: dict[str, Any] = {
         "batch_size": config.train.batch_size,
@@ -88,9 +88,9 @@ def _batches(config: Config, task: RunData, *, steps: int) -> TrainingIterator:
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    if task.parts:
-        return mixed_iterator(task.parts, task.preprocessor, steps=steps, **shared)
-    return training_iterator(task.train, task.preprocessor, families=config.data.families, **shared)
+    if data.parts:
+        return mixed_iterator(data.parts, data.preprocessor, steps=steps, **shared)
+    return training_iterator(data.train, data.preprocessor, families=config.data.families, **shared)
 
 
 def parameter_table(abstract: TrainState, origins: Mapping[str, str]) -> str:

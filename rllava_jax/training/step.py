@@ -78,8 +78,8 @@ def make_train_step(program: Program, config: Config, mesh: Mesh) -> jax.stages.
 def _accumulated(graphdef: Any, config: Config, state: TrainState, batch: dict[str, Array]) -> tuple[Params, Metrics]:
     """Gradients and metrics of the batch, of `train.accumulate` micro-batches one after the other.
 
-    Each loss is a mean over micro-batches (`losses.check_losses` refuses others), so the mean of the micro-batches'
-    gradients is the full batch's.
+    Each loss is a mean over micro-batches (`losses.registry.check_losses` refuses others), so the mean of the
+    micro-batches' gradients is the full batch's.
     """
     accumulate = config.train.accumulate
 
