@@ -19,7 +19,13 @@ import textwrap
 from collections.abc import Sequence
 
 from data_pipelines.core.command_line import Parser, run_command, whole, words
-from data_pipelines.core.errors import DataError, MissingFile, MissingOption, OptionConflict, UnreadableFile
+from data_pipelines.core.errors import (
+    MissingFile,
+    MissingOption,
+    MissingPackage,
+    OptionConflict,
+    UnreadableFile,
+)
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
@@ -45,9 +51,7 @@ def _work(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("data_pipelines", "rllava_jax"):
             raise
-        raise DataError(
-            f"{error.name} is not installed; pip install 'rllava-jax[data]'", code="package.missing"
-        ) from None
+        raise MissingPackage(f"{error.name} is not installed; pip install 'rllava-jax[data]'") from None
     except OSError as error:
         # Without the file's name: of some data sets it holds a patient's number.
         reason = error.strerror or type(error).__name__

@@ -288,7 +288,7 @@ def _write(
         "questions": len(ours.scored),
         "bootstrap": options.bootstrap,
         "seed": options.seed,
-        "found": {what: found.count for what, found in ours.findings.items()},
+        "found": {what: len(names) for what, names in ours.findings.items()},
     } | ({"judge": judged} if judged else {})
     write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,5 +150,5 @@ def test_the_protocol_scores_the_corpus_and_every_answer():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(DataError, match=r"sacrebleu is not installed; .* pip install 'rllava-jax\[evaluation\]'"):
+    with refused(ConfigError, "package.missing", "sacrebleu", "pip install 'rllava-jax[evaluation]'"):
         corpus_bleu([["a"]], ["a"], 4)

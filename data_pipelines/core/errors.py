@@ -198,5 +198,5 @@ def unreadable_image(name: object, reason: object, remedy: str = "replace it") -
 
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Names for a message: the first of them, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

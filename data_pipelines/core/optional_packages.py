@@ -17,7 +17,7 @@ def optional_package(name: str, need: str, *, extra: str = "data", otherwise: st
       otherwise: what to do without it, e.g. "skip the filter with --skip-filter language".
 
     Raises:
-      DataError: it is not installed.
+      ConfigError: it is not installed.
     """
     try:
         return importlib.import_module(name)

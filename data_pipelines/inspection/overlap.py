@@ -23,7 +23,8 @@ from jaxtyping import UInt64
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.core.errors import ImageError, MissingPackage
+from data_pipelines.core.errors import ImageError
+from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.reading import decode
 from data_pipelines.inspection.figures import Figure
 from data_pipelines.inspection.reading import DataSet
@@ -93,12 +94,9 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
     Unreadable images are left out, counted and named in a logged warning.
 
     Raises:
-      ConfigError: imagehash is missing.
+      ConfigError: imagehash is not installed.
     """
-    try:
-        import imagehash  # noqa: F401
-    except ImportError:
-        raise MissingPackage("perceptual hashes need the package imagehash: pip install 'rllava-jax[data]'") from None
+    optional_package("imagehash", "perceptual hashes")
     images = {
         (data_set.name, split, image.image_id): image.image
         for data_set in data_sets

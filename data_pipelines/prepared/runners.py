@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from data_pipelines.core.child_processes import follow_parent
-from data_pipelines.core.errors import DataError, InvalidOption
+from data_pipelines.core.errors import DataError, InvalidOption, MissingPackage
 from data_pipelines.prepared.image_shards import ImageShard, write_shard
 
 logger = logging.getLogger(__name__)
@@ -58,16 +58,16 @@ def run_beam(shards: Sequence[ImageShard], *, runner: str, options: Sequence[str
       options: Beam's own, e.g. ("--project=…", "--region=…").
 
     Raises:
-      DataError: Beam is not installed, or does not know the runner.
+      ConfigError: Beam is not installed.
+      DataError: it does not know the runner.
     """
     try:
         import apache_beam as beam  # type: ignore[import-not-found]
         from apache_beam.options.pipeline_options import PipelineOptions  # type: ignore[import-not-found]
     except ImportError:
-        raise DataError(
+        raise MissingPackage(
             "--runner: needs Apache Beam, which its pins keep out of the training environment; in one of its own run "
-            "pip install apache-beam, then install this package there (docs/DATA.md, Apache Beam)",
-            code="import.missing",
+            "pip install apache-beam, then install this package there (docs/DATA.md, Apache Beam)"
         ) from None
     try:
         pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))

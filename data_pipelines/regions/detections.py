@@ -31,6 +31,7 @@ from data_pipelines.core.errors import (
     MalformedFile,
     MissingOption,
     UnknownName,
+    listed,
 )
 from data_pipelines.core.json_files import read_json, text_field
 from data_pipelines.images.reading import size_of
@@ -39,7 +40,6 @@ from data_pipelines.regions.boxes import box_from_pixels
 
 logger = logging.getLogger(__name__)
 
-_NAMED = 10
 _REMEDY = "name the file that the detector wrote"
 
 
@@ -108,7 +108,7 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     logger.info(
         "%s: %d boxes on %d of %d images; left out %d boxes that score below %g, and %d on images outside the split; "
         "images without a box: %s", path, sum(len(boxes) for boxes in found.values()), len(found), len(images), below,
-        min_score, elsewhere, _list(bare),
+        min_score, elsewhere, listed(bare) or "none",
     )  # fmt: skip
     examples = [replace(example, regions=(), distractors=(), provenance="") for example in split.examples]
     return replace(split, examples=examples, images=images)
@@ -228,8 +228,3 @@ def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> Ann
             box = box_from_pixels(*detection.pixels, width=width, height=height, where=detection.where)
             regions.append(Region(box, detection.label))
     return replace(image, regions=tuple(regions), provenance="detector")
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return (", ".join(names[:_NAMED]) + more) or "none"

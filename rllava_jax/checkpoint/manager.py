@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, listed
 from data_pipelines.core.paths import absolute, require_bucket
 from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.errors import CheckpointError
@@ -325,8 +325,7 @@ class Checkpoints:
         found = checksums(arrays)
         changed = [name for name, value in found.items() if stored.get(name) != value]
         if changed:
-            listed = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
-            raise self._unreadable(step, f"{listed}: not the numbers that were saved, by their checksum")
+            raise self._unreadable(step, f"{listed(changed, 3)}: not the numbers that were saved, by their checksum")
 
     def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of the stored parameters by name; no array is read. Raises as `restore`."""

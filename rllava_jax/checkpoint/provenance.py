@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, listed
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
@@ -100,9 +100,9 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
     with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
         names = changed(completed(stored_config(workdir))[0], to_json(config), besides=effects)
     if names:
-        listed = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
         raise ConfigError(
-            f"{path}: this workdir holds a run with another {listed}; choose another --workdir, or remove this one",
+            f"{path}: this workdir holds a run with another {listed(names, 6)}; choose another --workdir, or remove "
+            "this one",
             code="config.other-run",
         )
     return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,35 +28,16 @@ class GivenAnswer(NamedTuple):
     fields: Mapping[str, Any]
 
 
-@dataclass
-class Found:
-    """How often something was found that the reader ought to know, and where: the first few."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, name: str) -> None:
-        """Counts one more."""
-        self.count += 1
-        if self.count <= _NAMED:
-            self.examples.append(name)
-
-
-class Findings(dict[str, Found]):
-    """What was found, in words, e.g. "lines that are not a JSON object with an id"."""
+class Findings(dict[str, list[str]]):
+    """What was found that the reader ought to know, in words ("empty answers"), and where, each time."""
 
     def add(self, what: str, name: str) -> None:
-        """Counts one case of it."""
-        self.setdefault(what, Found()).add(name)
+        """Adds one case of it."""
+        self.setdefault(what, []).append(name)
 
     def lines(self) -> list[str]:
         """For people: one line each."""
-        return [f"{found.count:,} {what}: {_listed(found)}" for what, found in self.items()]
-
-
-def _listed(found: Found) -> str:
-    more = found.count - len(found.examples)
-    return ", ".join(found.examples) + (f" and {more:,} more" if more else "")
+        return [f"{len(names):,} {what}: {listed(names, _NAMED)}" for what, names in self.items()]
 
 
 UNREADABLE = "lines that are not a JSON object with an id (what they answered counts as missing)"
@@ -102,7 +83,7 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
             continue
         answers.setdefault(key, []).extend(_answers(line, key[0], findings, lists=lists))
     if not answers:
-        bad = findings.get(UNREADABLE, Found()).count
+        bad = len(findings.get(UNREADABLE, ()))
         raise DataError(
             f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer",
             code="data.no-examples",

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.core.optional_packages import optional_package
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.optional_packages import optional
 
 ORDERS = (1, 2, 3, 4)
 ROUGES = ("rouge1", "rouge2", "rougeL")
@@ -37,7 +37,7 @@ def sentence_bleu(references: Sequence[str], prediction: str, order: int = 4) ->
     """BLEU-`order` of one answer, with effective order.
 
     Raises:
-      DataError: the package sacrebleu is not installed.
+      ConfigError: the package sacrebleu is not installed.
     """
     return _share(_bleu(order).sentence_score(prediction, list(references)))
 
@@ -46,7 +46,7 @@ def corpus_bleu(references: Sequence[Sequence[str]], predictions: Sequence[str],
     """BLEU-`order` of all answers together; 0 for none.
 
     Raises:
-      DataError: the package sacrebleu is not installed.
+      ConfigError: the package sacrebleu is not installed.
     """
     if not predictions:
         return 0.0
@@ -74,7 +74,7 @@ def rouge(references: Sequence[str], prediction: str) -> dict[str, float]:
     """F1 of ROUGE-1, ROUGE-2 and ROUGE-L of one answer; of several references the best, each score for itself.
 
     Raises:
-      DataError: the package rouge-score is not installed.
+      ConfigError: the package rouge-score is not installed.
     """
     found = _rouge_scorer().score_multi(list(references), prediction)
     return {name: float(found[name].fmeasure) for name in ROUGES}
@@ -86,7 +86,7 @@ def _sufficient(score: Any) -> list[float]:
 
 def _from_sums(sums: list[int], order: int) -> float:
     correct, total, (system, reference) = sums[:order], sums[order : 2 * order], sums[2 * order :]
-    score = optional("sacrebleu.metrics", package="sacrebleu").BLEU.compute_bleu(
+    score = optional_package("sacrebleu.metrics", "BLEU", extra="evaluation").BLEU.compute_bleu(
         correct, total, system, reference, smooth_method="exp", max_ngram_order=order
     )
     return _share(score)
@@ -99,10 +99,11 @@ def _share(score: Any) -> float:
 
 @lru_cache(maxsize=len(ORDERS))
 def _bleu(order: int) -> Any:
-    bleu = optional("sacrebleu.metrics", package="sacrebleu").BLEU
+    bleu = optional_package("sacrebleu.metrics", "BLEU", extra="evaluation").BLEU
     return bleu(lowercase=True, tokenize="13a", smooth_method="exp", max_ngram_order=order, effective_order=True)
 
 
 @lru_cache(maxsize=1)
 def _rouge_scorer() -> Any:
-    return optional("rouge_score.rouge_scorer", package="rouge-score").RougeScorer(list(ROUGES), use_stemmer=False)
+    rouge = optional_package("rouge_score.rouge_scorer", "ROUGE", extra="evaluation")
+    return rouge.RougeScorer(list(ROUGES), use_stemmer=False)

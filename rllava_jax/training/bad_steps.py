@@ -16,13 +16,12 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array
 
 from data_pipelines.core import exit_codes
+from data_pipelines.core.errors import listed
 from rllava_jax.config import TrainConfig
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.state import Metrics
 
 logger = logging.getLogger(__name__)
-
-_NAMED = 10  # examples named in one line
 
 
 class BadStep(RuntimeError):
@@ -83,7 +82,7 @@ class Outcomes:
         losses = _everyone(metrics.examples.get("example_loss", jnp.full(len(places), jnp.nan)))
         offending = [self._names[place] for place in _offending(losses, places)]
         # Where no example has a loss it is none of theirs.
-        named = _listed(offending) if np.isfinite(losses).any() else "all: the parameters have diverged"
+        named = listed(offending) if np.isfinite(losses).any() else "all: the parameters have diverged"
         what = f"step {step} is bad: loss {loss:.4g}, gradient norm {norm:.4g}, examples {named}"
         self._log.write_bad_step(step, loss=loss, gradient_norm=norm, examples=offending)
         if self._config.on_bad_step == "stop":
@@ -119,8 +118,3 @@ def _offending(losses: np.ndarray, index: np.ndarray) -> list[int]:
     order = np.argsort(-losses, kind="stable")
     above = [place for place in order if losses[place] > 2 * np.median(losses)] or order[:1]
     return list(dict.fromkeys(index[above].tolist()))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.core.paths import absolute
 
 logger = logging.getLogger(__name__)
@@ -114,14 +113,8 @@ def require_wandb(project: str) -> Any:
     Raises:
       ConfigError: it is not installed.
     """
-    try:
-        return importlib.import_module("wandb")
-    except ImportError:
-        raise ConfigError(
-            f"train.wandb_project: {project!r} needs the package wandb; install it with "
-            "pip install 'rllava-jax[wandb]', or leave the setting empty",
-            code="package.missing",
-        ) from None
+    need = f"train.wandb_project: {project!r}"
+    return optional_package("wandb", need, extra="wandb", otherwise="leave the setting empty")
 
 
 def _figures(row: Row) -> dict[str, float]:

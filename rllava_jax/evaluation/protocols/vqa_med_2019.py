@@ -50,7 +50,7 @@ def bleu(references: Sequence[str], prediction: str, *, backoff: bool = True) ->
         and makes the whole score 0.
 
     Raises:
-      DataError: the package nltk, which rouge-score brings, is not installed.
+      ConfigError: the package nltk, which rouge-score brings, is not installed.
     """
     if not _split(prediction):
         return 0.0
@@ -61,7 +61,7 @@ def _one_bleu(reference: str, prediction: str, backoff: bool) -> float:
     wanted, given = _words(reference), _words(prediction)
     if not wanted and not given:
         return 1.0
-    translate = optional("nltk.translate.bleu_score", package="nltk")
+    translate = _nltk("translate.bleu_score")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are no 4-grams in two words
         smoothing = _matched_orders if backoff else translate.SmoothingFunction().method0
@@ -82,15 +82,19 @@ def _split(text: str) -> list[str]:
     return words
 
 
+def _nltk(module: str) -> Any:
+    return optional_package(f"nltk.{module}", "the protocol vqa_med_2019", extra="evaluation")
+
+
 @lru_cache(maxsize=1)
 def _stemmer() -> Any:
-    return optional("nltk.stem.snowball", package="nltk").SnowballStemmer("english")
+    return _nltk("stem.snowball").SnowballStemmer("english")
 
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
     # `word_tokenize` would cut into sentences first, for which it needs a download; without full stops there is one.
-    return optional("nltk.tokenize.destructive", package="nltk").NLTKWordTokenizer()
+    return _nltk("tokenize.destructive").NLTKWordTokenizer()
 
 
 def _score(item: Response) -> Scores:
