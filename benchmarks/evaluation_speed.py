@@ -157,9 +157,9 @@ def _asked(options: argparse.Namespace) -> Any:
     step = ["--step", options.step] if options.step else []
     said = ["--checkpoint", str(options.checkpoint), "--out", "-", "--root", options.root, *step]
     asked = make_parser("").parse_args([*said, "--batch-size", str(options.batch)])
-    checkpoint, own, tokenizer = open_checkpoint(options.checkpoint, options.step)
-    config = asked_config(own, asked, devices=1)
-    task = load_run_data(config, tokenizer=tokenizer, training=False)
+    opened = OpenedCheckpoint.open(options.checkpoint, options.step)
+    config = asked_config(opened.config, asked, devices=1)
+    task = load_run_data(config, tokenizer=opened.tokenizer, training=False)
     families = [family for family in config.evaluation.families if family != "localise"]
     examples = choose_examples(task.test, families, most=0)
     random.Random(options.seed).shuffle(examples)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rllava_jax.runtime import process_memory
+from rllava_jax.runtime.workdirs import workdir_of
 
 if __name__ == "__main__":
     process_memory.start("rllava_jax.calibrate")

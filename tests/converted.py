@@ -11,8 +11,8 @@ import numpy as np
 from rllava_jax import convert
 from rllava_jax.checkpoint import provenance
 from rllava_jax.inference.decode import generate
-from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.import_checkpoint import write_model
+from rllava_jax.interop.stored_params import StoredCheckpoint
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.params import abstract, merge
@@ -26,7 +26,7 @@ def run_convert(*arguments) -> None:
 
 def read_params(folder) -> dict[str, np.ndarray]:
     """Every array of a checkpoint."""
-    return {name: np.concatenate(list(array.blocks())) for name, array in open_stored(folder, step=None).arrays.items()}
+    return {name: np.concatenate(list(array.blocks())) for name, array in StoredCheckpoint.open(folder).arrays.items()}
 
 
 def write_checkpoint(folder, config, params, tokenizer) -> None:
@@ -47,7 +47,7 @@ class Ours:
     """A checkpoint's model."""
 
     def __init__(self, folder, *, compute_dtype="float32"):
-        stored = open_stored(folder, step=None)
+        stored = StoredCheckpoint.open(folder)
         config = dataclasses.replace(
             stored.config, model=dataclasses.replace(stored.config.model, compute_dtype=compute_dtype)
         )

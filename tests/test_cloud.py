@@ -30,8 +30,8 @@ from rllava_jax.config import ConfigError
 from rllava_jax.config.loading import load_config
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.interop.lineage import run_name
 from rllava_jax.model.params import abstract
+from rllava_jax.runtime.workdirs import workdir_of
 from rllava_jax.training.initialisation import initial_parameters, origins, resolve
 
 STEPS = 14
@@ -88,7 +88,7 @@ def test_a_remote_path_keeps_its_two_slashes(cloud):
         assert str(form) == os.fspath(form) == expected
         assert is_remote(form)
     assert path.name == "slake"
-    assert run_name(path / "checkpoints") == run_name(path) == "slake"
+    assert workdir_of(path / "checkpoints").name == workdir_of(path).name == "slake"
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from rllava_jax.config import (
     RegionConfig,
     TrainConfig,
 )
-from rllava_jax.interop.export_checkpoint import open_stored
 from rllava_jax.interop.lineage import exported_stage, import_record, lineage
 from rllava_jax.interop.model_card import model_card
+from rllava_jax.interop.stored_params import StoredCheckpoint
 from rllava_jax.model.preprocessing import make_preprocessor
 
 PLAIN = RegionConfig(encoders=())
@@ -195,7 +195,7 @@ def test_adapters_fit_the_original_base_only_without_regions():
 
 
 def test_the_plain_folder_of_a_region_run_shows_results_without_regions_alone(finished_run):
-    stored = open_stored(finished_run, step=None)
+    stored = StoredCheckpoint.open(finished_run)
     whole = model_card(stored, stored.config, adapter=False, dtype="float32", licence="")
     assert "| questions | metric | n | right | none | wrong | blank |" in whole
     assert "family=identify" in whole
@@ -256,7 +256,7 @@ def test_the_way_of_a_model_survives_export_and_import(exported, finished_run, t
         assert str(tmp_path) not in written
         assert str(finished_run.parent) not in written
     # A run that starts there tells it too.
-    again = open_stored(tmp_path / "again", step=None)
+    again = StoredCheckpoint.open(tmp_path / "again")
     start = provenance.start_of(again.files, name="again", step=0, where="again")
     stages = lineage(checkpoint(start=start).files, Config(), folder=Path("run/checkpoints"), step=40)
     assert [stage["stage"] for stage in stages] == ["random", "trained", "exported", "trained"]

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.paths import absolute, path_of
+from data_pipelines.core.paths import path_of
 from data_pipelines.images.windows import window_of
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Box, Region, Task, VQAExample
@@ -123,7 +123,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        path: Path,
+        path: Path | OpenedCheckpoint,
         *,
         step: str | None = None,
         new_tokens: int | None = None,
@@ -134,7 +134,7 @@ class Predictor:
         """Reads a checkpoint.
 
         Args:
-          path: see `manager.find_checkpoint`.
+          path: see `manager.find_checkpoint`; or a checkpoint that is open already.
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
@@ -145,32 +145,28 @@ class Predictor:
           CheckpointError: there is none, or it cannot be read.
           DataError: no such window.
         """
-        folder, which = find_checkpoint(absolute(path), step)
-        with Checkpoints(folder, read_only=True) as checkpoints:
-            number = checkpoints.resolve(which)
-            files = checkpoints.assets(number)
-            config = provenance.config_from_assets(files, where=str(folder / str(number)))
-            keep_compiled_of(config, folder / str(number))
-            if window is not None:
-                window_of(window, "window")
-                config = dataclasses.replace(config, data=dataclasses.replace(config.data, window=window))
-            tokenizer = provenance.tokenizer_from_assets(files, where=str(folder / str(number)))
-            preprocessor = make_preprocessor(config, tokenizer)
-            # Where it was trained there may have been a kernel that is not here; they compute the same.
-            plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
-            graphdef, shapes = abstract(plain, vocab=tokenizer.vocab_size)
-            # In the types in which they are stored: what training would freeze in bfloat16 may have come in float32.
-            stored = checkpoints.shapes(number)
-            shapes = {
-                name: jax.ShapeDtypeStruct(shape.shape, stored[name].dtype if name in stored else shape.dtype)
-                for name, shape in shapes.items()
-            }
-            mesh = make_mesh(MeshConfig(), devices or jax.local_devices()[:1])
-            params = checkpoints.restore_params(number, sharded_shapes(mesh, shapes))
+        opened = path if isinstance(path, OpenedCheckpoint) else OpenedCheckpoint.open(path, step)
+        config, tokenizer, stored = opened.config, opened.tokenizer, opened.shapes
+        keep_compiled_of(config, opened.where)
+        if window is not None:
+            window_of(window, "window")
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, window=window))
+        preprocessor = make_preprocessor(config, tokenizer)
+        # Where it was trained there may have been a kernel that is not here; they compute the same.
+        plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
+        graphdef, shapes = abstract(plain, vocab=tokenizer.vocab_size)
+        # In the types in which they are stored: what training would freeze in bfloat16 may have come in float32.
+        shapes = {
+            name: jax.ShapeDtypeStruct(shape.shape, stored[name].dtype if name in stored else shape.dtype)
+            for name, shape in shapes.items()
+        }
+        mesh = make_mesh(MeshConfig(), devices or jax.local_devices()[:1])
+        with Checkpoints(opened.folder, read_only=True) as checkpoints:
+            params = checkpoints.restore_params(opened.step, sharded_shapes(mesh, shapes))
         generator = Generator(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
-        return cls(preprocessor, generator, params, checkpoint=folder / str(number), config=config, files=files)
+        return cls(preprocessor, generator, params, checkpoint=opened.where, config=config, files=opened.files)
 
     @cached_property
     def calibration(self) -> Calibration | None:

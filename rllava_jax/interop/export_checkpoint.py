@@ -13,10 +13,9 @@ import numpy as np
 
 from data_pipelines.core.atomic_files import appears_whole, check_destination, holds_only, require_room
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.core.paths import absolute
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.manager import find_checkpoint
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import to_json
@@ -24,13 +23,13 @@ from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.layout import EMBEDDING, exported
-from rllava_jax.interop.lineage import exported_stage, lineage, run_name
+from rllava_jax.interop.lineage import exported_stage, lineage
 from rllava_jax.interop.model_card import model_card
 from rllava_jax.interop.peft_adapter import write_adapter
 from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.shards import write_shards
 from rllava_jax.interop.source import DTYPES
-from rllava_jax.interop.stored_params import StoredCheckpoint, in_dtype, merged_streams, spelled_tensors, stored_params
+from rllava_jax.interop.stored_params import StoredCheckpoint, in_dtype, merged_streams, spelled_tensors
 from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.lora import is_adapter
@@ -51,24 +50,6 @@ _FOLDER_FILES = (
 )
 # transformers pads tables to a multiple of this, and so are the published folders'.
 _ROWS_MULTIPLE = 64
-
-
-def open_stored(path: Path, *, step: str | None) -> StoredCheckpoint:
-    """Opens a run's workdir, an imported model, or one checkpoints/STEP folder.
-
-    Raises:
-      CheckpointError: there is none, or it cannot be read.
-    """
-    # The absolute path, so that a run opened as "." still has a name.
-    folder, which = find_checkpoint(absolute(path), step)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(which)
-        files = checkpoints.assets(number)
-        where = str(folder / str(number))
-        config = provenance.config_from_assets(files, where=where)
-        tokenizer = provenance.tokenizer_from_assets(files, where=where)
-        arrays = stored_params(folder / str(number) / "params", checkpoints.shapes(number))
-    return StoredCheckpoint(folder, number, config, tokenizer, files, arrays)
 
 
 def export_checkpoint(
@@ -99,7 +80,7 @@ def export_checkpoint(
     npz = destination.suffix.lower() == ".npz"
     kept, _ = find_checkpoint(checkpoint)
     check_destination(destination, source=kept, overwrite=overwrite, ours=is_own_npz if npz else _is_export)
-    stored = open_stored(checkpoint, step=step)
+    stored = StoredCheckpoint.open(checkpoint, step)
     _check_fits(stored, keep_lora=keep_lora, plain=plain, npz=npz)
     arrays = {name: array for name, array in stored.arrays.items() if not (plain and name.startswith("roi/"))}
     adapters = {name: array for name, array in arrays.items() if is_adapter(name)}
@@ -242,7 +223,7 @@ def folder_files(stored: StoredCheckpoint, config: Config, *, rows: int, dtype: 
     values["rllava"] = {**values.get("rllava", {}), "config": to_json(config)}
     past = lineage(stored.files, stored.config, folder=stored.folder, step=stored.step)
     record = {
-        "checkpoint": f"{run_name(stored.folder)} step {stored.step}",
+        "checkpoint": f"{stored.name} step {stored.step}",
         "dtype": dtype,
         "lineage": [*past, exported_stage(stored.config, config, dtype=dtype)],
         "versions": provenance.describe(config)["versions"],

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.core.paths import is_remote
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE, training_facts
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import SIZES
+from rllava_jax.runtime.workdirs import workdir_of
 
 Stage = dict[str, Any]
 
@@ -65,7 +65,7 @@ def lineage(files: Mapping[str, bytes], config: Config, *, folder: Path, step: i
         stages = _of_conversion(_json(files[CONVERSION_FILE], folder / str(step) / "assets" / CONVERSION_FILE))
     else:
         stages = [{"stage": "random"}]
-    return [*stages, _trained(run_name(folder), step, training_facts(config))] if step else stages
+    return [*stages, _trained(workdir_of(folder).name, step, training_facts(config))] if step else stages
 
 
 def _json(content: bytes, path: Path) -> dict[str, Any]:
@@ -182,12 +182,6 @@ def is_published(stages: Sequence[Stage]) -> bool:
     """Whether it began as someone else's model of a size that Google publishes."""
     first = stages[0]
     return first["stage"] == "imported" and first["size"] in SIZES and first["size"] != "tiny"
-
-
-def run_name(folder: Path) -> str:
-    """A run's name, or an imported model's, from the folder of its checkpoints."""
-    folder = folder if is_remote(folder) else Path(os.path.abspath(folder))
-    return folder.parent.name if folder.name == "checkpoints" else folder.name
 
 
 def last_part(name: str) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.config import Config, LoraConfig, LoraTarget
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
+from rllava_jax.config import LoraConfig, LoraTarget
 from rllava_jax.interop.layout import EMBEDDING, by_array, spellings
 from rllava_jax.interop.streaming import StoredArray, StreamedArray
 from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
@@ -20,26 +19,18 @@ from rllava_jax.model.published_names import Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 
 
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A checkpoint, opened: what it says of itself, and its arrays as streams."""
+class StoredCheckpoint(OpenedCheckpoint):
+    """A checkpoint, opened, and its arrays as streams."""
 
-    folder: Path
-    step: int
-    config: Config
-    tokenizer: Tokenizer
-    files: Mapping[str, bytes]
-    arrays: dict[str, StreamedArray]
+    @cached_property
+    def arrays(self) -> dict[str, StreamedArray]:
+        """Every parameter by name, read block by block when streamed."""
+        return {name: StoredArray(self.where / "params", name).stream() for name in self.shapes}
 
     @property
     def size(self) -> PaliGemmaConfig:
         """The model's, with the rows of its token embedding."""
-        return model_size(self.config.model, vocab=self.arrays[EMBEDDING].shape[0])
-
-
-def stored_params(item: Path, names: Mapping[str, Any]) -> dict[str, StreamedArray]:
-    """Every named array of the Orbax item in a folder, read block by block when streamed."""
-    return {name: StoredArray(item, name).stream() for name in names}
+        return model_size(self.config.model, vocab=self.shapes[EMBEDDING].shape[0])
 
 
 def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dict[str, StreamedArray]:

@@ -13,6 +13,7 @@ from rllava_jax.evaluation.trust.boxes_file import BoxesFile
 from rllava_jax.evaluation.trust.images import images_of
 from rllava_jax.evaluation.trust.run import Run
 from rllava_jax.report.run_report import write_report
+from rllava_jax.runtime.workdirs import workdir_of
 
 REPORT_FILE = "report.html"
 
@@ -53,5 +54,4 @@ def title(run: Run) -> str:
     """What the page is called: after the run's folder and step, or the function."""
     if "checkpoint" not in run.model:
         return f"Region trust: {', '.join(str(value) for value in run.model.values())}"
-    folder = Path(run.model["checkpoint"])
-    return f"Region trust: {(folder.parent if folder.name == 'checkpoints' else folder).name}, step {run.model['step']}"
+    return f"Region trust: {workdir_of(Path(run.model['checkpoint'])).name}, step {run.model['step']}"

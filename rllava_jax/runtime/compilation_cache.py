@@ -10,8 +10,9 @@ from pathlib import Path
 
 import jax
 
-from data_pipelines.core.paths import absolute, is_remote
+from data_pipelines.core.paths import is_remote
 from rllava_jax.config import Config
+from rllava_jax.runtime.workdirs import workdir_of
 
 _FOLDER = "compilation_cache"
 
@@ -41,8 +42,7 @@ def keep_compiled_of(config: Config, checkpoint: Path) -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    steps = absolute(checkpoint).parent
-    workdir = steps.parent if steps.name == "checkpoints" else steps
+    workdir = workdir_of(checkpoint.parent)
     setting = config.train.compilation_cache
     if not _writable(workdir if setting == "workdir" else Path(setting)):
         workdir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rllava_jax"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +21,11 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.core.paths import absolute, path_of
-from data_pipelines.text.tokenizer import Tokenizer
+from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, InitConfig, ModelConfig
 from rllava_jax.config.stored import from_json
 from rllava_jax.model.lora import is_adapter
@@ -43,31 +42,7 @@ _POSITIONS = "img/pos_embedding"
 _TABLE = "llm/embedder/input_embedding"
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A checkpoint whose parameters a run begins with; its arrays are not read yet.
-
-    Attributes:
-      folder: the folder of its run's checkpoints.
-      config, tokenizer: those it was trained with.
-      shapes: of its parameters, by name.
-      record: what the run writes down of it.
-    """
-
-    folder: Path
-    step: int
-    config: Config
-    tokenizer: Tokenizer
-    shapes: Mapping[str, jax.ShapeDtypeStruct]
-    record: provenance.StartedFrom
-
-    @property
-    def where(self) -> Path:
-        """The checkpoint's own folder."""
-        return self.folder / str(self.step)
-
-
-def resolve(config: Config, workdir: Path) -> tuple[Config, Pretrained | None]:
+def resolve(config: Config, workdir: Path) -> tuple[Config, OpenedCheckpoint | None]:
     """The configuration with what `init.checkpoint` decides filled in, and that checkpoint if it is still to be loaded.
 
     A run that already has checkpoints goes on from those: what it started from may be gone, and its own record is
@@ -87,12 +62,12 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, Pretrained | None]:
         # Stopped before its first checkpoint: it begins again where it began, and not where `last` has moved to.
         begun = provenance.started_from(workdir)
         init = init if begun is None else dataclasses.replace(init, step=str(begun.facts["step"]))
-    pretrained = _read(init)
+    pretrained = _opened(init)
     return _resolved(config, pretrained), pretrained
 
 
 def origins(
-    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], pretrained: Pretrained | None
+    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], pretrained: OpenedCheckpoint | None
 ) -> dict[str, Origin]:
     """Where each of the run's parameters comes from.
 
@@ -133,7 +108,7 @@ def initial_parameters(
     config: Config,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     shardings: Mapping[str, NamedSharding],
-    pretrained: Pretrained | None,
+    pretrained: OpenedCheckpoint | None,
     *,
     vocab: int,
 ) -> Params:
@@ -180,7 +155,7 @@ def resampled(positions: Float[Array, "1 P W"], patches: int) -> Float[Array, "1
 
 
 def _load(
-    pretrained: Pretrained, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, NamedSharding]
+    pretrained: OpenedCheckpoint, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: Mapping[str, NamedSharding]
 ) -> dict[str, Any]:
     def target(name: str, stored: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # Orbax casts each share as it is read. What is resampled is cast after that.
@@ -216,39 +191,27 @@ def _has_checkpoints(workdir: Path) -> bool:
         return bool(checkpoints.steps())
 
 
-def _read(init: InitConfig) -> Pretrained:
+def _opened(init: InitConfig) -> OpenedCheckpoint:
     path = path_of(init.checkpoint)
     try:
-        folder, named = find_checkpoint(path)
+        _, named = find_checkpoint(path)
         if named.isdigit() and init.step not in ("last", named):
             raise ConfigError(
                 f"init.step: {init.step!r} beside init.checkpoint={path}; leave one of the two steps out",
                 code="config.conflict",
             )
-        with Checkpoints(folder, read_only=True) as checkpoints:
-            step = checkpoints.resolve(named if named.isdigit() else init.step)
-            files, shapes = checkpoints.assets(step), checkpoints.shapes(step)
+        opened = OpenedCheckpoint.open(path, None if named.isdigit() else init.step)
     except CheckpointError as error:
         raise error.within("init.checkpoint") from error
-    where = str(folder / str(step))
-    if _TABLE not in shapes or _POSITIONS not in shapes:
+    if _TABLE not in opened.shapes or _POSITIONS not in opened.shapes:
         raise ConfigError(
-            f"init.checkpoint: {where} holds no PaliGemma; name a run of this program or an import",
+            f"init.checkpoint: {opened.where} holds no PaliGemma; name a run of this program or an import",
             code="checkpoint.mismatch",
         )
-    of_run = absolute(folder)
-    name = of_run.parent.name if of_run.name == "checkpoints" else of_run.name
-    return Pretrained(
-        folder,
-        step,
-        provenance.config_from_assets(files, where=where),
-        provenance.tokenizer_from_assets(files, where=where),
-        shapes,
-        provenance.start_of(files, name=name, step=step, where=where),
-    )
+    return opened
 
 
-def _resolved(config: Config, pretrained: Pretrained) -> Config:
+def _resolved(config: Config, pretrained: OpenedCheckpoint) -> Config:
     theirs = dataclasses.replace(pretrained.config.model, vocab=pretrained.shapes[_TABLE].shape[0])
     config = _filled(config, theirs)
     here, there = dimensions_of(model_size(config.model)), dimensions_of(model_size(theirs))
@@ -286,7 +249,7 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _remedy(pretrained: Pretrained, wrong: Sequence[str]) -> str:
+def _remedy(pretrained: OpenedCheckpoint, wrong: Sequence[str]) -> str:
     """What the user can do about names that do not match."""
     lora, regions = pretrained.config.lora, pretrained.config.regions
     own = []
@@ -301,7 +264,7 @@ def _remedy(pretrained: Pretrained, wrong: Sequence[str]) -> str:
     return f"set what it was trained with: {', '.join(own)}{merge}"
 
 
-def _check_meaning(config: Config, pretrained: Pretrained, loaded: Sequence[str]) -> None:
+def _check_meaning(config: Config, pretrained: OpenedCheckpoint, loaded: Sequence[str]) -> None:
     """Refuses settings that give loaded numbers another meaning, which their shapes do not show."""
     branch, trained_branch = (tuple(token_encoders(one.regions)) for one in (config, pretrained.config))
     for kind, field, here, there in (

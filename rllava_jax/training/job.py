@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import Checkpoints
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.validation import validate_patches
 from rllava_jax.evaluation.run import validation_figures
@@ -23,7 +24,7 @@ from rllava_jax.model.params import Params, abstract, compute_dtype
 from rllava_jax.model.sharding import check_batches, make_mesh, sharded_shapes
 from rllava_jax.model.sizes import model_size
 from rllava_jax.runtime import hosts
-from rllava_jax.training.initialisation import Pretrained, resolve
+from rllava_jax.training.initialisation import resolve
 from rllava_jax.training.loop import Setup
 from rllava_jax.training.setup import set_up
 
@@ -45,7 +46,7 @@ class Job:
     data: RunData
     generator: Generator
     shapes: Mapping[str, Any]
-    start: Pretrained | None
+    start: OpenedCheckpoint | None
     started_from: provenance.StartedFrom | None
     is_known: bool
 

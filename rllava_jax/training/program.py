@@ -11,11 +11,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from rllava_jax.checkpoint.manager import Checkpoints
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.model.params import abstract, trainable_names
 from rllava_jax.model.partition_rules import check_rules
 from rllava_jax.model.sharding import parameter_shardings, placed, replicated
-from rllava_jax.training.initialisation import Pretrained, initial_parameters
+from rllava_jax.training.initialisation import initial_parameters
 from rllava_jax.training.losses.registry import check_losses
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.state import TrainState, stored
@@ -94,7 +95,9 @@ def state_shardings(mesh: Mesh, abstract: TrainState) -> TrainState:
     )
 
 
-def initial_state(config: Config, program: Program, *, vocab: int, pretrained: Pretrained | None = None) -> TrainState:
+def initial_state(
+    config: Config, program: Program, *, vocab: int, pretrained: OpenedCheckpoint | None = None
+) -> TrainState:
     """A fresh state, each part made or read where it lives.
 
     Args:

@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from data_pipelines.loading.loader import TrainingIterator, examples_per_epoch, mixed_iterator, training_iterator
 from rllava_jax.checkpoint.manager import Checkpoints
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.inference.run_data import RunData
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params
 from rllava_jax.model.sharding import say_what_is_held_whole, to_devices
-from rllava_jax.training.initialisation import Pretrained, origins
+from rllava_jax.training.initialisation import origins
 from rllava_jax.training.log_writers import require_wandb
 from rllava_jax.training.loop import Setup
 from rllava_jax.training.program import initial_state, make_program, restored_state
@@ -32,7 +33,7 @@ def set_up(
     config: Config,
     data: RunData,
     mesh: Mesh,
-    pretrained: Pretrained | None,
+    pretrained: OpenedCheckpoint | None,
     *,
     assets: Mapping[str, bytes],
     validate: Callable[[Params, int], Mapping[str, float]],
