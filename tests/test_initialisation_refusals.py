@@ -56,7 +56,7 @@ DAMAGE = {
     "missing": (lambda params: params.pop("llm/final_norm/scale"), ["1 missing (llm/final_norm/scale)", "import"]),
     "unexpected": (
         lambda params: params.update({f"img/more/{n}": np.zeros(2, np.float32) for n in "abcd"}),
-        ["4 unexpected (img/more/a, img/more/b, img/more/c, …)"],
+        ["4 unexpected (img/more/a, img/more/b, img/more/c and 1 more)"],
     ),
     "ill-shaped": (
         lambda params: params.update({"img/head/bias": np.zeros(3, np.float32)}),

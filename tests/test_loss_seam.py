@@ -10,7 +10,7 @@ from converted import write_checkpoint
 from expected_errors import refused
 from flax import nnx
 from small_runs import CONFIG, VOCAB, Run, assert_trains_alike, batch, made, one_device
-from starting_models import small_tokenizer
+from starting_models import begin, random_params, small_model, small_tokenizer, starting_from, write_model
 
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.manager import Checkpoints
@@ -152,6 +152,19 @@ def test_a_head_is_saved_and_resumed(with_head, tmp_path, monkeypatch):
         _, shapes = abstract(trained_on(cross_entropy=1.0, answer_length=0.1), vocab=VOCAB)
         params = checkpoints.restore_params(1, sharded_shapes(one_device(), shapes))
     assert params.keys() == state.params.keys() - {KERNEL, "heads/answer_length/bias"}
+
+
+def test_a_run_without_the_loss_starts_from_the_checkpoint_without_its_head(tmp_path, caplog):
+    tokenizer = small_tokenizer(tmp_path)
+    config = small_model(trained_on(cross_entropy=1.0, answer_length=0.1), tokenizer)
+    params = random_params(config)
+    folder = write_model(tmp_path / "model", config, tokenizer, params)
+    with caplog.at_level("INFO"):
+        begun, found = begin(starting_from(replace(config, train=CONFIG.train), folder), tmp_path)
+    assert begun.keys() == params.keys() - {KERNEL, "heads/answer_length/bias"}
+    assert set(found.values()) == {"loaded"}
+    np.testing.assert_array_equal(begun["img/head/kernel"], params["img/head/kernel"])
+    assert KERNEL in caplog.text
 
 
 def test_a_head_without_published_names_is_not_exported(with_head, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from data_pipelines.core.errors import UserError
+from collections.abc import Sequence
+
+from data_pipelines.core.errors import UserError, listed
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -25,3 +27,9 @@ class CheckpointMismatch(CheckpointError):
     """A checkpoint is of another run, model or mesh than the one that reads it."""
 
     code = "checkpoint.mismatch"
+
+
+def mismatches(*, missing: Sequence[str], unexpected: Sequence[str], ill_shaped: Sequence[str], most: int) -> str:
+    """The names that do not fit a model, counted by what is wrong, the first `most` of each named; "" for none."""
+    kinds = {"missing": missing, "unexpected": unexpected, "ill-shaped": ill_shaped}
+    return "; ".join(f"{len(names)} {kind} ({listed(names, most)})" for kind, names in kinds.items() if names)

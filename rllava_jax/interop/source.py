@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, mismatches
 from rllava_jax.config import Config
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig, name_of
@@ -22,7 +22,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,10 @@ def check_names(
         for name, shape in expected.items()
         if name in found and found[name] != shape
     ]
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{' …' if len(names) > _LISTED else ''})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("ill-shaped", ill_shaped))
-        if names
-    ]
-    if parts:
+    wrong = mismatches(missing=missing, unexpected=unexpected, ill_shaped=ill_shaped, most=6)
+    if wrong:
         raise CheckpointError(
-            f"{where}: its arrays are not this model's: {'; '.join(parts)}; {remedy}", code="checkpoint.mismatch"
+            f"{where}: its arrays are not this model's: {wrong}; {remedy}", code="checkpoint.mismatch"
         )
 
 

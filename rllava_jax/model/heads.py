@@ -2,7 +2,8 @@
 
 The file that defines one says how its parameters are sharded (`partition_rules.register_rules`) and, if a Hugging Face
 folder can hold them, how they are spelled (`published_names.register_spellings`); without that, export refuses them.
-Answering needs none of them, so a process that knows no head reads a checkpoint without its heads.
+Answering needs none of them, so a process that knows no head reads a checkpoint without its heads, and a run whose
+losses have no such head starts from one without them.
 """
 
 from __future__ import annotations

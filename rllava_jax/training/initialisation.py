@@ -10,6 +10,7 @@ Axes: P and Q patches, W vision width.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, listed
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, mismatches
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, InitConfig, ModelConfig
@@ -33,6 +34,8 @@ from rllava_jax.model.params import Params, build, is_new, split
 from rllava_jax.model.region_encoders.protocol import token_encoders
 from rllava_jax.model.resampling import resampled_positions
 from rllava_jax.model.sizes import dimensions_of, model_size
+
+logger = logging.getLogger(__name__)
 
 # Where a parameter comes from. New is what PaliGemma and the checkpoint do not have; random is a run without a
 # starting point.
@@ -73,7 +76,8 @@ def origins(
 
     Raises:
       ConfigError: the checkpoint lacks a parameter, has one too many or one of another shape; or it has regions or
-        adapters that would mean something else under this run's settings.
+        adapters that would mean something else under this run's settings. Heads of losses that the run does not use
+        are left out.
     """
     if pretrained is None:
         return dict.fromkeys(shapes, "random")
@@ -90,16 +94,17 @@ def origins(
             found[name] = "resampled"
         else:
             ill_shaped.append(name)
-    unexpected = [name for name in pretrained.shapes if name not in shapes]
-    wrong = [*missing, *unexpected, *ill_shaped]
-    if wrong:
+    unused = [name for name in pretrained.shapes if name not in shapes and name.startswith("heads/")]
+    unexpected = [name for name in pretrained.shapes if name not in shapes and name not in unused]
+    if wrong := [*missing, *unexpected, *ill_shaped]:
         shown = [f"{name} {pretrained.shapes[name].shape}, here {shapes[name].shape}" for name in ill_shaped]
-        counted = (("missing", missing), ("unexpected", unexpected), ("ill-shaped", shown))
-        listed = "; ".join(f"{len(names)} {kind} ({_first(names)})" for kind, names in counted if names)
+        said = mismatches(missing=missing, unexpected=unexpected, ill_shaped=shown, most=3)
         raise ConfigError(
-            f"init.checkpoint: {pretrained.where} does not fit this run: {listed}; {_remedy(pretrained, wrong)}",
+            f"init.checkpoint: {pretrained.where} does not fit this run: {said}; {_remedy(pretrained, wrong)}",
             code="checkpoint.mismatch",
         )
+    if unused:
+        logger.info("%s: heads of losses that this run does not use are left out: %s", pretrained.where, listed(unused))
     _check_meaning(config, pretrained, [name for name, origin in found.items() if origin == "loaded"])
     return found
 
@@ -164,7 +169,9 @@ def _load(
 
     with Checkpoints(pretrained.folder, read_only=True) as checkpoints:
         params = checkpoints.restore_params(
-            pretrained.step, {name: target(name, stored) for name, stored in pretrained.shapes.items()}
+            pretrained.step,
+            # Heads of losses that the run does not use stay on disk.
+            {name: target(name, stored) for name, stored in pretrained.shapes.items() if name in shapes},
         )
     wanted = shapes[_POSITIONS]
     if params[_POSITIONS].shape != wanted.shape:
@@ -243,10 +250,6 @@ def _filled(config: Config, theirs: ModelConfig) -> Config:
 
 def _is_square_grid(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return stored[::2] == wanted[::2] and all(math.isqrt(shape[1]) ** 2 == shape[1] for shape in (stored, wanted))
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _remedy(pretrained: OpenedCheckpoint, wrong: Sequence[str]) -> str:
