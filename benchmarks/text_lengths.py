@@ -35,7 +35,7 @@ from data_pipelines.regions.policy import choose_regions
 from data_pipelines.text.prompt import count_tokens
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.model.params import abstract, trainable_names
 from rllava_jax.model.region_encoders.protocol import region_tokens, token_encoders
 from rllava_jax.model.sizes import model_size
@@ -97,7 +97,8 @@ def main() -> int:
     ]
     for name, source, file, overrides in SETTINGS:
         changed = [f"--config.{text}" for text in (f"data.root={roots[source]}", *overrides)]
-        config = load_config(CONFIGS / file, changed)
+        config = load(CONFIGS / file, changed)
+        assert isinstance(config, Config)
         mixture, vocab = measure(config, options.tokenizer)
         lengths.append(length_row(name, mixture))
         padding.append(padding_row(name, config, mixture, vocab))
@@ -175,7 +176,8 @@ def growth_table(root: str) -> list[str]:
     lines = [f"| text_length | {' | '.join(map(str, GROWTH))} |", f"|:--|{'--:|' * len(GROWTH)}"]
     for size in ("paligemma-3b-224", "paligemma-3b-448"):
         settings = (f"data.root={root}", f"model.size={size}")
-        config = load_config(CONFIGS / "slake_3b_lora.py", [f"--config.{text}" for text in settings])
+        config = load(CONFIGS / "slake_3b_lora.py", [f"--config.{text}" for text in settings])
+        assert isinstance(config, Config)
         names = trainable_names(config, abstract(config, vocab=0)[1])
         costs = [flops(config, names, length, marked=True, vocab=0) for length in GROWTH]
         lines.append(f"| {size}, LoRA | {' | '.join(f'{cost / costs[0]:.2f}' for cost in costs)} |")

@@ -190,9 +190,14 @@ class MixPart(Settings):
     policy: PolicyConfig | None = None
 
     @property
+    def points(self) -> tuple[tuple[float, float], ...]:
+        """Its weight over the run: pairs of progress and weight, as `anneal` has them."""
+        return self.anneal or ((0.0, self.weight),)
+
+    @property
     def drawn(self) -> bool:
         """Whether it has a weight above 0 at any time."""
-        return any(weight > 0 for _, weight in self.anneal or ((0.0, self.weight),))
+        return any(weight > 0 for _, weight in self.points)
 
     @model_validator(mode="after")
     def _check(self) -> MixPart:

@@ -7,7 +7,7 @@ from pathlib import Path
 from expected_errors import refused
 
 from rllava_jax.config import ConfigError
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 
 
 def write(folder: Path, body: str) -> Path:
@@ -19,4 +19,4 @@ def write(folder: Path, body: str) -> Path:
 def assert_refused(path: Path, code: str, *named: str, overrides: tuple[str, ...] = ()) -> None:
     """Loading is refused with this code, in one line that names everything in `named`."""
     with refused(ConfigError, code, *named):
-        load_config(path, overrides)
+        load(path, overrides)

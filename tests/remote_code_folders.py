@@ -11,12 +11,12 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
+from single_prompts import encode_prompt
 
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import MaskFile, Region, VQAExample
 from data_pipelines.regions import boxes
 from data_pipelines.regions.policy import Shown
-from data_pipelines.text.prompt import encode_prompt
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import Config, DataConfig, ModelConfig, RegionConfig
 from rllava_jax.inference.decode import generate

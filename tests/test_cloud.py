@@ -27,7 +27,7 @@ from rllava_jax import convert, predict
 from rllava_jax import main as entry
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.config import ConfigError
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.params import abstract
@@ -302,7 +302,7 @@ def test_evaluating_a_run_in_a_bucket_gives_the_same_numbers(copied_run, finishe
 
 
 def test_prediction_reads_a_checkpoint_in_a_bucket(copied_run, finished_run, command_line):
-    config = load_config(command_line.config, [])
+    config = load(command_line.config, [])
     examples = load_examples(config.data, "test", seed=config.seed, max_regions=config.regions.max_regions)
     prediction = next(
         p for p in read_predictions(finished_run / "eval" / str(STEPS) / "predictions.jsonl") if p.condition == "right"
@@ -325,7 +325,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(copied_run, cloud):
 
 def test_a_run_starts_from_a_checkpoint_in_a_bucket(copied_run, finished_run, command_line, tmp_path):
     def parameters(checkpoint):
-        config = load_config(command_line.config, [f"--config.init.checkpoint={checkpoint}"])
+        config = load(command_line.config, [f"--config.init.checkpoint={checkpoint}"])
         config, start = resolve(config, tmp_path / "new")
         vocab = start.tokenizer.vocab_size
         _, shapes = abstract(config, vocab=vocab)

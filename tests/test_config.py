@@ -16,7 +16,7 @@ from expected_errors import refused
 
 from data_pipelines.settings import Effect
 from rllava_jax.config import Config, ConfigError, DataConfig, MeshConfig, RegionConfig, TrainConfig
-from rllava_jax.config.loading import load, load_config
+from rllava_jax.config.loading import load
 from rllava_jax.config.stored import changed, effect_of, from_json, to_json
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -32,7 +32,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 def test_a_file_gives_its_values_and_the_defaults_of_the_rest(plain: Path) -> None:
-    assert load_config(plain) == Config(train=TrainConfig(batch_size=16))
+    assert load(plain) == Config(train=TrainConfig(batch_size=16))
 
 
 def test_every_configuration_of_the_repository_loads() -> None:
@@ -47,7 +47,7 @@ def test_every_configuration_of_the_repository_loads() -> None:
 
 
 def test_a_list_in_a_file_becomes_the_tuple_that_the_field_declares(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, 'config = Config(regions=RegionConfig(encoders=["crop", "loc"]))'))
+    config = load(write(tmp_path, 'config = Config(regions=RegionConfig(encoders=["crop", "loc"]))'))
     assert config.regions.encoders == ("crop", "loc")
 
 
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_override_is_read_as_its_field_declares(plain: Path, override: str, expected: Any) -> None:
-    value: Any = load_config(plain, [f"--config.{override}"])
+    value: Any = load(plain, [f"--config.{override}"])
     for name in override.partition("=")[0].split("."):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
     assert value == expected
@@ -149,12 +149,12 @@ def test_an_override_is_read_as_its_field_declares(plain: Path, override: str, e
 
 
 def test_an_override_changes_nothing_else(plain: Path) -> None:
-    other = load_config(plain, ["--config.data.families.identify=0.9", "--config.seed=7"])
-    assert changed(to_json(load_config(plain)), to_json(other)) == ["data.families.identify", "seed"]
+    other = load(plain, ["--config.data.families.identify=0.9", "--config.seed=7"])
+    assert changed(to_json(load(plain)), to_json(other)) == ["data.families.identify", "seed"]
 
 
 def test_the_last_of_two_overrides_wins(plain: Path) -> None:
-    assert load_config(plain, ["--config.seed=1", "--config.seed=2"]).seed == 2
+    assert load(plain, ["--config.seed=1", "--config.seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_an_argument_that_is_not_an_override_is_refused(plain: Path) -> None:
 
 
 def test_json_and_back_is_the_same_configuration(plain: Path) -> None:
-    config = load_config(plain, ["--config.regions.encoders=crop,loc", "--config.data.policy.wrong=0.3"])
+    config = load(plain, ["--config.regions.encoders=crop,loc", "--config.data.policy.wrong=0.3"])
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from config_files import assert_refused, write
 
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.config.stored import changed, from_json, to_json
 
 MIX = """
@@ -20,14 +20,14 @@ config = Config(data=DataConfig(mix={
 
 def test_the_parts_of_a_mix_are_read_overridden_and_recorded(tmp_path: Path) -> None:
     changes = ["slake.weight=2", "slake.policy.shown=0.5", "slake.families={vqa: 1}", "drawn.anneal=[[0, 1], [1, 0]]"]
-    config = load_config(write(tmp_path, MIX), [f"--config.data.mix.{change}" for change in changes])
+    config = load(write(tmp_path, MIX), [f"--config.data.mix.{change}" for change in changes])
     slake, drawn = config.data.mix.values()
     assert (slake.weight, slake.families, drawn.anneal) == (2.0, {"vqa": 1.0}, ((0.0, 1.0), (1.0, 0.0)))
     assert slake.policy is not None
     assert slake.policy.shown == 0.5
     assert drawn.policy is None
     assert from_json(to_json(config)) == config
-    assert changed(to_json(load_config(write(tmp_path, MIX))), to_json(config)) == [
+    assert changed(to_json(load(write(tmp_path, MIX))), to_json(config)) == [
         "data.mix.slake.families",
         "data.mix.slake.weight",
         "data.mix.slake.policy.shown",

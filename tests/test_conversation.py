@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from single_prompts import encode_prompt
 from small_runs import CONFIG, VOCAB, batch, made, one_device
 from test_loader import png
 
@@ -11,7 +12,7 @@ from data_pipelines.loading.checks import check_lengths
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Region, Turn, VQAExample
 from data_pipelines.regions.policy import Shown
-from data_pipelines.text.prompt import count_tokens, encode_conversation, encode_prompt, format_prefix
+from data_pipelines.text.prompt import count_tokens, encode_conversation, format_prefix
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig, PolicyConfig, RegionConfig
 from rllava_jax.model.inputs import Inputs

@@ -11,7 +11,7 @@ from expected_errors import refused
 from rllava_jax import main as entry
 from rllava_jax.config import Config, ConfigError, Curriculum
 from rllava_jax.config.curriculum import follow_move, stage_configs
-from rllava_jax.config.loading import load, load_config
+from rllava_jax.config.loading import load
 from rllava_jax.planning.plan import load_config_for_planning
 
 
@@ -177,11 +177,6 @@ def test_a_stage_starts_from_the_one_before_a_named_one_or_its_own_init(tmp_path
 def test_stages_that_make_no_sense_are_refused(tmp_path, defined, code, named):
     with refused(ConfigError, code, named):
         load(written(tmp_path, defined))
-
-
-def test_where_one_run_is_wanted_stages_are_refused(stages):
-    with refused(ConfigError, "config.conflict", "(align, task)"):
-        load_config(stages.config)
 
 
 def test_a_stage_is_planned_by_its_name(stages, tmp_path):

@@ -29,7 +29,7 @@ from rllava_jax import predict
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError, InitConfig, LoraConfig, MeshConfig, RegionConfig
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
 from rllava_jax.model.preprocessing import make_preprocessor
@@ -48,7 +48,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(command_line):
     """The tiny run's configuration."""
-    return load_config(command_line.config, [])
+    return load(command_line.config, [])
 
 
 @pytest.fixture(scope="module")

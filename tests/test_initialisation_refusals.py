@@ -20,7 +20,7 @@ from starting_models import (
 
 from rllava_jax import main as entry
 from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.training.initialisation import resolve
 
@@ -33,7 +33,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(command_line):
     """The tiny run's configuration."""
-    return load_config(command_line.config, [])
+    return load(command_line.config, [])
 
 
 @pytest.fixture(scope="module")

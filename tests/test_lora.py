@@ -16,7 +16,7 @@ from small_runs import CONFIG as TRAINING
 from small_runs import Run, adam, assert_trains_alike, batch, one_device
 
 from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshConfig, ModelConfig, RegionConfig
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load as load_config
 from rllava_jax.model import sizes
 from rllava_jax.model.lora import TARGETS, Adapter, delta, merged
 from rllava_jax.model.paligemma import PaliGemma

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from rllava_jax import main as entry
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.config.stored import to_json
 
 STEPS = 14
@@ -77,7 +77,7 @@ def test_training_leaves_what_a_result_needs(finished_run, command_line):
         assert (last / path).exists(), path
     assert (last / "assets" / "tokenizer.model").read_bytes() == (finished_run / "tokenizer.model").read_bytes()
     described = json.loads((finished_run / "config.json").read_text())
-    assert described["config"] == to_json(load_config(command_line.config, []))
+    assert described["config"] == to_json(load(command_line.config, []))
     assert {"jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"} <= described["versions"].keys()
     assert described["revision"]
     assert json.loads((last / "assets" / "config.json").read_text())["config"] == described["config"]

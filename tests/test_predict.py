@@ -15,7 +15,7 @@ from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import Region
 from data_pipelines.regions.boxes import box_to_pixels
 from rllava_jax import predict
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.generator import GeneratedAnswer
@@ -33,7 +33,7 @@ def workdir(finished_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def evaluated(finished_run, command_line):
     """What the run's evaluation answered, with the examples it asked."""
-    config = load_config(command_line.config, [])
+    config = load(command_line.config, [])
     examples = load_examples(config.data, "test", seed=config.seed, max_regions=config.regions.max_regions)
     by_id = {example.id: example for example in examples}
     predictions = read_predictions(finished_run / "eval" / "14" / "predictions.jsonl")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from expected_errors import refused
+from single_prompts import encode_prompt
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.text.prompt import count_tokens, encode_prompt, format_prefix
+from data_pipelines.text.prompt import count_tokens, format_prefix
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig
 

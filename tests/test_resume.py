@@ -17,7 +17,7 @@ from data_pipelines.core import exit_codes
 from data_pipelines.loading.examples import load_examples
 from rllava_jax.checkpoint.provenance import check_workdir
 from rllava_jax.config import ConfigError
-from rllava_jax.config.loading import load_config
+from rllava_jax.config.loading import load
 
 OWN_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}  # the run's, in place of the one that tests share
 
@@ -88,7 +88,7 @@ def test_on_eight_devices_of_three_axes_the_losses_are_within_1e_5(
 
 def test_every_example_is_seen_once_in_each_epoch_of_its_family(interrupted_run, finished_run, command_line):
     """By the ids that were logged; the interrupted run's are the same as far as it came."""
-    config = load_config(str(command_line.config), [])
+    config = load(str(command_line.config), [])
     training = load_examples(config.data, "train", seed=config.seed, max_regions=1)
     seen = [name for batch in examples(finished_run) for name in batch]
     assert len(seen) == STEPS * BATCH
@@ -136,7 +136,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for(finished_run, command_
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else value,
 )
 def test_a_resumed_run_may_change_what_changes_no_result(finished_run, command_line, changed, refused):
-    config = load_config(str(command_line.config), [])
+    config = load(str(command_line.config), [])
     for section, fields in changed.items():
         config = replace(config, **{section: replace(getattr(config, section), **fields)})
     if not refused:

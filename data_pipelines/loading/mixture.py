@@ -51,7 +51,7 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
     """
     parts = []
     for name, settings in data.mix.items():
-        if not any(weight > 0 for _, weight in _points(settings)):
+        if not settings.drawn:
             continue
         policy = settings.policy or data.policy
         root = settings.root or (data.root if settings.source == data.source else "")
@@ -99,7 +99,7 @@ class Schedule:
         self.draws = draws = steps * batch_size
         # Relative to the largest, so that a small temperature cannot overflow.
         scales = (self._sizes / self._sizes.max()) ** (1 / temperature) if temperature else np.ones(len(parts))
-        points = [_points(part.settings) for part in parts]
+        points = [part.settings.points for part in parts]
         limits = [
             max(1, round(part.settings.epochs * len(part.examples))) if part.settings.epochs else draws
             for part in parts
@@ -161,10 +161,6 @@ class Schedule:
         return dict(zip(self._names, (drawn / ((last - first) * self._batch_size)).tolist(), strict=True))
 
 
-def _points(part: MixPart) -> tuple[tuple[float, float], ...]:
-    return part.anneal or ((0.0, part.weight),)
-
-
 def _weights(
     points: Sequence[Sequence[tuple[float, float]]],
     scales: Float[np.ndarray, " P"],
@@ -210,7 +206,7 @@ def _choose(
 def digest(parts: Sequence[Part], temperature: float) -> str:
     """What identifies a mix: its settings, without where its files lie, and the ids of its examples."""
     settings = [
-        [part.name, part.settings.families, _points(part.settings), part.settings.epochs, [e.id for e in part.examples]]
+        [part.name, part.settings.families, part.settings.points, part.settings.epochs, [e.id for e in part.examples]]
         for part in parts
     ]
     return hashlib.sha256(json.dumps([settings, temperature], sort_keys=True).encode()).hexdigest()[:16]

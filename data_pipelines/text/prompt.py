@@ -89,15 +89,6 @@ def count_tokens(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, answ
     return len(prompt) + len(later)
 
 
-def encode_prompt(tokenizer: Tokenizer, prefix: str, suffix: str | None, length: int, where: str) -> Tokens:
-    """A single question: bos + prefix, newline, suffix + eos. As `encode_conversation` otherwise.
-
-    Args:
-      suffix: the answer, or None for the prompt alone.
-    """
-    return encode_conversation(tokenizer, [(prefix, suffix or "")], length, where, answered=suffix is not None)
-
-
 def encode_conversation(
     tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], length: int, where: str, *, answered: bool
 ) -> Tokens:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, listed
+from data_pipelines.core.errors import ConfigError, UserError, listed
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
@@ -25,7 +25,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
-from rllava_jax.config.stored import changed, completed, from_json, to_json
+from rllava_jax.config.stored import changed, completed, from_json, run_facts, to_json
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -110,18 +110,13 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
 
 def stored_config(workdir: Path) -> dict[str, Any]:
     """The configuration in a workdir that `check_workdir` has accepted."""
-    config: dict[str, Any] = _facts(workdir)["config"]
+    config: dict[str, Any] = run_facts(workdir)["config"]
     return config
-
-
-def _facts(workdir: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    return facts
 
 
 def started_from(workdir: Path) -> StartedFrom | None:
     """What the run in a workdir started from; None is random parameters."""
-    facts = _facts(workdir).get("started_from")
+    facts = run_facts(workdir).get("started_from")
     conversion = workdir / CONVERSION_FILE
     return StartedFrom(facts, conversion.read_bytes() if conversion.is_file() else None) if facts else None
 
@@ -133,16 +128,10 @@ def read_tokenizer(workdir: Path) -> Tokenizer:
       ConfigError: it is missing, or not the one that the run began with.
     """
     present = [name for name in TOKENIZER_FILES if (workdir / name).is_file()]
-    if len(present) != 1:
-        fault = "only one of them belongs there" if present else "missing"
-        raise ConfigError(
-            f"{workdir / (' and '.join(present) or TOKENIZER_FILES[0])}: {fault}; "
-            "leave there the tokenizer file of checkpoints/STEP/assets of this run",
-            code="checkpoint.damaged",
-        )
-    path = workdir / present[0]
+    remedy = "leave there the tokenizer file of checkpoints/STEP/assets of this run"
+    path = workdir / _the_tokenizer(present, workdir, remedy, ConfigError)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != _facts(workdir)["tokenizer_sha256"]:
+    if hashlib.sha256(content).hexdigest() != run_facts(workdir)["tokenizer_sha256"]:
         raise ConfigError(
             f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it",
             code="checkpoint.damaged",
@@ -245,14 +234,18 @@ def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenize
       CheckpointError: there is none, or there are two.
       DataError: the file is no tokenizer.
     """
-    present = [name for name in TOKENIZER_FILES if name in files]
+    folder, remedy = f"{where}/assets", "the checkpoint is damaged, take another step"
+    name = _the_tokenizer([name for name in TOKENIZER_FILES if name in files], folder, remedy, CheckpointError)
+    return Tokenizer(files[name], f"{folder}/{name}")
+
+
+def _the_tokenizer(present: Sequence[str], folder: object, remedy: str, kind: type[UserError]) -> str:
+    """The one tokenizer file of those that lie in a folder; raises that kind of error where there is not one."""
     if len(present) != 1:
-        path = f"{where}/assets/{' and '.join(present) or TOKENIZER_FILES[0]}"
+        path = f"{folder}/{' and '.join(present) or TOKENIZER_FILES[0]}"
         fault = "only one of them belongs there" if present else "missing"
-        raise CheckpointError(
-            f"{path}: {fault}; the checkpoint is damaged, take another step", code="checkpoint.damaged"
-        )
-    return Tokenizer(files[present[0]], f"{where}/assets/{present[0]}")
+        raise kind(f"{path}: {fault}; {remedy}", code="checkpoint.damaged")
+    return present[0]
 
 
 def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) -> StartedFrom:

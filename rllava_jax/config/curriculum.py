@@ -16,6 +16,7 @@ from data_pipelines.core.errors import ConfigError, InvalidSetting
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import path_of
 from rllava_jax.config import Config, Curriculum, InitConfig
+from rllava_jax.config.stored import run_facts
 
 _RECORD = "curriculum.json"
 _RESERVED = ("previous", "init")
@@ -72,8 +73,7 @@ def _recorded_start(folder: Path, start: str) -> str:
 def _recorded_checkpoint(folder: Path) -> str | None:
     """What the run in a folder began with, "" for random parameters; None where none has begun."""
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(content["config"]["init"]["checkpoint"])
+        return str(run_facts(folder)["config"]["init"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):  # `provenance.check_workdir` says what is wrong with one
         return None
 
@@ -122,10 +122,9 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
         if not recorded or path_of(recorded).exists() or with_checkpoint:
             continue
         if (here / "config.json").exists():
-            path = workdir / name / "config.json"
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = run_facts(workdir / name)
             facts["config"]["init"]["checkpoint"] = str(here)
-            write_atomically(path, json.dumps(facts, indent=2) + "\n")
+            write_atomically(workdir / name / "config.json", json.dumps(facts, indent=2) + "\n")
             moved.append(name)
     return moved
 

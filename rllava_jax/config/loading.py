@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import ConfigError, InvalidOverride, InvalidSetting, SettingConflict, UnknownSetting
+from data_pipelines.core.errors import ConfigError, InvalidOverride, InvalidSetting, UnknownSetting
 from data_pipelines.core.paths import local_path
 from rllava_jax import config as config_module
 from rllava_jax.config import Config, Curriculum, Stage
@@ -40,15 +40,17 @@ OVERRIDE_PREFIX = "--config."
 _STAGE_PREFIX = f"{OVERRIDE_PREFIX}stages."
 
 
-def load_config(
+def load(
     path: str | Path, overrides: Sequence[str] = (), *, placeholders: Mapping[str, str] | None = None
-) -> Config:
+) -> Config | Curriculum:
     """Executes the file, applies the overrides in order, and checks the result (`config/validation.py`).
 
     The value of an override is written as its field's type wants it: `--config.train.batch_size=64`,
     `--config.data.root=DIR`, `--config.regions.encoders=crop,loc` (a tuple; empty for none),
     `--config.data.families='{identify: 1, vqa: 2}'` (replaces the whole mapping) or
-    `--config.data.families.identify=1` (sets one entry).
+    `--config.data.families.identify=1` (sets one entry). Of a curriculum it holds for every stage, and
+    `--config.stages.NAME.train.batch_size=64` for one of them, over the former; `--config.stages.NAME.evaluate=true`
+    sets a field of the stage itself.
 
     Args:
       placeholders: dotted key → what stands for it where it is left empty and would be asked for (a data set's root,
@@ -57,20 +59,6 @@ def load_config(
     Raises:
       ConfigError: the file cannot be run or defines no Config; or a key is unknown (the nearest valid one is named);
         or a value has the wrong type or contradicts another.
-    """
-    loaded = load(path, overrides, placeholders=placeholders)
-    if isinstance(loaded, Curriculum):
-        raise SettingConflict(f"{path}: defines stages ({', '.join(loaded.stages)}); one run is wanted here")
-    return loaded
-
-
-def load(
-    path: str | Path, overrides: Sequence[str] = (), *, placeholders: Mapping[str, str] | None = None
-) -> Config | Curriculum:
-    """As `load_config`, of a file that may define a curriculum.
-
-    There an override holds for every stage, and `--config.stages.NAME.train.batch_size=64` for one of them, over the
-    former; `--config.stages.NAME.evaluate=true` sets a field of the stage itself.
     """
     defined = _execute(local_path(path, what="--config"))
     where = " ".join([str(path), *overrides])
@@ -102,7 +90,7 @@ def load(
 
 
 def overridden(config: Config, overrides: Sequence[str], *, where: str) -> Config:
-    """A stored configuration with overrides as of `load_config`, checked; error lines begin with `where`."""
+    """A stored configuration with overrides as of `load`, checked; error lines begin with `where`."""
     values = to_json(config)
     _override(values, overrides, {})
     return _checked(values, " ".join([where, *overrides]))
@@ -146,7 +134,7 @@ def _override_stage(stages: Mapping[str, dict[str, Any]], override: str) -> None
 
 
 def stage_names(path: str | Path) -> list[str]:
-    """The stages that a configuration file defines; none for a single run. Raises as `load_config`."""
+    """The stages that a configuration file defines; none for a single run. Raises as `load`."""
     defined = _execute(local_path(path, what="--config"))
     return list(defined.stages) if isinstance(defined, Curriculum) else []
 

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -56,6 +57,12 @@ def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Confi
                 code="config.missing-field",
             )
     return config
+
+
+def run_facts(workdir: Path) -> dict[str, Any]:
+    """What the run in a workdir wrote down of itself, `provenance.describe`; unchecked."""
+    facts: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def completed(values: Mapping[str, Any], kind: Any = Config) -> tuple[dict[str, Any], list[str]]:

@@ -62,16 +62,7 @@ def load_run_data(
       DataError: files missing or malformed, unreadable images, over-long texts, or test images among the training ones.
     """
     data = config.data
-
-    def load(split: str) -> list[VQAExample]:
-        return load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions) if split else []
-
-    def asked(examples: list[VQAExample]) -> list[VQAExample]:
-        return [example for example in examples if example.family in config.evaluation.families]
-
-    test = asked(load(data.test_split))
-    validation = asked(load(data.validation_split)) if training else []
-    _require_questions(config, test, validation, training=training)
+    test, validation = _questions(config, training=training)
     parts = _training_parts(config) if training or tokenizer is None else []
     train = mixed(parts)
     preprocessor = make_preprocessor(config, tokenizer or _new_tokenizer(config, train, later))
@@ -104,13 +95,8 @@ def check_examples(config: Config) -> None:
     Raises:
       ConfigError, DataError: as `load_run_data`.
     """
-    data, most, families = config.data, config.regions.max_regions, config.evaluation.families
     _training_parts(config)
-    asked = {
-        split: [e for e in load_examples(data, split, seed=config.seed, max_regions=most) if e.family in families]
-        for split in {data.test_split, data.validation_split} - {""}
-    }
-    _require_questions(config, asked.get(data.test_split, []), asked.get(data.validation_split, []), training=True)
+    _questions(config, training=True)
 
 
 def same_examples(one: Config, other: Config) -> bool:
@@ -148,7 +134,16 @@ def _kept(part: Part, kept: set[int]) -> Part:
     return dataclasses.replace(part, examples=examples)
 
 
-def _require_questions(config: Config, test: list[VQAExample], validation: list[VQAExample], *, training: bool) -> None:
+def _questions(config: Config, *, training: bool) -> tuple[list[VQAExample], list[VQAExample]]:
+    """The test and, for training, validation questions of the families that are evaluated."""
+
+    def load(split: str) -> list[VQAExample]:
+        most = config.regions.max_regions
+        examples = load_examples(config.data, split, seed=config.seed, max_regions=most) if split else []
+        return [example for example in examples if example.family in config.evaluation.families]
+
+    test = load(config.data.test_split)
+    validation = load(config.data.validation_split) if training else []
     families = ", ".join(config.evaluation.families)
     if not test:
         raise ConfigError(
@@ -162,6 +157,7 @@ def _require_questions(config: Config, test: list[VQAExample], validation: list[
             f'({families}); name another, or set train.evaluate_every to "never"',
             code="data.no-examples",
         )
+    return test, validation
 
 
 def _new_tokenizer(config: Config, train: list[VQAExample], later: Sequence[Config]) -> Tokenizer:

@@ -129,7 +129,7 @@ def load_config_for_planning(
       workdir: of the run, that of the stage where the file defines several. stage: its name.
 
     Raises:
-      ConfigError: as `loading.load_config`; or the size is the checkpoint's, and that is not here.
+      ConfigError: as `loading.load`; or the size is the checkpoint's, and that is not here.
     """
     loaded = load(path, overrides, placeholders={"data.root": NOT_AT_HAND, "init.checkpoint": NOT_AT_HAND})
     config = loaded if isinstance(loaded, Config) else stage_configs(loaded, workdir.parent)[stage]
