@@ -30,7 +30,7 @@ from data_pipelines.core.command_line import Parser, above_zero, run_command, wh
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint.manager import Checkpoints
-from rllava_jax.config import Config
+from rllava_jax.config import Config, Curriculum
 from rllava_jax.config.loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run
 from rllava_jax.report.run_report import write_report
@@ -39,6 +39,7 @@ from rllava_jax.runtime.compilation_cache import keep_compiled
 from rllava_jax.runtime.interruption import Interruption
 from rllava_jax.training.job import open_job
 from rllava_jax.training.loop import train
+from rllava_jax.training.losses.registry import check_losses
 from rllava_jax.training.stages import run_stages, stage_to_evaluate
 
 logger = logging.getLogger(__name__)
@@ -54,16 +55,19 @@ def _work(options: argparse.Namespace) -> None:
         workdir = path_of(options.workdir)
         if options.mode == "compile":
             return _plan(options, workdir)
-        _stages(options)
         loaded = load(options.config, options.overrides)
-        for config in [loaded] if isinstance(loaded, Config) else [stage.config for stage in loaded.stages.values()]:
+        stages = {} if isinstance(loaded, Config) else loaded.stages
+        _chosen(options, list(stages))
+        for config in [loaded] if isinstance(loaded, Config) else [stage.config for stage in stages.values()]:
             check_best_metric(config)
+            if options.mode == "train":
+                check_losses(config.train)
         with interruption.nothing_to_save():
             hosts.join()
         work = functools.partial(run, interruption=interruption, command=options.command)
-        if options.mode == "train" and not isinstance(loaded, Config):
-            return run_stages(loaded, workdir, work)
-        if not isinstance(loaded, Config):
+        if isinstance(loaded, Curriculum):
+            if options.mode == "train":
+                return run_stages(loaded, workdir, work)
             loaded, workdir = stage_to_evaluate(loaded, workdir, options.stage)
         keep_compiled(loaded, workdir)
         work(loaded, workdir, training=options.mode == "train", which=options.step)
@@ -114,11 +118,8 @@ def run(
     return step
 
 
-def _stages(options: argparse.Namespace) -> list[str]:
-    """The stages that are meant, of a configuration that has some."""
-    if options.mode == "train":
-        return []
-    names = stage_names(options.config)
+def _chosen(options: argparse.Namespace, names: list[str]) -> list[str]:
+    """The stages that are meant, of those that the configuration has."""
     if options.stage and options.stage not in names:
         raise InvalidOption(f"--stage {options.stage}: {options.config} has {', '.join(names) or 'no stages'}")
     return [options.stage] if options.stage else names
@@ -128,7 +129,7 @@ def _plan(options: argparse.Namespace, workdir: Path) -> None:
     from rllava_jax.planning.command import compile_for  # of this mode alone
 
     wanted = {name: getattr(options, name) for name in ("topology", "memory", "examples", "quick")}
-    for stage in _stages(options) or [""]:
+    for stage in _chosen(options, stage_names(options.config)) or [""]:
         compile_for(options.config, options.overrides, workdir, stage=stage, **wanted)
 
 

@@ -235,7 +235,7 @@ def test_the_tables_counts_add_up(adapted, tmp_path):
     _, shapes = abstract(config, vocab=0)
     trained = {name: shape for name, shape in shapes.items() if shape.dtype == jnp.float32}
     optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, steps=2, warmup=0), trained)
-    table = parameter_table(abstract_state(config, shapes, optimizer), origins(config, shapes, start))
+    table = parameter_table(abstract_state(config, shapes, optimizer, trained), origins(config, shapes, start))
     head, *rows, total = table.splitlines()
     assert head.split() == ["part", "kind", "origin", "parameters", "MiB", "dtype"]
     cells = [row.split() for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,28 +48,30 @@ def make_program(config: Config, mesh: Mesh, *, vocab: int, steps: int, warmup: 
     trainable = trainable_names(config, shapes)
     schedule = learning_rate(config.optimizer, steps=steps, warmup=warmup)
     optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})
-    state = abstract_state(config, shapes, optimizer)
+    state = abstract_state(config, shapes, optimizer, trainable)
     return Program(graphdef, schedule, optimizer, state, state_shardings(mesh, state))
 
 
 def abstract_state(
-    config: Config, shapes: Mapping[str, jax.ShapeDtypeStruct], optimizer: optax.GradientTransformation
+    config: Config,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    optimizer: optax.GradientTransformation,
+    trainable: Collection[str],
 ) -> TrainState:
-    """Shapes and types of the state, without memory."""
-    trainable = trainable_names(config, shapes)
+    """Shapes and types of the state, without memory, of which the `trainable` parameters train."""
     params = {name: shape for name, shape in shapes.items() if name in trainable}
     frozen = {name: shape for name, shape in shapes.items() if name not in trainable}
     whole_number, number = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
     return TrainState(
-        whole_number,
-        params,
-        frozen,
-        jax.eval_shape(optimizer.init, params),
+        step=whole_number,
+        params=params,
+        frozen=frozen,
+        optimizer=jax.eval_shape(optimizer.init, params),
         # A bfloat16 average would not move: its steps are smaller than the type's.
-        {name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in params.items()}
+        ema={name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in params.items()}
         if config.optimizer.ema
         else {},
-        ({"loss": number, "steps": whole_number} if config.train.spike_factor else {})
+        guard=({"loss": number, "steps": whole_number} if config.train.spike_factor else {})
         | ({"stopped": jax.ShapeDtypeStruct((), jnp.bool_)} if config.train.on_bad_step == "stop" else {}),
     )
 
@@ -86,12 +88,12 @@ def state_shardings(mesh: Mesh, abstract: TrainState) -> TrainState:
 
     optimizer = jax.tree_util.tree_map_with_path(of, abstract.optimizer)
     return TrainState(
-        whole,
-        params,
-        parameter_shardings(mesh, abstract.frozen),
-        optimizer,
-        {name: params[name] for name in abstract.ema},
-        dict.fromkeys(abstract.guard, whole),
+        step=whole,
+        params=params,
+        frozen=parameter_shardings(mesh, abstract.frozen),
+        optimizer=optimizer,
+        ema={name: params[name] for name in abstract.ema},
+        guard=dict.fromkeys(abstract.guard, whole),
     )
 
 
@@ -115,7 +117,7 @@ def initial_state(
         out_shardings=shardings.ema,
     )(trainable)
     step, guard = jax.device_put(_zeros((abstract.step, abstract.guard)), (shardings.step, shardings.guard))
-    return TrainState(step, trainable, frozen, moments, ema, guard)
+    return TrainState(step=step, params=trainable, frozen=frozen, optimizer=moments, ema=ema, guard=guard)
 
 
 def restored_state(checkpoints: Checkpoints, program: Program, data: Any) -> TrainState:
@@ -129,12 +131,12 @@ def restored_state(checkpoints: Checkpoints, program: Program, data: Any) -> Tra
     _, params, training = checkpoints.restore_newest(*stored(target), data)
     inference_params = {name: params[name] for name in abstract.params}
     return TrainState(
-        training["step"],
-        training.get("params", inference_params),
-        {name: params[name] for name in abstract.frozen},
-        training["optimizer"],
-        inference_params if abstract.ema else {},
-        training.get("guard", {}) | _zeros({name: x for name, x in target.guard.items() if name == "stopped"}),
+        step=training["step"],
+        params=training.get("params", inference_params),
+        frozen={name: params[name] for name in abstract.frozen},
+        optimizer=training["optimizer"],
+        ema=inference_params if abstract.ema else {},
+        guard=training.get("guard", {}) | _zeros({name: x for name, x in target.guard.items() if name == "stopped"}),
     )
 
 
