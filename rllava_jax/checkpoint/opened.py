@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -64,7 +65,7 @@ class OpenedCheckpoint:
         """Of its run, or of the imported model."""
         return workdir_of(self.folder).name
 
-    @property
+    @cached_property
     def record(self) -> StartedFrom:
         """What a run that starts from it writes down. Raises as `provenance.start_of`."""
         return start_of(self.files, name=self.name, step=self.step, where=str(self.where))

@@ -208,6 +208,7 @@ def _opened(init: InitConfig) -> OpenedCheckpoint:
                 code="config.conflict",
             )
         opened = OpenedCheckpoint.open(path, None if named.isdigit() else init.step)
+        _ = opened.record  # a damaged one is told before the work
     except CheckpointError as error:
         raise error.within("init.checkpoint") from error
     if _TABLE not in opened.shapes or _POSITIONS not in opened.shapes:
