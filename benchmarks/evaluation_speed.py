@@ -148,10 +148,10 @@ def _serve(options: argparse.Namespace) -> None:
 def _asked(options: argparse.Namespace) -> Any:
     """The checkpoint's configuration and its questions, ordered as an evaluation asks them, whole batches only."""
     from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
+    from rllava_jax.checkpoint.opened import OpenedCheckpoint
     from rllava_jax.evaluation.evaluate_options import make_parser
     from rllava_jax.evaluation.evaluator import choose_examples
     from rllava_jax.evaluation.run_checkpoint import asked_config
-    from rllava_jax.inference.predictor import open_checkpoint
     from rllava_jax.inference.run_data import load_run_data
 
     step = ["--step", options.step] if options.step else []
@@ -167,7 +167,7 @@ def _asked(options: argparse.Namespace) -> Any:
     batches = list(
         evaluation_batches(requests_under(examples, "right", ()), task.preprocessor, options.batch, alike=True)
     )
-    return checkpoint, config, task.preprocessor, batches
+    return opened, config, task.preprocessor, batches
 
 
 Tasks = dict[str, Callable[[], list[str]]]
@@ -179,8 +179,8 @@ def _ours(options: argparse.Namespace, asked: Any) -> tuple[Tasks, dict[str, Any
     from rllava_jax.evaluation.evaluator import evaluate_examples
     from rllava_jax.inference.predictor import Predictor
 
-    checkpoint, config, preprocessor, batches = asked
-    predictor = Predictor.load(checkpoint, new_tokens=options.new_tokens)
+    opened, config, preprocessor, batches = asked
+    predictor = Predictor.load(opened, new_tokens=options.new_tokens)
     arrays = [batch for batch, _ in batches]
     examples = [request.example for _, rows in batches for request in rows]
     settings = dataclasses.replace(config.evaluation, conditions=("right",), batch_size=options.batch)

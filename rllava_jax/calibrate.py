@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.runtime import process_memory
-from rllava_jax.runtime.workdirs import workdir_of
 
 if __name__ == "__main__":
     process_memory.start("rllava_jax.calibrate")
@@ -47,7 +47,7 @@ from rllava_jax.evaluation.predictions import Prediction, by_key, read_predictio
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.evaluation.scoring import score
 from rllava_jax.inference.calibration import Calibration, Estimate, write_calibration
-from rllava_jax.inference.predictor import Predictor, StoredModel, open_checkpoint
+from rllava_jax.inference.predictor import Predictor
 from rllava_jax.inference.run_data import training_examples
 
 CONDITION: Condition = "right"  # what a user does who marks the region that the question is about
@@ -73,7 +73,7 @@ def _work(options: argparse.Namespace) -> None:
     if test:
         _check_apart(test, held, options.test_predictions)
     calibration = calibrate(held, stored, target_risks=risks)
-    path = write_calibration(stored.folder, calibration)
+    path = write_calibration(stored.where, calibration)
     print(summary(calibration))
     if test:
         found = selective_rows(test, calibration, bootstrap=config.evaluation.bootstrap, seed=config.seed)
@@ -82,7 +82,9 @@ def _work(options: argparse.Namespace) -> None:
     print(f"written: {path}")
 
 
-def calibrate(predictions: Sequence[Prediction], stored: StoredModel, *, target_risks: Sequence[float]) -> Calibration:
+def calibrate(
+    predictions: Sequence[Prediction], stored: OpenedCheckpoint, *, target_risks: Sequence[float]
+) -> Calibration:
     """Fits the confidence of validation predictions, and measures it by cross-validation over images.
 
     Raises:
@@ -211,7 +213,7 @@ def _risks(text: str) -> tuple[float, ...]:
     return tuple(sorted(set(risks)))
 
 
-def _open(path: Path, step: str | None, overrides: Sequence[str]) -> StoredModel:
+def _open(path: Path, step: str | None, overrides: Sequence[str]) -> OpenedCheckpoint:
     """The checkpoint, its run's configuration with the overrides."""
     for override in overrides:
         if not override.startswith(_SETTINGS):
@@ -219,15 +221,15 @@ def _open(path: Path, step: str | None, overrides: Sequence[str]) -> StoredModel
                 f"{override}: only settings of data and evaluation can be given; the others are the run's",
                 code="config.invalid-override",
             )
-    stored = open_checkpoint(path, step)
-    return stored._replace(config=overridden(stored.config, overrides, where=str(stored.folder)))
+    stored = OpenedCheckpoint.open(path, step)
+    return dataclasses.replace(stored, config=overridden(stored.config, overrides, where=str(stored.where)))
 
 
-def _asked(stored: StoredModel) -> Path:
+def _asked(stored: OpenedCheckpoint) -> Path:
     return stored.workdir / "eval" / f"{stored.step}-calibration"
 
 
-def _ask(stored: StoredModel) -> list[Prediction]:
+def _ask(stored: OpenedCheckpoint) -> list[Prediction]:
     """Asks the validation split under the right region, and keeps the answers in the workdir."""
     config = stored.config
     data, split = config.data, config.data.validation_split
@@ -238,7 +240,7 @@ def _ask(stored: StoredModel) -> list[Prediction]:
             code="config.missing-field",
         )
     _check_split(split, config, where=f"data.validation_split: is {split!r}")
-    predictor = Predictor.load(stored.folder, new_tokens=config.evaluation.max_new_tokens)
+    predictor = Predictor.load(stored, new_tokens=config.evaluation.max_new_tokens)
     loaded = load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions)
     settings = dataclasses.replace(config.evaluation, conditions=(CONDITION,))
     examples = choose_examples(loaded, settings.families, most=settings.max_examples)

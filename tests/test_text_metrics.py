@@ -8,7 +8,7 @@ from expected_errors import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.text_overlap import TEXT_OVERLAP
 from rllava_jax.evaluation.text_metrics import (

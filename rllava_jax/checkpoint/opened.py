@@ -61,11 +61,11 @@ class OpenedCheckpoint:
         return self.folder / str(self.step)
 
     @property
-    def name(self) -> str:
-        """Of its run, or of the imported model."""
-        return workdir_of(self.folder).name
+    def workdir(self) -> Path:
+        """Of its run, or the folder of the imported model."""
+        return workdir_of(self.folder)
 
     @cached_property
     def record(self) -> StartedFrom:
         """What a run that starts from it writes down. Raises as `provenance.start_of`."""
-        return start_of(self.files, name=self.name, step=self.step, where=str(self.where))
+        return start_of(self.files, name=self.workdir.name, step=self.step, where=str(self.where))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, listed
 from rllava_jax.evaluation.json_records import raw_lines
 
 _NAMED = 5  # of each kind of bad line

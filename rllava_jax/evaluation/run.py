@@ -75,9 +75,9 @@ def evaluate_run(
     """
     settings = config.evaluation
     calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
-    examples = choose_examples(task.test, settings.families, most=settings.max_examples)
+    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
     predictions = evaluate_examples(
-        generator, params, task.preprocessor, examples, settings, split=task.test, progress="test"
+        generator, params, data.preprocessor, examples, settings, split=data.test, progress="test"
     )
     asked = to_json(config)["evaluation"]
     suffix = ""
@@ -152,8 +152,8 @@ def validation_figures(
       "subset/condition/metric" → value, from which `train.best_metric` picks.
     """
     settings = dataclasses.replace(config.evaluation, bootstrap=0)
-    examples = choose_examples(task.validation, settings.families, most=settings.during_examples)
-    predictions = evaluate_examples(generator, params, task.preprocessor, examples, settings, split=task.validation)
+    examples = choose_examples(data.validation, settings.families, most=settings.during_examples)
+    predictions = evaluate_examples(generator, params, data.preprocessor, examples, settings, split=data.validation)
     rows = score(predictions, bootstrap=0, seed=config.seed)
     if jax.process_index() == 0:
         write_results(workdir / "eval" / f"{step}-validation", rows, predictions)

@@ -24,6 +24,7 @@ from data_pipelines.core.paths import path_of
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig
 from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, EvaluationConfig
 from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
@@ -33,7 +34,7 @@ from rllava_jax.evaluation.run import ReportWriter, write_evaluation
 from rllava_jax.evaluation.sampling import SamplingGenerator, run_lines, sampled_runs
 from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
-from rllava_jax.inference.predictor import Predictor, open_checkpoint
+from rllava_jax.inference.predictor import Predictor
 from rllava_jax.inference.run_data import RunData, load_run_data
 
 logger = logging.getLogger(__name__)
@@ -50,15 +51,15 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
       ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
     """
     out = _folder(options)
-    stored = open_checkpoint(path_of(options.checkpoint), options.step)
+    stored = OpenedCheckpoint.open(path_of(options.checkpoint), options.step)
     config = asked_config(stored.config, options, devices=len(jax.devices()))
     validated(config)
     # Everything that can be wrong with the data is told before weights are read.
-    task = load_run_data(config, tokenizer=stored.tokenizer, training=False)
-    calibration = stored_calibration(stored.folder)
+    data = load_run_data(config, tokenizer=stored.tokenizer, training=False)
+    calibration = stored_calibration(stored.where)
     settings = config.evaluation
-    predictor = Predictor.load(stored.folder, new_tokens=settings.max_new_tokens, devices=jax.devices())
-    examples = choose_examples(task.test, settings.families, most=settings.max_examples)
+    predictor = Predictor.load(stored, new_tokens=settings.max_new_tokens, devices=jax.devices())
+    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
     predictions = evaluate_examples(
         predictor.generator,
         predictor.params,
@@ -74,8 +75,8 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
         "seed": config.seed,
         "seed of the resampling": resampling.seed,
         "step": stored.step,
-        "checkpoint": str(stored.folder),
-        "questions left out": task.left_out or "none",
+        "checkpoint": str(stored.where),
+        "questions left out": data.left_out or "none",
     }
     write_evaluation(
         out,
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
     logger.info("report: %s", out / "report.html")
     if options.sampled_runs is not None:
         sampling = Sampling(options.temperature or 0.7)
-        _write_sampled(out / "sampled.jsonl", predictor, task, examples, config, sampling, runs=options.sampled_runs)
+        _write_sampled(out / "sampled.jsonl", predictor, data, examples, config, sampling, runs=options.sampled_runs)
 
 
 def _folder(options: argparse.Namespace) -> Path:

@@ -22,9 +22,8 @@ from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Box, Region, Task, VQAExample
 from data_pipelines.regions.boxes import box_from_pixels, box_to_pixels, first_box
 from data_pipelines.regions.policy import Shown
-from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.manager import Checkpoints
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
@@ -58,40 +57,6 @@ class Predicted(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.text} (confidence {self.confidence:.3f})"
-
-
-class StoredModel(NamedTuple):
-    """What a checkpoint says of itself, its weights unread.
-
-    Attributes:
-      folder: checkpoints/STEP.
-      config, tokenizer: of its run.
-    """
-
-    folder: Path
-    config: Config
-    tokenizer: Tokenizer
-
-    @property
-    def step(self) -> int:
-        """The number that the folder has for its name."""
-        return int(self.folder.name)
-
-    @property
-    def workdir(self) -> Path:
-        """Of the run, or the folder of an imported model."""
-        above = self.folder.parent
-        return above.parent if above.name == "checkpoints" else above
-
-
-def open_checkpoint(path: Path, step: str | None) -> StoredModel:
-    """The checkpoint that a path and a step mean, as `find_checkpoint`. Raises CheckpointError."""
-    folder, which = find_checkpoint(absolute(path), step)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        number = checkpoints.resolve(which)
-        files, where = checkpoints.assets(number), str(folder / str(number))
-    config = provenance.config_from_assets(files, where=where)
-    return StoredModel(folder / str(number), config, provenance.tokenizer_from_assets(files, where=where))
 
 
 class Predictor:

@@ -223,7 +223,7 @@ def folder_files(stored: StoredCheckpoint, config: Config, *, rows: int, dtype: 
     values["rllava"] = {**values.get("rllava", {}), "config": to_json(config)}
     past = lineage(stored.files, stored.config, folder=stored.folder, step=stored.step)
     record = {
-        "checkpoint": f"{stored.name} step {stored.step}",
+        "checkpoint": f"{stored.workdir.name} step {stored.step}",
         "dtype": dtype,
         "lineage": [*past, exported_stage(stored.config, config, dtype=dtype)],
         "versions": provenance.describe(config)["versions"],

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from rllava_jax.evaluation.optional_packages import optional
+from data_pipelines.core.optional_packages import optional_package
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised

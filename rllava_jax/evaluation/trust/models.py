@@ -19,12 +19,13 @@ from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.records import ImageSource
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.evaluation.evaluator import evaluate, prediction_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
 from rllava_jax.evaluation.trust.images import request_of, sources_of
 from rllava_jax.evaluation.trust.run import Asked, Run, ask_all, askable, chosen
-from rllava_jax.inference.predictor import Predictor, open_checkpoint
+from rllava_jax.inference.predictor import Predictor
 
 PixelBox = tuple[float, float, float, float]
 AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]
@@ -99,14 +100,14 @@ def measure_checkpoint(
       CheckpointError: no checkpoint is there, or it cannot be read.
       DataError: the data under `root` are not those of the boxes; `out` holds the answers of another run.
     """
-    stored = open_checkpoint(checkpoint, step)
+    stored = OpenedCheckpoint.open(checkpoint, step)
     sources = sources_of(boxes, root)
-    predictor = Predictor.load(stored.folder, window=boxes.header["settings"]["window"])
+    predictor = Predictor.load(stored, window=boxes.header["settings"]["window"])
     return measure_predictor(
         predictor,
         boxes,
         sources,
-        model={"checkpoint": str(stored.folder.parent), "step": stored.step},
+        model={"checkpoint": str(stored.folder), "step": stored.step},
         batch_size=batch_size,
         most_questions=most_questions,
         out=out,
