@@ -63,6 +63,14 @@ def suffix_losses(
     With logits `z` and their log-normaliser `n`, one target costs `(1 - smoothing) (n - z_target) + smoothing (n -
     mean z) + z_loss n²` (label smoothing: arXiv 1512.00567; z-loss: PaLM, arXiv 2204.02311, section 5).
 
+    For example two examples of five positions, with a chunk of 2:
+
+        mask                  order                 marked, in chunks     chunks of logits
+        [0 0 1 1 1]           [2 3 4 0 1]           [2 3 | 4 . | . .]     2, for the longest suffix has 3 targets
+        [0 0 0 1 0]           [3 0 1 2 4]           [3 . | . . | . .]
+
+    Logits of the third chunk are never made. A `.` within the first two costs logits, but its loss is multiplied by 0.
+
     Args:
       states: after the final norm; `states[:, t]` predicts `targets[:, t]`.
       table: the token table, tied to the output layer.
@@ -154,6 +162,11 @@ def _backward(options: _Options, kept: Any, cotangents: Any) -> tuple[Any, ...]:
         part, target, scale = (_chunk_of(x, number, options.chunk) for x in (states, targets, scales))
         logits = _logits(part, weight)
         n = _chunk_of(normaliser, number, options.chunk)[..., None]
+        # By a logit, n has the gradient p = exp(z - n), so one target's loss has p (1 + 2 z_loss n) - smoothing / V
+        # - (1 - smoothing) [is target]. For example z = (2, 1, 0) with target 0, so n = 2.408, p = (.665, .245, .090):
+        #   smoothing 0,   z_loss 0     loss 0.408   gradient (-.335, .245, .090)
+        #   smoothing 0.1, z_loss 0     loss 0.508   gradient (-.268, .211, .057)
+        #   smoothing 0.1, z_loss 0.01  loss 0.566   gradient (-.236, .223, .061), whose sum is 2 z_loss n = 0.048
         gradient = jnp.exp(logits - n) * (1 + 2 * options.z_loss * n) - options.smoothing / table.shape[0]
         is_target = jnp.arange(table.shape[0]) == target[..., None]
         gradient = (gradient - (1 - options.smoothing) * is_target) * scale[..., None]
