@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.core.errors import InvalidOption, InvalidOverride, MissingFile, NoExamples
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.runtime import process_memory
 
@@ -152,9 +153,8 @@ def validation_predictions(predictions: Sequence[Prediction], config: Config, *,
     _check_split(splits[0][1], config, where=f"{where}: holds predictions of {named}")
     held = [p for p in predictions if p.condition == CONDITION]
     if not held:
-        raise DataError(
-            f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted",
-            code="data.no-examples",
+        raise NoExamples(
+            f"{where}: has no prediction under the condition {CONDITION!r}, on which calibration is fitted"
         )
     return list(by_key(held, where=f"{where}: ").values())
 
@@ -203,13 +203,9 @@ def _risks(text: str) -> tuple[float, ...]:
     try:
         risks = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(
-            f"--target-risk {text}: is no list of numbers; write e.g. 0.05,0.1", code="option.invalid-value"
-        ) from None
+        raise InvalidOption(f"--target-risk {text}: is no list of numbers; write e.g. 0.05,0.1") from None
     if not all(0 < risk < 1 for risk in risks):
-        raise ConfigError(
-            f"--target-risk {text}: a risk is a share of wrong answers, above 0 and below 1", code="option.out-of-range"
-        )
+        raise InvalidOption(f"--target-risk {text}: a risk is a share of wrong answers, above 0 and below 1")
     return tuple(sorted(set(risks)))
 
 
@@ -217,9 +213,8 @@ def _open(path: Path, step: str | None, overrides: Sequence[str]) -> OpenedCheck
     """The checkpoint, its run's configuration with the overrides."""
     for override in overrides:
         if not override.startswith(_SETTINGS):
-            raise ConfigError(
-                f"{override}: only settings of data and evaluation can be given; the others are the run's",
-                code="config.invalid-override",
+            raise InvalidOverride(
+                f"{override}: only settings of data and evaluation can be given; the others are the run's"
             )
     stored = OpenedCheckpoint.open(path, step)
     return dataclasses.replace(stored, config=overridden(stored.config, overrides, where=str(stored.where)))
@@ -264,9 +259,7 @@ def _read(name: str, wanted: int) -> list[Prediction]:
     path = path_of(name)
     path = path / "predictions.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; give a predictions.jsonl or the eval folder that holds one", code="file.missing"
-        )
+        raise MissingFile(f"{path}: no such file; give a predictions.jsonl or the eval folder that holds one")
     step = re.match(r"(\d+)(-|$)", absolute(path).parent.name)
     if step and absolute(path).parent.parent.name == "eval" and int(step[1]) != wanted:
         raise DataError(

@@ -19,7 +19,15 @@ from PIL import Image
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, whole
-from data_pipelines.core.errors import ConfigError, DataError, ImageError
+from data_pipelines.core.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    InvalidOption,
+    MissingFile,
+    OptionConflict,
+    UnwritableFile,
+)
 from data_pipelines.core.paths import path_of
 from data_pipelines.images.reading import decode
 from data_pipelines.loading.examples import load_examples
@@ -78,14 +86,13 @@ def compare_runs(
     """
     page = path_of(out)
     if page.suffix != ".html":
-        raise ConfigError(f"--out {out}: is invalid; name a page that ends in .html", code="option.invalid-value")
+        raise InvalidOption(f"--out {out}: is invalid; name a page that ends in .html")
     first, second = (read_side(run, name) for run, name in zip((run_a, run_b), names, strict=True))
     if not any(names) and first.folder.resolve() != second.folder.resolve():
         first, second = _told_apart(first, second)
     if first.name == second.name:
-        raise ConfigError(
-            f"both runs would be called {first.name!r}; give two folders, or --names to python -m rllava_jax.compare",
-            code="option.conflict",
+        raise OptionConflict(
+            f"both runs would be called {first.name!r}; give two folders, or --names to python -m rllava_jax.compare"
         )
     comparison = compare_sides(first, second, bootstrap=bootstrap, seed=seed)
     _say_left_out(first, second, comparison)
@@ -97,7 +104,7 @@ def compare_runs(
         write_atomically(page, comparison_html(first, second, comparison, images, gallery=gallery))
         write_atomically(page.with_suffix(".json"), rows_as_json(comparison.rows))
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})", code="file.unwritable") from None
+        raise UnwritableFile(f"--out {out}: cannot be written ({error.strerror})") from None
     return page
 
 
@@ -137,9 +144,7 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
     workdir = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
     if workdir is None:
         if data_of:
-            raise ConfigError(
-                f"--data-of {data_of}: has no config.json; name the workdir of a run", code="file.missing"
-            )
+            raise MissingFile(f"--data-of {data_of}: has no config.json; name the workdir of a run")
         return "neither folder lies in the workdir of a run; name one with --data-of"
     try:
         config = from_json(stored_config(workdir), where=str(workdir / "config.json"))

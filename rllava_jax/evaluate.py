@@ -25,6 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.core.errors import (
+    MalformedFile,
+    MissingFile,
+    MissingOption,
+    OptionConflict,
+    UnknownName,
+    UnwritableFile,
+)
 from rllava_jax.runtime import process_memory
 
 if __name__ == "__main__":
@@ -32,7 +40,7 @@ if __name__ == "__main__":
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import run_command, words
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import DRAWN
@@ -78,7 +86,7 @@ def _work(options: argparse.Namespace) -> None:
 
 def _compare_runs(options: argparse.Namespace) -> None:
     if not options.out:
-        raise ConfigError("--out: is missing; name a folder for compare.html and compare.json", code="option.missing")
+        raise MissingOption("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
     first, second = options.compare
@@ -123,9 +131,7 @@ def _score(options: argparse.Namespace) -> None:
         try:
             _write(path_of(options.out), options, protocol, ours, rows, comparison, judged)
         except OSError as error:
-            raise DataError(
-                f"--out {options.out}: cannot be written ({error.strerror}); name a folder", code="file.unwritable"
-            ) from None
+            raise UnwritableFile(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
 
 
 def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
@@ -133,14 +139,11 @@ def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
     if not (protocol.dataset or options.data):
         for name in ("split", "languages", "families"):
             if getattr(options, name) is not None:
-                raise DataError(
-                    f"--{name}: chooses questions of --data, which is not given; leave it out", code="option.conflict"
-                )
+                raise OptionConflict(f"--{name}: chooses questions of --data, which is not given; leave it out")
     if protocol.expected is None and options.allow_missing:
-        raise DataError(
+        raise OptionConflict(
             f"--allow-missing: --protocol {protocol.name} expects no number of questions; leave it out (what the "
-            "predictions lack counts as wrong)",
-            code="option.conflict",
+            "predictions lack counts as wrong)"
         )
 
 
@@ -150,16 +153,14 @@ def _references(options: argparse.Namespace, protocol: Protocol) -> list[Respons
         return _published(options, protocol)
     if options.references:
         if options.data or options.root:
-            raise DataError(
-                "--references: and --data say twice what to score against; give one of them", code="option.conflict"
-            )
+            raise OptionConflict("--references: and --data say twice what to score against; give one of them")
         return references.from_file(path_of(options.references))
     if not options.data:
         if options.root:
-            raise DataError("--root: without --data; name the data set, e.g. --data vqa_rad", code="option.conflict")
+            raise OptionConflict("--root: without --data; name the data set, e.g. --data vqa_rad")
         return _of_own_file(options.predictions)
     if not options.root and options.data not in DRAWN:
-        raise DataError(f"--data {options.data}: needs --root, the folder of its files", code="option.missing")
+        raise MissingOption(f"--data {options.data}: needs --root, the folder of its files")
     return references.from_data(
         options.data, options.root, options.split or "test",
         languages=words(options.languages or "en"), families=_families(options.families), seed=options.seed,
@@ -170,28 +171,22 @@ def _published(options: argparse.Namespace, protocol: Protocol) -> list[Response
     fixed = {"split": protocol.split, "languages": ",".join(protocol.languages), "families": "vqa"}
     for name, value in fixed.items():
         if getattr(options, name) not in (None, value):
-            raise DataError(
-                f"--{name} {getattr(options, name)}: --protocol {protocol.name} is {value}; leave it out, or use "
-                "strict",
-                code="option.conflict",
+            raise OptionConflict(
+                f"--{name} {getattr(options, name)}: --protocol {protocol.name} is {value}; leave it out, or use strict"
             )
     own = protocol.dataset
     if options.references or options.data not in (None, own, f"{own}_hf", "prepared"):
-        raise DataError(
+        raise OptionConflict(
             f"--protocol {protocol.name}: is of {own}'s published test split; give --root and, for another copy, "
-            f"--data {own}_hf or prepared, or score other questions with --protocol strict",
-            code="option.conflict",
+            f"--data {own}_hf or prepared, or score other questions with --protocol strict"
         )
     if not options.root:
-        raise DataError(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files", code="option.missing")
+        raise MissingOption(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files")
     found = references.from_data(
         options.data or own, options.root, protocol.split, languages=protocol.languages, families=("vqa",), seed=0
     )
     if others := sorted({item.dataset for item in found} - {own, f"{own}_hf"}):
-        raise DataError(
-            f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}",
-            code="data.unknown-name",
-        )
+        raise UnknownName(f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}")
     return found
 
 
@@ -199,14 +194,11 @@ def _of_own_file(name: str) -> list[Response]:
     try:
         return references.from_predictions(read_predictions(name))
     except OSError as error:
-        raise DataError(
-            f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions", code="file.missing"
-        ) from None
+        raise MissingFile(f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
     except DataError as error:
-        raise DataError(
+        raise MalformedFile(
             f"{error} (without --data or --references the file is to be a run's own predictions.jsonl; say what to "
-            "score against)",
-            code="file.malformed",
+            "score against)"
         ) from None
 
 
@@ -321,9 +313,7 @@ def _families(text: str | None) -> tuple[str, ...]:
     families = words(text or "vqa")
     for family in families:
         if family not in FAMILIES:
-            raise DataError(
-                f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}", code="data.unknown-name"
-            )
+            raise UnknownName(f"--families: no family {family!r}; choose from {', '.join(FAMILIES)}")
     return families
 
 

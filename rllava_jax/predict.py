@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 from data_pipelines.conditions import DETECTED
 from data_pipelines.core.command_line import Parser, run_command, whole
-from data_pipelines.core.errors import ConfigError, DataError, ImageError
+from data_pipelines.core.errors import ConfigError, ImageError, InvalidOption, MissingOption, OptionConflict
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import PRESETS, window_of
@@ -129,20 +129,16 @@ def _check_task(options: argparse.Namespace) -> None:
     """Checks that what is asked fits the task, before the checkpoint is read."""
     if options.task == "caption":
         if options.question is not None:
-            raise DataError("--question: a caption has none; leave it out, or --task caption", code="option.conflict")
+            raise OptionConflict("--question: a caption has none; leave it out, or --task caption")
     elif not (options.question or "").strip():
-        raise DataError("--question: is missing or empty; write a question", code="option.missing")
+        raise MissingOption("--question: is missing or empty; write a question")
     if options.detect and (options.task != "answer" or options.box):
         other = "--box" if options.box else f"--task {options.task}"
-        raise DataError(
-            f"--detect {options.detect[0]}: marks the region of a question itself; leave {other} out",
-            code="option.conflict",
-        )
+        raise OptionConflict(f"--detect {options.detect[0]}: marks the region of a question itself; leave {other} out")
     names = [name.strip().lower() for name in options.detect]
     if "" in names or len(set(names)) < len(names):
-        raise DataError(
-            f"--detect {', '.join(options.detect)}: has an empty name or one twice; name each once, e.g. liver",
-            code="option.invalid-value",
+        raise InvalidOption(
+            f"--detect {', '.join(options.detect)}: has an empty name or one twice; name each once, e.g. liver"
         )
 
 

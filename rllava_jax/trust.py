@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.core.errors import InvalidOption, MissingFile, OptionConflict
 from rllava_jax.runtime import process_memory
 
 if __name__ == "__main__":
@@ -22,7 +23,6 @@ if __name__ == "__main__":
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, whole
-from data_pipelines.core.errors import DataError
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
@@ -57,7 +57,7 @@ def _make_boxes(options: argparse.Namespace) -> None:
     window_of(options.window, "--window")
     out = local_path(options.out, what="--out")
     if out.is_dir():
-        raise DataError(f"--out {out}: is a folder; name a file", code="option.invalid-value")
+        raise InvalidOption(f"--out {out}: is a folder; name a file")
     settings = {
         "languages": options.languages,
         "window": options.window,
@@ -81,9 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     path = local_path(options.boxes, what="--boxes")
     boxes = boxes_file.read(path)
     if options.data and options.data != boxes.header["source"]:
-        raise DataError(
-            f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out", code="option.conflict"
-        )
+        raise OptionConflict(f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out")
     out = local_path(options.out, what="--out")
     if options.adapter:
         function = function_named(options.adapter)
@@ -105,9 +103,8 @@ def _score(options: argparse.Namespace) -> None:
     answers = local_path(options.answers, what="--answers")
     folder = answers.parent if answers.name == ANSWERS_FILE else answers
     if not (folder / ANSWERS_FILE).is_file():
-        raise DataError(
-            f"{folder / ANSWERS_FILE}: no such file; evaluate a model with: python -m rllava_jax.trust run",
-            code="file.missing",
+        raise MissingFile(
+            f"{folder / ANSWERS_FILE}: no such file; evaluate a model with: python -m rllava_jax.trust run"
         )
     boxes = local_path(options.boxes, what="--boxes") if options.boxes else folder / BOXES_FILE
     _score_folder(folder, boxes, local_path(options.out, what="--out") if options.out else folder, options)
@@ -144,9 +141,7 @@ def _table(options: argparse.Namespace) -> None:
     runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
     subsets = sorted({row["subset"] for rows in runs.values() for row in rows})
     if options.subset not in subsets:
-        raise DataError(
-            f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}")
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
         curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}

@@ -14,7 +14,7 @@ from expected_errors import refused
 from PIL import Image
 
 import rllava_jax
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import ConfigError, DataError, ImageError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -66,7 +66,7 @@ def test_an_image_may_be_a_file_its_content_a_picture_or_an_array(model, tmp_pat
 
 def test_what_cannot_be_asked_is_refused_as_on_the_command_line(model, tmp_path):
     pixels = np.zeros((48, 64), np.uint8)
-    with refused(DataError, "option.invalid-value", "1,2,3"):
+    with refused(ConfigError, "option.invalid-value", "1,2,3"):
         model.ask(pixels, "what?", boxes=[(1, 2, 3)])
     with refused(DataError, "image.unreadable", "float64"):
         model.ask(pixels.astype(float), "what?")

@@ -19,6 +19,7 @@ from starting_models import (
 )
 
 from rllava_jax import main as entry
+from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
 from rllava_jax.config.loading import load
 from rllava_jax.model.preprocessing import make_preprocessor
@@ -77,7 +78,7 @@ def test_names_and_shapes_that_do_not_fit_are_listed(config_of_import, tokenizer
     change(params)
     write_model(tmp_path / "model", config_of_import, tokenizer, params)
     where = str(tmp_path / "model" / "checkpoints" / "0")
-    with refused(ConfigError, "checkpoint.mismatch", "init.checkpoint: ", where, *said):
+    with refused(CheckpointError, "checkpoint.mismatch", "init.checkpoint: ", where, *said):
         begin(starting_from(config_of_import, tmp_path / "model"), tmp_path)
 
 

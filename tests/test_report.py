@@ -16,7 +16,7 @@ from expected_errors import refused
 from PIL import Image
 from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
-from data_pipelines.core.errors import DataError, ImageError
+from data_pipelines.core.errors import ConfigError, ImageError
 from data_pipelines.regions.boxes import box_to_loc_tokens
 from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
 from rllava_jax.evaluation.predictions import Prediction
@@ -269,7 +269,7 @@ def test_the_trust_benchmark_is_shown_where_it_was_run(tmp_path):
 def test_more_curves_than_a_picture_can_tell_apart_are_refused():
     point = 1.0, _row("trust:right", "accuracy", 0.9)
     assert trust_picture({"a": [point], "$b$": [point]}, {"a": 0.5}).startswith("<?xml")
-    with refused(DataError, "option.out-of-range", "7 models"):
+    with refused(ConfigError, "option.invalid-value", "7 models"):
         trust_picture({name: [point] for name in "abcdefg"})
 
 

@@ -11,7 +11,7 @@ import tokenizers
 from expected_errors import refused
 from tokenizers import decoders, models, normalizers
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from data_pipelines.text.tokenizer_backends import LOC_TOKENS, SEG_TOKENS
 
@@ -146,7 +146,7 @@ def test_pickled_tokenizer_works_without_its_file(tmp_path):
 
 
 def test_too_small_a_vocabulary_names_the_setting(tmp_path):
-    with refused(DataError, "config.invalid-value", "data.tokenizer_vocab = 270"):
+    with refused(ConfigError, "config.invalid-value", "data.tokenizer_vocab = 270"):
         train_tokenizer(["".join(chr(0x4E00 + i) for i in range(200))], tmp_path / "x.model", vocab_size=270)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.csv_files import read_rows
-from data_pipelines.core.errors import DataConflict, DataError, FileExists, MissingField, invalid_field
+from data_pipelines.core.errors import DataConflict, FileExists, InvalidOption, MissingField, invalid_field
 from data_pipelines.core.json_files import json_lines
 
 Verdict = Literal["accept", "reject"]
@@ -26,7 +26,7 @@ def check_review_name(path: str, *, new: bool = False) -> None:
             f"--write-review {path}: exists and may hold verdicts; choose another name, or read it with --review"
         )
     if Path(path).suffix.lower() not in (".csv", ".jsonl"):
-        raise DataError(f"{path}: a review file ends in .csv or .jsonl; rename it", code="option.invalid-value")
+        raise InvalidOption(f"{path}: a review file ends in .csv or .jsonl; rename it")
 
 
 def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidSetting
 from data_pipelines.records import Region, Source, SourceSplit
 from data_pipelines.settings import DocumentsConfig
 from data_pipelines.sources.document_drawing import Page, draw_page
@@ -36,10 +36,7 @@ def load(config: DocumentsConfig, split: str) -> SourceSplit:
       DataError: no such split, or pages under 160 pixels wide, on which nothing can be read.
     """
     if config.page_width < 160:
-        raise DataError(
-            f"data.documents.page_width is {config.page_width}; words need at least 160 pixels",
-            code="config.invalid-value",
-        )
+        raise InvalidSetting(f"data.documents.page_width is {config.page_width}; words need at least 160 pixels")
 
     def draw(found: SplitBuilder, rng: np.random.Generator, name: str) -> None:
         page = draw_page(rng, config.page_width)

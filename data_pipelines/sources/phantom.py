@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidSetting
 from data_pipelines.records import Region, Source, SourceSplit
 from data_pipelines.settings import PhantomConfig
 from data_pipelines.sources.drawn import Asked, ask, draw_split, drawn_card, png, side_of, yes_or_no
@@ -47,9 +47,8 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
       DataError: no such split, or an image size under 64 pixels, at which small structures vanish.
     """
     if config.image_size < 64:
-        raise DataError(
-            f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels",
-            code="config.invalid-value",
+        raise InvalidSetting(
+            f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels"
         )
 
     def draw(found: SplitBuilder, rng: np.random.Generator, name: str) -> None:

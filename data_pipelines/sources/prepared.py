@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from data_pipelines.core.array_records import read_example, shards
-from data_pipelines.core.errors import DataError, MalformedFile, UnknownName
+from data_pipelines.core.errors import MalformedFile, SettingConflict, UnknownName
 from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
@@ -53,10 +53,9 @@ def check_window(root: str, window: str) -> None:
     require_folder(root)
     made = layout.read_record(root).get("window")
     if made is not None and window_of(made, root) != window_of(window, "data.window"):
-        raise DataError(
+        raise SettingConflict(
             f"data.window = {window!r}: scans in {root} became pictures by {made!r}; set data.window to that, or "
-            f"prepare the data set again with --window {window}",
-            code="config.conflict",
+            f"prepare the data set again with --window {window}"
         )
 
 

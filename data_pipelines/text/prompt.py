@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from data_pipelines.core.errors import DataError, MissingField
+from data_pipelines.core.errors import DataError, InvalidSetting, MissingField, SettingConflict
 from data_pipelines.records import Box, Task
 from data_pipelines.regions import boxes
 from data_pipelines.text.tokenizer import Tokenizer
@@ -66,20 +66,16 @@ def format_prefix(
     if not question and task != "caption":
         raise MissingField(f"{where}: question is empty; correct or remove it")
     if task not in templates:
-        raise DataError(f"{where}: data.prompt has no template for task {task!r}; add one", code="config.invalid-value")
+        raise InvalidSetting(f"{where}: data.prompt has no template for task {task!r}; add one")
     template = templates[task]
     if boxes_in_prompt and "{regions}" not in template:
-        raise DataError(
-            f"data.prompt[{task!r}] = {template!r} lacks {{regions}}, where the boxes stand; add it",
-            code="config.conflict",
-        )
+        raise SettingConflict(f"data.prompt[{task!r}] = {template!r} lacks {{regions}}, where the boxes stand; add it")
     regions = "".join(boxes.box_to_loc_tokens(box) for box in boxes_in_prompt)
     try:
         return template.format(language=language, question=question, regions=regions + " " if regions else "")
     except (KeyError, IndexError, ValueError) as error:
-        raise DataError(
-            f"data.prompt[{task!r}] = {template!r} is invalid ({error}); use {{language}} {{regions}} {{question}}",
-            code="config.invalid-value",
+        raise InvalidSetting(
+            f"data.prompt[{task!r}] = {template!r} is invalid ({error}); use {{language}} {{regions}} {{question}}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError, MalformedFile, MissingData, UnreadableFile
+from data_pipelines.core.errors import InvalidSetting, MalformedFile, MissingData, UnreadableFile
 from data_pipelines.text import tokenizer_backends
 from data_pipelines.text.tokenizer_backends import BOS_ID, EOS_ID, LOC_TOKENS, NEWLINE, PAD_ID, UNK_ID
 
@@ -152,10 +152,9 @@ def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab
         )
     except RuntimeError as error:
         characters = len(set("".join(sentences)))
-        raise DataError(
+        raise InvalidSetting(
             f"data.tokenizer_vocab = {vocab_size} is too small for a corpus of {characters} distinct characters "
-            f"(and 256 bytes); raise it to {characters + 300} or more",
-            code="config.invalid-value",
+            f"(and 256 bytes); raise it to {characters + 300} or more"
         ) from error
     model = tokenizer_backends.with_location_pieces(trained.getvalue(), str(path), newline=True)
     write_atomically(Path(path), model)

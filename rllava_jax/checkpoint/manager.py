@@ -28,7 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 from data_pipelines.core.errors import DataError, listed
 from data_pipelines.core.paths import absolute, require_bucket
 from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from rllava_jax.checkpoint.integrity import checksums
 from rllava_jax.checkpoint.orbax_files import require_items, set_unreadable_aside, write_figures
 from rllava_jax.runtime import hosts
@@ -67,9 +67,8 @@ def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
             f"{path}: is to be imported first: python -m rllava_jax.convert import {path} FOLDER",
             code="checkpoint.not-imported",
         )
-    raise CheckpointError(
-        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one",
-        code="checkpoint.missing",
+    raise MissingCheckpoint(
+        f"{path}: holds no checkpoint; give a run's workdir, an imported model, or a folder checkpoints/STEP in one"
     )
 
 
@@ -104,10 +103,7 @@ class Checkpoints:
         self._checksums = ocp.JsonCheckpointHandler("checksums.json")
         self._assets = AssetsHandler()
         if read_only and not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: there is no checkpoint folder; train first, or give another workdir",
-                code="checkpoint.missing",
-            )
+            raise MissingCheckpoint(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
 
         def figure(metrics: Mapping[str, float]) -> float:
             return metrics[best_metric]
@@ -154,18 +150,13 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps:
-            raise CheckpointError(
-                f"{self.folder}: there is no finished checkpoint in it; train first", code="checkpoint.missing"
-            )
+            raise MissingCheckpoint(f"{self.folder}: there is no finished checkpoint in it; train first")
         if which == "last":
             return steps[-1]
         if which == "best":
             return self._best()
         if not which.isdigit() or int(which) not in steps:
-            raise CheckpointError(
-                f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}",
-                code="checkpoint.missing",
-            )
+            raise MissingCheckpoint(f"{self.folder}: there is no step {which!r}; choose last, best or one of {steps}")
         return int(which)
 
     def _best(self) -> int:
@@ -378,6 +369,4 @@ class Checkpoints:
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         others = [other for other in self.steps() if other != step]
         remedy = f"move that folder away to go on from step {others[-1]}" if others else "it is the only one"
-        return CheckpointError(
-            f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}", code="checkpoint.damaged"
-        )
+        return DamagedCheckpoint(f"{self.folder / str(step)}: the checkpoint cannot be read ({reason}); {remedy}")

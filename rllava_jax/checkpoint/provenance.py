@@ -16,14 +16,14 @@ from typing import Any
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, UserError, listed
+from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed
 from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, Effect, MixPart
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.stored import changed, completed, from_json, run_facts, to_json
 from rllava_jax.runtime import hosts
@@ -92,9 +92,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
     path = workdir / "config.json"
     if not path.exists():
         if workdir.exists() and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
-            raise ConfigError(
-                f"{path}: missing beside an earlier run's files; choose another --workdir", code="file.missing"
-            )
+            raise MissingFile(f"{path}: missing beside an earlier run's files; choose another --workdir")
         return False
     effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
     with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
@@ -132,9 +130,8 @@ def read_tokenizer(workdir: Path) -> Tokenizer:
     path = workdir / _the_tokenizer(present, workdir, remedy, ConfigError)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != run_facts(workdir)["tokenizer_sha256"]:
-        raise ConfigError(
-            f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it",
-            code="checkpoint.damaged",
+        raise DamagedCheckpoint(
+            f"{path}: is not the run's own; copy checkpoints/STEP/assets/{path.name} of this run over it"
         )
     return Tokenizer(content, str(path))
 
@@ -148,9 +145,8 @@ def write_workdir(workdir: Path, config: Config, tokenizer: Tokenizer, start: St
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write",
-                code="file.unwritable",
+            raise UnwritableFile(
+                f"--workdir {workdir}: cannot be made ({error}); give a folder that you may write"
             ) from None
         (workdir / tokenizer.file_name).write_bytes(tokenizer.file)
         if start is not None and start.conversion is not None:
@@ -270,9 +266,7 @@ def start_of(files: Mapping[str, bytes], *, name: str, step: int, where: str) ->
 def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     path = f"{where}/assets/{name}"
     if name not in files:
-        raise CheckpointError(
-            f"{path}: missing; the checkpoint is damaged, take another step", code="checkpoint.damaged"
-        )
+        raise DamagedCheckpoint(f"{path}: missing; the checkpoint is damaged, take another step")
     with parsing(path, "damaged", "take another step", kind=CheckpointError):
         values = json.loads(files[name])
         if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import ConfigError, InvalidOverride, InvalidSetting, UnknownSetting
+from data_pipelines.core.errors import ConfigError, InvalidOverride, InvalidSetting, MissingFile, UnknownSetting
 from data_pipelines.core.paths import local_path
 from rllava_jax import config as config_module
 from rllava_jax.config import Config, Curriculum, Stage
@@ -142,7 +142,7 @@ def stage_names(path: str | Path) -> list[str]:
 def _execute(path: Path) -> Config | Curriculum:
     """Runs a configuration file; whatever goes wrong in it becomes one line with the file's line number."""
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such configuration file", code="file.missing")
+        raise MissingFile(f"{path}: there is no such configuration file")
     try:
         namespace = runpy.run_path(str(path))
     except SyntaxError as error:

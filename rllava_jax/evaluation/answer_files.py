@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.core.errors import DataError, listed
+from data_pipelines.core.errors import MalformedFile, NoExamples, listed
 from rllava_jax.evaluation.json_records import raw_lines
 
 _NAMED = 5  # of each kind of bad line
@@ -84,9 +84,8 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
         answers.setdefault(key, []).extend(_answers(line, key[0], findings, lists=lists))
     if not answers:
         bad = len(findings.get(UNREADABLE, ()))
-        raise DataError(
-            f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer",
-            code="data.no-examples",
+        raise NoExamples(
+            f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer"
         )
     return AnswerFile(answers, findings)
 
@@ -94,9 +93,8 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
 def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, Any]]]:
     for place, (number, line) in enumerate(raw_lines(path)):
         if place == 0 and line.lstrip()[:1] == b"[":
-            raise DataError(
-                f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)",
-                code="file.malformed",
+            raise MalformedFile(
+                f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)"
             )
         try:
             fields = json.loads(line.decode())

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue
 from data_pipelines.regions.boxes import boxes_from_text, iou
 from rllava_jax.evaluation.predictions import Answered
 
@@ -112,9 +112,8 @@ def localisation_iou(prediction: Answered) -> float:
     """
     wanted = boxes_from_text(prediction.answer)
     if not wanted:
-        raise DataError(
-            f"prediction {prediction.id!r}: answer is {prediction.answer!r}, expected four loc tokens and a name",
-            code="data.invalid-value",
+        raise InvalidValue(
+            f"prediction {prediction.id!r}: answer is {prediction.answer!r}, expected four loc tokens and a name"
         )
     given = boxes_from_text(prediction.prediction)
     return float(iou(wanted[0], given[0])) if given else 0.0

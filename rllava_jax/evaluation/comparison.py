@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, MissingFile, NoExamples
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.paired import ComparisonRow, comparison_rows, unmatched
@@ -63,19 +63,15 @@ def read_side(path: str, name: str = "") -> Side:
     """
     given = path_of(path)
     if not given.is_dir():
-        raise DataError(
-            f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run", code="file.missing"
-        )
+        raise MissingFile(f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run")
     folder = next((f for f in (given, *_evaluations(given)) if _answers_of(f)), None)
     if folder is None:
-        raise DataError(
-            f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it", code="file.missing"
-        )
+        raise MissingFile(f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it")
     answers = _answers_of(folder)
     assert answers is not None
     predictions = read_predictions(answers)
     if not predictions:
-        raise DataError(f"{answers}: is empty; evaluate the run again", code="data.no-examples")
+        raise NoExamples(f"{answers}: is empty; evaluate the run again")
     by_key(predictions, where=f"{answers}: ")
     return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
 
@@ -111,9 +107,7 @@ def _rows(path: Path) -> list[Row]:
             raise ValueError("a row lacks a field")
         return rows
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: holds no rows of results ({error}); evaluate the run again", code="file.malformed"
-        ) from None
+        raise MalformedFile(f"{path}: holds no rows of results ({error}); evaluate the run again") from None
 
 
 def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Comparison:
@@ -126,10 +120,9 @@ def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Co
     ours, theirs = (_scored(side.predictions, changed) for side in (first, second))
     rows = comparison_rows(ours, theirs, STRICT.metrics_of, resamples=bootstrap, seed=seed)
     if not rows:
-        raise DataError(
+        raise NoExamples(
             f"{first.folder} and {second.folder}: have no question in common under the same condition; compare "
-            "evaluations of the same data set and split",
-            code="data.no-examples",
+            "evaluations of the same data set and split"
         )
     return Comparison(rows, *unmatched(ours, theirs), [f"{key[2]} ({key[3]})" for key in sorted(changed)])
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Strict, TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingFile
 
 Record = TypeVar("Record")
 
@@ -40,7 +40,7 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
     except ValidationError as error:
         faults = error.errors(include_url=False)
     if not isinstance(fields, dict):
-        raise DataError(f"{where}: is {type(fields).__name__}, expected an object", code="data.invalid-value")
+        raise InvalidValue(f"{where}: is {type(fields).__name__}, expected an object")
     unknown, missing = (
         sorted(str(fault["loc"][0]) for fault in faults if fault["type"] == fault_type and len(fault["loc"]) == 1)
         for fault_type in ("unexpected_keyword_argument", "missing")
@@ -49,7 +49,7 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
         raise DataError(f"{where}: unknown fields {unknown}, missing fields {missing}", code="data.unknown-field")
     name = str(faults[0]["loc"][0])
     reason = faults[0].get("ctx", {}).get("error", faults[0]["msg"])
-    raise DataError(f"{where}: {name} is {fields[name]!r}; {reason}", code="data.invalid-value")
+    raise InvalidValue(f"{where}: {name} is {fields[name]!r}; {reason}")
 
 
 @cache
@@ -66,7 +66,7 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a JSONL file", code="file.missing") from None
+        raise MissingFile(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
     # Not splitlines(): JSON may hold U+2028 and its like unescaped.
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
@@ -84,8 +84,6 @@ def parsed_lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield where, json.loads(line.decode())
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where}: is not UTF-8 ({error.reason}); save it as UTF-8", code="file.malformed"
-            ) from None
+            raise MalformedFile(f"{where}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: is not JSON ({error}); write one object a line", code="file.malformed") from None
+            raise MalformedFile(f"{where}: is not JSON ({error}); write one object a line") from None

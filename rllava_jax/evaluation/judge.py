@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, UnwritableFile
 from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completion
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
 from data_pipelines.generation.templates import two_parts
@@ -141,9 +141,8 @@ def load_template(path: str | None = None) -> JudgeTemplate:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise DataError(
-            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it",
-            code="file.malformed",
+        raise MalformedFile(
+            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it"
         ) from None
     system, user = two_parts(text, str(file), allowed=_PLACEHOLDERS, needed=("reference", "prediction"))
     return JudgeTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
@@ -221,9 +220,7 @@ def _open(cache: Path) -> AnswerStore:
         cache.parent.mkdir(parents=True, exist_ok=True)
         return AnswerStore(str(cache))
     except OSError as error:
-        raise DataError(
-            f"{cache}: cannot be opened ({error.strerror}); name a file that can be written", code="file.unwritable"
-        ) from None
+        raise UnwritableFile(f"{cache}: cannot be opened ({error.strerror}); name a file that can be written") from None
 
 
 def _ask(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from data_pipelines.core.command_line import Parser, above_zero, whole
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidOption, MissingOption
 from data_pipelines.generation.options import endpoint_of
 from rllava_jax.evaluation.judge import TEMPLATE, Judge, load_template
 
@@ -61,12 +61,9 @@ def from_options(options: argparse.Namespace) -> Judge | None:
         if getattr(options, f"judge_{name}") is None:
             setattr(options, f"judge_{name}", default)
     if options.judge_cache is None:
-        raise DataError("--judge-model: needs --judge-cache FILE, where its verdicts are kept", code="option.missing")
+        raise MissingOption("--judge-model: needs --judge-cache FILE, where its verdicts are kept")
     if "://" in options.judge_cache:
-        raise DataError(
-            f"--judge-cache {options.judge_cache}: is not a local file; name one and copy it",
-            code="option.invalid-value",
-        )
+        raise InvalidOption(f"--judge-cache {options.judge_cache}: is not a local file; name one and copy it")
     return Judge(
         model=options.judge_model,
         template=load_template(options.judge_template),

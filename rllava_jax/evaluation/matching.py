@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import NoExamples, UnknownName
 from rllava_jax.evaluation.answer_files import AnswerFile, Findings, GivenAnswer
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.protocol import Protocol
@@ -46,17 +46,13 @@ def match(references: Sequence[Response], file: AnswerFile, protocol: Protocol, 
         if not protocol.counts(item):
             findings.add(NOT_OF_PROTOCOL, repr(item.id))
     if not counted:
-        raise DataError(
-            f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list",
-            code="data.no-examples",
-        )
+        raise NoExamples(f"--protocol {protocol.name}: scores none of the {len(references):,} questions; see --list")
     known = {item.id for item in references}
     unknown = [key for key in file.answers if key[0] not in known]
     if len(unknown) == len(file.answers):
-        raise DataError(
+        raise UnknownName(
             f"no prediction has an id of the references: predictions have {_some(key[0] for key in unknown)}; "
-            f"the references have {_some(item.id for item in references)}",
-            code="data.unknown-name",
+            f"the references have {_some(item.id for item in references)}"
         )
     for name, condition in unknown:
         findings.add(UNKNOWN, _named(name, condition))
@@ -74,10 +70,7 @@ def _under_conditions(references: Sequence[Response], conditions: Sequence[str])
         asked = [item for item in references if item.condition in conditions]
         if not asked:
             named = ", ".join(dict.fromkeys(item.condition for item in references))
-            raise DataError(
-                f"predictions: were asked under none of the conditions of the references ({named})",
-                code="data.unknown-name",
-            )
+            raise UnknownName(f"predictions: were asked under none of the conditions of the references ({named})")
         yield from asked
         return
     for condition in conditions:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, Strict, with_config
 
 from data_pipelines.conditions import ALL as CONDITIONS
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, DuplicateId, InvalidValue
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import AnswerType, Family
 from data_pipelines.regions.boxes import boxes_from_text
@@ -133,9 +133,8 @@ def by_key(predictions: Iterable[Prediction], where: str = "") -> dict[Key, Pred
     found: dict[Key, Prediction] = {}
     for p in predictions:
         if key_of(p) in found:
-            raise DataError(
-                f"{where}prediction {p.id!r}: answered twice under condition {p.condition!r}; ids must be unique",
-                code="data.duplicate-id",
+            raise DuplicateId(
+                f"{where}prediction {p.id!r}: answered twice under condition {p.condition!r}; ids must be unique"
             )
         found[key_of(p)] = p
     return found
@@ -173,9 +172,8 @@ def from_json(fields: Mapping[str, Any]) -> Prediction:
 def check_box(answer: Answered, where: str) -> None:
     """Raises DataError for a question of the family localise whose reference has no box."""
     if answer.family == "localise" and not boxes_from_text(answer.answer):
-        raise DataError(
-            f"{where}: answer is {answer.answer!r}, expected four loc tokens and a name, its family being localise",
-            code="data.invalid-value",
+        raise InvalidValue(
+            f"{where}: answer is {answer.answer!r}, expected four loc tokens and a name, its family being localise"
         )
 
 

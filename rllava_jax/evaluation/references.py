@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DuplicateId, InvalidValue, MalformedFile, NoExamples
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
 from data_pipelines.settings import DataConfig, RegionConfig
@@ -41,9 +41,8 @@ def from_data(
     examples = load_examples(data, split, seed=seed, max_regions=RegionConfig().max_regions)
     asked = [e for e in examples if e.family in families and (not e.language or e.language in languages)]
     if not asked:
-        raise DataError(
-            f"{name} {split}: has no question of --families {','.join(families)} in --languages {','.join(languages)}",
-            code="data.no-examples",
+        raise NoExamples(
+            f"{name} {split}: has no question of --families {','.join(families)} in --languages {','.join(languages)}"
         )
     return [Response(**common_fields(e, Response, has_region=bool(e.regions))) for e in asked]
 
@@ -61,14 +60,10 @@ def from_file(path: Path) -> list[Response]:
     for where, fields in parsed_lines(path):
         item = _of_fields(fields, where, dataset=path.stem)
         if item.id in found:
-            raise DataError(
-                f"{where}: a second question has the id {item.id!r}; ids must be unique", code="data.duplicate-id"
-            )
+            raise DuplicateId(f"{where}: a second question has the id {item.id!r}; ids must be unique")
         found[item.id] = item
     if not found:
-        raise DataError(
-            f"{path}: has no question; write one object a line, with id and answer", code="data.no-examples"
-        )
+        raise NoExamples(f"{path}: has no question; write one object a line, with id and answer")
     return list(found.values())
 
 
@@ -83,15 +78,13 @@ def from_predictions(predictions: Iterable[Prediction]) -> list[Response]:
 
 def _of_fields(fields: Any, where: str, *, dataset: str) -> Response:
     if not isinstance(fields, dict):
-        raise DataError(
-            f"{where}: is {type(fields).__name__}; write one object a line, with id and answer", code="file.malformed"
-        )
+        raise MalformedFile(f"{where}: is {type(fields).__name__}; write one object a line, with id and answer")
     given = {"id": None, "answer": None} | {name: fields[name] for name in _READ if fields.get(name) is not None}
     given = {name: _numbers_as_text(value) for name, value in given.items()}
     if fields.get("has_region") is not None:
         given["has_region"] = fields["has_region"]
     if given.get("id") == "":
-        raise DataError(f"{where}: id is empty; give each question one", code="data.invalid-value")
+        raise InvalidValue(f"{where}: id is empty; give each question one")
     answer_type = given.get("answer_type")
     if isinstance(answer_type, str):
         given["answer_type"] = answer_type.strip().lower()

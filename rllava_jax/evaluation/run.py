@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from PIL import Image
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting
 from data_pipelines.images.reading import decode
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
@@ -44,10 +44,9 @@ def check_best_metric(config: Config) -> None:
     subset, _, metric = config.train.best_metric.split("/")
     known = [name for name in (*metrics_of(subset), *CONFIDENCE_METRICS) if METRICS[name].better == "higher"]
     if metric not in known:
-        raise ConfigError(
+        raise InvalidSetting(
             f"train.best_metric: {config.train.best_metric!r} ends in no metric of {subset}; "
-            f"use one of {', '.join(known)}",
-            code="config.invalid-value",
+            f"use one of {', '.join(known)}"
         )
 
 

@@ -19,7 +19,7 @@ import jax
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import words
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import FileExists, MeshMismatch, MissingOption, OptionConflict
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig
@@ -97,17 +97,14 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
 def _folder(options: argparse.Namespace) -> Path:
     """What can be wrong with the options alone is told first."""
     if not options.out:
-        raise ConfigError("--out: is missing; give a folder", code="option.missing")
+        raise MissingOption("--out: is missing; give a folder")
     out = path_of(options.out)
     if (out / "predictions.jsonl").exists():
-        raise ConfigError(
-            f"--out {out}: holds results already; choose another folder, or remove this one", code="file.exists"
-        )
+        raise FileExists(f"--out {out}: holds results already; choose another folder, or remove this one")
     if options.protocol not in (None, "strict"):
-        raise ConfigError(
+        raise OptionConflict(
             f"--protocol {options.protocol}: a checkpoint's answers are scored as strict; score the predictions.jsonl "
-            "that is written under another one",
-            code="option.conflict",
+            "that is written under another one"
         )
     return out
 
@@ -144,10 +141,7 @@ def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -
     evaluation = _evaluation(config.evaluation, options)
     batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
     if batch % devices:
-        raise ConfigError(
-            f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}",
-            code="mesh.mismatch",
-        )
+        raise MeshMismatch(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
     return dataclasses.replace(
         config,
         data=data,

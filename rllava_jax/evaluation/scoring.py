@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.conditions import ALL
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import NoExamples
 from rllava_jax.evaluation.intervals import Estimated, Estimator
 from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, Contrast, Row, confidence_figures, make_row
 from rllava_jax.evaluation.predictions import Answered, Prediction, by_key
@@ -47,10 +47,7 @@ def score(predictions: Sequence[Prediction], protocol: Protocol = OF_A_RUN, *, b
       DataError: no predictions, or a question answered twice under one condition.
     """
     if not predictions:
-        raise DataError(
-            "no predictions to score: the evaluation asked no question (check evaluation.families)",
-            code="data.no-examples",
-        )
+        raise NoExamples("no predictions to score: the evaluation asked no question (check evaluation.families)")
     by_key(predictions)
     return rows(scored(predictions, protocol), protocol, bootstrap=bootstrap, seed=seed)
 

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError
-from rllava_jax.checkpoint.errors import CheckpointError
+from data_pipelines.core.errors import ConfigError, InvalidOption
+from rllava_jax.checkpoint.errors import DamagedCheckpoint
 
 CALIBRATION_FILE = "calibration.json"
 COMMAND = "python -m rllava_jax.calibrate --checkpoint"
@@ -113,10 +113,7 @@ class Calibration:
           ConfigError: it is no risk, or none so low can be promised; names the lowest that can.
         """
         if not 0 < risk < 1:
-            raise ConfigError(
-                f"--risk {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1",
-                code="option.out-of-range",
-            )
+            raise InvalidOption(f"--risk {risk:g}: is not a risk; write a share of wrong answers, above 0 and below 1")
         stop = self.stop_at(risk)
         if stop is None:
             lowest = min(self.stops, key=lambda stop: stop.risk_bound)
@@ -175,9 +172,7 @@ def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibrati
             raise ValueError("its temperature, bias or stops are none")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         path = checkpoint / "assets" / CALIBRATION_FILE
-        raise CheckpointError(
-            f"{path}: damaged ({error!r}); fit it anew: {COMMAND} {checkpoint}", code="checkpoint.damaged"
-        ) from None
+        raise DamagedCheckpoint(f"{path}: damaged ({error!r}); fit it anew: {COMMAND} {checkpoint}") from None
     return calibration
 
 

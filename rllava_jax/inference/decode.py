@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting
 from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import Block, KVCache
 from rllava_jax.model.inputs import Inputs
@@ -39,9 +39,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ConfigError(f"temperature: {self.temperature} is negative; 0 is greedy", code="config.invalid-value")
+            raise InvalidSetting(f"temperature: {self.temperature} is negative; 0 is greedy")
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p: {self.top_p} is outside (0, 1]; 1 draws from all", code="config.invalid-value")
+            raise InvalidSetting(f"top_p: {self.top_p} is outside (0, 1]; 1 draws from all")
 
 
 GREEDY = Sampling()

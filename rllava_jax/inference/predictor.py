@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidOption, OptionConflict
 from data_pipelines.core.paths import path_of
 from data_pipelines.images.windows import window_of
 from data_pipelines.loading.preprocess import Preprocessor
@@ -191,7 +191,7 @@ class Predictor:
             try:
                 x, y, w, h = (float(number) for number in box)
             except ValueError:
-                raise DataError(f"{said}: is not x,y,w,h; give four numbers", code="option.invalid-value") from None
+                raise InvalidOption(f"{said}: is not x,y,w,h; give four numbers") from None
             regions.append(Region(box_from_pixels(x, y, w, h, width=width, height=height, where=f"{said}{where}")))
         found = {name: self.detect(source, name, seed=seed) for name in detect}
         regions += [Region(box) for box in found.values() if box is not None]
@@ -262,10 +262,7 @@ class Predictor:
           ImageError, DataError: as `answer`.
         """
         if regions and not self.preprocessor.regions.encoders:
-            raise DataError(
-                "regions: this model was trained without a region encoder; leave the boxes out",
-                code="option.conflict",
-            )
+            raise OptionConflict("regions: this model was trained without a region encoder; leave the boxes out")
         example = VQAExample("question", "", "", image, "image", question, answer or "", task=task, language=language)
         shown = Shown(tuple(regions), "right" if regions else "none")
         arrays = self.preprocessor.evaluation(example, shown, answered=answer is not None)

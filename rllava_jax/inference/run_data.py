@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import NoExamples
 from data_pipelines.loading.checks import check_lengths, verify_images
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.loading.leaks import check_leaks
@@ -127,10 +127,7 @@ def _training_parts(config: Config) -> list[Part]:
 def _kept(part: Part, kept: set[int]) -> Part:
     examples = [example for example in part.examples if id(example) in kept]
     if part.examples and not examples:
-        raise DataError(
-            f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out",
-            code="data.no-examples",
-        )
+        raise NoExamples(f"data.mix.{part.name}: of its examples none fits and has a readable image; leave it out")
     return dataclasses.replace(part, examples=examples)
 
 
@@ -146,16 +143,14 @@ def _questions(config: Config, *, training: bool) -> tuple[list[VQAExample], lis
     validation = load(config.data.validation_split) if training else []
     families = ", ".join(config.evaluation.families)
     if not test:
-        raise ConfigError(
+        raise NoExamples(
             f"data.test_split: {config.data.test_split!r} has no question of evaluation.families ({families}); "
-            "name a split and families that have some",
-            code="data.no-examples",
+            "name a split and families that have some"
         )
     if training and not validation and config.train.evaluate_every != "never":
-        raise ConfigError(
+        raise NoExamples(
             f"data.validation_split: {config.data.validation_split!r} has no question of evaluation.families "
-            f'({families}); name another, or set train.evaluate_every to "never"',
-            code="data.no-examples",
+            f'({families}); name another, or set train.evaluate_every to "never"'
         )
     return test, validation
 

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.interop.errors import UnsupportedImport
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.source import DTYPES, PublishedModel, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
@@ -139,10 +140,9 @@ def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGem
     telling = {name: shapes[name] for name in ranks if len(shapes.get(name, ())) == ranks[name]}
     if len(telling) < len(ranks):
         lacking = sorted(set(ranks) - set(telling))
-        raise CheckpointError(
+        raise UnsupportedImport(
             f"{path}: holds no PaliGemma: {', '.join(lacking)} missing or ill-shaped, among {len(shapes)} arrays; "
-            "give a big_vision PaliGemma checkpoint",
-            code="import.unsupported",
+            "give a big_vision PaliGemma checkpoint"
         )
     patch, _, _, width = telling["img/embedding/kernel"]
     layers, _, heads, _ = telling[_ATTENTION + "query/kernel"]
@@ -228,7 +228,6 @@ def check_npz(source: PublishedModel, expected: Mapping[str, tuple[int, ...]]) -
     check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")
     for name, array in source.arrays.items():
         if array.dtype not in DTYPES.values():
-            raise CheckpointError(
-                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16",
-                code="import.unsupported",
+            raise UnsupportedImport(
+                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16"
             )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.core.atomic_files import appears_whole, check_destination, holds_only, require_room
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import OptionConflict
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import find_checkpoint
@@ -21,6 +21,7 @@ from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import to_json
 from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
+from rllava_jax.interop.errors import UnsupportedExport
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json
 from rllava_jax.interop.layout import EMBEDDING, exported
 from rllava_jax.interop.lineage import exported_stage, lineage
@@ -123,27 +124,19 @@ def _check_fits(stored: StoredCheckpoint, *, keep_lora: bool, plain: bool, npz: 
     regions = any(name.startswith("roi/") for name in stored.arrays)
     adapters = any(is_adapter(name) for name in stored.arrays)
     if keep_lora and not adapters:
-        raise ConfigError(
-            f"--keep-lora: {stored.folder} step {stored.step} was trained without LoRA; leave it out",
-            code="option.conflict",
-        )
+        raise OptionConflict(f"--keep-lora: {stored.folder} step {stored.step} was trained without LoRA; leave it out")
     if npz and keep_lora:
-        raise ConfigError(
-            "--keep-lora: big_vision's .npz has no adapters; leave it out, or export a folder",
-            code="export.unsupported",
-        )
+        raise UnsupportedExport("--keep-lora: big_vision's .npz has no adapters; leave it out, or export a folder")
     if npz and regions and not plain:
-        raise ConfigError(
+        raise UnsupportedExport(
             f"{stored.folder} step {stored.step}: has a region branch, which big_vision's .npz has no place for; "
-            "leave it out with --plain, or export a folder",
-            code="export.unsupported",
+            "leave it out with --plain, or export a folder"
         )
     unknown = [encoder.name for encoder in region_encoders(stored.config.regions) if not encoder.exportable]
     if unknown and not plain and not npz:
-        raise ConfigError(
+        raise UnsupportedExport(
             f"regions.encoders: {', '.join(unknown)}: the code of exported folders does not know it; leave regions out "
-            "with --plain",
-            code="export.unsupported",
+            "with --plain"
         )
 
 

@@ -17,6 +17,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import from_json
+from rllava_jax.interop.errors import UnsupportedImport
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import EMBEDDING, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
@@ -77,10 +78,9 @@ class Tensors:
                         code="import.two-models",
                     )
                 if slice_.get_dtype() not in _DTYPES:
-                    raise CheckpointError(
+                    raise UnsupportedImport(
                         f"{file}: {key} is {slice_.get_dtype()}; give weights in float32, float16 or bfloat16, "
-                        "not quantised ones",
-                        code="import.unsupported",
+                        "not quantised ones"
                     )
                 self._place[name] = (file, key)
                 self.shapes[name], self.dtypes[name] = tuple(slice_.get_shape()), _DTYPES[slice_.get_dtype()]
@@ -232,9 +232,8 @@ def _check_tied(tensors: Tensors) -> None:
         if all(np.array_equal(tensors.read(_LM_HEAD, part), tensors.read(_EMBEDDING, part)) for part in parts):
             tensors.forget(_LM_HEAD)
             return
-    raise CheckpointError(
-        f"{tensors.folder}: lm_head.weight is not the token embedding, which PaliGemma ties it to; give a tied model",
-        code="import.unsupported",
+    raise UnsupportedImport(
+        f"{tensors.folder}: lm_head.weight is not the token embedding, which PaliGemma ties it to; give a tied model"
     )
 
 

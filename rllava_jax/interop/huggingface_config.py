@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
+from rllava_jax.interop.errors import UnsupportedExport, UnsupportedImport
 from rllava_jax.model.sizes import GEMMA, GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 # What transformers' configuration classes fill in, and what published files therefore leave out.
@@ -71,34 +72,23 @@ def parse_config(
       CheckpointError: another architecture, or a setting that this model does not have.
     """
     if values.get("model_type") not in ("paligemma", "rllava") or "text_config" not in values:
-        raise CheckpointError(
-            f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2",
-            code="import.unsupported",
-        )
+        raise UnsupportedImport(f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2")
     for part in ("text_config", "vision_config"):
         if not isinstance(values.get(part) or {}, Mapping):
             raise CheckpointError(f"{where}: {part} is not a mapping; download the folder again", code="file.malformed")
     given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
     kind = given_text.get("model_type", "gemma")
     if kind not in _TEXT_DEFAULTS:
-        raise CheckpointError(
-            f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2",
-            code="import.unsupported",
-        )
+        raise UnsupportedImport(f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2")
     text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
     _require_numbers(text, vision, where)
     _require_supported(text, vision, where)
     for key in (_EMBEDDING, _POSITIONS):
         if len(shapes.get(key, ())) != 2:
-            raise CheckpointError(
-                f"{where}: the weights beside it have no {key}; give one whole model's folder",
-                code="checkpoint.mismatch",
-            )
+            raise CheckpointMismatch(f"{where}: the weights beside it have no {key}; give one whole model's folder")
     patches = shapes[_POSITIONS][0]
     if math.isqrt(patches) ** 2 != patches:
-        raise CheckpointError(
-            f"{where}: {patches} position embeddings are no square grid; give a PaliGemma", code="import.unsupported"
-        )
+        raise UnsupportedImport(f"{where}: {patches} position embeddings are no square grid; give a PaliGemma")
     gemma2 = kind == "gemma2"
     scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
     size = PaliGemmaConfig(
@@ -169,9 +159,7 @@ def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where
     }
     for field, (value, supported) in only.items():
         if value not in supported:
-            raise CheckpointError(
-                f"{where}: {field} is {value!r}; this model has {supported[0]!r} only", code="import.unsupported"
-            )
+            raise UnsupportedImport(f"{where}: {field} is {value!r}; this model has {supported[0]!r} only")
 
 
 def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: str) -> dict[str, Any]:
@@ -187,10 +175,9 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
     """
     decoder = size.decoder
     if decoder.family != GEMMA:
-        raise CheckpointError(
+        raise UnsupportedExport(
             "model.size: its decoder is of another family than Gemma 1 and 2, for which PaliGemma's config.json has no "
-            "place; keep it as a checkpoint of this project",
-            code="export.unsupported",
+            "place; keep it as a checkpoint of this project"
         )
     return {
         "architectures": ["PaliGemmaForConditionalGeneration"],

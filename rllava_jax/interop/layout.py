@@ -13,8 +13,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import LoraTarget
+from rllava_jax.interop.errors import UnsupportedExport
 from rllava_jax.model.lora import TARGETS
 from rllava_jax.model.published_names import REGISTERED, Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig
@@ -129,10 +129,9 @@ def spellings(size: PaliGemmaConfig, names: Sequence[str] | Mapping[str, object]
     table += [row for rows in REGISTERED.values() for row in rows]
     unknown = sorted(set(names) - {spelling.ours for spelling in table})
     if unknown:
-        raise CheckpointError(
+        raise UnsupportedExport(
             f"{', '.join(unknown)}: parameters without a published name, so no Hugging Face folder can hold them; "
-            "declare one (rllava_jax/model/published_names.py)",
-            code="export.unsupported",
+            "declare one (rllava_jax/model/published_names.py)"
         )
     return [spelling for spelling in table if spelling.ours in names]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import DamagedCheckpoint
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE, training_facts
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import SIZES
@@ -74,9 +74,7 @@ def _json(content: bytes, path: Path) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it is not a mapping")
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}: is damaged ({error}); take another step, or import the model again", code="checkpoint.damaged"
-        ) from None
+        raise DamagedCheckpoint(f"{path}: is damaged ({error}); take another step, or import the model again") from None
     return values
 
 
@@ -149,10 +147,9 @@ def _recorded(folder: Path, name: str) -> list[Stage]:
             return [{"stage": "unknown", "source": name}]
         return [_checked(stage) for stage in record["lineage"]] or [{"stage": "unknown", "source": name}]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
+        raise DamagedCheckpoint(
             f"{path}: is damaged ({' '.join(str(error).split())}); export the model again, or remove the file and "
-            "with it the model's past",
-            code="checkpoint.damaged",
+            "with it the model's past"
         ) from None
 
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint.errors import CheckpointError, mismatches
+from rllava_jax.checkpoint.errors import CheckpointMismatch, mismatches
 from rllava_jax.config import Config
 from rllava_jax.interop.streaming import StreamedArray
 from rllava_jax.model.sizes import PaliGemmaConfig, name_of
@@ -64,9 +64,7 @@ def check_names(
     ]
     wrong = mismatches(missing=missing, unexpected=unexpected, ill_shaped=ill_shaped, most=6)
     if wrong:
-        raise CheckpointError(
-            f"{where}: its arrays are not this model's: {wrong}; {remedy}", code="checkpoint.mismatch"
-        )
+        raise CheckpointMismatch(f"{where}: its arrays are not this model's: {wrong}; {remedy}")
 
 
 def recognised(size: PaliGemmaConfig) -> PaliGemmaConfig:
@@ -85,8 +83,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
       CheckpointError: the tokenizer is of another model.
     """
     if not tokenizer.fits(rows):
-        raise CheckpointError(
+        raise CheckpointMismatch(
             f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token embedding "
-            f"{rows} rows; give this model's own with --tokenizer FILE",
-            code="checkpoint.mismatch",
+            f"{rows} rows; give this model's own with --tokenizer FILE"
         )

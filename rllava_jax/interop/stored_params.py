@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import LoraConfig, LoraTarget
 from rllava_jax.interop.layout import EMBEDDING, by_array, spellings
@@ -53,9 +53,8 @@ def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dic
         out[name] = _merged(array, sites, arrays, lora.alpha / lora.rank) if sites else array
     left = sorted(name for name in arrays if is_adapter(name) and name not in used)
     if left:
-        raise CheckpointError(
-            f"{', '.join(left[:4])}: adapters that the run's lora.targets do not name; nothing is written",
-            code="checkpoint.mismatch",
+        raise CheckpointMismatch(
+            f"{', '.join(left[:4])}: adapters that the run's lora.targets do not name; nothing is written"
         )
     return out
 

@@ -21,7 +21,7 @@ from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 from tqdm import tqdm
 
 from data_pipelines.core.paths import absolute
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import DamagedCheckpoint
 
 _BLOCK_BYTES = 2**27
 
@@ -143,9 +143,7 @@ class StoredArray:
                     read = self._store[first : min(first + at_once, self.shape[0])].read().result()
                 except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
                     reason = " ".join(str(error).split())[:200]
-                    raise CheckpointError(
-                        f"{self._where}: cannot be read ({reason}); take another step", code="checkpoint.damaged"
-                    ) from None
+                    raise DamagedCheckpoint(f"{self._where}: cannot be read ({reason}); take another step") from None
                 for start in range(0, len(read), rows):
                     yield read[start : start + rows]
 

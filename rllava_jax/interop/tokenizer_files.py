@@ -13,9 +13,9 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from data_pipelines.core.errors import DataError
 from data_pipelines.text.tokenizer import Tokenizer
 from data_pipelines.text.tokenizer_backends import IMAGE_TOKEN, SPECIAL_TOKENS
+from rllava_jax.interop.errors import UnsupportedExport
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,9 @@ def huggingface_tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         files = {"tokenizer.json": file}
     # Settings beside the tokens are right or wrong together: `<image>` must be where image_token_id promised.
     if built.token_to_id(IMAGE_TOKEN) != image_token_id(tokenizer):
-        raise DataError(
+        raise UnsupportedExport(
             f"{tokenizer.path}: {IMAGE_TOKEN} would be token {built.token_to_id(IMAGE_TOKEN)}, not "
-            f"{image_token_id(tokenizer)}, because the ids have gaps; use PaliGemma's own tokenizer",
-            code="export.unsupported",
+            f"{image_token_id(tokenizer)}, because the ids have gaps; use PaliGemma's own tokenizer"
         )
     return files | {
         "tokenizer_config.json": _json(_tokenizer_config(built)),
@@ -66,10 +65,9 @@ def _with_image_token(tokenizer: Tokenizer) -> tuple[bytes, tokenizers.Tokenizer
     file = tokenizer.completed_file()
     built = tokenizers.Tokenizer.from_str(file.decode())
     if not isinstance(built.model, models.BPE):
-        raise DataError(
+        raise UnsupportedExport(
             f"{tokenizer.path}: model.type = {type(built.model).__name__!r}, Hugging Face's Gemma classes read 'BPE' "
-            "alone; use PaliGemma's own tokenizer",
-            code="export.unsupported",
+            "alone; use PaliGemma's own tokenizer"
         )
     added = built.get_added_tokens_decoder().values()
     if any(token.content == IMAGE_TOKEN and token.special for token in added) and built.post_processor:
@@ -88,9 +86,8 @@ def _from_sentencepiece(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     names = list(SPECIAL_TOKENS) + [piece.piece for piece in proto.pieces[len(SPECIAL_TOKENS) :]]
     if len(set(names)) < len(names):
         twice = next(name for name in SPECIAL_TOKENS if names.count(name) > 1)
-        raise DataError(
-            f"{tokenizer.path}: another piece is called {twice!r} too; use PaliGemma's own tokenizer",
-            code="export.unsupported",
+        raise UnsupportedExport(
+            f"{tokenizer.path}: another piece is called {twice!r} too; use PaliGemma's own tokenizer"
         )
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kind.NORMAL}
     spelt = _spell_out_bytes(names, scores, tokenizer.path)
@@ -135,10 +132,9 @@ def _check_gemmas_manner(proto: Any, path: str) -> None:
     }
     for field, (found, wanted) in wrong.items():
         if found != wanted:
-            raise DataError(
+            raise UnsupportedExport(
                 f"{path}: {field} = {found!r}, Hugging Face's Gemma tokenizer stands for {wanted!r}; "
-                "use PaliGemma's own tokenizer, or '' for data.tokenizer to train one",
-                code="export.unsupported",
+                "use PaliGemma's own tokenizer, or '' for data.tokenizer to train one"
             )
 
 

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import jax
 from jax.sharding import PartitionSpec
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, MeshMismatch
 from rllava_jax.model.lora import TARGETS, is_adapter
 
 MESH_AXES = ("slice", "data", "fsdp", "tensor")
@@ -90,10 +90,9 @@ def parameter_spec(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) 
         if axis is None or sizes[axis] == 1:
             spec.append(None)
         elif size % sizes[axis]:
-            raise ConfigError(
+            raise MeshMismatch(
                 f"mesh.{axis}: {sizes[axis]} does not divide axis {len(spec)} of {name} {shape}; "
-                f"choose a divisor of {size}",
-                code="mesh.mismatch",
+                f"choose a divisor of {size}"
             )
         else:
             spec.append(axis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import SettingConflict
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import Config
@@ -17,10 +17,9 @@ def make_preprocessor(config: Config, tokenizer: Tokenizer) -> Preprocessor:
     """
     rows, ids = config.model.vocab, tokenizer.vocab_size
     if rows and not tokenizer.fits(rows):
-        raise ConfigError(
+        raise SettingConflict(
             f"{tokenizer.path}: has {ids:,} ids, and the token embedding (model.vocab) {rows:,} rows; "
-            "give the tokenizer that it was trained with",
-            code="config.conflict",
+            "give the tokenizer that it was trained with"
         )
     vision = model_size(config.model).vision
     return Preprocessor(vision.image_size, vision.patch, config.regions, config.data, tokenizer)

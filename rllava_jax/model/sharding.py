@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import MeshMismatch
 from rllava_jax.config import Config, MeshConfig
 from rllava_jax.model.partition_rules import BATCH, MESH_AXES, held_whole, parameter_spec
 
@@ -40,10 +40,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             remedy = "set slices to 0, which counts them"
         else:
             remedy = "the others must divide that" if -1 in sizes.values() else "set one of the last three to -1"
-        raise ConfigError(
+        raise MeshMismatch(
             f"mesh: slices={sizes['slice']}, data={config.data}, fsdp={config.fsdp} and tensor={config.tensor} do not "
-            f"make {len(devices)} devices{f' in {counted} slices' if counted > 1 else ''}; {remedy}",
-            code="mesh.mismatch",
+            f"make {len(devices)} devices{f' in {counted} slices' if counted > 1 else ''}; {remedy}"
         )
     shape = tuple(sizes.values())
     if counted > 1:
@@ -62,10 +61,9 @@ def _check_hosts(mesh: Mesh) -> None:
     """A host feeds whole examples, so the devices that share an example must be its own."""
     rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
     if any(len({device.process_index for device in row}) > 1 for row in rows):
-        raise ConfigError(
+        raise MeshMismatch(
             f"mesh.tensor: {mesh.shape['tensor']} devices that share an example would lie on several hosts here; "
-            "choose a smaller number",
-            code="mesh.mismatch",
+            "choose a smaller number"
         )
 
 
@@ -82,10 +80,9 @@ def check_batches(config: Config, mesh: Mesh) -> None:
         ("evaluation.batch_size", config.evaluation.batch_size),
     ):
         if size % parts:
-            raise ConfigError(
+            raise MeshMismatch(
                 f"{field}: {size} examples at a time cannot be shared by {parts} parts (slices x data x fsdp); "
-                "make it a multiple",
-                code="mesh.mismatch",
+                "make it a multiple"
             )
 
 

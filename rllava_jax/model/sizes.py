@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, InvalidSetting, UnknownSetting
 from rllava_jax.config import ModelConfig
 
 PALIGEMMA_VOCAB = 257_152  # 256,000 text pieces, 1,024 loc and 128 seg tokens
@@ -172,9 +172,8 @@ def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
         )
     if config.image_size:
         if config.image_size % size.vision.patch:
-            raise ConfigError(
-                f"model.image_size: {config.image_size} is not a multiple of the patch, {size.vision.patch} pixels",
-                code="config.invalid-value",
+            raise InvalidSetting(
+                f"model.image_size: {config.image_size} is not a multiple of the patch, {size.vision.patch} pixels"
             )
         size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=config.image_size))
     if rows := config.vocab or vocab:
@@ -192,15 +191,13 @@ def from_dimensions(dimensions: Mapping[str, float], *, where: str) -> PaliGemma
     wrong = sorted(set(wanted) ^ set(dimensions))
     if wrong:
         kind = "lacks" if wrong[0] in wanted else "has an unknown"
-        raise ConfigError(
-            f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}", code="config.unknown-field"
-        )
+        raise UnknownSetting(f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}")
     parts: dict[str, dict[str, Any]] = {"vision": {}, "decoder": {}}
     for key, value in dimensions.items():
         part, name = key.split(".")
         kind_of = type(wanted[key])
         if kind_of is not float and value != int(value):
-            raise ConfigError(f"{where}: {key} = {value} is not a whole number", code="config.invalid-value")
+            raise InvalidSetting(f"{where}: {key} = {value} is not a whole number")
         parts[part][name] = kind_of(value)
     return PaliGemmaConfig(SiglipConfig(**parts["vision"]), GemmaConfig(**parts["decoder"]))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, MissingOption, OptionConflict, UnwritableFile
+from data_pipelines.core.errors import InvalidOption, MissingOption, OptionConflict, UnwritableFile
 from rllava_jax.planning.plan import StepPlan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import parse_topology
@@ -41,9 +41,8 @@ def compile_for(
         raise MissingOption("--mode compile: for which hardware? add --topology, e.g. v5e:4x4, v5e:16x16*2 or h100:8")
     wanted = parse_topology(topology)
     if memory is not None and memory > wanted.chip.usable:
-        raise ConfigError(
-            f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB",
-            code="option.out-of-range",
+        raise InvalidOption(
+            f"--memory {memory:g}: is more than what a {wanted.chip.name} has to use, {wanted.chip.usable:.1f} GiB"
         )
     if quick and wanted.chip.platform != "tpu":
         raise OptionConflict(f"--quick: is for TPUs, which {topology} is not; leave it out")

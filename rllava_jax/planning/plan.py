@@ -12,8 +12,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines.core.errors import ConfigError, DataError, MissingPackage
+from data_pipelines.core.errors import DataError, MissingPackage
 from data_pipelines.core.paths import path_of
+from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.curriculum import stage_configs
 from rllava_jax.config.durations import Duration, parse_duration
@@ -140,9 +141,8 @@ def load_config_for_planning(
         vocab = start.tokenizer.vocab_size if start else 0
     if config.model.size == "checkpoint":
         where = "no init.checkpoint is given" if checkpoint == NOT_AT_HAND else f"{checkpoint} is not here"
-        raise ConfigError(
-            f'model.size: is "checkpoint", and {where}; name the size, e.g. --config.model.size=paligemma-3b-224',
-            code="checkpoint.missing",
+        raise MissingCheckpoint(
+            f'model.size: is "checkpoint", and {where}; name the size, e.g. --config.model.size=paligemma-3b-224'
         )
     # "auto" looks at this process's backend, which is a CPU; the run's will be the accelerator.
     chosen: dict[str, Any] = {"compute_dtype": "bfloat16", "layers": "scanned"}

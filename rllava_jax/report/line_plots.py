@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidOption
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.report import plots
 from rllava_jax.report.plots import DOTTED, INK, MARKERS, SERIES, page_plot, percent_axes, whisker
@@ -74,9 +74,7 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
       DataError: more than six models, which nobody could tell apart.
     """
     if len(curves) > len(_MODELS):
-        raise DataError(
-            f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture", code="option.out-of-range"
-        )
+        raise InvalidOption(f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture")
     with mpl.rc_context(plots.file_style("trust", font_size=11)):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from data_pipelines.core.errors import ConfigError, listed
+from data_pipelines.core.errors import SettingConflict, listed
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.errors import CheckpointError, mismatches
+from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch, mismatches
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, InitConfig, ModelConfig
@@ -99,9 +99,8 @@ def origins(
     if wrong := [*missing, *unexpected, *ill_shaped]:
         shown = [f"{name} {pretrained.shapes[name].shape}, here {shapes[name].shape}" for name in ill_shaped]
         said = mismatches(missing=missing, unexpected=unexpected, ill_shaped=shown, most=3)
-        raise ConfigError(
-            f"init.checkpoint: {pretrained.where} does not fit this run: {said}; {_remedy(pretrained, wrong)}",
-            code="checkpoint.mismatch",
+        raise CheckpointMismatch(
+            f"init.checkpoint: {pretrained.where} does not fit this run: {said}; {_remedy(pretrained, wrong)}"
         )
     if unused:
         logger.info("%s: heads of losses that this run does not use are left out: %s", pretrained.where, listed(unused))
@@ -203,18 +202,16 @@ def _opened(init: InitConfig) -> OpenedCheckpoint:
     try:
         _, named = find_checkpoint(path)
         if named.isdigit() and init.step not in ("last", named):
-            raise ConfigError(
-                f"init.step: {init.step!r} beside init.checkpoint={path}; leave one of the two steps out",
-                code="config.conflict",
+            raise SettingConflict(
+                f"init.step: {init.step!r} beside init.checkpoint={path}; leave one of the two steps out"
             )
         opened = OpenedCheckpoint.open(path, None if named.isdigit() else init.step)
         _ = opened.record  # a damaged one is told before the work
     except CheckpointError as error:
         raise error.within("init.checkpoint") from error
     if _TABLE not in opened.shapes or _POSITIONS not in opened.shapes:
-        raise ConfigError(
-            f"init.checkpoint: {opened.where} holds no PaliGemma; name a run of this program or an import",
-            code="checkpoint.mismatch",
+        raise CheckpointMismatch(
+            f"init.checkpoint: {opened.where} holds no PaliGemma; name a run of this program or an import"
         )
     return opened
 
@@ -226,16 +223,14 @@ def _resolved(config: Config, pretrained: OpenedCheckpoint) -> Config:
     other = [name for name in here if here[name] != there[name] and name != "vision.image_size"]
     if other:
         numbers = ", ".join(f"{name} {here[name]:g}, there {there[name]:g}" for name in other[:3])
-        raise ConfigError(
+        raise SettingConflict(
             f"model.size: {config.model.size!r} is not the size of {pretrained.where}, which is {theirs.size!r} "
-            f'({numbers}{" …" if len(other) > 3 else ""}); write "checkpoint"',
-            code="config.conflict",
+            f'({numbers}{" …" if len(other) > 3 else ""}); write "checkpoint"'
         )
     if config.model.vocab != theirs.vocab:
-        raise ConfigError(
+        raise SettingConflict(
             f"model.vocab: {config.model.vocab} rows, but the token embedding of {pretrained.where} has "
-            f"{theirs.vocab}; write 0",
-            code="config.conflict",
+            f"{theirs.vocab}; write 0"
         )
     return config
 
@@ -276,7 +271,4 @@ def _check_meaning(config: Config, pretrained: OpenedCheckpoint, loaded: Sequenc
         ("/lora", "lora.alpha", config.lora.alpha, pretrained.config.lora.alpha),
     ):
         if here != there and any(kind in name for name in loaded):
-            raise ConfigError(
-                f"{field}: {here!r}, but {pretrained.where} was trained with {there!r}; write that",
-                code="config.conflict",
-            )
+            raise SettingConflict(f"{field}: {here!r}, but {pretrained.where} was trained with {there!r}; write that")

@@ -10,8 +10,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from data_pipelines.core.errors import ConfigError
 from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
@@ -83,9 +83,7 @@ def open_job(config: Config, workdir: Path, *, training: bool, later: Sequence[C
     known = provenance.check_workdir(workdir, config, evaluating=not training)
     hosts.barrier("workdir checked")  # before the first host writes it
     if not training and not known:
-        raise ConfigError(
-            f"{workdir}: holds no run to evaluate; train first, or give its --workdir", code="checkpoint.missing"
-        )
+        raise MissingCheckpoint(f"{workdir}: holds no run to evaluate; train first, or give its --workdir")
     tokenizer = provenance.read_tokenizer(workdir) if known else start.tokenizer if start else None
     data = load_run_data(config, tokenizer=tokenizer, training=training, later=later)
     graphdef, shapes = abstract(config, vocab=data.tokenizer.vocab_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting, SettingConflict
 from rllava_jax.config import Config
 from rllava_jax.config.durations import parse_duration
 
@@ -52,15 +52,11 @@ def run_length(config: Config, *, examples_per_epoch: int) -> RunLength:
 
     total = steps(train.duration, "train.duration")
     if not total:
-        raise ConfigError(
-            f"train.duration: {train.duration!r} is shorter than a step; write at least 1 step",
-            code="config.invalid-value",
-        )
+        raise InvalidSetting(f"train.duration: {train.duration!r} is shorter than a step; write at least 1 step")
     warmup = steps(config.optimizer.warmup, "optimizer.warmup", total) or 0
     if warmup > total:
-        raise ConfigError(
-            f"optimizer.warmup: {config.optimizer.warmup!r} is {warmup} steps, more than the run's {total}; shorten it",
-            code="config.conflict",
+        raise SettingConflict(
+            f"optimizer.warmup: {config.optimizer.warmup!r} is {warmup} steps, more than the run's {total}; shorten it"
         )
     return RunLength(
         total,

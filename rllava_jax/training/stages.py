@@ -11,6 +11,7 @@ import jax
 
 from data_pipelines.core.errors import ConfigError, DataError
 from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.config import Config, Curriculum
 from rllava_jax.config.curriculum import (
     check_starts,
@@ -85,9 +86,8 @@ def stage_to_evaluate(curriculum: Curriculum, workdir: Path, name: str | None) -
     name = name or list(configs)[-1]
     if not (workdir / name / "config.json").exists():
         begun = ", ".join(other for other in configs if (workdir / other / "config.json").exists()) or "none yet"
-        raise ConfigError(
-            f"{workdir / name}: stage {name} is not trained; train it first (trained here: {begun})",
-            code="checkpoint.missing",
+        raise MissingCheckpoint(
+            f"{workdir / name}: stage {name} is not trained; train it first (trained here: {begun})"
         )
     return configs[name], workdir / name
 
@@ -115,8 +115,7 @@ def _check_finished(config: Config, folder: Path) -> None:
     """Checks that a stage which is done was trained with these settings."""
     config, _ = resolve(config, folder)
     if not provenance.check_workdir(folder, config):
-        raise ConfigError(
+        raise MissingCheckpoint(
             f"{folder}: holds no run, but curriculum.json beside it says that this stage is done; "
-            "put it back, or choose another --workdir",
-            code="checkpoint.missing",
+            "put it back, or choose another --workdir"
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue, MissingField
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
@@ -57,9 +57,8 @@ def _auc_macro(items: Sequence[Response]) -> Statistic:
     if len(lacking) == len(answered):
         return lambda weights: np.full(len(weights), np.nan)
     if lacking:
-        raise DataError(
-            f"prediction {lacking[0].id!r}: lacks scores, which others have; give every prediction its scores, or none",
-            code="data.missing-field",
+        raise MissingField(
+            f"prediction {lacking[0].id!r}: lacks scores, which others have; give every prediction its scores, or none"
         )
     scores = np.array([_class_scores(item, names) for item in items])
     return lambda weights: statistics.macro(statistics.class_auc(weights, scores, wanted))
@@ -70,25 +69,20 @@ def _class_scores(item: Response, names: Sequence[str]) -> list[float]:
         return [-math.inf if name == normalise_answer(item.answer) else math.inf for name in names]
     given = item.fields["scores"]
     if not isinstance(given, Mapping):
-        raise DataError(
-            f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number",
-            code="data.invalid-value",
-        )
+        raise InvalidValue(f"prediction {item.id!r}: scores is {given!r}, expected an object of class and number")
     by_name = {normalise_answer(name): value for name, value in given.items()}
     if lacking := [name for name in names if name not in by_name]:
         # A run's own predictions.jsonl has what each answer scored under this name.
-        raise DataError(
+        raise MissingField(
             f"prediction {item.id!r}: scores is of {', '.join(map(repr, by_name)) or 'nothing'}, and lacks the class "
             f"{lacking[0]!r}; write a number for each of the {len(names)} classes, or take the field scores out of all "
-            "lines, which leaves out AUC",
-            code="data.missing-field",
+            "lines, which leaves out AUC"
         )
     for name in names:
         value = by_name[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(
-                f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class",
-                code="data.invalid-value",
+            raise InvalidValue(
+                f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class"
             )
     return [float(by_name[name]) for name in names]
 

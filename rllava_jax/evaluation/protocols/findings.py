@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue
 from rllava_jax.evaluation import classification as statistics
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
@@ -24,10 +24,7 @@ def probability_of_yes(item: Response) -> float | None:
     given = item.fields.get("probability_yes")
     if given is not None:
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
-            raise DataError(
-                f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1",
-                code="data.invalid-value",
-            )
+            raise InvalidValue(f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1")
         return float(given)
     called = normalise_answer(item.prediction)
     if item.confidence is None or called not in ("yes", "no"):

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import InvalidValue
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
@@ -68,10 +68,7 @@ def _counted(named: Sequence[int | None]) -> Counter[int]:
 
 def _score(item: Response) -> Scores:
     if len(item.predictions) > RUNS:
-        raise DataError(
-            f"prediction {item.id!r}: has {len(item.predictions)} runs; give {RUNS}, numbered 0 to 4",
-            code="data.invalid-value",
-        )
+        raise InvalidValue(f"prediction {item.id!r}: has {len(item.predictions)} runs; give {RUNS}, numbered 0 to 4")
     right = resolve(item.answer, item.choices)
     assert right is not None  # `_counts`
     named = [resolve(answer, item.choices) for answer in item.predictions]

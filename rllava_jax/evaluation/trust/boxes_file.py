@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, MissingFile, NoExamples
 from data_pipelines.records import AnswerType, Box, VQAExample
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
@@ -95,10 +95,7 @@ def make(
     everything = list(examples)
     asked = [example for example in everything if is_asked(example)]
     if not asked:
-        raise DataError(
-            f"{source} {split}: no question has a right box; the benchmark needs a data set with boxes",
-            code="data.no-examples",
-        )
+        raise NoExamples(f"{source} {split}: no question has a right box; the benchmark needs a data set with boxes")
     labels = labels_of(everything)
     questions = tuple(_question(example, size_of(example), variants(example, labels)) for example in asked)
     lines = [_line(question) for question in questions]
@@ -135,7 +132,7 @@ def read(path: Path) -> BoxesFile:
       DataError: missing, of another format or version, or changed since it was written.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; {_REMEDY}", code="file.missing")
+        raise MissingFile(f"{path}: no such file; {_REMEDY}")
     try:
         # Not splitlines, which also cuts at signs that a question may hold.
         lines = plain_bytes(path).decode().removesuffix("\n").split("\n")
@@ -143,28 +140,21 @@ def read(path: Path) -> BoxesFile:
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ValueError("no header")
     except (ValueError, IndexError, EOFError, OSError, zlib.error):
-        raise DataError(
-            f"{path}: is no file of perturbed boxes (its first line is no {FORMAT} header); {_REMEDY}",
-            code="file.malformed",
+        raise MalformedFile(
+            f"{path}: is no file of perturbed boxes (its first line is no {FORMAT} header); {_REMEDY}"
         ) from None
     if header.get("version") != VERSION:
-        raise DataError(
-            f"{path}: version is {header.get('version')!r}, this program reads {VERSION}; {_REMEDY}",
-            code="file.malformed",
-        )
+        raise MalformedFile(f"{path}: version is {header.get('version')!r}, this program reads {VERSION}; {_REMEDY}")
     if len(lines) - 1 != header.get("questions"):
-        raise DataError(
-            f"{path}: has {len(lines) - 1} questions, its header says {header.get('questions')}; {_REMEDY}",
-            code="file.malformed",
+        raise MalformedFile(
+            f"{path}: has {len(lines) - 1} questions, its header says {header.get('questions')}; {_REMEDY}"
         )
     if _sha256(lines[1:]) != header.get("sha256"):
-        raise DataError(
-            f"{path}: its content was changed after it was written (sha256 differs); {_REMEDY}", code="file.malformed"
-        )
+        raise MalformedFile(f"{path}: its content was changed after it was written (sha256 differs); {_REMEDY}")
     try:
         return BoxesFile(header, tuple(_from_json(json.loads(line)) for line in lines[1:]))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: a question cannot be read ({error}); {_REMEDY}", code="file.malformed") from None
+        raise MalformedFile(f"{path}: a question cannot be read ({error}); {_REMEDY}") from None
 
 
 def plain_bytes(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MissingOption
 from data_pipelines.images.reading import decode, size_of
 from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.loading.examples import load_examples
@@ -30,7 +30,7 @@ def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any])
       DataError: the data set is unknown, or its files are missing or malformed.
     """
     if not root and source not in DRAWN:
-        raise DataError(f"--root: is empty; name the folder of {source}", code="option.missing")
+        raise MissingOption(f"--root: is empty; name the folder of {source}")
     data = DataConfig(
         source=source, root=root, test_split=split, languages=tuple(settings["languages"]), window=settings["window"]
     )

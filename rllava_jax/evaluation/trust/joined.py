@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, UnknownName
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.answers import exact_match, is_right, normalise_answer
 from rllava_jax.evaluation.predictions import Prediction, by_key
@@ -92,8 +92,8 @@ def join(boxes: BoxesFile, predictions: Iterable[Prediction], run: Run) -> Answe
     known = {(q.id, PREFIX + v.name) for q in questions for v in q.variants if not v.unavailable}
     unknown = sorted(answered.keys() - known)
     if unknown:
-        raise DataError(f"answers.jsonl: {len(unknown)} answers are to no question of the boxes file, the first to "
-                        f"{unknown[0][0]!r} under {unknown[0][1]!r}", code="data.unknown-name")  # fmt: skip
+        raise UnknownName(f"answers.jsonl: {len(unknown)} answers are to no question of the boxes file, the first to "
+                        f"{unknown[0][0]!r} under {unknown[0][1]!r}")  # fmt: skip
     place = {question.id: i for i, question in enumerate(questions)}
     by_variant, texts, unavailable, not_asked = {}, {}, {}, {}
     for number, name in enumerate(VARIANTS):

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, InvalidOption
 from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.records import ImageSource
 from data_pipelines.regions.boxes import box_to_pixels
@@ -167,22 +167,16 @@ def function_named(name: str) -> AnswerFunction:
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise DataError(
-            f"--adapter {name}: is not module:function; name a Python function", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--adapter {name}: is not module:function; name a Python function")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module does when it is imported
         said = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"--adapter {name}: cannot be imported ({said}); name a Python function", code="option.invalid-value"
-        ) from error
+        raise InvalidOption(f"--adapter {name}: cannot be imported ({said}); name a Python function") from error
     if not callable(found):
-        raise DataError(
-            f"--adapter {name}: is no function; name one of (image, question, boxes)", code="option.invalid-value"
-        )
+        raise InvalidOption(f"--adapter {name}: is no function; name one of (image, question, boxes)")
     function: AnswerFunction = found
     return function
 

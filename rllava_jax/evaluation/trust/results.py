@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import MalformedFile, MissingFile
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.results import rows_as_json
@@ -33,19 +33,14 @@ def read_rows(folder: Path) -> list[Row]:
     """
     path = folder / METRICS_FILE
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}",
-            code="file.missing",
-        )
+        raise MissingFile(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
         complete = all(row.keys() >= Row.__required_keys__ for row in rows)
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); score the answers again", code="file.malformed") from None
+        raise MalformedFile(f"{path}: cannot be read ({error}); score the answers again") from None
     if not complete or not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
-        raise DataError(
-            f"{path}: holds no results of the trust benchmark; name a folder of `trust run`", code="file.malformed"
-        )
+        raise MalformedFile(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
     return rows
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, MissingFile
 from data_pipelines.core.json_files import parsing
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.evaluator import choose_examples
@@ -107,10 +107,7 @@ def read_run(folder: Path) -> Run:
     """What `run.json` says. Raises DataError."""
     path = folder / RUN_FILE
     if not path.is_file():
-        raise DataError(
-            f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run",
-            code="file.missing",
-        )
+        raise MissingFile(f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run")
     with parsing(path, "cannot be read", "run the benchmark into another folder"):
         return Run(**json.loads(path.read_text(encoding="utf-8")))
 

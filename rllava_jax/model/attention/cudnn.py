@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import SettingConflict
 from rllava_jax.model.sizes import PaliGemmaConfig
 
 # JAX asks for even lengths under a bias; of 8, each row of a 16-bit bias also begins on 16 bytes.
@@ -76,9 +76,7 @@ def cudnn_attention(
       ConfigError: a cap.
     """
     if cap:
-        raise ConfigError(
-            f"model.attention: 'cudnn' cannot cap attention logits (at {cap:g}); choose xla", code="config.conflict"
-        )
+        raise SettingConflict(f"model.attention: 'cudnn' cannot cap attention logits (at {cap:g}); choose xla")
     queries = query.shape[1]
     if mask is not None:
         to_q, to_s = -queries % _LENGTH_MULTIPLE, -key.shape[1] % _LENGTH_MULTIPLE

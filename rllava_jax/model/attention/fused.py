@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import InvalidSetting, SettingConflict
 from rllava_jax.config import AttentionKind
 from rllava_jax.model.attention.cudnn import cudnn_attention, refusal
 from rllava_jax.model.attention.pallas import flash_attention
@@ -49,13 +49,12 @@ def check_attention(
     home = {"xla": platform, "pallas": "tpu", "cudnn": "gpu"}[kind]
     if platform != home:
         others = {"tpu": "xla or pallas", "gpu": "xla or cudnn"}.get(platform, "xla")
-        raise ConfigError(
+        raise SettingConflict(
             f"model.attention: {kind!r} is a kernel for {home.upper()} and these devices are {platform.upper()}; "
-            f"choose {others}",
-            code="config.conflict",
+            f"choose {others}"
         )
     if kind == "cudnn" and (reason := refusal(size, jnp.dtype(compute_dtype), compute_capability)):
-        raise ConfigError(f"model.attention: 'cudnn' {reason}", code="config.conflict")
+        raise SettingConflict(f"model.attention: 'cudnn' {reason}")
 
 
 def fused_attention(
@@ -76,9 +75,7 @@ def fused_attention(
         return over_mesh(functools.partial(flash_attention, cap=cap))(query, key, value, mask)
     if kind == "cudnn":
         return over_mesh(functools.partial(cudnn_attention, cap=cap))(query, key, value, mask)
-    raise ConfigError(
-        f"model.attention: {kind!r} is not a fused kernel; choose xla, pallas or cudnn", code="config.invalid-value"
-    )
+    raise InvalidSetting(f"model.attention: {kind!r} is not a fused kernel; choose xla, pallas or cudnn")
 
 
 def over_mesh(compute: Fused) -> Fused:

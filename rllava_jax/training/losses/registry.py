@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, SettingConflict
 from rllava_jax.config import Config, TrainConfig
 from rllava_jax.model.heads import HEADS, Head
 from rllava_jax.model.inputs import Inputs
@@ -70,10 +70,9 @@ def check_losses(config: TrainConfig) -> None:
                 f"train.losses: there is no loss {name!r}; choose from {', '.join(LOSSES)}", code="config.unknown-name"
             )
         if config.accumulate > 1 and not LOSSES[name].averages:
-            raise ConfigError(
+            raise SettingConflict(
                 f"train.accumulate: {config.accumulate} micro-batches, but the loss {name} of train.losses compares "
-                "the examples of a whole batch; set it to 1",
-                code="config.conflict",
+                "the examples of a whole batch; set it to 1"
             )
 
 
