@@ -6,7 +6,7 @@ from pathlib import Path
 
 from expected_errors import refused
 
-from rllava_jax.config import ConfigError
+from data_pipelines.core.errors import UserError
 from rllava_jax.config.loading import load
 
 
@@ -18,5 +18,5 @@ def write(folder: Path, body: str) -> Path:
 
 def assert_refused(path: Path, code: str, *named: str, overrides: tuple[str, ...] = ()) -> None:
     """Loading is refused with this code, in one line that names everything in `named`."""
-    with refused(ConfigError, code, *named):
+    with refused(UserError, code, *named):
         load(path, overrides)

@@ -7,7 +7,7 @@ import pytest
 from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import UserError
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.boxes import iou
@@ -157,5 +157,5 @@ def test_a_page_may_be_drawn_larger(pages):
     ],
 )
 def test_wrong_settings_are_errors(config, split, complaint):
-    with refused(DataError, *complaint):
+    with refused(UserError, *complaint):
         documents.load(config, split)

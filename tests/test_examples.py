@@ -80,7 +80,8 @@ def test_a_second_prediction_adds_no_compiled_program(runs, command_line, tmp_pa
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / "scan.png")
     command = [sys.executable, "-m", "rllava_jax.predict", "--checkpoint", str(runs / "demo")]
     command += ["--image", str(tmp_path / "scan.png"), "--question", "what is this?"]
-    cache = command_line.config.parent / "compiled"
+    described = json.loads((runs / "demo" / "config.json").read_text())
+    cache = Path(described["config"]["train"]["compilation_cache"])  # of the worker that trained the run
 
     def programs():
         return sorted(path.name for path in cache.rglob("*-cache"))

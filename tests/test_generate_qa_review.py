@@ -8,7 +8,7 @@ from expected_errors import refused
 from language_model_server import LanguageModel
 
 from data_pipelines import generate_qa
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import UserError
 from data_pipelines.generation.review import read_verdicts
 
 
@@ -109,6 +109,6 @@ def test_verdicts_on_questions_of_another_run_are_warned_of(generated, tmp_path,
 )
 def test_a_review_file_that_cannot_be_understood_is_named_by_row(tmp_path, name, text, complaint):
     (tmp_path / name).write_text(text)
-    with refused(DataError, *complaint) as caught:
+    with refused(UserError, *complaint) as caught:
         read_verdicts(str(tmp_path / name))
     assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from starting_models import (
     write_model,
 )
 
+from data_pipelines.core.errors import UserError
 from rllava_jax import main as entry
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import ConfigError, LoraConfig, RegionConfig
@@ -119,7 +120,7 @@ def adapted(tmp_path_factory, config_of_import, tokenizer):
 )
 def test_regions_and_adapters_of_other_settings_are_refused(adapted, tmp_path, changes, code, said):
     config, folder = adapted
-    with refused(ConfigError, code, *said):
+    with refused(UserError, code, *said):
         begin(starting_from(replace(config, **changes), folder), tmp_path)
 
 

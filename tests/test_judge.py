@@ -10,7 +10,7 @@ from expected_errors import refused
 from language_model_server import LanguageModel, Reply
 
 from data_pipelines.core.command_line import Parser
-from data_pipelines.core.errors import DataError, UserError
+from data_pipelines.core.errors import ConfigError, DataError, UserError
 from data_pipelines.generation.answers import Completion
 from data_pipelines.generation.client import EndpointError
 from rllava_jax.evaluation.judge import (
@@ -268,7 +268,7 @@ def test_a_damaged_or_busy_cache_is_named(judge, tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(DataError, match=r"judge.jsonl: another run is writing it"):
             judge_items(judge(), ITEMS)
-    with pytest.raises(DataError, match="cannot be opened"):
+    with refused(ConfigError, "file.unwritable", "judge.jsonl/below"):
         judge_items(judge(cache="judge.jsonl/below"), ITEMS)
 
 

@@ -7,7 +7,7 @@ import pytest
 from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import UserError
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.boxes import box_to_pixels, iou
 from data_pipelines.sources import phantom
@@ -148,5 +148,5 @@ def test_all_families_come_with_unique_ids_and_vqa_regions_match_their_question(
     ],
 )
 def test_wrong_settings_are_errors(config, split, complaint):
-    with refused(DataError, *complaint):
+    with refused(UserError, *complaint):
         phantom.load(config, split)

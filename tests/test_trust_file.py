@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.records import Region, VQAExample
 from rllava_jax import trust
 from rllava_jax.evaluation.answers import is_right
@@ -161,7 +162,7 @@ def test_confidence_comes_always_or_never():
 
 @pytest.mark.parametrize("name", ["json", "no_such_module:f", "json:no_such", "json:__name__", ":x"])
 def test_an_adapter_that_is_no_function_is_named(name):
-    with pytest.raises(DataError, match=f"--adapter {name}"):
+    with refused(ConfigError, "option.invalid-value", f"--adapter {name}"):
         function_named(name)
 
 
@@ -259,7 +260,7 @@ def test_answers_that_bring_another_reference_are_refused(tmp_path, monkeypatch,
 def test_an_adapter_is_imported_and_asked_without_a_traceback(tmp_path, monkeypatch, path):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "broken_adapter.py").write_text("def answer(image, question, boxes)\n    return 'yes', None\n")
-    with pytest.raises(DataError, match="SyntaxError"):
+    with refused(ConfigError, "option.invalid-value", "broken_adapter:answer", "SyntaxError"):
         function_named("broken_adapter:answer")
 
     def fails(image, question, boxes):

@@ -57,7 +57,8 @@ def load(
         a checkpoint that names the size): a plan needs neither.
 
     Raises:
-      ConfigError: the file cannot be run or defines no Config; or a key is unknown (the nearest valid one is named);
+      MissingFile: there is no such file.
+      ConfigError: it cannot be run or defines no Config; or a key is unknown (the nearest valid one is named);
         or a value has the wrong type or contradicts another.
     """
     defined = _execute(local_path(path, what="--config"))
