@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ class GeneratedAnswer(NamedTuple):
 
 
 class Generator:
-    """Decodes batches. Compiled once for each shape of batch."""
+    """Decodes batches. Compiled once for each shape of batch, and for each hook."""
 
     def __init__(
         self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling = GREEDY
@@ -50,6 +49,8 @@ class Generator:
         self.sampling = sampling
 
         self._run = jax.jit(self._generate, out_shardings=batch_sharding(mesh))
+        self._observed = jax.jit(self._generate, static_argnames="hook")
+        self._forced = jax.jit(self._teacher_forced, static_argnames=("hook", "vision_hook"))
 
     def _generate(
         self, params: Params, batch: Mapping[str, Any], key: Any, hook: AttentionHook | None = None
@@ -85,9 +86,8 @@ class Generator:
     def observe(
         self, params: Params, batch: Mapping[str, np.ndarray], hook: AttentionHook, *, seed: int = 0
     ) -> Generation:
-        """As `answer`, but in tokens, and with what the hook takes from the decoder's attention; compiled anew."""
-        run = jax.jit(functools.partial(self._generate, hook=hook))
-        return run(params, to_devices(batch, self.mesh), jax.random.key(seed))
+        """As `answer`, but in tokens, and with what the hook takes from the decoder's attention."""
+        return self._observed(params, to_devices(batch, self.mesh), jax.random.key(seed), hook=hook)
 
     def teacher_forced(
         self,
@@ -102,14 +102,14 @@ class Generator:
         Args:
           hook, vision_hook: see the attention weights of the decoder and of the vision encoder, layer by layer.
         """
+        return self._forced(params, to_devices(batch, self.mesh), hook=hook, vision_hook=vision_hook)
 
-        @jax.jit
-        def run(params: Params, batch: Mapping[str, Any]) -> Output:
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                model = merge(self.graphdef, params)
-                return model(Inputs.from_batch(batch), vision_hook=vision_hook, decoder_hook=hook)
-
-        return run(params, to_devices(batch, self.mesh))
+    def _teacher_forced(
+        self, params: Params, batch: Mapping[str, Any], *, hook: AttentionHook | None, vision_hook: AttentionHook | None
+    ) -> Output:
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            model = merge(self.graphdef, params)
+            return model(Inputs.from_batch(batch), vision_hook=vision_hook, decoder_hook=hook)
 
     def _text(self, tokens: np.ndarray) -> str:
         ids = tokens.tolist()
