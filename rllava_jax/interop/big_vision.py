@@ -14,8 +14,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
-from rllava_jax.checkpoint.errors import CheckpointError
-from rllava_jax.interop.errors import UnsupportedImport
+from rllava_jax.interop.errors import MalformedImport, UnsupportedImport
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.source import DTYPES, PublishedModel, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
@@ -40,9 +39,7 @@ def read_npz(path: Path) -> PublishedModel:
             members = {info.filename.removesuffix(".npy"): info.filename for info in archive.infolist()}
             headers = {name: _header(archive, member) for name, member in members.items()}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
-        raise CheckpointError(
-            f"{path}: is not a whole .npz archive ({_reason(error)}); download it again", code="file.malformed"
-        ) from None
+        raise MalformedImport(f"{path}: is not a whole .npz archive ({_reason(error)}); download it again") from None
     parameters = {name: name for name in members}
     if any(name.startswith(_PREFIX) for name in members):
         # Training states are stored beside the parameters, under other first names.
@@ -89,9 +86,7 @@ def _streamed(
                     block = _read_array(stream, order, dtype)
                     yield block.T if fortran_order else block
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise CheckpointError(
-                f"{path}: {member} is damaged ({_reason(error)}); download it again", code="file.malformed"
-            ) from None
+            raise MalformedImport(f"{path}: {member} is damaged ({_reason(error)}); download it again") from None
 
     return StreamedArray(shape, dtype, rows, blocks)
 

@@ -14,10 +14,9 @@ import numpy as np
 import safetensors
 
 from data_pipelines.text.tokenizer import Tokenizer
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import from_json
-from rllava_jax.interop.errors import UnsupportedImport
+from rllava_jax.interop.errors import MalformedImport, MissingImport, TwoModels, UnsupportedImport
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import EMBEDDING, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
@@ -60,11 +59,10 @@ class Tensors:
             present = set(opened.keys())
             if wanted is not None and present != wanted:
                 other = sorted(present ^ wanted)
-                raise CheckpointError(
+                raise TwoModels(
                     f"{self.folder / _INDEX}: does not fit {file.name}: {len(wanted - present)} tensors that it names "
                     f"are not there, {len(present - wanted)} that are there it does not name "
-                    f"({', '.join(other[:3])} …); the index, or the shards, are another model's; {_AGAIN}",
-                    code="import.two-models",
+                    f"({', '.join(other[:3])} …); the index, or the shards, are another model's; {_AGAIN}"
                 )
             for key in sorted(present):
                 if is_buffer(key):
@@ -72,10 +70,9 @@ class Tensors:
                 name, slice_ = canonical(key), opened.get_slice(key)
                 if name in self._place:
                     before, other_key = self._place[name]
-                    raise CheckpointError(
+                    raise TwoModels(
                         f"{file}: {key} is in {before.name} too, as {other_key}: two models' files in one folder; "
-                        f"{_AGAIN}",
-                        code="import.two-models",
+                        f"{_AGAIN}"
                     )
                 if slice_.get_dtype() not in _DTYPES:
                     raise UnsupportedImport(
@@ -94,9 +91,8 @@ class Tensors:
             for other in groups[first + 1 :]:
                 if not group & other:
                     kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
-                    raise CheckpointError(
-                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}",
-                        code="import.two-models",
+                    raise TwoModels(
+                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}"
                     )
 
     def __contains__(self, name: str) -> bool:
@@ -118,30 +114,23 @@ def _opened(file: Path) -> Any:
     try:
         return safetensors.safe_open(file, framework="np")
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: is missing; {_AGAIN}", code="file.missing") from None
+        raise MissingImport(f"{file}: is missing; {_AGAIN}") from None
     except (safetensors.SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}", code="file.malformed"
-        ) from None
+        raise MalformedImport(f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}") from None
 
 
 def _files(folder: Path) -> dict[Path, set[str] | None]:
     """Each file of weights, with the keys that the index says it has."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if single.is_file() and index.is_file():
-        raise CheckpointError(
-            f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them",
-            code="import.two-models",
-        )
+        raise TwoModels(f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them")
     if single.is_file():
         return {single: None}
     if not index.is_file():
         shards = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f"shards without their index ({shards[0]} …)" if shards else "no safetensors"
-        raise CheckpointError(
-            f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}", code="file.missing"
-        )
+        raise MissingImport(f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files: dict[Path, set[str] | None] = {}
@@ -150,15 +139,12 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
             assert named is not None
             named.add(key)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index}: is not an index of shards ({error!r}); {_AGAIN}", code="file.malformed"
-        ) from None
+        raise MalformedImport(f"{index}: is not an index of shards ({error!r}); {_AGAIN}") from None
     strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
     if strays:
-        raise CheckpointError(
+        raise TwoModels(
             f"{index}: does not name {', '.join(sorted(strays)[:3])}, which lie beside it: shards of two models; "
-            f"{_AGAIN}",
-            code="import.two-models",
+            f"{_AGAIN}"
         )
     return files
 
@@ -193,13 +179,11 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: {error.strerror}; give a Hugging Face model's folder", code="file.missing"
-        ) from None
+        raise MissingImport(f"{path}: {error.strerror}; give a Hugging Face model's folder") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error}); {_AGAIN}", code="file.malformed") from None
+        raise MalformedImport(f"{path}: is not valid JSON ({error}); {_AGAIN}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: is not a mapping; {_AGAIN}", code="file.malformed")
+        raise MalformedImport(f"{path}: is not a mapping; {_AGAIN}")
     return values
 
 
@@ -214,9 +198,7 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
         return None
     stored = values["rllava"].get("config") if isinstance(values["rllava"], Mapping) else None
     if not isinstance(stored, Mapping):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: its section rllava has no config; export the model again", code="file.malformed"
-        )
+        raise MalformedImport(f"{folder / 'config.json'}: its section rllava has no config; export the model again")
     config = from_json(stored, where=str(folder / "config.json"))
     # Whoever merged the adapters with PEFT and saved the model kept its config.json, and no adapter/.
     return config if (folder / "adapter").is_dir() else dataclasses.replace(config, lora=LoraConfig())

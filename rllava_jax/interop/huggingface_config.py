@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
-from rllava_jax.interop.errors import UnsupportedExport, UnsupportedImport
+from rllava_jax.checkpoint.errors import CheckpointMismatch
+from rllava_jax.interop.errors import MalformedImport, UnsupportedExport, UnsupportedImport
 from rllava_jax.model.sizes import GEMMA, GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 # What transformers' configuration classes fill in, and what published files therefore leave out.
@@ -75,7 +75,7 @@ def parse_config(
         raise UnsupportedImport(f"{where}: model_type is {values.get('model_type')!r}; give a PaliGemma or PaliGemma 2")
     for part in ("text_config", "vision_config"):
         if not isinstance(values.get(part) or {}, Mapping):
-            raise CheckpointError(f"{where}: {part} is not a mapping; download the folder again", code="file.malformed")
+            raise MalformedImport(f"{where}: {part} is not a mapping; download the folder again")
     given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
     kind = given_text.get("model_type", "gemma")
     if kind not in _TEXT_DEFAULTS:
@@ -134,9 +134,7 @@ def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: 
         for name, default in defaults.items():
             value = fields[name]
             if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise CheckpointError(
-                    f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0", code="file.malformed"
-                )
+                raise MalformedImport(f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0")
 
 
 def _rope_base(text: Mapping[str, Any]) -> float:

@@ -25,7 +25,7 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.interop.big_vision import check_npz, read_npz
-from rllava_jax.interop.errors import UnsupportedImport
+from rllava_jax.interop.errors import MissingImport, UnsupportedImport
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.lineage import import_record
@@ -86,9 +86,7 @@ def _open(source: Path) -> PublishedModel:
     if source.is_dir():
         return read_folder(source, expected_shapes)
     if not source.exists():
-        raise CheckpointError(
-            f"{source}: there is no such file or folder; give a .npz file or a Hugging Face folder", code="file.missing"
-        )
+        raise MissingImport(f"{source}: there is no such file or folder; give a .npz file or a Hugging Face folder")
     if source.suffix == ".safetensors":
         raise UnsupportedImport(
             f"{source}: is one file of a Hugging Face folder; give the folder, which has config.json too"
