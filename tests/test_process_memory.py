@@ -122,6 +122,12 @@ def test_the_command_of_all_commands_starts_programs_alike(tmp_path):
     assert seen == f"seen={TUNABLES}"
 
 
+def test_a_program_that_does_not_train_starts_once():
+    command = [sys.executable, "-m", "rllava_jax.evaluate", "--list"]
+    done = subprocess.run(command, env=environment(JAX_PLATFORMS="cpu"), capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_memory_that_is_replaced_is_left_alone():
     assert is_chosen({"LD_PRELOAD": "libtcmalloc.so"})
     assert is_chosen({"MALLOC_ARENA_MAX": "2"})

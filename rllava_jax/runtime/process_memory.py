@@ -15,8 +15,10 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 
-# The programs that run many steps. `predict` and `convert` want little memory rather than speed.
-PROGRAMS = ("rllava_jax.main", "rllava_jax.evaluate", "rllava_jax.trust", "rllava_jax.calibrate")
+# The program that trains, and so runs many steps: the only one that starts itself again.
+TRAINING = "rllava_jax.main"
+# Others that run a model on many batches, with the same share of a GPU.
+_EVALUATING = ("rllava_jax.evaluate", "rllava_jax.trust", "rllava_jax.calibrate")
 
 # Of a GPU's memory; `planning/chips.py` counts with it. JAX would take three quarters; the CUDA context, cuBLAS and
 # NCCL live in the rest.
@@ -38,15 +40,14 @@ def start(program: str) -> None:
     """The first step of a process that runs the module `program`, before JAX is imported.
 
     Conversion needs no accelerator, and must not claim one that a training run beside it uses: it runs on the CPU.
-    Of programs that run many steps: sets the share of a GPU, and on a CPU starts the process again, with the same
-    number and arguments, where that keeps freed memory.
+    Of programs that run many batches: sets the share of a GPU. Training on a CPU also starts its process again, with the
+    same number and arguments, where that keeps freed memory.
     """
     if program == "rllava_jax.convert":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if program not in PROGRAMS:
-        return
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
-    if not is_chosen(os.environ) and platform.libc_ver()[0] == "glibc" and on_cpu_alone():
+    if program in (TRAINING, *_EVALUATING):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", str(GPU_SHARE))
+    if program == TRAINING and not is_chosen(os.environ) and platform.libc_ver()[0] == "glibc" and on_cpu_alone():
         print("starting again with GLIBC_TUNABLES set, so that freed memory is kept", file=sys.stderr, flush=True)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "GLIBC_TUNABLES": TUNABLES})
 
