@@ -40,7 +40,7 @@ def start(program: str) -> None:
     """The first step of a process that runs the module `program`, before JAX is imported.
 
     Conversion needs no accelerator, and must not claim one that a training run beside it uses: it runs on the CPU.
-    Of programs that run many batches: sets the share of a GPU. Training on a CPU also starts its process again, with the
+    Of programs that run many batches: sets the share of a GPU. Of training: on a CPU starts the process again, with the
     same number and arguments, where that keeps freed memory.
     """
     if program == "rllava_jax.convert":
