@@ -19,8 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.core.errors import InvalidOption, InvalidOverride, MissingFile, NoExamples
-from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.runtime import process_memory
 
 if __name__ == "__main__":
@@ -30,7 +28,14 @@ import jax
 import numpy as np
 
 from data_pipelines.core.command_line import Parser, run_command
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import (
+    ConfigError,
+    DataError,
+    InvalidOption,
+    InvalidOverride,
+    MissingFile,
+    NoExamples,
+)
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.loading.checks import check_lengths, verify_images
 from data_pipelines.loading.examples import load_examples
@@ -38,6 +43,7 @@ from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.settings import Condition
 from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
 from rllava_jax.evaluation.confidence.risk_bounds import stops

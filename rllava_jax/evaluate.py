@@ -25,14 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.core.errors import (
-    MalformedFile,
-    MissingFile,
-    MissingOption,
-    OptionConflict,
-    UnknownName,
-    UnwritableFile,
-)
 from rllava_jax.runtime import process_memory
 
 if __name__ == "__main__":
@@ -40,7 +32,15 @@ if __name__ == "__main__":
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import run_command, words
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import (
+    DataError,
+    MalformedFile,
+    MissingFile,
+    MissingOption,
+    OptionConflict,
+    UnknownName,
+    UnwritableFile,
+)
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import DRAWN

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.core.errors import InvalidOption, MissingFile, OptionConflict
 from rllava_jax.runtime import process_memory
 
 if __name__ == "__main__":
@@ -23,6 +22,7 @@ if __name__ == "__main__":
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, whole
+from data_pipelines.core.errors import InvalidOption, MissingFile, OptionConflict
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
