@@ -11,8 +11,6 @@ trust:VARIANT               the right box, none, or a box made wrong by degrees:
 A name stands in `Prediction.condition` and in the `condition` of a result's rows. The order here is that of tables.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 from data_pipelines.settings import Condition

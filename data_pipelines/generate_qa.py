@@ -7,8 +7,6 @@ Run the same command again after an interruption to resume. docs/GENERATE_QA.md 
 The captions go to the endpoint: send none that may not leave your machine to one that is not on it.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import functools

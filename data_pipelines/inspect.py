@@ -8,8 +8,6 @@ All splits and languages are read. With --out, DIR/inspect.json holds every numb
 and each image that is also in another split or data set; DIR/contact_sheet_NAME.png shows images with their boxes.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -7,8 +7,6 @@
 Run the same command again after an interruption to resume. docs/DATA.md shows what is written.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import logging

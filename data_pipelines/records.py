@@ -4,8 +4,6 @@ Boxes are `(y0, x0, y1, x1)`, normalised to the image, everywhere inside the pro
 `regions/boxes.py` converts from the `x,y,w,h` pixels of annotation files and the command line, and nothing else does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal

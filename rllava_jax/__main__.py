@@ -5,8 +5,6 @@
 `rllava COMMAND --help` shows a command's options. Research use, not a medical device.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

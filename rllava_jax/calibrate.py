@@ -9,8 +9,6 @@ calibrated confidence, and withholds answers with --risk; evaluations of the che
 docs/CONFIDENCE.md. Settings of `data` and `evaluation` can be given as --config.SECTION.FIELD=VALUE.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import logging

@@ -6,8 +6,6 @@ RUN is an eval/STEP folder, the workdir of a run (then its newest evaluation of 
 of the region trust benchmark. Beside the page its numbers are written as JSON, one row a number (docs/REPORT.md).
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import sys

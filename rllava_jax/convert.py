@@ -8,8 +8,6 @@ The imported folder is what `--config.init.checkpoint` names in training and `--
 The three journeys, with what they need: docs/CONVERSION.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import logging

@@ -12,8 +12,6 @@ what becomes of a bad line. The fourth form reads questions and references from 
 model, with its controls; the last puts two runs side by side, as compare.html and compare.json in the folder --out.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import gc

@@ -12,8 +12,6 @@ Exit codes: 0 done; 2 an error that you can fix; 3 stopped by a bad step; 75 int
 host. After 75 and 76 run the same command again. SIGTERM or Ctrl-C once stops at the next step; twice, at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import logging

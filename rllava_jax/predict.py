@@ -14,8 +14,6 @@ rllava_jax.calibrate`), the chance that it is right.
 Research use, not a medical device.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

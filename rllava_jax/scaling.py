@@ -11,8 +11,6 @@ Exit codes: 0 every law was fitted; 2 an error that you can fix; 3 at least one 
 and stand in scaling.json, and the laws that were fitted stand beside them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -8,8 +8,6 @@
 docs/TRUST.md defines the variants, the files and the figures. Research use, not a medical device.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

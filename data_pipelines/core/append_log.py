@@ -1,7 +1,5 @@
 """Append logs: files that grow line by line, in a folder that may be a bucket, whose objects cannot be appended to."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import tempfile

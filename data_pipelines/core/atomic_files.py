@@ -1,7 +1,5 @@
 """Files and folders that appear whole or not at all. All but `write_atomically` are for local ones."""
 
-from __future__ import annotations
-
 import contextlib
 import fnmatch
 import os

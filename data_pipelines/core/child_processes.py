@@ -1,7 +1,5 @@
 """What the worker processes of a loader or a pool do about signals, and when their parent is gone."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -9,8 +9,6 @@ Whatever raises an error with an `exit_code` (every `UserError`, and others that
 command with that code and one line, `error: LINE [code]`; any other error is a bug and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import math

@@ -1,7 +1,5 @@
 """Reading the published CSV files, gzipped or not, row by row, with errors that name the file and the column."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import os

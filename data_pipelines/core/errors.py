@@ -6,8 +6,6 @@ and if it is frequent a class that has the code. Commands print the code behind 
 to an error, read it. docs/ERRORS.md lists them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Reading the published JSON files, with errors that name the file, the entry and the field."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Packages that only some commands need: an optional dependency that is missing is the user's to install."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

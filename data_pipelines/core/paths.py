@@ -6,8 +6,6 @@ Orbax and TensorStore read and write the arrays below it themselves. Two of path
 remote is made by `path_of` and made absolute by `absolute`.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import logging

@@ -1,7 +1,5 @@
 """What modules export, found by a short name and imported only when it is asked for."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """Random generators seeded by names, so that a draw depends on what it is for and not on the order of the work."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

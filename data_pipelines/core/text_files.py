@@ -1,7 +1,5 @@
 """Opening text files that users name or data sets publish, with errors that say what to do about the file."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any

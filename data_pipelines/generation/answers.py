@@ -1,7 +1,5 @@
 """The language model's answers on disk, a line each, as they came: what a run that goes on does not ask again."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """The captions that questions are written from: a JSON Lines file, an object a line."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from data_pipelines.core.errors import DuplicateId, MissingData

@@ -1,7 +1,5 @@
 """Exact and near duplicates among pairs, in the order in which they come: the first is kept."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What is left out: captions before anything is asked of them, and pairs after. Each fault is counted by its name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which language a text is in, by langdetect (Shuyo 2010, character n-grams), seeded."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

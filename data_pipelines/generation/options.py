@@ -1,7 +1,5 @@
 """The options of `python -m data_pipelines.generate_qa`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """A question with its answer as the language model gave it, and the record that is written of it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

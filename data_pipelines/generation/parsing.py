@@ -1,7 +1,5 @@
 """From a language model's answer to pairs: one JSON object, read strictly; prose around it is passed over."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping

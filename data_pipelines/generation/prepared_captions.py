@@ -1,7 +1,5 @@
 """Captions of a prepared data set (`data_pipelines.prepare`), and its images as files beside the questions."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The file in which a person accepts or rejects questions: CSV for a spreadsheet, or JSON Lines, by its ending."""
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -1,7 +1,5 @@
 """From stored answers to the questions that are kept, and the count of everything that is not."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping

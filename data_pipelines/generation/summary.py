@@ -1,7 +1,5 @@
 """What a run did: `summary.json`, and the same in a few lines of text."""
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ A file has two parts, each begun by a line of its own: `[system]` and `[user]`. 
 `$answers` and `$language` are filled in; a dollar sign is written `$$`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import string

@@ -1,7 +1,5 @@
 """Words of a text as the filters compare them: case, punctuation and blanks do not count."""
 
-from __future__ import annotations
-
 import re
 
 # Chinese characters and Japanese kana stand without blanks between words: each counts as one.

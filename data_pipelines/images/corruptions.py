@@ -16,8 +16,6 @@ three channels: most medical images are grey and stay so. What is drawn depends 
 a higher level scales the same noise and hides the same cells and more, so that damage grows with the level.
 """
 
-from __future__ import annotations
-
 import io
 import math
 

@@ -5,8 +5,6 @@ memory, so that nothing that is logged, raised or returned can hold them. Messag
 repeated either: in a damaged file any bytes may stand in them.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

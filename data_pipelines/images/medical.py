@@ -1,7 +1,5 @@
 """DICOM and NIfTI files where an image file may stand: recognised by their content, decoded to what a viewer shows."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import zlib

@@ -11,8 +11,6 @@ so that "left" in a label or an answer is the patient's left, as it is on the pu
 taken as stored, however long their sides: every image becomes a square for the model.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from types import ModuleType

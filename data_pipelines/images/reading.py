@@ -3,8 +3,6 @@
 Pillow's formats are decoded here, DICOM and NIfTI in `images/medical.py`.
 """
 
-from __future__ import annotations
-
 import io
 import threading
 from collections import OrderedDict

@@ -3,8 +3,6 @@
 Such a name may stand wherever an image file's may. Nothing is read here but whether a file of that very name exists.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re

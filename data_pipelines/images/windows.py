@@ -5,8 +5,6 @@ windows by name, as Radiopaedia's article "Windowing (CT)" lists them (https://r
 where it gives a range, the middle. `auto`, `minmax` and `percentile` suit scans without a fixed unit, such as MR.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

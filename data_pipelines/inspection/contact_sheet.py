@@ -1,7 +1,5 @@
 """A picture of a data set: some of its images with their boxes and labels, and one question under each."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import random

@@ -1,7 +1,5 @@
 """The numbers of a split: questions, images, boxes, answers and lengths. One row a number, with stable names."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ differs in few bits: it finds other sizes, compressions and tones of a picture, 
 two chest X-rays for one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """The data sets that are inspected, each whole: all its splits, in all its languages."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures as text: what the command prints."""
 
-from __future__ import annotations
-
 import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,6 @@
 """Few shapes for the batches of an evaluation: short prompts and questions without a region cost less, and little is
 compiled."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

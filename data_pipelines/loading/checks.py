@@ -1,7 +1,5 @@
 """What is checked of the examples before work starts: every image can be read, every text fits."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 The blank picture is not made here: it is a tone of whatever picture there is (`loading/preprocess.py`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Requests to batches of evaluation: every one once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

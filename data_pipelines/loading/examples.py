@@ -1,7 +1,5 @@
 """The data sets. `load_examples` is the one door: everything a run is trained or asked on comes through it."""
 
-from __future__ import annotations
-
 import logging
 
 from data_pipelines.core.errors import DuplicateId

@@ -1,7 +1,5 @@
 """Whether a run would train on images that it is later tested on."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterable

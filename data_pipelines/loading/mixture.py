@@ -7,8 +7,6 @@ than a few draws more or less than the expected count. Nothing is random: the ch
 and a part's position at any batch is the number of its draws before it. So a batch stays a function of its number.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

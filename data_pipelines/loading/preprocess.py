@@ -3,8 +3,6 @@
 Letters: S image side, T text length, R region slots.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

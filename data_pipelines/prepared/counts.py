@@ -1,7 +1,5 @@
 """Whether a split holds what its data card says, and what is missing where it does not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from data_pipelines.core.errors import listed

@@ -4,8 +4,6 @@ Images and masks are places in the configuration `images`. Boxes and polygons ar
 of `tf.train.Example` have 32 bits. "Nothing there" is -1 where a number stands.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ segments that carry such things and keep their compressed pixels as they are; wh
 every other format, the pixels are stored anew as PNG. EXIF's orientation is not applied: `images.decode` ignores it.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable

@@ -5,8 +5,6 @@ shard is finished when the note beside it stands; a note tells what it was made 
 changed since, or which another source left, is written again.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -5,8 +5,6 @@ OUT/source_files.sha256                           checksums of the files it was 
 OUT/{questions,annotations,images}/VERSION/       three TFDS configurations: shards, dataset_info.json, features.json
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

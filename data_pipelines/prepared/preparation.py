@@ -1,7 +1,5 @@
 """A source becomes a prepared data set: loaded, checked against its card, stored, described."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

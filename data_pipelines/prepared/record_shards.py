@@ -1,7 +1,5 @@
 """Questions and annotated images into shards, and the descriptions by which TFDS opens all three configurations."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Who writes the image shards: processes of this machine, or the workers of an Apache Beam pipeline."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import signal

@@ -5,8 +5,6 @@ Inside the project a box is `(y0, x0, y1, x1)`, normalised to its image. Annotat
 model writes four loc tokens, `round(v * 1023)` of y0, x0, y1, x1, as PaliGemma does.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -14,8 +14,6 @@ A detector's label is a guess. Region questions rebuilt from its boxes take it f
 training data and no way to test: their provenance is "detector".
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -11,8 +11,6 @@ Three kinds of question never get a region this way, because a box would give th
   - comparisons ("which is bigger, liver or spleen?") that name a structure without a box on this image.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

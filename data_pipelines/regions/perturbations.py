@@ -17,8 +17,6 @@ Every draw depends on the example's id and the variant alone. A variant that an 
 why; no other takes its place. Of a question with several right boxes all are moved (but for whole, two, contradicted).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

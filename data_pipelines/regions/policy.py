@@ -14,8 +14,6 @@ one lies). A kind that an example cannot have (a box too large to shift, no othe
 to the next of the configured kinds, starting again at the first, and at last to "random", which always exists.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ A draw depends on the seed, the image and the number of the box alone, so neithe
 a run matter. Other labels come from the images given, hence from one split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Each finding of a split is asked about on as many films without it as films with
 finding and the split draws. The boxes become the films' regions.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ Layout under the root, as COCO publishes it: `annotations/instances_SPLIT.json`,
 cocodataset.org/#format-data.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 import io

@@ -5,8 +5,6 @@ stamp) are the boxes from which the region families are rebuilt. Of its own ques
 and bring its box with them; without it they can only be guessed among three to five clauses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

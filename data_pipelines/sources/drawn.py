@@ -1,7 +1,5 @@
 """What the data sets that are drawn have in common: a picture depends on the seed, its split and its number alone."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable, Mapping
 

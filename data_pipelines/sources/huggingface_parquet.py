@@ -4,8 +4,6 @@ Rows are `image` (a struct of encoded bytes and a name), `question` and `answer`
 that asks about it; here its bytes are kept once, and their hash names it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

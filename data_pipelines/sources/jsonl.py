@@ -11,8 +11,6 @@ Boxes are `x,y,w,h`, polygons `[[x, y], …]`, in pixels of the image. The regio
 what else is marked on an image stands in rows of its own.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import glob

@@ -1,7 +1,5 @@
 """What a source leaves out: counted by reason, named in one warning a reason, and handed on with the split."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 

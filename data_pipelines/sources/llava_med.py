@@ -5,8 +5,6 @@ question and is taken out, since the prompt template has the image's place. A co
 example: its last question and answer, the earlier ones in `turns`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections import Counter

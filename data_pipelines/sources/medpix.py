@@ -4,8 +4,6 @@ Only what describes the image is read: caption, modality, plane and body part, f
 descriptions_*.jsonl`. The case's history, examination and diagnosis, and the patient's age and sex, stay in the files.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ an image is named by a hash of its number, and its path, which holds them, is in
 `labels` holds the findings that are 1.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging

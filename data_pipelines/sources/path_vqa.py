@@ -4,8 +4,6 @@ The question files are pickles. They are read with an unpickler that knows no cl
 that would run code does, is refused.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from typing import Any

@@ -4,8 +4,6 @@ An image depends on the settings' seed, its split and its number alone. Without 
 only be guessed among the five to nine that an image shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

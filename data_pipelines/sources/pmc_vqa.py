@@ -5,8 +5,6 @@ cut. In version 1 the column `Answer` is the right option's text and `Answer_lab
 the letter.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A prepared data set (`python -m data_pipelines.prepare`): questions and regions are read at once, pixels later."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The data sets by name; a module exports `SOURCE`, or one under each name, and is imported when it is asked for."""
 
-from __future__ import annotations
-
 from data_pipelines.core.registry import named_export
 from data_pipelines.records import Source
 

@@ -4,8 +4,6 @@ Each caption is one example of task "caption". The image's UMLS concepts are its
 is read from the concepts that people assigned (`*_concepts_manual.csv`).
 """
 
-from __future__ import annotations
-
 import os
 
 from data_pipelines.core.csv_files import read_rows

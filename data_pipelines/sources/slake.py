@@ -9,8 +9,6 @@ Each language is split by image, but independently of the other: 84 of the 96 En
 training or validation split. `data_pipelines.loading.leaks` refuses such a run.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

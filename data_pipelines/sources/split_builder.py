@@ -1,7 +1,5 @@
 """How every source collects a split, and what their readers share: sizes of images, boxes in pixels, answer types."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Sequence
 from typing import Any

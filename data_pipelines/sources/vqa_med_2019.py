@@ -4,8 +4,6 @@ Lines are `image|question|answer`; in the test set `image|category|question|answ
 right answers by "#" and a part that may be missing by "()".
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

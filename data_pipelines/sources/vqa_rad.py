@@ -7,8 +7,6 @@ The published split is by question: 202 of the 203 test images are training imag
 training images, and "fit" the training questions on the others.
 """
 
-from __future__ import annotations
-
 import os
 
 from data_pipelines.core.errors import invalid_field

@@ -10,8 +10,6 @@ is causal, so that an answer sees no later turn, and the loss is taken on every 
 knows one turn; of one turn this is its own layout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The two kinds of tokenizer file: a SentencePiece model, and a Hugging Face tokenizer.json."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """What is wrong with a checkpoint. See `data_pipelines/core/errors.py` for lines and codes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from data_pipelines.core.errors import UserError, listed

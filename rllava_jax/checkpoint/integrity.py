@@ -6,8 +6,6 @@ An odd factor is invertible, so a single changed bit always changes the sum, and
 such option: zarr 3 as it writes it checks only its index, OCDBT only its tree, and zstd is told to store no checksum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

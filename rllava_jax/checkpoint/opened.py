@@ -1,7 +1,5 @@
 """A checkpoint, opened: what it says of itself. Its arrays are not read yet."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -4,8 +4,6 @@ metrics/metrics        the validation figures; Orbax has no call to add them aft
 _CHECKPOINT_METADATA   the items that the checkpoint was written with; Orbax restores without one that is gone
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

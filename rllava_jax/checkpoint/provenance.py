@@ -1,7 +1,5 @@
 """What makes a result reproducible, written into the workdir and into every checkpoint."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

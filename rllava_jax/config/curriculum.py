@@ -4,8 +4,6 @@ Every stage is an ordinary run in a folder of its own, WORKDIR/STAGE, which ever
 WORKDIR/curriculum.json says which stages are done, so that the same command, run again, resumes with the next.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

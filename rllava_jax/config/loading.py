@@ -4,8 +4,6 @@ A configuration file is Python that leaves a `Config`, or a `Curriculum` of seve
 are `--config.a.b=value`.
 """
 
-from __future__ import annotations
-
 import re
 import runpy
 import traceback

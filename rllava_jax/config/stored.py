@@ -4,8 +4,6 @@ pydantic checks the values against the annotations of the fields (`schema.py`, `
 validators of the sections; here its findings become one line that names the field, the value and the remedy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

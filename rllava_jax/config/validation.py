@@ -3,8 +3,6 @@
 What one field or section must be stands with its declaration: `schema.py`, `data_pipelines/settings.py`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NoReturn
 

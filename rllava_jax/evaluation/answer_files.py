@@ -5,8 +5,6 @@ A line is an object with `id` and `answer`, or with `id` and `prediction`, which
 `region` is an older name of it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Strict on purpose. Published evaluators count "abnormal" as "no", credit "yes no
 repeated words twice; each of those is a test of this module.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

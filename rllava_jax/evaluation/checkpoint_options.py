@@ -1,7 +1,5 @@
 """The options with which a stored model is evaluated; no JAX is needed to read them."""
 
-from __future__ import annotations
-
 import argparse
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN

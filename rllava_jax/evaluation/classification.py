@@ -4,8 +4,6 @@ The statistics take weights [S, N] and return [S], or [S, C] per class, so that 
 `intervals`. Undefined is NaN: an AUC without a positive or without a negative. Axes: S resamples, N items, C classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 

@@ -4,8 +4,6 @@ What can be compared: an `eval/STEP` folder, a run's workdir (its newest evaluat
 answers of the region trust benchmark.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

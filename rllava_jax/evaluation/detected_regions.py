@@ -10,8 +10,6 @@ are about a given box. A question is asked without a region where nothing was fo
   none:too many        the question names more structures than the model has region slots
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

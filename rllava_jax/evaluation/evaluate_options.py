@@ -1,7 +1,5 @@
 """The options of `python -m rllava_jax.evaluate`."""
 
-from __future__ import annotations
-
 from data_pipelines.core.command_line import Parser, whole
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import MODULES

@@ -1,7 +1,5 @@
 """Evaluates a model: every question under every condition (right region, none, wrong, a blank image, controls)."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ Questions about one image are not independent, so whole images are drawn: the cl
 Axes: S resamples, N questions, C images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """JSON Lines that users may have written: read with the line's number, and checked by the types of a dataclass."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from functools import cache

@@ -5,8 +5,6 @@ verdict (the reply has none, or the request failed) is left out of the judge's d
 never taken for right or wrong. How far the judge agrees with exact match is part of its result.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import hashlib

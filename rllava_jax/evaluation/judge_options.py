@@ -1,7 +1,5 @@
 """The judge's options of `python -m rllava_jax.evaluate`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

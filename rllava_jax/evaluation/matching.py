@@ -1,7 +1,5 @@
 """References and answers brought together: every question of the references stays, whatever the file says of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 

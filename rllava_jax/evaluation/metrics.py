@@ -17,8 +17,6 @@ condition  right, none, wrong, blank   or another of `data_pipelines/conditions.
 metric     a key of `METRICS`
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypedDict

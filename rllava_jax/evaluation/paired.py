@@ -8,8 +8,6 @@ about one image its p may be too small; the bootstrap's is not. Neither is corre
 Axes: S resamples, N questions, C images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 

@@ -1,7 +1,5 @@
 """The record of one answered question, and its line in predictions.jsonl; and anyone's answer to a reference."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The questions that predictions are scored against: a data set's, or those of a JSONL file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The two result files of an evaluation, and its numbers as a Markdown table."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluates a run's model: on validation questions while it trains, on the test split after."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

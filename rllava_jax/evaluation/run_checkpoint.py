@@ -7,8 +7,6 @@ Configuration, tokenizer and preprocessing come with the checkpoint; the batch i
 Writes metrics.json, predictions.jsonl and report.html, scored by the strict rules. Research use, not a medical device.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import logging

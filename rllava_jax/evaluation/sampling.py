@@ -1,7 +1,5 @@
 """Several answers to each question, drawn at random from the model: what scores of consistency are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Rows are those of `evaluation.metrics`; their `condition` is "" where a file of predictions names none.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar

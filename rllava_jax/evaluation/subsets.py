@@ -1,7 +1,5 @@
 """The subsets of questions that have rows of their own (`metrics.py` lists them), for a run's answers and anyone's."""
 
-from __future__ import annotations
-
 from data_pipelines.records import FAMILIES
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Answered

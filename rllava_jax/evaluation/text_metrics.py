@@ -17,8 +17,6 @@ a word has 0, and so has a reference without one.
 Axes: S resamples, N answers, K statistics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any

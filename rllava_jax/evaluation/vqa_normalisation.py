@@ -9,8 +9,6 @@ Rebuilt with its faults, because scores of that name are compared with published
 - "none" is "0", and articles go wherever they stand, so that "a" alone is no answer.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

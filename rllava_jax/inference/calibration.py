@@ -5,8 +5,6 @@ so that it travels, and is removed, with the weights it was measured on. See doc
 Axes: N answers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

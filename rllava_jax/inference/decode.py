@@ -6,8 +6,6 @@ right-padded, so the cache has holes: validity masks them, and positions count v
 Axes: B batch, S prompt sequence (image, regions, prefix), N new tokens, C = S + N cache slots, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A model and a tokenizer: batches of prompts in, answers with their probability out."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

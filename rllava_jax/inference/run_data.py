@@ -1,7 +1,5 @@
 """What a run is trained and evaluated on: checked examples of each split, the tokenizer, and the preprocessing."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import tempfile

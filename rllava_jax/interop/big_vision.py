@@ -3,8 +3,6 @@
 A member of the archive is read front to back and a few rows at a time, whether it is compressed or not.
 """
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What imports and exports refuse. See `data_pipelines/core/errors.py` for lines and codes."""
 
-from __future__ import annotations
-
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.checkpoint.errors import CheckpointError
 

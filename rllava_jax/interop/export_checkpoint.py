@@ -1,7 +1,5 @@
 """A checkpoint becomes a folder that transformers loads, or big_vision's `.npz`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

@@ -1,7 +1,5 @@
 """A Hugging Face PaliGemma folder, read: config.json, and safetensors in one file or several, in any key layout."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

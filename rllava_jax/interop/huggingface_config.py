@@ -1,7 +1,5 @@
 """Hugging Face's config.json and ours, both ways."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

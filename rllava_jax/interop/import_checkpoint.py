@@ -5,8 +5,6 @@ DESTINATION/checkpoints/0/params      the weights, under the published names, in
 DESTINATION/checkpoints/0/assets      config.json, tokenizer, preprocessing.json, conversion.json
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

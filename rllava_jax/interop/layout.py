@@ -7,8 +7,6 @@ the left, theirs on the right; read from right to left it imports.
 Sources: the module trees of transformers 4.57 and 5.23; big_vision's parameter names are ours.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -8,8 +8,6 @@ A stage is a small JSON object without any path. Its "stage" is one of
   exported  dtype, adapters (none, merged, kept), regions (none, kept, left out); what follows was read back from that.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """README.md of an exported folder: what the model is, what it saw, how well it does, and how it is used."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """LoRA adapters as a folder that `peft` loads on the exported base."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

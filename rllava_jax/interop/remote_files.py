@@ -4,8 +4,6 @@ A model without regions needs no code of ours and gets PaliGemma's own processor
 `remote_code/` with it, and beside it the very files that prepare pixels here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from importlib import resources

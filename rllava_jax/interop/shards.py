@@ -1,7 +1,5 @@
 """Safetensors files with their index, written as tensors come."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

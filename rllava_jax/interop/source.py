@@ -1,7 +1,5 @@
 """What an importer has found: a model's size, its arrays as streams, and the check that names fit exactly."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A checkpoint on disk, opened to be written elsewhere: its parameters as streams, merged or in another type."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cached_property

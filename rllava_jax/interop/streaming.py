@@ -4,8 +4,6 @@ A block is a run of rows of axis 0 (layers of a stack, rows of the token embeddi
 one written here has one chunk a block, as if it had lain sharded over devices, and any reader of Orbax restores it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Written without transformers; AutoTokenizer and PaliGemmaProcessor of its versions 4.57 and 5 read the result.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from typing import Any

@@ -5,8 +5,6 @@ L layers, V vocabulary.
 Attribute names are the published checkpoint's (`llm/layers/attn/q_einsum/w` …), so a path here is a key there.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ Answering needs none of them, so a process that knows no head reads a checkpoint
 losses have no such head starts from one without them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 from flax import nnx

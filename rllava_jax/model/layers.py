@@ -1,7 +1,5 @@
 """What both towers are built of: a dense layer over named axes, and a stack of layers run as one scan."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

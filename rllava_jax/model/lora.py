@@ -6,8 +6,6 @@ all read it. Parameters are named after the projection (`llm/layers/attn/q_einsu
 Axes: D decoder width, W vision width, N heads, K kv heads, H head dim, F mlp, r rank.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Axes: B batch, P image patches, R regions, E region encoders, K tokens of a regi
 S = P + R·E·K + T sequence, D width, W vision width, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp

@@ -5,8 +5,6 @@
 Sharding, freezing, decay, checkpoints and conversion all speak these names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -17,8 +17,6 @@ Axes: D decoder width, V vocabulary, B batch, S sequence, N heads, H head dim, F
 M positions of a chunk.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The preprocessing that a model's size and tokenizer ask for."""
 
-from __future__ import annotations
-
 from data_pipelines.core.errors import SettingConflict
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.text.tokenizer import Tokenizer

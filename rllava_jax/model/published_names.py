@@ -8,8 +8,6 @@ loss) declares its own rows in the file that defines the parameters, once, at it
 Parameters that are declared nowhere cannot be exported: `interop.layout.spellings` refuses them by name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Axes: K output bins, G input cells; P and Q patches, W vision width.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax

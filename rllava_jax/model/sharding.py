@@ -1,7 +1,5 @@
 """The mesh, and where parameters and batches live on it. `partition_rules.py` has the rules."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Axes: B batch, P patches, W width, F mlp, N heads, H head dim, L layers. Attribu
 (`img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel` …), so a path here is a key there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

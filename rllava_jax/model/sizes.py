@@ -4,8 +4,6 @@ Sources: big_vision `proj/paligemma`; PaliGemma (arXiv 2407.07726), PaliGemma 2 
 2403.08295), Gemma 2 (arXiv 2408.00118), SigLIP So400m/14 (arXiv 2303.15343).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Mapping

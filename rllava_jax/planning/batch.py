@@ -3,8 +3,6 @@
 Letters: B batch, S image side, T text length, R region slots.
 """
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 

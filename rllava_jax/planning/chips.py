@@ -4,8 +4,6 @@ Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; NVIDIA's H100 SXM and A100 
 memory is the limit that its own compiler (libtpu 0.0.42) names when a program does not fit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """`--mode compile`: what a configuration needs of hardware that is not here, printed and written as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ whole: the mask of a prefix-LM hides little, and XLA computes what it hides.
 Letters: S sequence, T text, P patches, D width, F mlp, N heads, K kv heads, H head dim, L layers, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ XLA's own cost analysis counts the body of a loop once. A scanned stack of layer
 must be multiplied by the loop's trip count, which XLA writes beside it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Bytes per device of a compiled training step, by what they hold."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

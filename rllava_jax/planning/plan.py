@@ -1,7 +1,5 @@
 """The training step of a configuration, compiled for hardware that is not here, and what can be known from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A plan in words, and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """How fast a step can be: the larger of its arithmetic and its memory traffic, and what it says to other devices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

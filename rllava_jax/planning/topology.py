@@ -4,8 +4,6 @@ XLA compiles for them ahead of time with the compiler of their platform, which i
 plugin) and needs no hardware.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

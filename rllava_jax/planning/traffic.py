@@ -1,7 +1,5 @@
 """What a compiled step moves: between devices (collectives), and between a device's HBM and its cores."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ Every image is embedded once, however many cards show it: the cards refer to it 
 JavaScript (`gallery.js`); without it the page shows every card in the order in which it stands, the worst first.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

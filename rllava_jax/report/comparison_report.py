@@ -1,7 +1,5 @@
 """The page that puts two runs side by side: paired differences, trust curves, the questions on which they differ."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

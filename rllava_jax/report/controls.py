@@ -1,7 +1,5 @@
 """The report's chapter on the image: controls that take it away, and corruptions that make it worse."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, LEVELS

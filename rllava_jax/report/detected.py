@@ -1,7 +1,5 @@
 """The report's chapter on the regions that the model found itself."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

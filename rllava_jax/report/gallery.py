@@ -1,7 +1,5 @@
 """The report's example questions: which ones are shown, in which order, and what a wrong box did to each."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Plots of accuracy against a degree, and of accuracy by kind of question."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What a reader calls the names that stand in rows (conditions, subsets, metrics), and how numbers are written."""
 
-from __future__ import annotations
-
 from rllava_jax.evaluation.metrics import METRICS, Row
 
 _CONDITIONS = {

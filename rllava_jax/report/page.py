@@ -1,7 +1,5 @@
 """The frame of every page that this package writes: self-contained HTML from templates, with a list of its sections."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The plots of the pages, as SVG text that takes its colours from the page around it, and of files that stand alone."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence

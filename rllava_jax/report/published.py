@@ -5,8 +5,6 @@ evaluators behind such numbers differ from each other, and some count a repeated
 which can only raise recall (docs/REPORT.md).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rllava_jax.report.tables import Cell, PageTable, RowIndex, value_cell

@@ -1,7 +1,5 @@
 """The report of an evaluation: one HTML page that needs nothing beside itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 python -m rllava_jax.report.summary runs/demo/eval/500 --subsets family=identify,family=choose --picture bars.svg
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

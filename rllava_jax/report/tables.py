@@ -1,7 +1,5 @@
 """The tables of a page, as data: `templates/macros.html` shows them. Values are in percent."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

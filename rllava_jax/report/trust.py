@@ -4,8 +4,6 @@ It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`)
 and "trust".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

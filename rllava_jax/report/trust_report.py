@@ -1,7 +1,5 @@
 """The page of a run of the benchmark: its figures, curve and examples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

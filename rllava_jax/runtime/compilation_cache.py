@@ -1,7 +1,5 @@
 """Compiled programs kept on disk, so that a second start, of a run or of a prediction, need not compile."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

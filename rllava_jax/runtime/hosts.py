@@ -21,8 +21,6 @@ JAX's coordination service, in process 0, keeps the heartbeats. This module adds
 says what happened, an exit code, and a failure of one host told to all the others instead of leaving them to wait.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import itertools

@@ -6,8 +6,6 @@ touch, on one core, in every step: without that a training step of a small model
 (docs/PERFORMANCE.md). glibc reads these settings when a process starts, so a program that has none starts itself again.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

@@ -1,7 +1,5 @@
 """Where a run lives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data_pipelines.core.paths import absolute

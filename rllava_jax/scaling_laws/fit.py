@@ -11,8 +11,6 @@ The parameters inside are (a, exponents, E), where a is the logarithm of the red
 factors: there it hardly depends on the exponents, at X = D = 1 it would be all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args

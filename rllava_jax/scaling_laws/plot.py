@@ -1,7 +1,5 @@
 """The picture of fitted scaling laws: loss over the amount of data, a curve a size, and the residuals below."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ A template is a kind of question, as a row of metrics.json names it: data set, s
 loss is 1 - value for metrics of which more is better, and the value itself for errors.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -5,8 +5,6 @@ the fit (do the runs vary enough, and together?) and after it (are the exponents
 it was not fitted to?). A refused law's parameters are not reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What a fit of scaling laws says: scaling.json, and a table to print."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ The step itself never applies a bad update (`step.py`). Here it is noticed, name
 read from the device when step s + 1 is queued there, so that the device is never kept waiting for the answer.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

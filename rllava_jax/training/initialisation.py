@@ -7,8 +7,6 @@ each array is read straight to where it lives (`initial_parameters`): an unshard
 Axes: P and Q patches, W vision width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

@@ -1,7 +1,5 @@
 """A run as the main job sees it, opened and checked before any parameter exists: devices, workdir, examples, model."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

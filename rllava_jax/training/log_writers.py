@@ -1,7 +1,5 @@
 """Where the rows of a run's log go: metrics.jsonl, TensorBoard, and on request Weights & Biases."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

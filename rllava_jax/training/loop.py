@@ -12,8 +12,6 @@ Invariants:
   6. All hosts stop at the same step: whether one was asked to is itself computed on all devices, a step late.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Clip, direction, decay only where a pattern says, then warm-up and cosine.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

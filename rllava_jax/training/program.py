@@ -1,7 +1,5 @@
 """What a step is compiled from, and its state: shapes, then shardings, then a jitted init or a sharded restore."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 

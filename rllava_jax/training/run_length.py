@@ -1,7 +1,5 @@
 """How long a run is, and after which steps it logs, saves and validates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from data_pipelines.core.errors import InvalidSetting, SettingConflict

@@ -1,7 +1,5 @@
 """Everything a run needs before its first step, made and checked before anything is written."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping

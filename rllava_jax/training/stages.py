@@ -1,7 +1,5 @@
 """Trains the stages of a curriculum one after the other. What a stage is, and its record: `config/curriculum.py`."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a training step changes and reports, and which of it a checkpoint keeps."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 

@@ -1,7 +1,5 @@
 """One optimiser step, as a pure function of state and batch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`align`: RoIAlign over the image's own features, at no second pass through the vision tower."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

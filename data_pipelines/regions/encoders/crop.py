@@ -1,7 +1,5 @@
 """`crop`: the region with some context, cut from the original pixels, so that a small lesion is seen in full detail."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data_pipelines.core.errors import SettingConflict

@@ -1,7 +1,5 @@
 """`loc`: each box as four loc tokens in the prefix, PaliGemma's own way."""
 
-from __future__ import annotations
-
 from data_pipelines.regions.encoders.protocol import RegionEncoder
 
 

@@ -1,7 +1,5 @@
 """`overlay`: the region's outline drawn into the image."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data_pipelines.images.pixels import sample_mask

@@ -6,8 +6,6 @@ regions, changes the pixels, or has the boxes written into the prompt. The other
 subclass of each, in the package of each half, and a line in each registry's table.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass

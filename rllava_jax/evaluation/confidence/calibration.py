@@ -4,8 +4,6 @@ The statistics take weights [S, N] and return [S], so that the bootstrap runs th
 every question once. Axes: S resamples, N questions, U distinct confidences.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

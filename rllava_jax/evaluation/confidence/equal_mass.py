@@ -8,8 +8,6 @@ group, so that neither depends on the order of the rows, and a weight of two equ
 Axes: S resamples, N questions, U distinct confidences.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float
 from scipy.special import digamma  # type: ignore[import-untyped]

@@ -9,8 +9,6 @@ and any risk can be asked afterwards, at the same price (log2 of 1,000 questions
 Axes: N questions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

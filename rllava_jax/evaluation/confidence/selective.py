@@ -8,8 +8,6 @@ metric     coverage@risk=0.10        share of the questions that are answered at
            brier_calibrated, ece_calibrated, ece_equal_mass_calibrated
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 

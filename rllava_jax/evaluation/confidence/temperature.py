@@ -7,8 +7,6 @@ so that greedy answers, their order and AUROC stay what they were. docs/CONFIDEN
 Axes: S resamples, N questions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Classification: an answer names one of several classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Findings: yes or no for each, on every image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

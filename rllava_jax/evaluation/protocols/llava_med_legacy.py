@@ -10,8 +10,6 @@ Open questions score alike in both (`llava/eval/eval_metrics/`). Not reproduced:
 accuracy" over a file of candidate answers that was not published.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 from rllava_jax.evaluation.predictions import Response

@@ -1,7 +1,5 @@
 """Boxes written as loc tokens against the annotated ones."""
 
-from __future__ import annotations
-
 from data_pipelines.regions.boxes import boxes_from_text, iou
 from rllava_jax.evaluation.answers import LOCALISE_IOU
 from rllava_jax.evaluation.predictions import Response

@@ -1,7 +1,5 @@
 """Multiple choice over five sampled runs, with MedM's rule of consistency."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a protocol is: which questions count, and what an answer to one of them scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Published test splits by name: `strict`, on every question that a complete copy has, and on no others."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from data_pipelines.records import DataCard

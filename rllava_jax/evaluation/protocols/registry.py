@@ -1,7 +1,5 @@
 """The protocols by name; each module exports its `Protocol` under the name after the colon."""
 
-from __future__ import annotations
-
 import textwrap
 
 from data_pipelines.core.registry import named_export

@@ -1,7 +1,5 @@
 """The project's own protocol: what is right is right, and every question counts."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from rllava_jax.evaluation.metrics import CONTRASTS, DETECTED_CONTRASTS, METRICS, metrics_of, scores_of

@@ -1,7 +1,5 @@
 """Overlap of open answers and captions with their references: BLEU and ROUGE."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

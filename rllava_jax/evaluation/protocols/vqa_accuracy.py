@@ -1,7 +1,5 @@
 """VQA accuracy: agreement with ten annotators (Antol et al., 2015)."""
 
-from __future__ import annotations
-
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised

@@ -5,8 +5,6 @@ The overview paper describes both measures. The organisers published no evaluato
 same description. What follows is its arithmetic on the 2019 test set's references.
 """
 
-from __future__ import annotations
-
 import string
 import warnings
 from collections.abc import Sequence

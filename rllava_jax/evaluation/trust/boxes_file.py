@@ -3,8 +3,6 @@
 It holds no images, and all that is needed to ask another model the same: words, boxes, right answers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import hashlib

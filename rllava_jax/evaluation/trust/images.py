@@ -1,7 +1,5 @@
 """The images of a boxes file, found again in its data set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -20,8 +20,6 @@ metric     accuracy                      normalised equality, as strict as every
            trust_score, use, resistance  of region trust
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """The two kinds of model that can be asked: a checkpoint of this project, and any function."""
 
-from __future__ import annotations
-
 import importlib
 import math
 import numbers

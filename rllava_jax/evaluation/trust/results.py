@@ -1,7 +1,5 @@
 """The results of a run in its folder, and several runs' side by side in one Markdown table."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

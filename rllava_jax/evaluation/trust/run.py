@@ -1,7 +1,5 @@
 """Asks a model every question under every variant, one variant after the other, and keeps each that is finished."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence

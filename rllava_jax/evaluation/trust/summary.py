@@ -17,8 +17,6 @@ random. Of a region question ("what is the marked structure?") only those count 
 a box that does is a fair question about another structure, and no model could know better.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Bool, Float
 

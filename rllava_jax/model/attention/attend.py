@@ -6,8 +6,6 @@ those that never hold the weights of a whole sequence.
 Axes: B batch, Q query positions, S key positions, N heads, K key-value heads, G = N / K, H head dim.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -6,8 +6,6 @@ The mask becomes a bias [B, 1, Q, S] in the compute type, shared by the heads. J
 Axes: see `attend.py`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import jax

@@ -4,8 +4,6 @@ The compiler cannot partition a kernel, so each device is given its own share: e
 `fsdp`, heads over `tensor`. Axes: see `attend.py`.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

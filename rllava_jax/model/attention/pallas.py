@@ -25,8 +25,6 @@ of 1024 × 512 would not fit; smaller ones read keys and values more often for t
 Axes: B batch, Q query positions, S key positions, N heads, K key-value heads, G = N / K, H head dim.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

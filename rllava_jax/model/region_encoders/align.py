@@ -1,7 +1,5 @@
 """`align`: RoIAlign over the image's own features."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

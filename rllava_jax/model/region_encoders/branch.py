@@ -8,8 +8,6 @@ already knows how to read, and only content tells one region from another.
 Axes: B batch, R regions, E encoders, K tokens per region and encoder (k · k), P patches, W vision width.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """`crop`: the region's original pixels through the same SigLIP."""
 
-from __future__ import annotations
-
 from jaxtyping import Array, Float
 
 from data_pipelines.settings import RegionConfig

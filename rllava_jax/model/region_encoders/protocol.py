@@ -6,8 +6,6 @@ same name. Encoders without a model half, which reach the model through pixels o
 Axes: B batch, R regions, K tokens of a region, P patches, W vision width, g cells on a side of a map.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Iterator

@@ -9,8 +9,6 @@ positions of all examples at once, as often as the longest suffix of the batch n
 Axes: B batch, T text, M positions of a chunk, D width, V vocabulary.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

@@ -8,8 +8,6 @@ Its metrics are arrays by any name: scalars are logged, and averaged over micro-
 example, in the batch's order. `example_loss` is one of these that names the examples behind a bad step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
