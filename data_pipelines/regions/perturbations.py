@@ -18,8 +18,8 @@ why; no other takes its place. Of a question with several right boxes all are mo
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,24 +108,25 @@ def _variant(example: VQAExample, name: str, labels: Sequence[str]) -> Variant:
     rng = rng_for("trust", example.id, name)
     kind, _, degree = name.partition(":")
     try:
-        if kind == "none":
-            return Variant(name, example.question)
         if kind == "contradicted":
             return _contradicted(example, labels, rng)
-        if kind == "two":
-            return _shown(example, name, _two(example, rng))
-        return _shown(example, name, [_rounded(box) for box in _BOXES[kind](example, degree, rng)])
+        return _shown(example, name, _boxes(example, kind, degree, rng))
     except _Unavailable as reason:
         return Variant(name, unavailable=str(reason))
 
 
-def _shown(example: VQAExample, name: str, boxes: Sequence[Box], *, question: str = "") -> Variant:
+def _require(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise _Unavailable(otherwise)
+
+
+def _shown(example: VQAExample, name: str, boxes: Sequence[Box]) -> Variant:
     right = {region.label for region in example.regions}
     found = [_label(box, example) for box in boxes]
     wrong = {label for label in found if label and label not in right}
     return Variant(
         name=name,
-        question=question or example.question,
+        question=example.question,
         boxes=tuple(boxes),
         labels=tuple(found),
         ious=tuple(round(right_overlap(box, example), 4) for box in boxes),
@@ -148,19 +149,44 @@ def implied_answer(example: VQAExample, label: str) -> str:
     return "" if answer.lower() == example.answer.lower() else answer
 
 
-def _right(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    return [region.box for region in example.regions]
-
-
-def _shifted(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    wanted = float(degree)
-    boxes = [shift_to_iou(region.box, wanted, rng) for region in example.regions]
-    found = [box for box in boxes if box is not None]
-    if len(found) < len(boxes):
-        raise _Unavailable("no shift to this IoU stays inside the image")
-    if any(abs(right_overlap(box, example) - wanted) > _SHIFT_TOLERANCE for box in found):
-        raise _Unavailable("the shifted box lies on another right box")
-    return found
+def _boxes(example: VQAExample, kind: str, degree: str, rng: np.random.Generator) -> list[Box]:
+    """The boxes that a variant shows. Raises _Unavailable."""
+    right = [region.box for region in example.regions]
+    boxes = right
+    match kind:
+        case "none":
+            boxes = []
+        case "shifted":
+            wanted = float(degree)
+            boxes = [moved for box in right if (moved := shift_to_iou(box, wanted, rng))]
+            _require(len(boxes) == len(right), "no shift to this IoU stays inside the image")
+            off = [abs(right_overlap(box, example) - wanted) for box in boxes]
+            _require(max(off) <= _SHIFT_TOLERANCE, "the shifted box lies on another right box")
+        case "scaled":
+            boxes = [clip(_around(box, math.sqrt(float(degree)))) for box in right]
+            kept = [iou(box, own) for box, own in zip(boxes, right, strict=True)]
+            _require(min(kept) <= _UNCHANGED_IOU, "the image leaves no room to grow")
+        case "another":
+            _require(example.distractors, "the image has no other annotated structure")
+            boxes = [region.box for region in another_structure(example, rng)]
+            _require(boxes, f"no other structure overlaps the right box by at most {WRONG_IOU:g} of IoU")
+        case "mirrored":
+            boxes = [region.box for region in mirrored(example)]
+            _require(boxes, f"mirrored, it still overlaps a right box by {MIRRORED_IOU:g} of IoU or more")
+        case "random":
+            boxes = [random_elsewhere(box, example, rng) for box in right]
+            most = max(right_overlap(box, example) for box in boxes)
+            _require(most <= WRONG_IOU, f"no random box overlaps the right one by at most {WRONG_IOU:g} of IoU")
+        case "whole":
+            boxes = [(0.0, 0.0, 1.0, 1.0)]
+            _require(right_overlap(boxes[0], example) <= _UNCHANGED_IOU, "the right box is the whole image")
+        case "tiny":
+            boxes = [clip(_around(box, _TINY_SIDE)) for box in right]
+        case "two":
+            _require(len(right) == 1, "has several right boxes")
+            both = [*right, *_boxes(example, "another", "", rng)]
+            boxes = [both[i] for i in rng.permutation(2)]
+    return [_rounded(box) for box in boxes]
 
 
 def shift_to_iou(box: Box, wanted: float, rng: np.random.Generator) -> Box | None:
@@ -196,17 +222,6 @@ def _distance(a: float, b: float, overlap: float) -> float:
     return 2 * missing / (a + b + math.sqrt(max((a + b) ** 2 - 4 * a * b * missing, 0.0)))
 
 
-def _scaled(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    boxes = [_scale(region.box, math.sqrt(float(degree))) for region in example.regions]
-    if all(iou(box, region.box) > _UNCHANGED_IOU for box, region in zip(boxes, example.regions, strict=True)):
-        raise _Unavailable("the image leaves no room to grow")
-    return boxes
-
-
-def _scale(box: Box, side: float) -> Box:
-    return clip(_around(box, side))
-
-
 def _around(box: Box, side: float) -> Box:
     """A box of the same centre whose sides are `side` times as long, perhaps outside the image."""
     low, high = np.array(box[:2]), np.array(box[2:])
@@ -220,69 +235,25 @@ def _is_clipped(example: VQAExample, factor: float) -> bool:
     return any(min(box) < -1e-9 or max(box) > 1 + 1e-9 for box in grown)
 
 
-def _another(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    if not example.distractors:
-        raise _Unavailable("the image has no other annotated structure")
-    regions = another_structure(example, rng)
-    if not regions:
-        raise _Unavailable(f"no other structure overlaps the right box by at most {WRONG_IOU:g} of IoU")
-    return [region.box for region in regions]
-
-
-def _mirrored(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    regions = mirrored(example, rng)
-    if not regions:
-        raise _Unavailable(f"mirrored, it still overlaps a right box by {MIRRORED_IOU:g} of IoU or more")
-    return [region.box for region in regions]
-
-
-def _random(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    boxes = [random_elsewhere(region.box, example, rng) for region in example.regions]
-    if any(right_overlap(box, example) > WRONG_IOU for box in boxes):
-        raise _Unavailable(f"no random box overlaps the right one by at most {WRONG_IOU:g} of IoU")
-    return boxes
-
-
-def _whole(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    box = (0.0, 0.0, 1.0, 1.0)
-    if right_overlap(box, example) > _UNCHANGED_IOU:
-        raise _Unavailable("the right box is the whole image")
-    return [box]
-
-
-def _tiny(example: VQAExample, degree: str, rng: np.random.Generator) -> list[Box]:
-    return [_scale(region.box, _TINY_SIDE) for region in example.regions]
-
-
-def _two(example: VQAExample, rng: np.random.Generator) -> list[Box]:
-    if len(example.regions) > 1:
-        raise _Unavailable("has several right boxes")
-    boxes = [example.regions[0].box, *_another(example, "", rng)]
-    return [_rounded(boxes[i]) for i in rng.permutation(2)]
-
-
 def _contradicted(example: VQAExample, labels: Sequence[str], rng: np.random.Generator) -> Variant:
     """The right box, and "The marked structure is the spleen." before the question.
 
     The false name of a verify question that is to be denied is the one it asks for, that of a choice is another choice:
     so the false sentence always suggests another answer.
     """
-    if len(example.regions) > 1:
-        raise _Unavailable("has several right boxes")
-    if not example.regions[0].label:
-        raise _Unavailable("the right box has no label, so no name is known to be false")
-    if example.language != "en":
-        raise _Unavailable("the sentence is English, and the question is not")
+    _require(len(example.regions) == 1, "has several right boxes")
+    right = example.regions[0].label
+    _require(right, "the right box has no label, so no name is known to be false")
+    _require(example.language == "en", "the sentence is English, and the question is not")
     same_place = {r.label for r in example.distractors if right_overlap(r.box, example) > _SAME_IOU}
-    false = [name for name in labels if name not in same_place | {example.regions[0].label}]
+    false = [name for name in labels if name not in same_place | {right}]
     if example.family in ("verify", "choose"):
         false = [name for name in false if implied_answer(example, name)]
-    if not false:
-        raise _Unavailable("the data set has no other name that is certainly false")
+    _require(false, "the data set has no other name that is certainly false")
     name = false[rng.integers(len(false))]
     question = f"The marked structure is the {name.lower()}. {example.question}"
-    shown = _shown(example, "contradicted", [_rounded(example.regions[0].box)], question=question)
-    return Variant(**{**vars(shown), "implied": implied_answer(example, name)})
+    shown = _shown(example, "contradicted", _boxes(example, "right", "", rng))
+    return replace(shown, question=question, implied=implied_answer(example, name))
 
 
 def _label(box: Box, example: VQAExample) -> str:
@@ -295,18 +266,5 @@ def _rounded(box: Box) -> Box:
     """To six digits, as the file has it: a thousandth of a pixel in an image of 1,000."""
     y0, x0, y1, x1 = (round(float(v), 6) for v in box)
     rounded = (y0, x0, y1, x1)
-    if area(rounded) == 0:
-        raise _Unavailable("the box would have no area")
+    _require(area(rounded) > 0, "the box would have no area")
     return rounded
-
-
-_BOXES: dict[str, Callable[[VQAExample, str, np.random.Generator], list[Box]]] = {
-    "right": _right,
-    "shifted": _shifted,
-    "scaled": _scaled,
-    "another": _another,
-    "mirrored": _mirrored,
-    "random": _random,
-    "whole": _whole,
-    "tiny": _tiny,
-}

@@ -74,13 +74,24 @@ def wrong_regions(example: VQAExample, kinds: Sequence[WrongKind], rng: np.rando
     """As many wrong regions as the example has right ones, of one kind drawn uniformly from `kinds`."""
     first = int(rng.integers(len(kinds))) if kinds else 0
     for kind in (*kinds[first:], *kinds[:first]):
-        if regions := _WAYS[kind](example, rng):
+        if regions := _wrong(example, kind, rng):
             return Shown(regions, f"wrong:{kind}")
-    return Shown(_random(example, rng), "wrong:random")
+    return Shown(_wrong(example, "random", rng), "wrong:random")
 
 
-def _shifted(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
-    return _moved(example, lambda box: _shift(box, rng), WRONG_IOU)
+def _wrong(example: VQAExample, kind: WrongKind, rng: np.random.Generator) -> tuple[Region, ...]:
+    """Wrong regions of one kind; none where the example cannot have it."""
+    match kind:
+        case "shifted":
+            return _moved(example, lambda box: _shift(box, rng), WRONG_IOU)
+        case "scaled":
+            return _moved(example, lambda box: _scale(box, rng), 1.0)
+        case "another":
+            return another_structure(example, rng)
+        case "mirrored":
+            return mirrored(example)
+        case "random":
+            return tuple(Region(random_elsewhere(region.box, example, rng)) for region in example.regions)
 
 
 def _shift(box: Box, rng: np.random.Generator) -> Box | None:
@@ -98,10 +109,6 @@ def _shift(box: Box, rng: np.random.Generator) -> Box | None:
     return _box(low, low + size)
 
 
-def _scaled(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
-    return _moved(example, lambda box: _scale(box, rng), 1.0)
-
-
 def _scale(box: Box, rng: np.random.Generator) -> Box:
     """Larger or smaller at equal odds; always smaller where the image leaves no room to grow threefold in area."""
     factor = rng.uniform(3, 4)
@@ -116,24 +123,17 @@ def _scale(box: Box, rng: np.random.Generator) -> Box:
 def another_structure(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
     """Annotated regions of other labels, as many as the right ones; none where there are too few that lie apart."""
     right_labels = {region.label for region in example.regions}
-    others = [
-        region
-        for region in example.distractors
-        if region.label not in right_labels and right_overlap(region.box, example) <= WRONG_IOU
-    ]
+    named = [region for region in example.distractors if region.label not in right_labels]
+    others = [region for region in named if right_overlap(region.box, example) <= WRONG_IOU]
     if len(others) < len(example.regions):
         return ()
     drawn = rng.permutation(len(others))[: len(example.regions)]
     return tuple(others[i] for i in drawn)
 
 
-def mirrored(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
+def mirrored(example: VQAExample) -> tuple[Region, ...]:
     """The right regions reflected left to right; none where one of them still lies on a right one."""
     return _moved(example, lambda box: (box[0], 1 - box[3], box[2], 1 - box[1]), np.nextafter(MIRRORED_IOU, 0))
-
-
-def _random(example: VQAExample, rng: np.random.Generator) -> tuple[Region, ...]:
-    return tuple(Region(random_elsewhere(region.box, example, rng)) for region in example.regions)
 
 
 def random_elsewhere(right: Box, example: VQAExample, rng: np.random.Generator) -> Box:
@@ -171,12 +171,3 @@ def right_overlap(box: Box, example: VQAExample) -> float:
 
 def _box(low: np.ndarray, high: np.ndarray) -> Box:
     return clip((low[0], low[1], high[0], high[1]))
-
-
-_WAYS: dict[WrongKind, Callable[[VQAExample, np.random.Generator], tuple[Region, ...]]] = {
-    "shifted": _shifted,
-    "scaled": _scaled,
-    "another": another_structure,
-    "mirrored": mirrored,
-    "random": _random,
-}
