@@ -26,19 +26,13 @@ from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
 from rllava_jax.evaluation.predictions import read_predictions
+from rllava_jax.evaluation.results import METRICS_FILE, write_rows
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.images import examples_of, images_of
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
-from rllava_jax.evaluation.trust.results import (
-    METRICS_FILE,
-    curve_of,
-    markdown_table,
-    read_rows,
-    without_box,
-    write_rows,
-)
+from rllava_jax.evaluation.trust.results import curve_of, markdown_table, read_rows, without_box
 from rllava_jax.evaluation.trust.run import ANSWERS_FILE, read_run
 from rllava_jax.report.line_plots import trust_picture
 from rllava_jax.report.trust_report import REPORT_FILE, write_trust_report

@@ -4,17 +4,17 @@ What can be compared: an `eval/STEP` folder, a run's workdir (its newest evaluat
 answers of the region trust benchmark.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.core.errors import MalformedFile, MissingFile, NoExamples
+from data_pipelines.core.errors import MissingFile, NoExamples
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.paired import ComparisonRow, comparison_rows, unmatched
 from rllava_jax.evaluation.predictions import Key, Prediction, by_key, key_of, read_predictions
 from rllava_jax.evaluation.protocols.strict import STRICT
+from rllava_jax.evaluation.results import METRICS_FILE, read_rows
 from rllava_jax.evaluation.scoring import Scored, scored
 
 _ANSWER_FILES = ("predictions.jsonl", "answers.jsonl")  # of an evaluation, and of the trust benchmark
@@ -71,7 +71,8 @@ def read_side(path: str, name: str = "") -> Side:
     if not predictions:
         raise NoExamples(f"{answers}: is empty; evaluate the run again")
     by_key(predictions, where=f"{answers}: ")
-    return Side(name or name_of(folder), folder, predictions, _rows(folder / "metrics.json"))
+    rows = folder / METRICS_FILE
+    return Side(name or name_of(folder), folder, predictions, read_rows(rows) if rows.is_file() else [])
 
 
 def name_of(folder: Path) -> str:
@@ -94,18 +95,6 @@ def _evaluations(workdir: Path) -> list[Path]:
 
 def _answers_of(folder: Path) -> Path | None:
     return next((folder / name for name in _ANSWER_FILES if (folder / name).is_file()), None)
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-        if any(Row.__required_keys__ - row.keys() for row in rows):
-            raise ValueError("a row lacks a field")
-        return rows
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MalformedFile(f"{path}: holds no rows of results ({error}); evaluate the run again") from None
 
 
 def compare_sides(first: Side, second: Side, *, bootstrap: int, seed: int) -> Comparison:

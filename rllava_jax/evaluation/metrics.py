@@ -19,10 +19,11 @@ metric     a key of `METRICS`
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from typing_extensions import TypedDict  # of which pydantic reads rows, before Python 3.12
 
 from data_pipelines.conditions import DETECTED, MAIN
 from rllava_jax.evaluation.answers import (

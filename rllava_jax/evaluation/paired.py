@@ -17,7 +17,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from rllava_jax.evaluation.intervals import Interval, bootstrap_means, mean_interval
 from rllava_jax.evaluation.predictions import Answered, Key, key_of
-from rllava_jax.evaluation.results import markdown_text
+from rllava_jax.evaluation.results import markdown as markdown_table
 from rllava_jax.evaluation.scoring import Scored
 
 
@@ -161,25 +161,20 @@ def markdown(rows: Sequence[ComparisonRow]) -> str:
     """Subsets and metrics down, in percent; differences in points with 95 % intervals."""
     several = len({(row["dataset"], row["split"]) for row in rows}) > 1
     conditions = any(row["condition"] for row in rows)
-    lines = [
-        "| questions | metric | n | first | second | difference | p | McNemar |",
-        "|:--|:--|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for row in rows:
         name = f"{row['dataset']} {row['split']}, {row['subset']}" if several else row["subset"]
         name += f" ({row['condition']})" if conditions and row["condition"] else ""
-        name = markdown_text(name)
         difference = f"{100 * row['difference']:+.1f}"
         if row["ci_low"] is not None and row["ci_high"] is not None:
             difference += f" ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
         exact = "–"
         if row["mcnemar_p"] is not None:  # which is 0.0 where it is too small for a float
             exact = f"{row['first_only']} : {row['second_only']}, p {_p(row['mcnemar_p'])}"
-        lines.append(
-            f"| {name} | {row['metric']} | {row['n']} | {100 * row['first']:.1f} | {100 * row['second']:.1f} "
-            f"| {difference} | {_p(row['p'])} | {exact} |"
-        )
-    return "\n".join(lines) + "\n"
+        first, second = (f"{100 * value:.1f}" for value in (row["first"], row["second"]))
+        lines.append((name, row["metric"], row["n"], first, second, difference, _p(row["p"]), exact))
+    heads = ("questions", "metric", "n", "first", "second", "difference", "p", "McNemar")
+    return markdown_table(heads, lines, words=2)
 
 
 def _p(p: float | None) -> str:

@@ -1,14 +1,20 @@
-"""The two result files of an evaluation, and its numbers as a Markdown table."""
+"""The two result files of an evaluation, written and read, and its numbers as a Markdown table."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import MalformedFile, MissingFile
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, scores_of
 from rllava_jax.evaluation.predictions import Prediction, to_json
+
+METRICS_FILE = "metrics.json"
+_ROWS = TypeAdapter(list[Row])
 
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -29,10 +35,31 @@ def write_results(folder: str | Path, rows: Sequence[Row], predictions: Iterable
     Each file appears whole or not at all; an interrupted run leaves the older one in place.
     """
     folder = path_of(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "metrics.json", rows_as_json(rows))
+    write_rows(folder, rows)
     lines = ({**to_json(p), "scores": scores_of(p)} for p in predictions)
     write_atomically(folder / "predictions.jsonl", json_lines(lines))
+
+
+def write_rows(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes `metrics.json`: a list, one row a line; whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / METRICS_FILE, rows_as_json(rows))
+
+
+def read_rows(path: Path, *, remedy: str = "evaluate the run again") -> list[Row]:
+    """The rows of a metrics.json.
+
+    Raises:
+      DataError: the file cannot be read, or holds something else.
+    """
+    try:
+        return _ROWS.validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise MissingFile(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = "".join(f"[{part!r}]" for part in fault["loc"])
+        raise MalformedFile(f"{path}: holds no rows of results ({place} {fault['msg']}); {remedy}") from None
 
 
 def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITIONS) -> str:
@@ -47,28 +74,29 @@ def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITION
             key = (row["dataset"], row["split"], row["subset"], row["metric"])
             cells.setdefault(key, {})[row["condition"]] = row
     several = len({key[:2] for key in cells}) > 1
-    lines = [
-        f"| questions | metric | n | {' | '.join(map(markdown_text, shown))} |",
-        f"|:--|:--|--:|{'--:|' * len(shown)}",
-    ]
+    lines = []
     for (dataset, split, subset, metric), by_condition in cells.items():
         counts = {row["n"] for row in by_condition.values()}
-        values = [_markdown_cell(by_condition.get(r), own_n=len(counts) > 1) for r in shown]
         name = f"{dataset} {split}, {subset}" if several else subset
-        n = str(counts.pop()) if len(counts) == 1 else "–"
-        lines.append(f"| {markdown_text(name)} | {metric} | {n} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+        held = [by_condition.get(r) for r in shown]
+        values = [in_percent(row) + (f", n {row['n']}" if row and len(counts) > 1 else "") for row in held]
+        lines.append((name, metric, counts.pop() if len(counts) == 1 else "–", *values))
+    return markdown(("questions", "metric", "n", *shown), lines, words=2)
 
 
-def markdown_text(text: str) -> str:
-    """A text as one cell of a Markdown table: on one line, its bars escaped."""
-    return " ".join(text.split()).replace("|", "\\|")
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[object]], *, words: int = 1) -> str:
+    """A Markdown table; each cell on one line, its bars escaped. The first columns hold `words`, the others numbers."""
+    ruler = f"|{':--|' * words}{'--:|' * (len(heads) - words)}"
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in (heads, *lines)]
+    head, *rest = (f"| {' | '.join(line)} |\n" for line in cells)
+    return "".join((head, ruler, "\n", *rest))
 
 
-def _markdown_cell(row: Row | None, *, own_n: bool) -> str:
+def in_percent(row: Row | None) -> str:
+    """A row's value with its interval, for people; a dash where there is no row."""
     if row is None:
         return "–"
     text = f"{100 * row['value']:.1f}"
     if row["ci_low"] is not None and row["ci_high"] is not None:
         text += f" ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
-    return f"{text}, n {row['n']}" if own_n else text
+    return text

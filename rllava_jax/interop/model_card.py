@@ -8,10 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax import __version__
-from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.config import Config
-from rllava_jax.evaluation.metrics import Row, metrics_of
-from rllava_jax.evaluation.results import markdown_table
+from rllava_jax.evaluation.metrics import metrics_of
+from rllava_jax.evaluation.results import METRICS_FILE, markdown_table, read_rows
 from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import is_published, lineage
@@ -39,7 +38,7 @@ def model_card(trained: StoredCheckpoint, config: Config, *, adapter: bool, dtyp
       licence: "" is the base model's, which for published PaliGemma weights is Gemma's.
 
     Raises:
-      CheckpointError: the results of its evaluation are damaged.
+      DataError: the results of its evaluation are damaged.
     """
     stages = lineage(trained.files, trained.config, folder=trained.folder, step=trained.step)
     published = is_published(stages)
@@ -79,15 +78,10 @@ def _yaml_text(text: str) -> str:
 
 def _results(trained: StoredCheckpoint, config: Config) -> dict[str, Any]:
     """The evaluation at this step, as far as it was done in the way in which the exported weights are used."""
-    path = trained.folder.parent / "eval" / str(trained.step) / "metrics.json"
+    path = trained.folder.parent / "eval" / str(trained.step) / METRICS_FILE
     if not path.is_file():
         return {"rows": None}
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: is damaged ({error}); run --mode evaluate again, or move it away", code="file.malformed"
-        ) from None
+    rows = read_rows(path, remedy="run --mode evaluate again, or move it away")
     regions = bool(config.regions.encoders)
     shown = [
         row

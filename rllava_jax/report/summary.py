@@ -4,17 +4,16 @@ python -m rllava_jax.report.summary runs/demo/eval/500 --subsets family=identify
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, words
-from data_pipelines.core.errors import DataError, UnknownName
+from data_pipelines.core.errors import UnknownName
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
-from rllava_jax.evaluation.results import markdown_table
+from rllava_jax.evaluation.results import METRICS_FILE, markdown_table, read_rows
 from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.names import subset_name
 from rllava_jax.report.plots import grouped_bars
@@ -40,14 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summarise(options: argparse.Namespace) -> None:
-    path = path_of(options.folder) / "metrics.json"
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-        if any(Row.__required_keys__ - row.keys() for row in rows):
-            raise ValueError("a row lacks a field")
-    except (OSError, ValueError) as error:
-        message = f"{path}: holds no results ({error}); give a run's eval/STEP folder"
-        raise DataError(message, code="file.missing" if isinstance(error, OSError) else "file.malformed") from None
+    path = path_of(options.folder) / METRICS_FILE
+    rows = read_rows(path, remedy="give a run's eval/STEP folder")
     known = list(dict.fromkeys(row["subset"] for row in rows))
     subsets = list(options.subsets) or [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:

@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from data_pipelines.core.errors import (
     ConfigError,
@@ -28,7 +29,8 @@ from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.durations import Duration
 from rllava_jax.config.stored import changed, from_json, to_json
-from rllava_jax.evaluation.metrics import METRICS, metrics_of
+from rllava_jax.evaluation.metrics import METRICS, Row, metrics_of
+from rllava_jax.evaluation.results import read_rows
 from rllava_jax.model.params import abstract, trainable_names
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class FinishedRun:
     size: int
     data: int
     config: Config
-    rows: Mapping[FitTarget, Mapping[str, Any]]
+    rows: Mapping[FitTarget, Row]
 
 
 def read_runs(folders: Iterable[Path], files: Iterable[Path], *, size: Size, data: Data) -> list[FinishedRun]:
@@ -189,10 +191,10 @@ def loss_of(metric: str, value: float) -> float:
     raise InvalidOption(f"--metric …/{metric}: is neither a score nor an error; use one of {known}")
 
 
-def _standard_error(row: Mapping[str, Any]) -> float:
+def _standard_error(row: Row) -> float:
     # An interval of no width comes from "yes" to every pair of questions, one of which it answers: no lack of chance.
     if row["ci_low"] is not None and row["ci_high"] is not None and row["ci_high"] > row["ci_low"]:
-        return float(row["ci_high"] - row["ci_low"]) / (2 * _NORMAL_95)
+        return (row["ci_high"] - row["ci_low"]) / (2 * _NORMAL_95)
     return math.sqrt(max(row["value"] * (1 - row["value"]), 0.0) / row["n"])
 
 
@@ -218,7 +220,9 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
     amount = step * config.train.batch_size if data == "seen" else _distinct_examples(folder, step)
     if not amount:
         raise InvalidValue(f"{file}: is of step 0, which has seen no data")
-    return FinishedRun(folder, step, _parameters(folder, config, size), amount, config, _read_rows(file))
+    named = itemgetter(*FitTarget._fields)
+    rows = {FitTarget(*named(row)): row for row in read_rows(file)}
+    return FinishedRun(folder, step, _parameters(folder, config, size), amount, config, rows)
 
 
 def _read_config(folder: Path) -> Config:
@@ -242,9 +246,3 @@ def _distinct_examples(folder: Path, step: int) -> int:
     with parsing(path, "distinct examples cannot be counted", remedy):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return len({name for row in rows if row["step"] <= step for name in row["examples"]})
-
-
-def _read_rows(file: Path) -> dict[FitTarget, Mapping[str, Any]]:
-    with parsing(file, "holds no rows of an evaluation", "evaluate the run again"):
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        return {FitTarget(*(row[field] for field in FitTarget._fields)): row for row in rows}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rllava_jax.evaluation.results import markdown
 from rllava_jax.scaling_laws.fit import Factor, Law
 from rllava_jax.scaling_laws.points import FitTarget, Point
 from rllava_jax.scaling_laws.refusals import Refusal
@@ -76,10 +77,7 @@ def _quantities(outcome: Outcome) -> dict[str, float]:
 def markdown_table(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
     """One line a template: parameters with their intervals, and how well left-out runs are predicted; or why not."""
     names = ["A", *(name for factor, name in (("size", "alpha"), ("data", "beta")) if factor in factors), "E"]
-    lines = [
-        f"| template | runs | {' | '.join(names)} | error at a left-out run (of the mean) |",
-        f"|:--|--:|{'--:|' * len(names)}--:|",
-    ]
+    lines = []
     for outcome in outcomes:
         if outcome.law is None:
             cells = ["refused", *["–"] * (len(names) - 1), "–"]
@@ -87,12 +85,13 @@ def markdown_table(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> st
             values = outcome.law.parameters()
             cells = [f"{values[name]:.3g} ({_interval(outcome.intervals[name])})" for name in names]
             cells.append(f"{outcome.left_out_error:.3f} ({outcome.left_out_error_of_mean:.3f})")
-        lines.append(f"| {outcome.template} | {len(outcome.points)} | {' | '.join(cells)} |")
-    refused = [outcome for outcome in outcomes if outcome.refusals]
-    for outcome in refused:
-        lines += ["", f"Refused: {outcome.template}"]
-        lines += [f"- {refusal.reason} [{refusal.code}]" for refusal in outcome.refusals]
-    return "\n".join(lines) + "\n"
+        lines.append((outcome.template, len(outcome.points), *cells))
+    text = markdown(("template", "runs", *names, "error at a left-out run (of the mean)"), lines)
+    for outcome in outcomes:
+        if outcome.refusals:
+            text += f"\nRefused: {outcome.template}\n"
+            text += "".join(f"- {refusal.reason} [{refusal.code}]\n" for refusal in outcome.refusals)
+    return text
 
 
 def _interval(ends: tuple[float, float]) -> str:

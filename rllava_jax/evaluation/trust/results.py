@@ -1,26 +1,17 @@
 """The results of a run in its folder, and several runs' side by side in one Markdown table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import MalformedFile, MissingFile
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS
+from rllava_jax.evaluation import results
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.results import rows_as_json
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
 
-METRICS_FILE = "metrics.json"
 _CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
 _FIGURES = (("lost", "lost"), ("followed", "followed"), ("sure and wrong", "confident_errors"))
-
-
-def write_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes `metrics.json`: a list, one row a line; whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / METRICS_FILE, rows_as_json(rows))
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -29,15 +20,11 @@ def read_rows(folder: Path) -> list[Row]:
     Raises:
       DataError: the folder holds none.
     """
-    path = folder / METRICS_FILE
+    path = folder / results.METRICS_FILE
     if not path.is_file():
         raise MissingFile(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-        complete = all(row.keys() >= Row.__required_keys__ for row in rows)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MalformedFile(f"{path}: cannot be read ({error}); score the answers again") from None
-    if not complete or not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
+    rows = results.read_rows(path, remedy="score the answers again")
+    if not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
         raise MalformedFile(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
     return rows
 
@@ -70,14 +57,13 @@ def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") ->
         name: {(row["condition"], row["metric"]): row for row in rows if row["subset"] == subset}
         for name, rows in runs.items()
     }
-    lines = [f"| {subset} | n | {' | '.join(runs)} |", f"|:--|--:|{'--:|' * len(runs)}"]
+    lines: list[Sequence[object]] = []
 
     def add(label: str, condition: str, metric: str) -> None:
         held = [cells.get((condition, metric)) for cells in found.values()]
         counts = {row["n"] for row in held if row is not None}
         if counts:
-            n = str(counts.pop()) if len(counts) == 1 else "–"
-            lines.append(f"| {label} | {n} | {' | '.join(_cell(row) for row in held)} |")
+            lines.append((label, counts.pop() if len(counts) == 1 else "–", *map(results.in_percent, held)))
 
     for metric in FIGURES:
         add(f"**{metric.replace('_', ' ')}**" if metric == FIGURES[0] else metric, SUMMARY, metric)
@@ -86,13 +72,4 @@ def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") ->
     for title, metric in _FIGURES:
         for name in VARIANTS:
             add(f"{title}: {name}", PREFIX + name, metric)
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return "–"
-    text = f"{100 * row['value']:.1f}"
-    if row["ci_low"] is not None and row["ci_high"] is not None:
-        text += f" ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
-    return text
+    return results.markdown((subset, "n", *runs), lines)
