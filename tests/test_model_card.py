@@ -47,7 +47,8 @@ class Checkpoint:
     config: Config
     files: dict[str, bytes]
 
-    def started(self):
+    @property
+    def record(self):
         """What a run that starts from here writes down."""
         name = self.folder.parent.name
         return provenance.start_of(self.files, name=name, step=self.step, where="here")
@@ -94,8 +95,8 @@ def test_a_run_that_started_from_a_run_tells_both():
         "d", 400, Config(regions=PLAIN, data=DataConfig(source="slake", root="/somewhere/slake"), seed=3)
     )
     init = InitConfig("/somewhere/secret/d")
-    second = checkpoint("e", 30, Config(init=init, lora=lora, train=TrainConfig(batch_size=4)), start=first.started())
-    third = checkpoint("f", 5, Config(init=init, regions=PLAIN), start=second.started())
+    second = checkpoint("e", 30, Config(init=init, lora=lora, train=TrainConfig(batch_size=4)), start=first.record)
+    third = checkpoint("f", 5, Config(init=init, regions=PLAIN), start=second.record)
     for last, stages in ((second, 3), (third, 4)):
         text = card(last)
         origin = section(text, "Where it comes from").strip().splitlines()
@@ -118,7 +119,7 @@ def test_a_start_that_was_recorded_before_facts_of_training_were():
 
 def test_weights_of_a_published_size_from_elsewhere_are_gemmas():
     base = imported()
-    for trained in (base, checkpoint("slake", 100, start=base.started())):
+    for trained in (base, checkpoint("slake", 100, start=base.record)):
         text = card(trained)
         assert front_matter(text)["license"] == "gemma"
         assert GOOGLE in section(text, "Licence")
@@ -174,21 +175,21 @@ def test_adapters_of_the_vision_tower_are_renamed_for_transformers_4():
 
 def test_adapters_fit_the_original_base_only_without_regions():
     lora, base = LoraConfig(rank=2), imported()
-    marked = checkpoint(config=Config(lora=lora), start=base.started())
+    marked = checkpoint(config=Config(lora=lora), start=base.record)
     with_regions = kept(marked)
     assert "fit the weights in this folder: the region branch was trained together with them" in with_regions
     assert "does not have it" in with_regions
     assert "which this folder leaves out" in kept(marked, regions=PLAIN)
     config = Config(lora=lora, regions=PLAIN)
     assert "began with, up to the rounding of that one to bfloat16." in kept(
-        checkpoint(config=config, start=base.started())
+        checkpoint(config=config, start=base.record)
     )
     exact = replace(config, model=ModelConfig(frozen_dtype="float32"))
-    assert "their training began with." in kept(checkpoint(config=exact, start=base.started()))
+    assert "their training began with." in kept(checkpoint(config=exact, start=base.record))
     own = "The adapters fit the weights in this folder.\n"
     assert own in kept(checkpoint(config=config))
     more = replace(config, optimizer=OptimizerConfig(trainable=("llm/.*",)))
-    assert own in kept(checkpoint(config=more, start=base.started()))
+    assert own in kept(checkpoint(config=more, start=base.record))
 
 
 # Results.
@@ -258,7 +259,7 @@ def test_the_way_of_a_model_survives_export_and_import(exported, finished_run, t
     # A run that starts there tells it too.
     again = StoredCheckpoint.open(tmp_path / "again")
     start = provenance.start_of(again.files, name="again", step=0, where="again")
-    stages = lineage(checkpoint(start=start).files, Config(), folder=Path("run/checkpoints"), step=40)
+    stages = lineage(checkpoint(start=start).record.facts)
     assert [stage["stage"] for stage in stages] == ["random", "trained", "exported", "trained"]
     assert [stage["run"] for stage in stages if stage["stage"] == "trained"] == ["finished", "run"]
 
@@ -297,12 +298,8 @@ def test_a_damaged_record_is_one_line(exported, tmp_path, capsys, damage):
 
 def test_no_path_of_a_machine_stays_in_a_stage(tmp_path):
     early = {"source": "/somewhere/secret/pt.npz", "model": "/somewhere/secret/saved", "format": "Hugging Face"}
-    (stage,) = lineage(
-        checkpoint("pt", 0, conversion=early | {"dtype": "float32", "size": "custom"}).files,
-        Config(),
-        folder=Path("pt/checkpoints"),
-        step=0,
-    )
+    early |= {"dtype": "float32", "size": "custom"}
+    (stage,) = lineage(checkpoint("pt", 0, conversion=early).record.facts)
     assert (stage["source"], stage["model"]) == ("pt.npz", "saved")
     facts = {"stage": "trained", "steps": 2, **provenance.training_facts(Config())}
     past = [stage | {"model": "google/paligemma"}, facts | {"run": "/somewhere/d"}, {"stage": "random", "x": "/home"}]

@@ -212,11 +212,10 @@ def folder_files(stored: StoredCheckpoint, config: Config, *, rows: int, dtype: 
         values |= region_config_json(config)
         files |= remote_code_files()
     values["rllava"] = {**values.get("rllava", {}), "config": to_json(config)}
-    past = lineage(stored.files, stored.config, folder=stored.folder, step=stored.step)
     record = {
         "checkpoint": f"{stored.workdir.name} step {stored.step}",
         "dtype": dtype,
-        "lineage": [*past, exported_stage(stored.config, config, dtype=dtype)],
+        "lineage": [*lineage(stored.record.facts), exported_stage(stored.config, config, dtype=dtype)],
         "versions": provenance.describe(config)["versions"],
     }
     return (

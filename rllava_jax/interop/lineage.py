@@ -13,102 +13,72 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, create_model
 
 from rllava_jax.checkpoint.errors import DamagedCheckpoint
-from rllava_jax.checkpoint.provenance import CONVERSION_FILE, training_facts
+from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import SIZES
-from rllava_jax.runtime.workdirs import workdir_of
 
 Stage = dict[str, Any]
 
-_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "random": {},
-    "imported": {"source": str, "model": str, "format": str, "dtype": str, "size": str},
-    "unknown": {"source": str},
-    "trained": {"run": str, "steps": int},
-    "exported": {"dtype": str, "adapters": str, "regions": str},
-}
-_FACTS: dict[str, type | tuple[type, ...]] = {
-    "data": str,
-    "split": str,
-    "languages": list,
-    "batch_size": int,
-    "learning_rate": (int, float),
-    "seed": int,
-    "trainable": list,
-    "lora": dict,
-    "regions": list,
-    "shown": (int, float),
-    "wrong": (int, float),
-}
-_LORA: dict[str, type | tuple[type, ...]] = {"rank": int, "alpha": (int, float), "targets": list}
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
-def lineage(files: Mapping[str, bytes], config: Config, *, folder: Path, step: int) -> list[Stage]:
-    """The stages of a checkpoint.
-
-    Args:
-      files: its assets. config: that it was trained with. folder: of its run's checkpoints.
-
-    Raises:
-      CheckpointError: its record is damaged.
-    """
-    begun = json.loads(files["config.json"]).get("started_from")
-    if begun:
-        stages = _of_start(begun)
-    elif CONVERSION_FILE in files:
-        stages = _of_conversion(_json(files[CONVERSION_FILE], folder / str(step) / "assets" / CONVERSION_FILE))
-    else:
-        stages = [{"stage": "random"}]
-    return [*stages, _trained(workdir_of(folder).name, step, training_facts(config))] if step else stages
+def _last_part(name: str) -> str:
+    """The last part of a path, in one line: no folder of a machine enters a record."""
+    return " ".join(name.replace("\\", "/").rstrip("/").rpartition("/")[2].split())
 
 
-def _json(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(content)
-        if not isinstance(values, dict):
-            raise ValueError("it is not a mapping")
-    except ValueError as error:
-        raise DamagedCheckpoint(f"{path}: is damaged ({error}); take another step, or import the model again") from None
-    return values
+def _hub_name(name: str) -> str:
+    return name if _HUB_NAME.fullmatch(name) else _last_part(name)
 
 
-def _of_start(facts: Mapping[str, Any]) -> list[Stage]:
+_STRICT = ConfigDict(strict=True)
+_Name = Annotated[str, AfterValidator(_last_part)]
+_Model = Annotated[str, AfterValidator(_hub_name)]
+_FIELDS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "imported": {"source": _Name, "model": _Model, "format": str, "dtype": str, "size": str},
+    "unknown": {"source": _Name},
+    "trained": {"run": _Name, "steps": int},
+    "exported": {"dtype": str, "adapters": str, "regions": str},
+}
+_FACTS: dict[str, Any] = {
+    "data": str,
+    "split": str,
+    "languages": list[str],
+    "batch_size": int,
+    "learning_rate": int | float,
+    "seed": int,
+    "trainable": list[str],
+    "lora": create_model("Lora", __config__=_STRICT, rank=int, alpha=int | float, targets=list[str])
+    | create_model("NoLora", __config__=ConfigDict(extra="forbid")),
+    "regions": list[str],
+    "shown": int | float,
+    "wrong": int | float,
+}
+
+
+def lineage(facts: Mapping[str, Any]) -> list[Stage]:
     """The stages of the checkpoint that `provenance.start_of` wrote down."""
     if "started_from" in facts:
-        stages = _of_start(facts["started_from"])
+        stages = lineage(facts["started_from"])
     elif "conversion" in facts:
-        stages = _of_conversion(facts["conversion"])
+        record = facts["conversion"]  # early ones held the facts of one import, unlisted
+        stages = list(record["lineage"]) if "lineage" in record else [_imported(record)]
     else:
         stages = [{"stage": "random"}]
-    if not facts["step"]:
-        return stages
-    return [*stages, _trained(last_part(facts["name"]), facts["step"], facts.get("trained", {}))]
-
-
-def _of_conversion(record: Mapping[str, Any]) -> list[Stage]:
-    """The stages of an imported model; early records held those of one import, unlisted."""
-    return list(record["lineage"]) if "lineage" in record else [_imported(record)]
-
-
-def _trained(run: str, steps: int, facts: Mapping[str, Any]) -> Stage:
-    return {"stage": "trained", "run": run, "steps": steps, **facts}
+    if facts["step"]:
+        run = {"stage": "trained", "run": _last_part(facts["name"]), "steps": facts["step"]}
+        stages.append(run | facts.get("trained", {}))
+    return stages
 
 
 def _imported(facts: Mapping[str, Any]) -> Stage:
-    return _named({"stage": "imported", **{name: str(facts.get(name) or "") for name in _FIELDS["imported"]}})
-
-
-def _named(stage: Stage) -> Stage:
-    """The stage with names for what may have been paths."""
-    named = dict(stage)
-    for name in ("source", "run", "model"):
-        if name in stage and not (name == "model" and _HUB_NAME.fullmatch(stage[name])):
-            named[name] = last_part(stage[name])
-    return named
+    return _checked({"stage": "imported", **{name: str(facts.get(name) or "") for name in _FIELDS["imported"]}})
 
 
 def exported_stage(config: Config, kept: Config, *, dtype: str) -> Stage:
@@ -137,13 +107,10 @@ def import_record(source: Path, facts: Mapping[str, Any], *, size: str, ours: bo
 
 def _recorded(folder: Path, name: str) -> list[Stage]:
     path = folder / CONVERSION_FILE
-    if not path.is_file():
-        return [{"stage": "unknown", "source": name}]
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if "lineage" not in record:
-            return [{"stage": "unknown", "source": name}]
-        return [_checked(stage) for stage in record["lineage"]] or [{"stage": "unknown", "source": name}]
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        stages = [_checked(stage) for stage in record.get("lineage", ())]
+        return stages or [{"stage": "unknown", "source": name}]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(
             f"{path}: is damaged ({' '.join(str(error).split())}); export the model again, or remove the file and "
@@ -152,33 +119,16 @@ def _recorded(folder: Path, name: str) -> list[Stage]:
 
 
 def _checked(stage: Mapping[str, Any]) -> Stage:
-    """A stage as this module writes it, and nothing else that the file holds.
+    """A stage as this module writes it, with names for what may have been paths, and nothing else that it holds.
 
     Raises:
       KeyError, TypeError, ValueError: the stage is invalid.
     """
-    kind = stage["stage"]
-    fields = _FIELDS[kind]
-    if kind == "trained" and "data" in stage:
-        fields = fields | _FACTS
-        _check_types(stage["lora"], _LORA if stage["lora"] else {})
-    _check_types(stage, fields)
-    return _named({"stage": kind, **{name: stage[name] for name in fields}})
-
-
-def _check_types(values: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> None:
-    for name, kind in fields.items():
-        value = values[name]
-        if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(x, str) for x in value)):
-            raise ValueError(f"{name} is {value!r}")
+    fields = _FIELDS[stage["stage"]] | (_FACTS if stage["stage"] == "trained" and "data" in stage else {})
+    return create_model("Stage", __config__=_STRICT, stage=str, **fields)(**stage).model_dump()
 
 
 def is_published(stages: Sequence[Stage]) -> bool:
     """Whether it began as someone else's model of a size that Google publishes."""
     first = stages[0]
     return first["stage"] == "imported" and first["size"] in SIZES and first["size"] != "tiny"
-
-
-def last_part(name: str) -> str:
-    """The last part of a path, in one line: no folder of a machine enters a record."""
-    return " ".join(name.replace("\\", "/").rstrip("/").rpartition("/")[2].split())

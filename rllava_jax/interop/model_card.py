@@ -40,7 +40,7 @@ def model_card(trained: StoredCheckpoint, config: Config, *, adapter: bool, dtyp
     Raises:
       DataError: the results of its evaluation are damaged.
     """
-    stages = lineage(trained.files, trained.config, folder=trained.folder, step=trained.step)
+    stages = lineage(trained.record.facts)
     published = is_published(stages)
     licence = "".join(letter for letter in " ".join(licence.split()) if letter.isprintable())
     calibration = calibration_of(trained.files, checkpoint=trained.folder / str(trained.step))
