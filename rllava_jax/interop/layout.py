@@ -19,46 +19,35 @@ from rllava_jax.model.sizes import PaliGemmaConfig
 
 EMBEDDING = "llm/embedder/input_embedding"
 
-
 _BLOCK = "img/Transformer/encoderblock/"
-_ATTENTION = _BLOCK + "MultiHeadDotProductAttention_0/"
 _THEIR_BLOCK = "vision_tower.encoder.layers.{layer}."
 _THEIR_LAYER = "language_model.layers.{layer}."
 
 
 def _vision() -> list[Spelling]:
-    table = [
-        Spelling("img/embedding/kernel", "vision_tower.embeddings.patch_embedding.weight", "y x c W -> W c y x"),
-        Spelling("img/embedding/bias", "vision_tower.embeddings.patch_embedding.bias", "W -> W"),
-        Spelling("img/pos_embedding", "vision_tower.embeddings.position_embedding.weight", "1 P W -> P W"),
-        Spelling("img/Transformer/encoder_norm/scale", "vision_tower.post_layernorm.weight", "W -> W"),
-        Spelling("img/Transformer/encoder_norm/bias", "vision_tower.post_layernorm.bias", "W -> W"),
-        Spelling("img/head/kernel", "multi_modal_projector.linear.weight", "W D -> D W"),
-        Spelling("img/head/bias", "multi_modal_projector.linear.bias", "D -> D"),
+    attention, their_attention = _BLOCK + "MultiHeadDotProductAttention_0/", _THEIR_BLOCK + "self_attn."
+    rows: list[tuple[str, str, str, str, str]] = [  # ours, theirs, our name of their weight, its pattern, the bias's
+        ("img/embedding/", "vision_tower.embeddings.patch_embedding.", "kernel", "y x c W -> W c y x", "W -> W"),
+        ("img/pos_embedding", "vision_tower.embeddings.position_embedding.", "", "1 P W -> P W", ""),
+        ("img/Transformer/encoder_norm/", "vision_tower.post_layernorm.", "scale", "W -> W", "W -> W"),
+        ("img/head/", "multi_modal_projector.linear.", "kernel", "W D -> D W", "D -> D"),
     ]
     for number in (0, 1):
-        ours, theirs = f"{_BLOCK}LayerNorm_{number}/", f"{_THEIR_BLOCK}layer_norm{number + 1}."
-        table += [
-            Spelling(ours + "scale", theirs + "weight", "W -> W"),
-            Spelling(ours + "bias", theirs + "bias", "W -> W"),
-        ]
-        ours, theirs = f"{_BLOCK}MlpBlock_0/Dense_{number}/", f"{_THEIR_BLOCK}mlp.fc{number + 1}."
-        table += [
-            Spelling(ours + "kernel", theirs + "weight", "W F -> F W"),
-            Spelling(ours + "bias", theirs + "bias", "F -> F"),
+        norm, dense = f"{_BLOCK}LayerNorm_{number}/", f"{_BLOCK}MlpBlock_0/Dense_{number}/"
+        rows += [
+            (norm, f"{_THEIR_BLOCK}layer_norm{number + 1}.", "scale", "W -> W", "W -> W"),
+            (dense, f"{_THEIR_BLOCK}mlp.fc{number + 1}.", "kernel", "W F -> F W", "F -> F"),
         ]
     for name in ("query", "key", "value"):
-        theirs = f"{_THEIR_BLOCK}self_attn.{name[0]}_proj."
-        table += [
-            Spelling(f"{_ATTENTION}{name}/kernel", theirs + "weight", "W N H -> (N H) W"),
-            Spelling(f"{_ATTENTION}{name}/bias", theirs + "bias", "N H -> (N H)"),
-        ]
-    theirs = f"{_THEIR_BLOCK}self_attn.out_proj."
-    return [
-        *table,
-        Spelling(_ATTENTION + "out/kernel", theirs + "weight", "N H W -> W (N H)"),
-        Spelling(_ATTENTION + "out/bias", theirs + "bias", "W -> W"),
-    ]
+        theirs = f"{their_attention}{name[0]}_proj."
+        rows.append((f"{attention}{name}/", theirs, "kernel", "W N H -> (N H) W", "N H -> (N H)"))
+    rows.append((f"{attention}out/", f"{their_attention}out_proj.", "kernel", "N H W -> W (N H)", "W -> W"))
+    table = []
+    for ours, theirs, name, pattern, bias in rows:
+        table.append(Spelling(ours + name, theirs + "weight", pattern))
+        if bias:
+            table.append(Spelling(ours + "bias", theirs + "bias", bias))
+    return table
 
 
 def _decoder(*, post_norms: bool) -> list[Spelling]:
@@ -142,6 +131,7 @@ def by_array(table: Iterable[Spelling]) -> dict[str, list[Spelling]]:
     return parts
 
 
+_LAYOUT = (("language_model.", "language_model.model."), ("vision_tower.", "vision_tower.vision_model."))
 _BUFFERS = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
 
 
@@ -158,19 +148,14 @@ def canonical(key: str) -> str:
     An adapter's names are a model's within PEFT's wrappers.
     """
     key = key.removeprefix("base_model.model.").removeprefix("model.")
-    for long, short in (
-        ("language_model.model.", "language_model."),
-        ("language_model.lm_head.", "lm_head."),
-        ("vision_tower.vision_model.", "vision_tower."),
-    ):
-        if key.startswith(long):
-            return short + key.removeprefix(long)
-    return key
+    return _renamed(key, [*((long, short) for short, long in _LAYOUT), ("language_model.lm_head.", "lm_head.")])
 
 
 def exported(name: str) -> str:
     """The canonical name in the layout that transformers 4.57 and 5.23 both read without a remainder."""
-    for short, long in (("language_model.", "language_model.model."), ("vision_tower.", "vision_tower.vision_model.")):
-        if name.startswith(short):
-            return long + name.removeprefix(short)
-    return name
+    return _renamed(name, _LAYOUT)
+
+
+def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    old, new = next((pair for pair in prefixes if name.startswith(pair[0])), ("", ""))
+    return new + name.removeprefix(old)
