@@ -3,6 +3,7 @@
 A member of the archive is read front to back and a few rows at a time, whether it is compressed or not.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,19 @@ from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
 _PREFIX = "params/"
-_ATTENTION = "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/"
 # Where there are as many kv heads as heads, big_vision keeps the three projections in one array.
 _FUSED, _QUERY, _KEY_VALUE = (f"llm/layers/attn/{name}/w" for name in ("qkv_einsum", "q_einsum", "kv_einsum"))
-_BYTES_PER_READ = 2**24
+# The numbers of a size that the axes of arrays are.
+_AXES = {
+    "img/embedding/kernel": "patch _ _ width",
+    "img/pos_embedding": "_ patches _",
+    "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel": "depth _ heads _",
+    "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel": "_ _ mlp",
+    EMBEDDING: "vocab _",
+    _QUERY: "depth heads width head_dim",
+    _KEY_VALUE: "_ _ kv_heads _ _",
+    "llm/layers/mlp/linear": "_ mlp _",
+}
 _COMMENT = b"rllava_jax"  # of archives that were written here
 
 
@@ -90,17 +100,11 @@ def _streamed(
 
 
 def _read_array(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    array = np.empty(shape, dtype)
-    # A view of bytes: numpy has no buffer of bfloat16.
-    target = array.reshape(-1).view(np.uint8).data
-    filled = 0
-    while filled < len(target):
-        data = stream.read(min(_BYTES_PER_READ, len(target) - filled))
-        if not data:
-            raise EOFError(f"it ends after {filled} of {len(target)} bytes")
-        target[filled : filled + len(data)] = data
-        filled += len(data)
-    return array
+    size = math.prod(shape) * dtype.itemsize
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError(f"it ends after {len(data)} of {size} bytes")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _unfused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
@@ -120,47 +124,25 @@ def _unfused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
 
 def size_of_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) -> PaliGemmaConfig:
     """The size that shapes tell; where two readings are possible, the published one."""
-    ranks = {
-        "img/embedding/kernel": 4,
-        "img/pos_embedding": 3,
-        _ATTENTION + "query/kernel": 4,
-        "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel": 3,
-        EMBEDDING: 2,
-        _QUERY: 4,
-        _KEY_VALUE: 5,
-        "llm/layers/mlp/linear": 3,
-    }
-    telling = {name: shapes[name] for name in ranks if len(shapes.get(name, ())) == ranks[name]}
-    if len(telling) < len(ranks):
-        lacking = sorted(set(ranks) - set(telling))
+    lacking = sorted(name for name, axes in _AXES.items() if len(shapes.get(name, ())) != len(axes.split()))
+    if lacking:
         raise UnsupportedImport(
             f"{path}: holds no PaliGemma: {', '.join(lacking)} missing or ill-shaped, among {len(shapes)} arrays; "
             "give a big_vision PaliGemma checkpoint"
         )
-    patch, _, _, width = telling["img/embedding/kernel"]
-    layers, _, heads, _ = telling[_ATTENTION + "query/kernel"]
+    towers: dict[str, dict[str, Any]] = {"img": {}, "llm": {}}
+    for name, axes in _AXES.items():
+        towers[name[:3]] |= {axis: n for axis, n in zip(axes.split(), shapes[name], strict=True) if axis != "_"}
+    vision, decoder = towers["img"], towers["llm"]
+    grid = round(vision.pop("patches") ** 0.5)
     post_norms = "llm/layers/post_attention_norm/scale" in shapes
-    depth, decoder_heads, decoder_width, head_dim = telling[_QUERY]
     size = PaliGemmaConfig(
-        SiglipConfig(
-            width=width,
-            depth=layers,
-            mlp=telling["img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"][2],
-            heads=heads,
-            image_size=round(telling["img/pos_embedding"][1] ** 0.5) * patch,
-            patch=patch,
-        ),
+        SiglipConfig(**vision, image_size=grid * vision["patch"]),
         GemmaConfig(
-            width=decoder_width,
-            depth=depth,
-            mlp=telling["llm/layers/mlp/linear"][1],
-            heads=decoder_heads,
-            kv_heads=telling[_KEY_VALUE][2],
-            head_dim=head_dim,
-            query_scale=head_dim**-0.5,
+            **decoder,
+            query_scale=decoder["head_dim"] ** -0.5,
             post_norms=post_norms,
             attention_cap=50.0 if post_norms else 0.0,
-            vocab=telling[EMBEDDING][0],
         ),
     )
     return recognised(size)

@@ -1,7 +1,6 @@
 """A checkpoint becomes a folder that transformers loads, or big_vision's `.npz`."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from rllava_jax.interop.layout import EMBEDDING, exported
 from rllava_jax.interop.lineage import exported_stage, lineage
 from rllava_jax.interop.model_card import model_card
 from rllava_jax.interop.peft_adapter import write_adapter
-from rllava_jax.interop.remote_files import processor_files, region_config_json, remote_code_files
+from rllava_jax.interop.remote_files import json_file, processor_files, region_config_json, remote_code_files
 from rllava_jax.interop.shards import write_shards
 from rllava_jax.interop.source import DTYPES
 from rllava_jax.interop.stored_params import StoredCheckpoint, in_dtype, merged_streams, spelled_tensors
@@ -86,8 +85,9 @@ def export_checkpoint(
     if keep_lora:
         arrays = {name: array for name, array in arrays.items() if name not in adapters}
     elif adapters:
-        arrays = merged_streams(arrays, stored.config.lora)
-        logger.info("the adapters are added to the weights (alpha / r = %g)", _scale(stored.config.lora))
+        lora = stored.config.lora
+        arrays = merged_streams(arrays, lora)
+        logger.info("the adapters are added to the weights (alpha / r = %g)", lora.alpha / lora.rank)
     # Merged weights are as exact as the widest of what they are made of: bfloat16 would round the adapters' share away.
     target = DTYPES[dtype] if dtype else _widest([*arrays.values(), *(() if keep_lora else adapters.values())])
     arrays = {name: in_dtype(array, target, name) for name, array in arrays.items()}
@@ -136,10 +136,6 @@ def _check_fits(stored: StoredCheckpoint, *, keep_lora: bool, plain: bool, npz: 
             f"regions.encoders: {', '.join(unknown)}: the code of exported folders does not know it; leave regions out "
             "with --plain"
         )
-
-
-def _scale(lora: LoraConfig) -> float:
-    return lora.alpha / lora.rank
 
 
 def _widest(arrays: Iterable[StreamedArray]) -> np.dtype[Any]:
@@ -218,17 +214,7 @@ def folder_files(stored: StoredCheckpoint, config: Config, *, rows: int, dtype: 
         "lineage": [*lineage(stored.record.facts), exported_stage(stored.config, config, dtype=dtype)],
         "versions": provenance.describe(config)["versions"],
     }
-    return (
-        files
-        | {
-            "config.json": _json(values),
-            "generation_config.json": _json(generation_config_json()),
-            CONVERSION_FILE: _json(record),
-        }
-        | processor_files(config)
-        | huggingface_tokenizer_files(stored.tokenizer)
-    )
-
-
-def _json(values: Any) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    files["config.json"] = json_file(values)
+    files["generation_config.json"] = json_file(generation_config_json())
+    files[CONVERSION_FILE] = json_file(record)
+    return files | processor_files(config) | huggingface_tokenizer_files(stored.tokenizer)

@@ -1,6 +1,7 @@
 """A Hugging Face PaliGemma folder, read: config.json, and safetensors in one file or several, in any key layout."""
 
 import dataclasses
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -11,7 +12,10 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from data_pipelines.core.json_files import parsing, read_json
 from data_pipelines.text.tokenizer import Tokenizer
+from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.provenance import TOKENIZER_FILES
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import from_json
 from rllava_jax.interop.errors import MalformedImport, MissingImport, TwoModels, UnsupportedImport
@@ -50,12 +54,12 @@ class Tensors:
         self._require_one_dtype()
         adapter = folder / "adapter" / ADAPTER_WEIGHTS
         if adapter.is_file():
-            self._add(adapter, None)
+            self._add(adapter, set())
 
-    def _add(self, file: Path, wanted: set[str] | None) -> None:
+    def _add(self, file: Path, wanted: set[str]) -> None:
         with _opened(file) as opened:
             present = set(opened.keys())
-            if wanted is not None and present != wanted:
+            if wanted and present != wanted:
                 other = sorted(present ^ wanted)
                 raise TwoModels(
                     f"{self.folder / _INDEX}: does not fit {file.name}: {len(wanted - present)} tensors that it names "
@@ -84,14 +88,9 @@ class Tensors:
         files = defaultdict(set)
         for name, dtype in self.dtypes.items():
             files[dtype].add(self._place[name][0])
-        groups = list(files.values())
-        for first, group in enumerate(groups):
-            for other in groups[first + 1 :]:
-                if not group & other:
-                    kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
-                    raise TwoModels(
-                        f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}"
-                    )
+        if any(not one & other for one, other in itertools.combinations(files.values(), 2)):
+            kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
+            raise TwoModels(f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}")
 
     def __contains__(self, name: str) -> bool:
         return name in self._place
@@ -118,26 +117,21 @@ def _opened(file: Path) -> Any:
         raise MalformedImport(f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}") from None
 
 
-def _files(folder: Path) -> dict[Path, set[str] | None]:
-    """Each file of weights, with the keys that the index says it has."""
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """Each file of weights, with the keys that the index says it has; none where there is no index."""
     single, index = folder / "model.safetensors", folder / _INDEX
     if single.is_file() and index.is_file():
         raise TwoModels(f"{folder}: holds model.safetensors and {_INDEX}, two models' files; remove one of them")
     if single.is_file():
-        return {single: None}
+        return {single: set()}
     if not index.is_file():
         shards = sorted(path.name for path in folder.glob("*.safetensors"))
         found = f"shards without their index ({shards[0]} …)" if shards else "no safetensors"
         raise MissingImport(f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}")
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files: dict[Path, set[str] | None] = {}
-        for key, file in weight_map.items():
-            named = files.setdefault(folder / Path(file).name, set())
-            assert named is not None
-            named.add(key)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MalformedImport(f"{index}: is not an index of shards ({error!r}); {_AGAIN}") from None
+    files: dict[Path, set[str]] = defaultdict(set)
+    with parsing(index, "is not an index of shards", _AGAIN, kind=CheckpointError):
+        for key, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+            files[folder / Path(file).name].add(key)
     strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
     if strays:
         raise TwoModels(
@@ -155,10 +149,14 @@ def read_folder(folder: Path, expected: Expected) -> PublishedModel:
 
     Raises:
       CheckpointError: the folder is not a whole PaliGemma, or holds tensors that a PaliGemma does not have.
+      DataError: config.json is missing or is not JSON, or the tokenizer's file is not one.
     """
-    values = _json(folder / "config.json")
+    config_file = str(folder / "config.json")
+    values = read_json(config_file, remedy="give a Hugging Face model's folder")
+    if not isinstance(values, dict):
+        raise MalformedImport(f"{config_file}: is not a mapping; {_AGAIN}")
     tensors = Tensors(folder)
-    size, notes = parse_config(values, tensors.shapes, where=str(folder / "config.json"))
+    size, notes = parse_config(values, tensors.shapes, where=config_file)
     trained = _trained_config(values, folder)
     shapes = expected(size, trained)
     table = spellings(size, shapes)
@@ -171,18 +169,6 @@ def read_folder(folder: Path, expected: Expected) -> PublishedModel:
         "dtype": str(tensors.dtypes[_EMBEDDING]),
     }
     return PublishedModel(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MissingImport(f"{path}: {error.strerror}; give a Hugging Face model's folder") from None
-    except ValueError as error:
-        raise MalformedImport(f"{path}: is not valid JSON ({error}); {_AGAIN}") from None
-    if not isinstance(values, dict):
-        raise MalformedImport(f"{path}: is not a mapping; {_AGAIN}")
-    return values
 
 
 def _hub_name(name: object) -> str | None:
@@ -239,10 +225,7 @@ def streams(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[
 def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -> StreamedArray:
     first = spelled[0]
     dtype = tensors.dtypes[first.theirs.format(layer=0)]
-    if first.layered:
-        rows = rows_per_block(shape, dtype.itemsize)
-    else:
-        rows = rows_per_block(shape, dtype.itemsize) if first.ours == EMBEDDING else shape[0]
+    rows = rows_per_block(shape, dtype.itemsize) if first.layered or first.ours == EMBEDDING else shape[0]
 
     def layer_block(start: int, count: int) -> np.ndarray:
         block = np.empty((count, *shape[1:]), dtype)
@@ -271,9 +254,7 @@ def find_tokenizer(folder: Path, *, rows: int) -> Tokenizer | None:
     Raises:
       DataError: a file that is not a tokenizer.
     """
-    found = [
-        Tokenizer.load(folder / name) for name in ("tokenizer.model", "tokenizer.json") if (folder / name).is_file()
-    ]
+    found = [Tokenizer.load(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()]
     fitting = [tokenizer for tokenizer in found if tokenizer.fits(rows)]
     if len(fitting) == 2 and fitting[0].vocab_size != fitting[1].vocab_size:
         return fitting[1]  # tokens were added to the tokenizer.json alone

@@ -19,26 +19,25 @@ _VISION_DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-6,
     "hidden_act": "gelu_pytorch_tanh",
 }
+_GEMMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 256_000,
+    "hidden_size": 3072,
+    "intermediate_size": 24_576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+}
 _TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma": {
-        "vocab_size": 256_000,
-        "hidden_size": 3072,
-        "intermediate_size": 24_576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "head_dim": 256,
-        "rms_norm_eps": 1e-6,
-    },
-    "gemma2": {
-        "vocab_size": 256_000,
+    "gemma": _GEMMA_DEFAULTS,
+    "gemma2": _GEMMA_DEFAULTS
+    | {
         "hidden_size": 2304,
         "intermediate_size": 9216,
         "num_hidden_layers": 26,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
-        "head_dim": 256,
-        "rms_norm_eps": 1e-6,
         "query_pre_attn_scalar": 256,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
@@ -88,6 +87,7 @@ def parse_config(
     if math.isqrt(patches) ** 2 != patches:
         raise UnsupportedImport(f"{where}: {patches} position embeddings are no square grid; give a PaliGemma")
     gemma2 = kind == "gemma2"
+    rope = text.get("rope_parameters") or {}
     scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
     size = PaliGemmaConfig(
         SiglipConfig(
@@ -100,7 +100,7 @@ def parse_config(
             query_scale=scalar**-0.5,
             post_norms=gemma2,
             attention_cap=float(text["attn_logit_softcapping"] or 0.0) if gemma2 else 0.0,
-            rope_base=float(_rope_base(text)),
+            rope_base=float(rope.get("rope_theta") or text.get("rope_theta") or 10_000.0),
             vocab=shapes[_EMBEDDING][0],
         ),
     )
@@ -126,18 +126,13 @@ def _notes(text: Mapping[str, Any], size: PaliGemmaConfig) -> list[str]:
 
 def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
     for part, fields, defaults in (
-        ("text_config", text, _TEXT_DEFAULTS["gemma"]),
+        ("text_config", text, _GEMMA_DEFAULTS),
         ("vision_config", vision, _VISION_DEFAULTS),
     ):
         for name, default in defaults.items():
             value = fields[name]
             if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise MalformedImport(f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0")
-
-
-def _rope_base(text: Mapping[str, Any]) -> float:
-    parameters = text.get("rope_parameters") or {}
-    return parameters.get("rope_theta") or text.get("rope_theta") or 10_000.0
 
 
 def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:

@@ -23,11 +23,6 @@ _FILES = (
     ("data_pipelines.regions", "overlay.py"),
 )
 _MODEL = "RllavaPaliGemmaForConditionalGeneration"
-_AUTO_MAP = {
-    "AutoConfig": "configuration_rllava.RllavaConfig",
-    "AutoModelForImageTextToText": f"modeling_rllava.{_MODEL}",
-}
-_PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_rllava.RllavaProcessor"}
 _PILLOW_BILINEAR = 2
 
 
@@ -38,7 +33,11 @@ def remote_code_files() -> dict[str, bytes]:
 
 def region_config_json(config: Config) -> dict[str, Any]:
     """What config.json of a model with regions has beside PaliGemma's own entries, some of which it replaces."""
-    return {"architectures": [_MODEL], "auto_map": dict(_AUTO_MAP), "rllava": _settings(config)}
+    auto_map = {
+        "AutoConfig": "configuration_rllava.RllavaConfig",
+        "AutoModelForImageTextToText": f"modeling_rllava.{_MODEL}",
+    }
+    return {"architectures": [_MODEL], "auto_map": auto_map, "rllava": _settings(config)}
 
 
 def processor_files(config: Config) -> dict[str, bytes]:
@@ -47,12 +46,12 @@ def processor_files(config: Config) -> dict[str, bytes]:
     preprocessor_config.json is PaliGemma's own with this project's filter, bilinear: its default, bicubic, is not what
     was trained with. Transformers 4.57 and 5.23 both read it. Pillow's filter differs from the reference's by rounding.
     """
-    files = {"preprocessor_config.json": _json(_image_processor(config))}
+    files = {"preprocessor_config.json": json_file(_image_processor(config))}
     if config.regions.encoders:
         # Its class name decides before that of the other files, so AutoProcessor asks for trust_remote_code.
-        files["processor_config.json"] = _json(
-            {"processor_class": "RllavaProcessor", "auto_map": _PROCESSOR_AUTO_MAP, "rllava": _settings(config)}
-        )
+        auto_map = {"AutoProcessor": "processing_rllava.RllavaProcessor"}
+        values = {"processor_class": "RllavaProcessor", "auto_map": auto_map, "rllava": _settings(config)}
+        files["processor_config.json"] = json_file(values)
     return files
 
 
@@ -85,5 +84,6 @@ def _image_processor(config: Config) -> dict[str, Any]:
     }
 
 
-def _json(content: dict[str, Any]) -> bytes:
+def json_file(content: dict[str, Any]) -> bytes:
+    """A JSON file as Hugging Face's folders have them."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

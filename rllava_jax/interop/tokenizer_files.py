@@ -3,7 +3,6 @@
 Written without transformers; AutoTokenizer and PaliGemmaProcessor of its versions 4.57 and 5 read the result.
 """
 
-import json
 import logging
 from typing import Any
 
@@ -14,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from data_pipelines.text.tokenizer import Tokenizer
 from data_pipelines.text.tokenizer_backends import IMAGE_TOKEN, SPECIAL_TOKENS
 from rllava_jax.interop.errors import UnsupportedExport
+from rllava_jax.interop.remote_files import json_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def huggingface_tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
             f"{image_token_id(tokenizer)}, because the ids have gaps; use PaliGemma's own tokenizer"
         )
     return files | {
-        "tokenizer_config.json": _json(_tokenizer_config(built)),
-        "special_tokens_map.json": _json(_special_tokens_map()),
+        "tokenizer_config.json": json_file(_tokenizer_config(built)),
+        "special_tokens_map.json": json_file(_special_tokens_map()),
     }
 
 
@@ -222,7 +222,3 @@ def _tokenizer_config(built: tokenizers.Tokenizer) -> dict[str, Any]:
 
 def _flags(token: AddedToken) -> dict[str, Any]:
     return {name: getattr(token, name) for name in ("content", "lstrip", "normalized", "rstrip", "single_word")}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
