@@ -35,9 +35,9 @@ from rllava_jax.model.params import abstract
 from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, parameter_shardings
 from rllava_jax.training.initialisation import initialiser, origins, resampled, resolve
+from rllava_jax.training.job import parameter_table
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
 from rllava_jax.training.program import abstract_state
-from rllava_jax.training.setup import parameter_table
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError, InvalidOption
@@ -26,7 +27,8 @@ COMMAND = "python -m rllava_jax.calibrate --checkpoint"
 _CERTAIN = -(2.0**-24)
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True)
+class Estimate:
     """A number with its 95 % interval; None where none could be drawn."""
 
     value: float
@@ -34,7 +36,8 @@ class Estimate(NamedTuple):
     high: float | None
 
 
-class Stop(NamedTuple):
+@dataclass(frozen=True)
+class Stop:
     """A place to stop answering: answers whose log-probability is above `above` are given, the others withheld.
 
     Attributes:
@@ -57,6 +60,7 @@ class Stop(NamedTuple):
         return self.above is None or log_prob > self.above
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What was fitted on validation questions. `calibration.json` has its fields.
@@ -138,17 +142,9 @@ def calibrated(log_prob: Float[np.ndarray, " N"], temperature: float, bias: floa
 
 def calibration_to_text(calibration: Calibration) -> str:
     """The content of calibration.json: a field a line."""
-    fields = {field.name: _plain(getattr(calibration, field.name)) for field in dataclasses.fields(calibration)}
+    fields = dataclasses.asdict(calibration)
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Estimate | Stop):
-        return value._asdict()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibration | None:
@@ -160,17 +156,13 @@ def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibrati
     if CALIBRATION_FILE not in files:
         return None
     try:
-        fields = json.loads(files[CALIBRATION_FILE])
-        fields |= {name: Estimate(**fields[name]) for name in ("temperature", "bias")}
-        fields |= {name: {key: Estimate(**e) for key, e in fields[name].items()} for name in ("before", "after")}
-        fields["stops"] = tuple(Stop(**stop) for stop in fields["stops"])
-        calibration = Calibration(**fields | {name: tuple(fields[name]) for name in ("target_risks", "families")})
+        calibration = TypeAdapter(Calibration).validate_json(files[CALIBRATION_FILE])
         values = (calibration.temperature.value, calibration.bias.value)
         if not (all(math.isfinite(value) for value in values) and values[0] > 0 and calibration.stops):
             raise ValueError("its temperature, bias or stops are none")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        path = checkpoint / "assets" / CALIBRATION_FILE
-        raise DamagedCheckpoint(f"{path}: damaged ({error!r}); fit it anew: {COMMAND} {checkpoint}") from None
+    except ValueError as error:  # pydantic's, too
+        path, reason = checkpoint / "assets" / CALIBRATION_FILE, " ".join(str(error).split())
+        raise DamagedCheckpoint(f"{path}: damaged ({reason}); fit it anew: {COMMAND} {checkpoint}") from None
     return calibration
 
 

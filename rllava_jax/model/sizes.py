@@ -110,17 +110,8 @@ class PaliGemmaConfig:
 
 
 def _gemma(width: int, depth: int, mlp: int, heads: int, kv_heads: int, head_dim: int, *, gemma2: bool) -> GemmaConfig:
-    return GemmaConfig(
-        width=width,
-        depth=depth,
-        mlp=mlp,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        query_scale=head_dim**-0.5,
-        post_norms=gemma2,
-        attention_cap=50.0 if gemma2 else 0.0,
-    )
+    cap = 50.0 if gemma2 else 0.0
+    return GemmaConfig(width, depth, mlp, heads, kv_heads, head_dim, head_dim**-0.5, gemma2, attention_cap=cap)
 
 
 _SO400M = SiglipConfig(width=1152, depth=27, mlp=4304, heads=16)

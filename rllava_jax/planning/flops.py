@@ -14,17 +14,15 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from rllava_jax.config import Config
+from rllava_jax.config import Config, LoraTarget
 from rllava_jax.model.lora import TARGETS
 from rllava_jax.model.region_encoders.branch import GEOMETRY_FEATURES
 from rllava_jax.model.region_encoders.protocol import region_tokens, token_encoders
-from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
+from rllava_jax.model.sizes import PaliGemmaConfig, SiglipConfig
 
 Part = Literal["vision", "crops", "regions", "decoder", "attention", "adapters", "logits"]
 PARTS: tuple[Part, ...] = get_args(Part)
 _Keep = Callable[[str], float]
-# Of each projection of a layer: its weight, multiplications a token, kind (see `_recomputed`), and adapters' targets.
-_Projections = tuple[tuple[str, int, str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -101,87 +99,69 @@ def _products(config: Config, size: PaliGemmaConfig, trainable: Collection[str])
                 wanted = inputs or (number and p.gradients)
                 yield _Product(p.part, tokens * p.flops, p.gradients + bool(wanted))
     before = trains_vision or trains_regions or any(name.startswith("img/head") for name in trainable)
-    before = before or "llm/embedder/input_embedding" in trainable
-    yield from _decoder(config, size.decoder, sequence_length(config, size), trainable, before=before)
     table = "llm/embedder/input_embedding" in trainable
+    before = before or table
+    decoder, length = size.decoder, sequence_length(config, size)
+    sizes = {"D": decoder.width, "N": decoder.heads, "H": decoder.head_dim, "K": decoder.kv_heads, "F": decoder.mlp}
+    # A norm after the branch needs the branch's own output in the backward pass.
+    last = "" if decoder.post_norms else "down"
+    tokens = length * decoder.depth
+    yield from _layers(config, "decoder", "llm/layers", tokens, length, sizes, trainable, before, last=last)
     inside = before or any(name.startswith("llm/") for name in trainable)
     # Logits are made for the answer's positions alone, chunk by chunk, and in the backward pass anew.
-    yield _Product(
-        "logits", 2.0 * config.train.loss_chunk * size.decoder.width * size.decoder.vocab, inside + table, 1.0
-    )
+    yield _Product("logits", 2.0 * config.train.loss_chunk * decoder.width * decoder.vocab, inside + table, 1.0)
 
 
 def _tower(
     config: Config, vision: SiglipConfig, patches: int, images: int, part: Part, trainable: Collection[str]
 ) -> Iterator[_Product]:
     """The vision tower on `images` images: its stack is one scan, so a gradient in it passes all its layers."""
-    width, mlp, tokens = vision.width, vision.mlp, images * patches
+    width, tokens = vision.width, images * patches
     block = "img/Transformer/encoderblock"
     early = any(name.startswith(("img/embedding", "img/pos_embedding")) for name in trainable)
-    inside = early or any(name.startswith(f"{block}/") for name in trainable)
     yield _Product(part, 2.0 * tokens * vision.patch**2 * 3 * width, "img/embedding/kernel" in trainable)
-    sizes = {"W": width, "N": vision.heads, "H": width // vision.heads, "F": mlp}
-    attention, dense = f"{block}/MultiHeadDotProductAttention_0", f"{block}/MlpBlock_0"
-    projections: _Projections = (
-        (f"{attention}/query/kernel", width * width, "projection", ("vision.q",)),
-        (f"{attention}/key/kernel", width * width, "projection", ("vision.k",)),
-        (f"{attention}/value/kernel", width * width, "projection", ("vision.v",)),
-        (f"{attention}/out/kernel", width * width, "projection", ("vision.o",)),
-        (f"{dense}/Dense_0/kernel", width * mlp, "projection", ("vision.fc1",)),
-        (f"{dense}/Dense_1/kernel", width * mlp, "last", ("vision.fc2",)),
-    )
-    yield from _layers(config, part, projections, tokens * vision.depth, sizes, trainable, inside=inside)
-    yield from _attention(config, 2.0 * vision.depth * images * patches**2 * width, inside=inside)
-
-
-def _decoder(
-    config: Config, decoder: GemmaConfig, length: int, trainable: Collection[str], *, before: bool
-) -> Iterator[_Product]:
-    layers = "llm/layers"
-    inside = before or any(name.startswith(f"{layers}/") for name in trainable)
-    width, mlp, heads, dim, kv = decoder.width, decoder.mlp, decoder.heads, decoder.head_dim, decoder.kv_heads
-    sizes = {"D": width, "N": heads, "H": dim, "K": kv, "F": mlp}
-    # A norm after the branch needs the branch's own output in the backward pass.
-    projections: _Projections = (
-        (f"{layers}/attn/q_einsum/w", width * heads * dim, "projection", ("q",)),
-        (f"{layers}/attn/kv_einsum/w", 2 * width * kv * dim, "projection", ("k", "v")),
-        (f"{layers}/attn/attn_vec_einsum/w", width * heads * dim, "projection", ("o",)),
-        (f"{layers}/mlp/gating_einsum", 2 * width * mlp, "projection", ("gate", "up")),
-        (f"{layers}/mlp/linear", width * mlp, "projection" if decoder.post_norms else "last", ("down",)),
-    )
-    yield from _layers(config, "decoder", projections, length * decoder.depth, sizes, trainable, inside=inside)
-    yield from _attention(config, 2.0 * decoder.depth * length**2 * heads * dim, inside=inside)
+    sizes = {"W": width, "N": vision.heads, "H": width // vision.heads, "F": vision.mlp}
+    yield from _layers(config, part, block, tokens * vision.depth, patches, sizes, trainable, early, last="vision.fc2")
 
 
 def _layers(
     config: Config,
     part: Part,
-    projections: _Projections,
+    stack: str,
     repeats: int,
+    length: int,
     sizes: dict[str, int],
     trainable: Collection[str],
+    before: bool,
     *,
-    inside: bool,
+    last: str,
 ) -> Iterator[_Product]:
-    """A stack's projections and their adapters, `repeats` tokens times layers; `inside`, a gradient passes them."""
-    keep = _recomputed(config, needed=inside)
-    for weight, flops, kind, targets in projections:
-        yield _Product(part, 2.0 * repeats * flops, inside + (weight in trainable), keep(kind))
-        for target in targets:
-            for p, again in zip(
-                _adapter_products(target, sizes, config, trainable), ("projection", kind), strict=False
-            ):
-                # The gradient of B needs x A even where nothing needs the projection's output.
-                yield _Product(p.part, repeats * p.flops, p.gradients + inside, keep(again))
+    """A stack's projections, their adapters, and attention.
 
-
-def _attention(config: Config, flops: float, *, inside: bool) -> Iterator[_Product]:
+    Args:
+      stack: what its parameters' names begin with.
+      repeats: tokens times layers, each of which attends to `length` tokens.
+      before: whether something before the stack trains.
+      last: the target whose output nothing but the residual sum needs.
+    """
+    inside = before or any(name.startswith(f"{stack}/") for name in trainable)  # a gradient passes it
     keep = _recomputed(config, needed=inside)
+    for target, site in TARGETS.items():
+        if not site.base.startswith(f"{stack}/"):
+            continue
+        flops = math.prod(sizes[letter] for letter in site.equation.split("->")[1])
+        kind = "last" if target == last else "projection"
+        yield _Product(part, 2.0 * repeats * flops, inside + (site.base in trainable), keep(kind))
+        for p, again in zip(_adapter_products(target, sizes, config, trainable), ("projection", kind), strict=False):
+            # The gradient of B needs x A even where nothing needs the projection's output.
+            yield _Product(p.part, repeats * p.flops, p.gradients + inside, keep(again))
     for kind in ("weights", "attended"):
-        yield _Product("attention", flops, 2 * inside, keep(kind))
+        yield _Product("attention", 2.0 * repeats * length * sizes["N"] * sizes["H"], 2 * inside, keep(kind))
 
 
-def _adapter_products(target: str, sizes: dict[str, int], config: Config, trainable: Collection[str]) -> list[_Product]:
+def _adapter_products(
+    target: LoraTarget, sizes: dict[str, int], config: Config, trainable: Collection[str]
+) -> list[_Product]:
     """The two thin products of a projection's adapter, a token: (x A) and B. `gradients` is of their weights alone."""
     if not config.lora.rank or target not in config.lora.targets:
         return []

@@ -1,13 +1,19 @@
-"""A run as the main job sees it, opened and checked before any parameter exists: devices, workdir, examples, model."""
+"""A run as the main job sees it, opened and checked before any parameter exists: devices, workdir, examples, model.
+
+Of a run that trains, also all that it needs before its first step, made and checked before anything is written.
+"""
 
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from data_pipelines.loading.loader import TrainingIterator, examples_per_epoch, mixed_iterator, training_iterator
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.checkpoint.manager import Checkpoints
@@ -18,13 +24,20 @@ from rllava_jax.evaluation.run import validation_figures
 from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData, load_run_data
 from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params, abstract, compute_dtype
-from rllava_jax.model.sharding import check_batches, make_mesh, sharded_shapes
+from rllava_jax.model.sharding import check_batches, make_mesh, say_what_is_held_whole, sharded_shapes, to_devices
 from rllava_jax.model.sizes import model_size
 from rllava_jax.runtime import hosts
-from rllava_jax.training.initialisation import resolve
+from rllava_jax.training.initialisation import origins, resolve
+from rllava_jax.training.log_writers import require_wandb
 from rllava_jax.training.loop import Setup
-from rllava_jax.training.setup import set_up
+from rllava_jax.training.program import initial_state, make_program, restored_state
+from rllava_jax.training.run_length import run_length
+from rllava_jax.training.state import TrainState
+from rllava_jax.training.step import make_train_step
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,10 +62,43 @@ class Job:
     is_known: bool
 
     def set_up(self) -> Setup:
-        """What training needs beside it; raises as `setup.set_up`."""
-        assets = provenance.assets(self.config, self.data.preprocessor, self.started_from)
-        validate = functools.partial(validation_figures, self.generator, self.config, self.data, self.workdir)
-        return set_up(self.config, self.data, self.mesh, self.start, assets=assets, validate=validate)
+        """What training needs beside it: shapes, then shardings; no array is made here.
+
+        Raises:
+          ConfigError: a duration, name pattern or mesh that does not fit the data, the parameters or the devices; or a
+            checkpoint of another model.
+          DataError: a question family of positive weight without examples.
+        """
+        config, data, mesh = self.config, self.data, self.mesh
+        if config.train.wandb_project:
+            require_wandb(config.train.wandb_project)
+        epoch = len(data.train) if data.parts else examples_per_epoch(data.train, config.data.families)
+        length, vocab = run_length(config, examples_per_epoch=epoch), data.tokenizer.vocab_size
+        program = make_program(config, mesh, vocab=vocab, steps=length.steps, warmup=length.warmup)
+        shapes = program.abstract.params | program.abstract.frozen
+        origin = origins(config, shapes, self.start)
+        say_what_is_held_whole(mesh, shapes)
+        batches = _batches(config, data, steps=length.steps)
+
+        def initialise() -> TrainState:
+            logger.info("parameters:\n%s", parameter_table(program.abstract, origin))
+            return initial_state(config, program, pretrained=self.start, vocab=vocab)
+
+        def restore(checkpoints: Checkpoints) -> TrainState:
+            logger.info("parameters:\n%s", parameter_table(program.abstract, dict.fromkeys(origin, "resumed")))
+            return restored_state(checkpoints, program, batches)
+
+        return Setup(
+            length=length,
+            step=make_train_step(program, config, mesh),
+            data=batches,
+            to_devices=functools.partial(to_devices, mesh=mesh),
+            initialise=initialise,
+            restore=restore,
+            validate=functools.partial(validation_figures, self.generator, config, data, self.workdir),
+            names=[example.id for example in data.train],
+            assets=provenance.assets(config, data.preprocessor, self.started_from),
+        )
 
     def record(self) -> None:
         """Writes the workdir's config.json and tokenizer, where they are not there yet."""
@@ -115,3 +161,46 @@ def _mesh_of(config: Config) -> Mesh:
     )
     check_batches(config, mesh)
     return mesh
+
+
+def _batches(config: Config, data: RunData, *, steps: int) -> TrainingIterator:
+    """This host's batches of the run."""
+    shared: dict[str, Any] = {
+        "batch_size": config.train.batch_size,
+        "seed": config.seed,
+        "data": config.data,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    if data.parts:
+        return mixed_iterator(data.parts, data.preprocessor, steps=steps, **shared)
+    return training_iterator(data.train, data.preprocessor, families=config.data.families, **shared)
+
+
+def parameter_table(abstract: TrainState, origins: Mapping[str, str]) -> str:
+    """What trains and what is frozen, by part of the model and by where it comes from; one line of sums below.
+
+    Args:
+      origins: of every parameter; see `initialisation.Origin`.
+    """
+    groups: dict[tuple[str, ...], list[jax.ShapeDtypeStruct]] = {}
+    for kind, params in (("trains", abstract.params), ("frozen", abstract.frozen)):
+        for name, shape in params.items():
+            part = "adapters" if is_adapter(name) else name.split("/")[0]
+            groups.setdefault((part, kind, origins[name], shape.dtype.name), []).append(shape)
+
+    def row(titles: tuple[str, ...], shapes: Iterable[jax.ShapeDtypeStruct], last: str) -> str:
+        shapes = list(shapes)
+        count, size = sum(s.size for s in shapes), sum(s.size * s.dtype.itemsize for s in shapes)
+        part, kind, origin = titles
+        return f"  {part:8}  {kind:6}  {origin:9}  {count:>14,}  {size / 2**20:>10,.1f}  {last}"
+
+    lines = [f"  {'part':8}  {'kind':6}  {'origin':9}  {'parameters':>14}  {'MiB':>10}  dtype"]
+    order = ("img", "llm", "roi", "adapters")
+    for key in sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1:])):
+        lines.append(row(key[:3], groups[key], key[3]))
+    everything = {**abstract.params, **abstract.frozen}.values()
+    trained = sum(shape.size for shape in abstract.params.values())
+    share = trained / sum(shape.size for shape in everything)
+    lines.append(row(("total", "", ""), everything, f"of which {trained:,} train ({share:.2%})"))
+    return "\n".join(lines)

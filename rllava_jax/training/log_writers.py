@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
-
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.core.paths import absolute
 
@@ -28,13 +26,13 @@ class Writer(Protocol):
         """Takes one row."""
 
     def flush(self) -> None:
-        """Returns when the rows so far are in files."""
+        """Returns when the rows so far are in files; of itself where each row is written at once, or elsewhere."""
 
     def close(self) -> None:
         """There are no more rows."""
 
 
-class JsonLines:
+class JsonLines(Writer):
     """A file of one JSON object a row, which a resumed run continues."""
 
     def __init__(self, path: Path, *, first_step: int):
@@ -48,18 +46,18 @@ class JsonLines:
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
 
-    def flush(self) -> None:
-        """Every row is flushed when it is written."""
-
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-class TensorBoard:
+class TensorBoard(Writer):
     """Event files of the rows' figures."""
 
     def __init__(self, folder: Path, *, first_step: int):
+        # Imports PyTorch where it is installed, which takes seconds: only what writes such files waits for that.
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def write(self, row: Row) -> None:
@@ -77,7 +75,7 @@ class TensorBoard:
         self._board.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Writer):
     """A run of Weights & Biases, which a resumed run of the same workdir continues."""
 
     def __init__(self, project: str, workdir: Path, folder: Path):
@@ -96,9 +94,6 @@ class WeightsAndBiases:
         """Logs the figures; those that it has from before an interruption it leaves as they are."""
         if figures := _figures(row):
             self._run.log(figures, step=row["step"])
-
-    def flush(self) -> None:
-        """The package uploads in the background."""
 
     def close(self) -> None:
         """Waits for the upload."""

@@ -37,19 +37,6 @@ class TrainingLog:
         """
         self._config = config
         self._watchdog = Watchdog(config.stall_seconds)
-        self._bar = tqdm(
-            total=steps,
-            initial=first_step,
-            desc="training",
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-        self._since = time.perf_counter()
-        self._waited = 0.0
-        self._step, self._steps = first_step, steps
-        self._slow, self._compiled = 0, 0.0
         self._writers: list[Writer] = []
         self._examples: JsonLines | None = None
         self._growing: AppendLogs | None = None
@@ -65,6 +52,19 @@ class TrainingLog:
                 self._writers.append(WeightsAndBiases(config.wandb_project, workdir, folder))
             if config.log_examples:
                 self._examples = JsonLines(folder / "examples.jsonl", first_step=first_step)
+        # The clocks start here: opening the writers imports packages, which is no step's time.
+        self._bar = tqdm(
+            total=steps,
+            initial=first_step,
+            desc="training",
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._since, self._waited = time.perf_counter(), 0.0
+        self._step, self._steps = first_step, steps
+        self._slow, self._compiled = 0, 0.0
 
     def __enter__(self) -> TrainingLog:
         self._watchdog.__enter__()

@@ -49,7 +49,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What the loop is given. `setup.set_up` makes it of a configuration; the loop knows no model and no data set.
+    """What the loop is given. `job.Job.set_up` makes it of a configuration; the loop knows no model and no data set.
 
     Attributes:
       step: the jitted `(state, batch) → (state, Metrics)` of `step.make_train_step`.
