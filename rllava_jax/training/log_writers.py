@@ -27,6 +27,7 @@ class Writer(Protocol):
 
     def flush(self) -> None:
         """Returns when the rows so far are in files; of itself where each row is written at once, or elsewhere."""
+        return
 
     def close(self) -> None:
         """There are no more rows."""
