@@ -19,9 +19,12 @@ from data_pipelines.core.errors import MalformedFile, MissingFile, NoExamples
 from data_pipelines.records import AnswerType, Box, VQAExample
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
+from rllava_jax.evaluation.json_records import record_of
+from rllava_jax.evaluation.predictions import common_fields
 
 FORMAT = "rllava-trust-boxes"
 VERSION = 1
+_READ = ("name", "question", "boxes", "labels", "ious", "implied", "clipped")  # of a variant; pixels follow from boxes
 _REMEDY = "make it anew with: python -m rllava_jax.trust boxes"
 
 
@@ -135,24 +138,25 @@ def read(path: Path) -> BoxesFile:
         # Not splitlines, which also cuts at signs that a question may hold.
         lines = plain_bytes(path).decode().removesuffix("\n").split("\n")
         header = json.loads(lines[0])
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ValueError("no header")
-    except (ValueError, IndexError, EOFError, OSError, zlib.error):
-        raise MalformedFile(
-            f"{path}: is no file of perturbed boxes (its first line is no {FORMAT} header); {_REMEDY}"
-        ) from None
+        known = isinstance(header, dict) and header.get("format") == FORMAT
+    except (ValueError, EOFError, OSError, zlib.error):
+        known = False
+    if not known:
+        raise _malformed(path, f"is no file of perturbed boxes (its first line is no {FORMAT} header)")
     if header.get("version") != VERSION:
-        raise MalformedFile(f"{path}: version is {header.get('version')!r}, this program reads {VERSION}; {_REMEDY}")
+        raise _malformed(path, f"version is {header.get('version')!r}, this program reads {VERSION}")
     if len(lines) - 1 != header.get("questions"):
-        raise MalformedFile(
-            f"{path}: has {len(lines) - 1} questions, its header says {header.get('questions')}; {_REMEDY}"
-        )
+        raise _malformed(path, f"has {len(lines) - 1} questions, its header says {header.get('questions')}")
     if _sha256(lines[1:]) != header.get("sha256"):
-        raise MalformedFile(f"{path}: its content was changed after it was written (sha256 differs); {_REMEDY}")
+        raise _malformed(path, "its content was changed after it was written (sha256 differs)")
     try:
         return BoxesFile(header, tuple(_from_json(json.loads(line)) for line in lines[1:]))
     except (KeyError, TypeError, ValueError) as error:
-        raise MalformedFile(f"{path}: a question cannot be read ({error}); {_REMEDY}") from None
+        raise _malformed(path, f"a question cannot be read ({error})") from None
+
+
+def _malformed(path: Path, fault: str) -> MalformedFile:
+    return MalformedFile(f"{path}: {fault}; {_REMEDY}")
 
 
 def plain_bytes(path: Path) -> bytes:
@@ -162,26 +166,9 @@ def plain_bytes(path: Path) -> bytes:
 
 
 def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> TrustQuestion:
-    return TrustQuestion(
-        id=example.id,
-        dataset=example.dataset,
-        split=example.split,
-        image_id=example.image_id,
-        image_size=size,
-        family=example.family,
-        question=example.question,
-        answer=example.answer,
-        answer_type=example.answer_type,
-        language=example.language,
-        content_type=example.content_type,
-        modality=example.modality,
-        provenance=example.provenance,
-        choices=example.choices,
-        accepted=example.accepted,
-        right_boxes=found[VARIANTS.index("right")].boxes,
-        right_labels=tuple(region.label for region in example.regions),
-        variants=tuple(found),
-    )
+    boxes, labels = found[VARIANTS.index("right")].boxes, tuple(region.label for region in example.regions)
+    others = {"image_size": size, "right_boxes": boxes, "right_labels": labels, "variants": tuple(found)}
+    return TrustQuestion(**common_fields(example, TrustQuestion, **others))
 
 
 def _available(questions: Sequence[TrustQuestion], name: str) -> dict[str, Any]:
@@ -193,14 +180,14 @@ def _available(questions: Sequence[TrustQuestion], name: str) -> dict[str, Any]:
 
 def _line(question: TrustQuestion) -> str:
     fields = dataclasses.asdict(question)
-    width, height = question.image_size
-    fields["variants"] = [_variant_to_json(variant, question, width, height) for variant in question.variants]
+    fields["variants"] = [_variant_to_json(variant, question) for variant in question.variants]
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
 
-def _variant_to_json(variant: Variant, question: TrustQuestion, width: int, height: int) -> dict[str, Any]:
+def _variant_to_json(variant: Variant, question: TrustQuestion) -> dict[str, Any]:
     if variant.unavailable:
         return {"name": variant.name, "unavailable": variant.unavailable}
+    width, height = question.image_size
     fields: dict[str, Any] = {
         "name": variant.name,
         "boxes": variant.boxes,
@@ -217,31 +204,19 @@ def _variant_to_json(variant: Variant, question: TrustQuestion, width: int, heig
 
 
 def _from_json(fields: dict[str, Any]) -> TrustQuestion:
-    names = {field.name for field in dataclasses.fields(TrustQuestion)}
-    if fields.keys() - names:
-        raise ValueError(f"unknown fields {sorted(fields.keys() - names)}")
-    read = dict(fields)
-    for name in ("image_size", "choices", "accepted", "right_labels"):
-        read[name] = tuple(fields[name])
-    read["right_boxes"] = tuple(tuple(box) for box in fields["right_boxes"])
-    read["variants"] = tuple(_variant_from_json(variant, fields["question"]) for variant in fields["variants"])
-    if tuple(variant.name for variant in read["variants"]) != VARIANTS:
+    if differ := fields.keys() ^ {field.name for field in dataclasses.fields(TrustQuestion)}:
+        raise ValueError(f"unknown or missing fields {sorted(differ)}")
+    found = tuple(_variant_from_json(variant, fields["question"]) for variant in fields["variants"])
+    if tuple(variant.name for variant in found) != VARIANTS:
         raise ValueError(f"{fields['id']}: its variants are not {', '.join(VARIANTS)}")
-    return TrustQuestion(**read)
+    return record_of(TrustQuestion, {**fields, "variants": found}, fields["id"])
 
 
 def _variant_from_json(fields: dict[str, Any], question: str) -> Variant:
     if "unavailable" in fields:
         return Variant(fields["name"], unavailable=fields["unavailable"])
-    return Variant(
-        name=fields["name"],
-        question=fields.get("question", question),
-        boxes=tuple(tuple(box) for box in fields["boxes"]),
-        labels=tuple(fields["labels"]),
-        ious=tuple(fields["ious"]),
-        implied=fields["implied"],
-        clipped=fields.get("clipped", False),
-    )
+    given = {"question": question, "clipped": False, **fields}
+    return record_of(Variant, {name: given[name] for name in _READ}, "variant")
 
 
 def _sha256(lines: Iterable[str]) -> str:
