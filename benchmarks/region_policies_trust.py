@@ -19,7 +19,7 @@ from region_policies import POLICIES, SEEDS
 
 from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.trust.results import curve_of, read_rows, without_box
+from rllava_jax.evaluation.trust.results import read_rows, trust_curves
 from rllava_jax.report.line_plots import trust_picture
 
 BEGIN, END = "<!-- made by benchmarks/region_policies_trust.py -->", "<!-- end -->"
@@ -87,9 +87,7 @@ def main() -> int:
         start = old.index(BEGIN) + len(BEGIN)
         write_atomically(options.document, f"{old[:start]}\n{text}\n{old[old.index(END, start) :]}")
         first = {POLICIES[policy].said: runs[0] for policy, runs in found.items()}
-        without = {name: value for name, rows in first.items() if (value := without_box(rows)) is not None}
-        curves = trust_picture({name: curve_of(rows) for name, rows in first.items()}, without)
-        write_atomically(options.document.parent / PICTURE, curves)
+        write_atomically(options.document.parent / PICTURE, trust_picture(*trust_curves(first)))
     print(text)
     return 0
 

@@ -25,19 +25,22 @@ from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.results import METRICS_FILE, write_rows
 from rllava_jax.evaluation.trust import boxes_file
-from rllava_jax.evaluation.trust.images import examples_of, images_of
+from rllava_jax.evaluation.trust.images import examples_of, images_of, sources_of
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
-from rllava_jax.evaluation.trust.models import function_named, measure, measure_checkpoint
-from rllava_jax.evaluation.trust.results import curve_of, markdown_table, read_rows, without_box
-from rllava_jax.evaluation.trust.run import ANSWERS_FILE, read_run
+from rllava_jax.evaluation.trust.models import function_named, measure, measure_predictor
+from rllava_jax.evaluation.trust.results import markdown_table, read_rows, trust_curves
+from rllava_jax.evaluation.trust.run import ANSWERS_FILE, Run, read_run
+from rllava_jax.inference.predictor import Predictor
 from rllava_jax.report.line_plots import trust_picture
-from rllava_jax.report.trust_report import REPORT_FILE, write_trust_report
+from rllava_jax.report.run_report import write_report
+from rllava_jax.runtime.workdirs import workdir_of
 
-BOXES_FILE = "boxes.jsonl"
+BOXES_FILE, REPORT_FILE = "boxes.jsonl", "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,8 +85,11 @@ def _run(options: argparse.Namespace) -> None:
             most_regions=options.max_regions or 2, most_questions=options.questions, out=out,
         )  # fmt: skip
     else:
-        measure_checkpoint(
-            path_of(options.checkpoint), boxes, options.root, step=options.step, batch_size=options.batch_size or 64,
+        stored = OpenedCheckpoint.open(path_of(options.checkpoint), options.step)
+        sources = sources_of(boxes, options.root)
+        measure_predictor(
+            Predictor.load(stored, window=boxes.header["settings"]["window"]), boxes, sources,
+            model={"checkpoint": str(stored.folder), "step": stored.step}, batch_size=options.batch_size or 64,
             most_questions=options.questions, out=out,
         )  # fmt: skip
     if path.resolve() != (out / BOXES_FILE).resolve():
@@ -104,7 +110,8 @@ def _score(options: argparse.Namespace) -> None:
 
 def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.Namespace) -> None:
     boxes, predictions = boxes_file.read(boxes_path), read_predictions(folder / ANSWERS_FILE)
-    answers = join(boxes, predictions, read_run(folder))
+    run = read_run(folder)
+    answers = join(boxes, predictions, run)
     rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
     write_rows(out, rows)
     print(markdown_table({folder.name: rows}))
@@ -113,16 +120,20 @@ def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.N
             print(f"not asked: {count} questions under {name}, which show more boxes than the model takes")
     print(f"{out / METRICS_FILE}: {len(rows)} figures")
     if options.root or boxes.header["source"] in DRAWN:
-        page = write_trust_report(
-            out / REPORT_FILE,
-            boxes,
-            predictions,
-            rows,
-            root=options.root,
-            run=read_run(folder),
-            gallery=options.gallery,
-        )
-        print(f"report: {page}")
+        images, questions = images_of(boxes, options.root), {question.id: question for question in boxes.questions}
+        write_report(
+            out / REPORT_FILE, title=report_title(run), rows=rows, predictions=predictions,
+            images=lambda prediction: images(questions[prediction.id]), gallery=options.gallery,
+            run={**run.model, "boxes, sha256": boxes.sha256, "most regions": run.most_regions},
+        )  # fmt: skip
+        print(f"report: {out / REPORT_FILE}")
+
+
+def report_title(run: Run) -> str:
+    """What the page is called: after the run's folder and step, or the function."""
+    if "checkpoint" not in run.model:
+        return f"Region trust: {', '.join(str(value) for value in run.model.values())}"
+    return f"Region trust: {workdir_of(Path(run.model['checkpoint'])).name}, step {run.model['step']}"
 
 
 def _table(options: argparse.Namespace) -> None:
@@ -136,9 +147,7 @@ def _table(options: argparse.Namespace) -> None:
         raise InvalidOption(f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}")
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
-        curves = {name: curve_of(rows, subset=options.subset) for name, rows in runs.items()}
-        without = {name: without_box(rows, subset=options.subset) for name, rows in runs.items()}
-        drawn = trust_picture(curves, {name: value for name, value in without.items() if value is not None})
+        drawn = trust_picture(*trust_curves(runs, subset=options.subset))
         write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 

@@ -18,7 +18,6 @@ from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.trust import boxes_file
 from rllava_jax.evaluation.trust.models import function_named, measure
 from rllava_jax.evaluation.trust.run import Run
-from rllava_jax.report import trust_report
 
 SETTINGS = {"languages": ["en"], "window": "auto", "seed": 0, "max_regions": 1}
 
@@ -221,7 +220,7 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
             "--max-regions 3: goes with",
         ),
         (["score", "--answers", "nowhere"], "nowhere/answers.jsonl: no such file"),
-        (["table", "nowhere"], "nowhere/metrics.json: no such file"),
+        (["table", "nowhere"], "nowhere/metrics.json: cannot be read (No such file"),
     ],
 )
 def test_bad_input_is_an_error_of_one_line(arguments, message, capsys, tmp_path, monkeypatch):
@@ -298,4 +297,4 @@ def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):
     ],
 )
 def test_the_page_of_a_run_is_named_after_the_model(model, said, tmp_path):
-    assert trust_report.title(Run(model, "", 1)) == said
+    assert trust.report_title(Run(model, "", 1)) == said

@@ -44,20 +44,16 @@ def write_report(
     images: ImageOf,
     run: Mapping[str, object],
     gallery: int = 24,
-    trust: Sequence[Row] = (),
 ) -> None:
     """Writes the page, whole or not at all.
 
     Args:
       title: what was evaluated, e.g. "slake_tiny, step 3000".
-      rows: of `scoring.score`, over the same predictions.
+      rows: of `scoring.score` over the same predictions, of the region trust benchmark (`trust_rows`), or both.
       images: the image of a prediction, decoded or as encoded bytes; an ImageError it raises is shown in its place.
       run: what makes the result reproducible: command, seed, configuration, versions; nested mappings are unfolded.
       gallery: at most so many example questions; with each image embedded once, they bound the size of the page.
-      trust: rows of the region trust benchmark (`trust.metrics.trust_rows`); the predictions may hold its answers too,
-        under "trust:…", and the gallery then shows them.
     """
-    rows = [*rows, *trust]
     groups = list(dict.fromkeys((row["dataset"], row["split"]) for row in rows))
     sections = []
     for number, (dataset, split) in enumerate(groups):

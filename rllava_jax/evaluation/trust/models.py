@@ -2,10 +2,11 @@
 
 import importlib
 import math
-import numbers
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.records import ImageSource
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS
-from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.evaluation.evaluator import evaluate, prediction_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.trust.boxes_file import BoxesFile, TrustQuestion
-from rllava_jax.evaluation.trust.images import request_of, sources_of
+from rllava_jax.evaluation.trust.images import request_of
 from rllava_jax.evaluation.trust.run import Asked, Run, ask_all, askable, chosen
 from rllava_jax.inference.predictor import Predictor
 
 PixelBox = tuple[float, float, float, float]
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 AnswerFunction = Callable[[Image.Image, str, Sequence[PixelBox]], tuple[str, float | None]]
 
 
@@ -77,41 +78,6 @@ def measure(
     return ask_all(boxes, ask, run, out)
 
 
-def measure_checkpoint(
-    checkpoint: Path,
-    boxes: BoxesFile,
-    root: str,
-    *,
-    step: str | None = None,
-    batch_size: int = 64,
-    most_questions: int = 0,
-    out: Path | None = None,
-) -> tuple[list[Prediction], Run]:
-    """Asks a checkpoint, greedily, in batches of one shape, so that one program is compiled.
-
-    Boxes are shown as plain boxes also to a model that was trained with outlines, since wrong ones have none.
-
-    Args:
-      root: folder of the data set that the boxes were made of.
-
-    Raises:
-      CheckpointError: no checkpoint is there, or it cannot be read.
-      DataError: the data under `root` are not those of the boxes; `out` holds the answers of another run.
-    """
-    stored = OpenedCheckpoint.open(checkpoint, step)
-    sources = sources_of(boxes, root)
-    predictor = Predictor.load(stored, window=boxes.header["settings"]["window"])
-    return measure_predictor(
-        predictor,
-        boxes,
-        sources,
-        model={"checkpoint": str(stored.folder), "step": stored.step},
-        batch_size=batch_size,
-        most_questions=most_questions,
-        out=out,
-    )
-
-
 def measure_predictor(
     predictor: Predictor,
     boxes: BoxesFile,
@@ -122,11 +88,16 @@ def measure_predictor(
     most_questions: int = 0,
     out: Path | None = None,
 ) -> tuple[list[Prediction], Run]:
-    """As `measure_checkpoint`, of a model that is loaded.
+    """Asks a loaded checkpoint, greedily, in batches of one shape, so that one program is compiled.
+
+    Boxes are shown as plain boxes also to a model that was trained with outlines, since wrong ones have none.
 
     Args:
       sources: image_id → where it is.
       model: names it in `run.json`.
+
+    Raises:
+      DataError: `out` holds the answers of another run.
     """
 
     def requests(asked: Asked) -> list[EvaluationRequest]:
@@ -180,21 +151,15 @@ def function_named(name: str) -> AnswerFunction:
 
 
 def _checked(reply: object, question: TrustQuestion, variant: str) -> tuple[str, float | None]:
-    where, code = f"{question.id}, {variant}", "trust.invalid-reply"
+    answer, confidence = reply if isinstance(reply, tuple) and len(reply) == 2 else ("", None)
     if not isinstance(reply, tuple) or len(reply) != 2:
-        raise DataError(f"{where}: the function gave {reply!r:.80}; return (answer, confidence or None)", code=code)
-    text, confidence = reply
-    if not isinstance(text, str):
-        raise DataError(f"{where}: the answer is {text!r:.80}; return a text", code=code)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: the answer {text!r:.80} holds half a character; return all", code=code) from None
-    if confidence is None:
-        return text, None
-    probability = float(confidence) if isinstance(confidence, numbers.Real) else math.nan  # NumPy's numbers as well
-    if not 0 <= probability <= 1:
-        raise DataError(
-            f"{where}: the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None", code=code
-        )
-    return text, probability
+        fault = f"the function gave {reply!r:.80}; return (answer, confidence or None)"
+    elif not isinstance(answer, str):
+        fault = f"the answer is {answer!r:.80}; return a text"
+    elif _HALF_CHARACTER.search(answer):
+        fault = f"the answer {answer!r:.80} holds half a character; return all"
+    elif confidence is not None and not (isinstance(confidence, Real) and 0 <= confidence <= 1):
+        fault = f"the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None"
+    else:
+        return answer, None if confidence is None else float(confidence)
+    raise DataError(f"{question.id}, {variant}: {fault}", code="trust.invalid-reply")

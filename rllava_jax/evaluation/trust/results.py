@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_pipelines.core.errors import MalformedFile, MissingFile
+from data_pipelines.conditions import SHIFTED_IOUS
+from data_pipelines.core.errors import MalformedFile
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS
 from rllava_jax.evaluation import results
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.evaluation.trust.metrics import SUMMARY
 from rllava_jax.evaluation.trust.summary import FIGURES
 
-_CURVE = ("shifted:0.00", "shifted:0.25", "shifted:0.50", "shifted:0.75", "right")
+_CURVE = {f"{PREFIX}shifted:{iou:.2f}": iou for iou in sorted(SHIFTED_IOUS)} | {f"{PREFIX}right": 1.0}
 _FIGURES = (("lost", "lost"), ("followed", "followed"), ("sure and wrong", "confident_errors"))
 
 
@@ -21,31 +22,26 @@ def read_rows(folder: Path) -> list[Row]:
       DataError: the folder holds none.
     """
     path = folder / results.METRICS_FILE
-    if not path.is_file():
-        raise MissingFile(f"{path}: no such file; write it with: python -m rllava_jax.trust score --answers {folder}")
-    rows = results.read_rows(path, remedy="score the answers again")
+    rows = results.read_rows(path, remedy=f"score it with: python -m rllava_jax.trust score --answers {folder}")
     if not any(row["condition"] == SUMMARY or row["condition"].startswith(PREFIX) for row in rows):
         raise MalformedFile(f"{path}: holds no results of the trust benchmark; name a folder of `trust run`")
     return rows
 
 
-def curve_of(rows: Sequence[Row], *, subset: str = "all") -> list[tuple[float, Row]]:
-    """The trust curve: (IoU, accuracy) of the shifted boxes and the right one, by rising IoU."""
-    found = {row["condition"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
-    points = []
-    for name in _CURVE:
-        row = found.get(PREFIX + name)
-        if row is not None:
-            iou = 1.0 if name == "right" else float(name.partition(":")[2])
-            points.append((iou, row))
-    return points
+def trust_curves(
+    runs: Mapping[str, Sequence[Row]], *, subset: str = "all"
+) -> tuple[dict[str, list[tuple[float, Row]]], dict[str, float]]:
+    """Of each run the trust curve, and the accuracy without a box where that was evaluated.
 
-
-def without_box(rows: Sequence[Row], *, subset: str = "all") -> float | None:
-    """Accuracy when no box is shown; None where that was not asked."""
-    condition = f"{PREFIX}none"
-    wanted = (subset, condition, "accuracy")
-    return next((row["value"] for row in rows if (row["subset"], row["condition"], row["metric"]) == wanted), None)
+    A curve is (IoU, accuracy) of the shifted boxes and the right one, by rising IoU.
+    """
+    curves, without = {}, {}
+    for name, rows in runs.items():
+        found = {row["condition"]: row for row in rows if row["subset"] == subset and row["metric"] == "accuracy"}
+        curves[name] = [(iou, found[condition]) for condition, iou in _CURVE.items() if condition in found]
+        if row := found.get(f"{PREFIX}none"):
+            without[name] = row["value"]
+    return curves, without
 
 
 def markdown_table(runs: Mapping[str, Sequence[Row]], *, subset: str = "all") -> str:
