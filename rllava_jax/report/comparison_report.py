@@ -105,7 +105,7 @@ def _table(caption: str, rows: Sequence[ComparisonRow]) -> PageTable:
             count(row["n"]),
             Cell(percent(row["first"])),
             Cell(percent(row["second"])),
-            signed_cell(row["difference"], row["ci_low"], row["ci_high"]),
+            signed_cell(row["difference"], row),
             p(row["p"]),
             count(row["first_only"]),
             count(row["second_only"]),
@@ -136,8 +136,8 @@ def _differ(first: Side, second: Side, album: Album | None, no_images: str, size
     chosen = sorted(chosen, key=_surest_error)
     cards = [card(pair.first, pair.group, album, _answers(pair)) for pair in chosen]
     return {
-        "chosen": f"{len(chosen):,}",
-        "total": f"{len(found):,}" if found else "",
+        "chosen": len(chosen),
+        "total": len(found),
         "gallery": gallery(cards, groups="Who is right", no_images=no_images),
     }
 
@@ -168,6 +168,6 @@ def _compared(first: Side, second: Side, comparison: Comparison) -> dict[str, An
             [*map(Cell, ("Run", "Answers", "Only here, left out"))],
             lines,
         ),
-        "changed": f"{len(changed):,}" if changed else "",
+        "changed": len(changed),
         "named": ", ".join(changed[:_NAMED]) + (" …" if len(changed) > _NAMED else ""),
     }

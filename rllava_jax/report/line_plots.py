@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -73,8 +72,8 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
     """
     if len(curves) > len(_MODELS):
         raise InvalidOption(f"trust curve: {len(curves)} models; draw at most {len(_MODELS)} in one picture")
-    with mpl.rc_context(plots.file_style("trust", font_size=11)):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+
+    def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for number, ((name, points), colour) in enumerate(zip(curves.items(), _MODELS, strict=False)):
             places = [(iou + (number - (len(curves) - 1) / 2) * _APART, row) for iou, row in points]
@@ -83,7 +82,8 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
                 _draw_without(axes, without[name], color=colour)
         _trust_axes(axes, note=" (dotted: no box)" if without else "")
         axes.legend(loc="best", fontsize=10)
-        return plots.file_svg(figure)
+
+    return plots.file_picture("trust", (6.4, 4.2), draw)
 
 
 def _draw_curve(axes: Axes, points: Sequence[tuple[float, Row]], **style: Any) -> None:

@@ -1,6 +1,7 @@
 """What a reader calls the names that stand in rows (conditions, subsets, metrics), and how numbers are written."""
 
 from rllava_jax.evaluation.metrics import METRICS, Row
+from rllava_jax.evaluation.paired import ComparisonRow
 
 _CONDITIONS = {
     "right": "Right region",
@@ -72,11 +73,7 @@ def minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def interval_text(low: float | None, high: float | None) -> str:
-    """ "79.2 to 88.6", or "" where there is no interval."""
+def interval_text(row: Row | ComparisonRow) -> str:
+    """ "79.2 to 88.6", or "" where the row has no interval."""
+    low, high = row["ci_low"], row["ci_high"]
     return "" if low is None or high is None else minus(f"{percent(low)} to {percent(high)}")
-
-
-def row_interval(row: Row) -> str:
-    """The interval of a row as text."""
-    return interval_text(row["ci_low"], row["ci_high"])

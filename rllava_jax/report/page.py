@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rllava_jax.report.names import interval_text, percent
+
 
 class Section(NamedTuple):
     """A part of a page.
@@ -57,8 +59,10 @@ def page_html(
 @cache
 def _environment() -> Environment:
     """What templates insert is escaped, unless it is `Markup`; a name that they lack is an error."""
-    loader = PackageLoader("rllava_jax.report")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.loader = PackageLoader("rllava_jax.report")
+    environment.filters |= {"count": "{:,}".format, "percent": percent, "interval": interval_text}
+    return environment
 
 
 def _source(name: str) -> Markup:

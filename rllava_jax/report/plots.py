@@ -58,15 +58,10 @@ def page_plot(description: str, draw: Callable[[Axes], object], size: tuple[floa
     """
     style = _style(INK, _RULE, _RULE, "none") | {
         "svg.fonttype": "none",  # text stays text: searchable, read aloud, in the page's font
-        "svg.hashsalt": description,
         "font.family": "sans-serif",
-        "font.size": 11,
         "hatch.linewidth": 0.8,
     }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
-        text = file_svg(figure)
+    text = _drawn(description, size, lambda figure: draw(figure.add_subplot()), style)
     text = text[text.index("<svg") :]
     for stand_in, colour in _PAGE_COLOURS.items():
         text = text.replace(stand_in, colour)
@@ -78,21 +73,28 @@ def page_plot(description: str, draw: Callable[[Axes], object], size: tuple[floa
     return Markup(head) + Markup(' role="img" aria-label="{}">').format(description) + Markup(body)
 
 
-def file_style(name: str, *, font_size: int) -> dict[Any, Any]:
-    """The style of a picture in a file of its own.
+def file_picture(
+    name: str, size: tuple[float, float], draw: Callable[[Figure], object], *, font_size: float = 11
+) -> str:
+    """An SVG that stands alone, on white, and looks the same everywhere.
 
     Args:
-      name: of the picture; the identifiers in the file follow from it, so that the same picture is the same file.
+      name: the identifiers in the file follow from it, so that the same picture is the same file.
+      size: in inches.
+      draw: draws it.
     """
-    looks_the_same_everywhere = {"svg.fonttype": "path", "svg.hashsalt": name, "font.size": font_size}
-    return _style(FILE_INK, "#c9d0d9", "#e6eaee", "white") | looks_the_same_everywhere
+    style = _style(FILE_INK, "#c9d0d9", "#e6eaee", "white")
+    return _drawn(name, size, draw, style | {"svg.fonttype": "path", "font.size": font_size})
 
 
-def file_svg(figure: Figure) -> str:
+def _drawn(name: str, size: tuple[float, float], draw: Callable[[Figure], object], style: dict[Any, Any]) -> str:
     """A figure as SVG, without the date, so that the same figure is the same text."""
-    FigureCanvasSVG(figure)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with mpl.rc_context({"svg.hashsalt": name, "font.size": 11} | style):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return buffer.getvalue()
 
 

@@ -1,11 +1,11 @@
 """The tables of a page, as data: `templates/macros.html` shows them. Values are in percent."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rllava_jax.evaluation.metrics import CONDITIONS, CONTRASTS, Contrast, Row, metrics_of
-from rllava_jax.report import names
-from rllava_jax.report.names import condition_name, interval_text, percent, row_interval, subset_name
+from rllava_jax.evaluation.paired import ComparisonRow
+from rllava_jax.report.names import condition_name, interval_text, minus, percent, subset_detail, subset_name
 
 _CALIBRATION = ("Condition", "Mean confidence", "Accuracy", "Calibration error (ECE)", "Brier score",
                 "AUROC of confidence")  # fmt: skip
@@ -33,6 +33,20 @@ class PageTable(NamedTuple):
     caption: str
     heads: Sequence[Cell]
     lines: Sequence[Sequence[Cell]]
+
+
+class Tile(NamedTuple):
+    """A figure in large letters over its interval.
+
+    Attributes:
+      mark: CSS class.
+      meaning: a line below.
+    """
+
+    name: str
+    row: Row
+    mark: str = ""
+    meaning: str = ""
 
 
 def index_of(rows: Iterable[Row], dataset: str, split: str) -> RowIndex:
@@ -65,8 +79,8 @@ def score_table(
         cells = [value_cell(index.get((subset, c, metric)), own_n=not n) for c in conditions]
         for d in differences:
             row = index.get((subset, d, metric))
-            cells.append(signed_cell(row["value"], row["ci_low"], row["ci_high"]) if row else Cell("–"))
-        lines.append([Cell(subset_name(subset), small(names.subset_detail(subset, metric))), Cell(n), *cells])
+            cells.append(signed_cell(row["value"], row) if row else Cell("–"))
+        lines.append([Cell(subset_name(subset), small(subset_detail(subset, metric))), Cell(n), *cells])
     heads = [Cell(condition_name(c), key=c if c in CONDITIONS else "") for c in conditions]
     heads += [Cell(d.capitalize().replace("-", " − ")) for d in differences]
     return PageTable(caption, [Cell("Questions"), Cell("n"), *heads], lines) if lines else None
@@ -95,24 +109,13 @@ def value_cell(row: Row | None, *, own_n: bool = False) -> Cell:
     if row is None:
         return Cell("–")
     n = f"n {row['n']:,}" if own_n else ""
-    return Cell(percent(row["value"]), small(row_interval(row)) + small(n))
+    return Cell(percent(row["value"]), small(interval_text(row)) + small(n))
 
 
-def signed_cell(value: float, low: float | None, high: float | None) -> Cell:
-    """A signed difference, in bold where its interval leaves zero out."""
-    clear = low is not None and high is not None and (low > 0 or high < 0)
-    return Cell(names.minus(f"{100 * value:+.1f}"), small(interval_text(low, high)), "clear" if clear else "")
-
-
-def tile(name: str, row: Row, *, mark: str = "", meaning: str = "") -> dict[str, Any]:
-    """A figure in large letters over its interval.
-
-    Args:
-      mark: CSS class.
-      meaning: a line below.
-    """
-    ranges = " · ".join(filter(None, (row_interval(row), f"n {row['n']:,}")))
-    return {"name": name, "value": percent(row["value"]), "mark": mark, "ranges": (ranges, *small(meaning))}
+def signed_cell(value: float, row: Row | ComparisonRow) -> Cell:
+    """A signed difference, in bold where the row's interval leaves zero out."""
+    clear = row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
+    return Cell(minus(f"{100 * value:+.1f}"), small(interval_text(row)), "clear" if clear else "")
 
 
 def flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from data_pipelines.conditions import TRUST
 from rllava_jax.report.line_plots import TrustPoint, dot_plot, trust_plot
 from rllava_jax.report.names import condition_name, subset_name
-from rllava_jax.report.tables import Cell, PageTable, RowIndex, tile, value_cell
+from rllava_jax.report.tables import Cell, PageTable, RowIndex, Tile, value_cell
 
 _FIGURES = {
     "trust_score": ("Trust score", "of both together; docs/TRUST.md"),
@@ -77,7 +77,7 @@ def trust_benchmark(index: RowIndex) -> dict[str, Any]:
     tables = [(s, [v for v in held if (s, v, "accuracy") in index]) for s in _FAMILIES]
     return {
         "tiles": [
-            tile(name, row, meaning=meaning)
+            Tile(name, row, meaning=meaning)
             for metric, (name, meaning) in _FIGURES.items()
             if (row := index.get(("all", "trust", metric)))
         ],

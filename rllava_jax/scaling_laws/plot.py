@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rllava_jax.report.plots import FILE_INK, file_style, file_svg
+from rllava_jax.report.plots import FILE_INK, file_picture
 from rllava_jax.scaling_laws.fit import EXPONENT, Factor, Law
 from rllava_jax.scaling_laws.points import Point
 from rllava_jax.scaling_laws.report import Outcome
@@ -33,8 +33,8 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
     colours = _colours(outcomes, _ACROSS[along])
     columns = min(len(outcomes), _COLUMNS)
     blocks = math.ceil(len(outcomes) / columns)
-    with mpl.rc_context(file_style("scaling", font_size=10)):
-        figure = Figure(figsize=(max(3.3 * columns, 6.0) + 0.6, 5.0 * blocks + 0.6), layout="constrained")
+
+    def draw(figure: Figure) -> None:
         grid = figure.add_gridspec(2 * blocks, columns, height_ratios=[3.2, 1.0] * blocks)
         for number, outcome in enumerate(outcomes):
             row, column = divmod(number, columns)
@@ -49,7 +49,9 @@ def picture(outcomes: Sequence[Outcome], factors: Sequence[Factor]) -> str:
         figure.legend(
             [handles[label] for label in labels], labels, loc="outside lower center", ncols=min(len(labels), 8)
         )
-        return file_svg(figure)
+
+    size = max(3.3 * columns, 6.0) + 0.6, 5.0 * blocks + 0.6
+    return file_picture("scaling", size, draw, font_size=10)
 
 
 def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, first: bool) -> None:

@@ -158,7 +158,7 @@ def _checked(reply: object, question: TrustQuestion, variant: str) -> tuple[str,
         fault = f"the answer is {answer!r:.80}; return a text"
     elif _HALF_CHARACTER.search(answer):
         fault = f"the answer {answer!r:.80} holds half a character; return all"
-    elif confidence is not None and not (isinstance(confidence, Real) and 0 <= confidence <= 1):
+    elif confidence is not None and not (isinstance(confidence, Real) and 0 <= float(confidence) <= 1):
         fault = f"the confidence is {confidence!r:.80}; return a probability, 0 to 1, or None"
     else:
         return answer, None if confidence is None else float(confidence)
