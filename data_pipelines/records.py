@@ -4,10 +4,12 @@ Boxes are `(y0, x0, y1, x1)`, normalised to the image, everywhere inside the pro
 `regions/boxes.py` converts from the `x,y,w,h` pixels of annotation files and the command line, and nothing else does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data_pipelines.core.errors import DuplicateId
 from data_pipelines.settings import FAMILIES as FAMILIES
 from data_pipelines.settings import DataConfig
 from data_pipelines.settings import Family as Family
@@ -167,6 +169,18 @@ class SourceSplit:
     examples: list[VQAExample]
     images: list[AnnotatedImage]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[VQAExample | AnnotatedImage]:
+        """The images, then the questions."""
+        return [*self.images, *self.examples]
+
+
+def require_unique_ids(examples: Iterable[VQAExample], where: str) -> None:
+    """Raises: DataError: two questions share an id; `where` names data set and split."""
+    (key, number), *_ = Counter(example.id for example in examples).most_common(1) or [("", 0)]
+    if number > 1:
+        raise DuplicateId(f"{where}: two questions have the id {key!r}; ids must be unique")
 
 
 def question_about(image: AnnotatedImage, key: str, **fields: Any) -> VQAExample:

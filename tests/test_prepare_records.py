@@ -10,8 +10,8 @@ from data_pipelines.core.array_records import in_one_order, read_example
 from data_pipelines.prepared import fields
 from data_pipelines.records import FAMILIES, AnnotatedImage, MaskFile, Region, StoredImage, Turn, VQAExample
 
-QUESTIONS = tfds.features.FeaturesDict(fields.question_features())
-ANNOTATIONS = tfds.features.FeaturesDict(fields.annotation_features())
+QUESTIONS = tfds.features.FeaturesDict(fields.record_features(VQAExample))
+ANNOTATIONS = tfds.features.FeaturesDict(fields.record_features(AnnotatedImage))
 PICTURES = {StoredImage("out", "images", n): n for n in range(4)}
 MASKS = {StoredImage("out", "masks", n): n for n in range(4)}
 
@@ -61,23 +61,22 @@ annotated = st.builds(
 @given(questions)
 @settings(max_examples=60, deadline=None)
 def test_a_question_comes_back_as_it_was(question):
-    record = QUESTIONS.serialize_example(fields.question_fields(question, PICTURES, MASKS))
-    assert fields.question(read_example(record), "train", reference) == question
+    record = QUESTIONS.serialize_example(fields.record_fields(question, PICTURES, MASKS))
+    assert fields.record_of(VQAExample, read_example(record), "train", reference) == question
 
 
 @given(annotated)
 @settings(max_examples=40, deadline=None)
 def test_an_annotated_image_comes_back_as_it_was(image):
-    record = ANNOTATIONS.serialize_example(fields.annotation_fields(image, PICTURES, MASKS))
-    assert fields.annotated_image(read_example(record), "train", reference) == image
+    record = ANNOTATIONS.serialize_example(fields.record_fields(image, PICTURES, MASKS))
+    assert fields.record_of(AnnotatedImage, read_example(record), "train", reference) == image
 
 
 def test_every_field_of_the_records_is_written():
     # A field that is added to a record must be added here too, or it would be lost.
-    text = fields._QUESTION_TEXTS
-    lists = fields._QUESTION_LISTS
-    assert {*text, *lists, "split", "image", "regions", "distractors", "turns"} == set(VQAExample.__dataclass_fields__)
-    assert {*fields._IMAGE_TEXTS, "split", "image", "regions"} == set(AnnotatedImage.__dataclass_fields__)
+    for kind, others in ((VQAExample, {"turns"}), (AnnotatedImage, set())):
+        written = {*fields._TEXTS[kind], *fields._LISTS[kind], *fields._REGIONS[kind], "split", "image", *others}
+        assert written == set(kind.__dataclass_fields__)
 
 
 def test_tfds_reads_numbers_bytes_and_floats_as_this_reader_does():

@@ -2,8 +2,7 @@
 
 import logging
 
-from data_pipelines.core.errors import DuplicateId
-from data_pipelines.records import FAMILIES, SourceSplit, VQAExample
+from data_pipelines.records import FAMILIES, SourceSplit, VQAExample, require_unique_ids
 from data_pipelines.regions.named_structures import link_regions
 from data_pipelines.regions.questions import region_questions
 from data_pipelines.settings import DataConfig
@@ -38,11 +37,7 @@ def load_examples(data: DataConfig, split: str, *, seed: int, max_regions: int) 
     )  # fmt: skip
     rebuilt = region_questions(source.images, families=FAMILIES, seed=seed)
     examples = questions + rebuilt
-    ids: set[str] = set()
-    for example in examples:
-        if example.id in ids:
-            raise DuplicateId(f"{data.source} {split}: two questions have the id {example.id!r}; ids must be unique")
-        ids.add(example.id)
+    require_unique_ids(examples, f"{data.source} {split}")
     return examples
 
 

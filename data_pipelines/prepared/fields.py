@@ -5,7 +5,8 @@ of `tf.train.Example` have 32 bits. "Nothing there" is -1 where a number stands.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,32 +20,32 @@ _FLOAT = np.dtype("<f8")
 # What a source's image or mask is stored as.
 Places = Mapping[ImageSource, int]
 
-_QUESTION_TEXTS = (
-    "id", "dataset", "image_id", "question", "answer", "family", "task", "answer_type", "content_type", "modality",
-    "language", "provenance",
-)  # fmt: skip
-_QUESTION_LISTS = ("choices", "accepted", "labels")
-_IMAGE_TEXTS = ("dataset", "image_id", "modality", "body_part", "provenance")
+_Record = TypeVar("_Record", VQAExample, AnnotatedImage)
+# The fields of each kind of record that hold a text, several, or regions; further there are its image and its turns.
+_TEXTS = {
+    VQAExample: (
+        "id", "dataset", "image_id", "question", "answer", "family", "task", "answer_type", "content_type", "modality",
+        "language", "provenance",
+    ),
+    AnnotatedImage: ("dataset", "image_id", "modality", "body_part", "provenance"),
+}  # fmt: skip
+_LISTS = {VQAExample: ("choices", "accepted", "labels"), AnnotatedImage: ()}
+_REGIONS = {VQAExample: ("regions", "distractors"), AnnotatedImage: ("regions",)}
 
 
-def question_features() -> dict[str, Any]:
-    """TFDS's features of a question."""
+def record_features(kind: type[VQAExample | AnnotatedImage]) -> dict[str, Any]:
+    """TFDS's features of a question or an annotated image."""
     import tensorflow_datasets as tfds
 
     features = tfds.features
     turns = features.Sequence({"question": features.Text(), "answer": features.Text()})
-    lists = {name: features.Sequence(features.Text()) for name in _QUESTION_LISTS}
-    texts = {name: features.Text() for name in _QUESTION_TEXTS}
-    regions = {name: _region_features() for name in ("regions", "distractors")}
-    return {**texts, "image": features.Scalar(np.int64), **regions, **lists, "turns": turns}
-
-
-def annotation_features() -> dict[str, Any]:
-    """TFDS's features of an annotated image."""
-    import tensorflow_datasets as tfds
-
-    texts = {name: tfds.features.Text() for name in _IMAGE_TEXTS}
-    return {**texts, "image": tfds.features.Scalar(np.int64), "regions": _region_features()}
+    return {
+        **{name: features.Text() for name in _TEXTS[kind]},
+        "image": features.Scalar(np.int64),
+        **{name: _region_features() for name in _REGIONS[kind]},
+        **{name: features.Sequence(features.Text()) for name in _LISTS[kind]},
+        **({"turns": turns} if kind is VQAExample else {}),
+    }
 
 
 def image_features() -> dict[str, Any]:
@@ -67,26 +68,20 @@ def _region_features() -> dict[str, Any]:
     }
 
 
-def question_fields(example: VQAExample, pictures: Places, masks: Places) -> dict[str, Any]:
-    """The fields of a question.
+def record_fields(record: VQAExample | AnnotatedImage, pictures: Places, masks: Places) -> dict[str, Any]:
+    """The fields of a record.
 
     Raises:
       KeyError: its image or one of its masks is not stored.
     """
+    kind = type(record)
     return {
-        **{name: getattr(example, name) for name in _QUESTION_TEXTS},
-        "image": pictures[example.image],
-        "regions": _region_fields(example.regions, masks),
-        "distractors": _region_fields(example.distractors, masks),
-        **{name: list(getattr(example, name)) for name in _QUESTION_LISTS},
-        "turns": [{"question": turn.question, "answer": turn.answer} for turn in example.turns],
+        **{name: getattr(record, name) for name in _TEXTS[kind]},
+        "image": pictures[record.image],
+        **{name: _region_fields(getattr(record, name), masks) for name in _REGIONS[kind]},
+        **{name: list(getattr(record, name)) for name in _LISTS[kind]},
+        **({"turns": [asdict(turn) for turn in record.turns]} if isinstance(record, VQAExample) else {}),
     }
-
-
-def annotation_fields(image: AnnotatedImage, pictures: Places, masks: Places) -> dict[str, Any]:
-    """The fields of an annotated image. Raises KeyError as `question_fields`."""
-    texts = {name: getattr(image, name) for name in _IMAGE_TEXTS}
-    return {**texts, "image": pictures[image.image], "regions": _region_fields(image.regions, masks)}
 
 
 def _region_fields(regions: Sequence[Region], masks: Places) -> dict[str, Any]:
@@ -106,29 +101,15 @@ def _region_fields(regions: Sequence[Region], masks: Places) -> dict[str, Any]:
 Reference = Callable[[str, int], StoredImage]
 
 
-def question(fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> VQAExample:
-    """The question of these fields. Raises KeyError, IndexError or ValueError where they are not a question's."""
-    asked, answered = _texts(fields, "turns/question"), _texts(fields, "turns/answer")
-    flat: dict[str, Any] = {name: _text(fields, name) for name in _QUESTION_TEXTS}
-    flat |= {name: _texts(fields, name) for name in _QUESTION_LISTS}
-    return VQAExample(
-        **flat,
-        split=split,
-        image=reference(PICTURES, fields["image"][0]),
-        regions=_regions(fields, "regions", reference),
-        distractors=_regions(fields, "distractors", reference),
-        turns=tuple(Turn(question, answer) for question, answer in zip(asked, answered, strict=True)),
-    )
-
-
-def annotated_image(fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> AnnotatedImage:
-    """The annotated image of these fields. Raises as `question`."""
-    return AnnotatedImage(
-        **{name: _text(fields, name) for name in _IMAGE_TEXTS},
-        split=split,
-        image=reference(PICTURES, fields["image"][0]),
-        regions=_regions(fields, "regions", reference),
-    )
+def record_of(kind: type[_Record], fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> _Record:
+    """The record of these fields. Raises KeyError, IndexError or ValueError where they are not of such a record."""
+    values: dict[str, Any] = {name: _texts(fields, name)[0] for name in _TEXTS[kind]}
+    values |= {name: _texts(fields, name) for name in _LISTS[kind]}
+    values |= {name: _regions(fields, name, reference) for name in _REGIONS[kind]}
+    if kind is VQAExample:
+        turns = zip(_texts(fields, "turns/question"), _texts(fields, "turns/answer"), strict=True)
+        values["turns"] = tuple(Turn(*turn) for turn in turns)
+    return kind(**values, split=split, image=reference(PICTURES, fields["image"][0]))
 
 
 def _regions(fields: Mapping[str, Sequence[Any]], name: str, reference: Reference) -> tuple[Region, ...]:
@@ -146,10 +127,6 @@ def _regions(fields: Mapping[str, Sequence[Any]], name: str, reference: Referenc
         outline = None if mask == _NONE else MaskFile(reference(MASKS, mask), None if level == _NONE else level)
         regions.append(Region((y0, x0, y1, x1), label, polygon, outline))
     return tuple(regions)
-
-
-def _text(fields: Mapping[str, Sequence[bytes]], name: str) -> str:
-    return fields[name][0].decode()
 
 
 def _texts(fields: Mapping[str, Sequence[bytes]], name: str) -> tuple[str, ...]:

@@ -101,8 +101,7 @@ def plan_shards(
     pictures: dict[ImageSource, str] = {}
     masks: dict[ImageSource, str] = {}
     for split in splits:
-        records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
-        for record in records:
+        for record in split.records:
             pictures.setdefault(record.image, record.image_id)
             for mask in masks_of(record):
                 masks.setdefault(mask, record.image_id)

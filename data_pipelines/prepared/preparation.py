@@ -14,12 +14,20 @@ from typing import Any
 
 from data_pipelines.core.atomic_files import check_destination, write_atomically
 from data_pipelines.core.command_line import made_folder
-from data_pipelines.core.errors import DuplicateId, FileExists, InvalidValue, MissingData, MissingFile, OptionConflict
+from data_pipelines.core.errors import FileExists, InvalidValue, MissingData, MissingFile, OptionConflict, listed
 from data_pipelines.images.windows import AUTO, window_of
-from data_pipelines.prepared import counts, fields, image_shards, layout
+from data_pipelines.prepared import fields, image_shards, layout
 from data_pipelines.prepared.image_shards import ImageShard, Note, masks_of, relative
 from data_pipelines.prepared.record_shards import Written, describe, write_records
-from data_pipelines.records import AnnotatedImage, Count, Source, SourceSplit, UnnamedFile, VQAExample
+from data_pipelines.records import (
+    AnnotatedImage,
+    Count,
+    Source,
+    SourceSplit,
+    UnnamedFile,
+    VQAExample,
+    require_unique_ids,
+)
 from data_pipelines.regions.detections import attach_detections
 
 logger = logging.getLogger(__name__)
@@ -87,9 +95,8 @@ def prepare(
     """
     window_of(window, "--window")
     out = os.path.abspath(out)
-    origin = Path(os.path.abspath(root)) if root else Path(f"{out}.incomplete")
-    check_destination(Path(out), source=origin, overwrite=overwrite, ours=_is_prepared)
     aside = f"{out}.incomplete"
+    check_destination(Path(out), source=Path(os.path.abspath(root or aside)), overwrite=overwrite, ours=_is_prepared)
     _check_neighbours(out, aside)
     loaded = _complete(source, root, splits, detections, allow_missing=allow_missing)
     shards = image_shards.plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
@@ -145,13 +152,10 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
         raise OptionConflict(f"--splits {','.join(names)}: name each split once")
     loaded = {name: source.load(root, name) for name in names}
     for name, split in loaded.items():
-        (key, number), *_ = Counter(example.id for example in split.examples).most_common(1) or [("", 0)]
-        if number > 1:
-            raise DuplicateId(f"{card.name} {name}: two questions have the id {key!r}; ids must be unique")
-        records: list[VQAExample | AnnotatedImage] = [*split.examples, *split.images]
-        if other := next((record.split for record in records if record.split != name), None):
+        require_unique_ids(split.examples, f"{card.name} {name}")
+        if others := [record.split for record in split.records if record.split != name]:
             raise InvalidValue(
-                f"{card.name} {name}: has a record of split {other!r}; every record must be of its split"
+                f"{card.name} {name}: has a record of split {others[0]!r}; all must be of split {name!r}"
             )
     return loaded
 
@@ -173,24 +177,47 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
     problems = []
     for name, split in splits.items():
         title, expected = f"{source.card.name} {name}", source.card.splits.get(name, Count())
-        short = counts.shortfall(title, split, expected)
-        if not short and split.left_out.get(_UNREADABLE):
-            short = f"{title}: {'; '.join(counts.reasons({_UNREADABLE: split.left_out[_UNREADABLE]}))}"
-        if short:
-            problems.append(relative(short, root))
-        if more := counts.surplus(title, split, expected):
-            logger.warning("%s: more than the data card says; is it another release?", more)
+        short, more = _differences(split, expected)
+        # Where the card gives no number, everything that the files name and the split does not hold is missing.
+        listed_all = short or expected == Count()
+        missed = {why: names for why, names in split.left_out.items() if listed_all or why == _UNREADABLE}
+        if lacking := [*short, *_reasons(missed)]:
+            problems.append(relative(f"{title}: {'; '.join(lacking)}", root))
+        if more:
+            logger.warning("%s: %s: more than the data card says; is it another release?", title, "; ".join(more))
     if problems and not allow_missing:
         raise MissingData(f"{' | '.join(problems)}; {_REMEDY}")
     for problem in problems:
         logger.warning("%s; going on without them, as --allow-missing says", problem)
 
 
+def _held(split: SourceSplit) -> Count:
+    """What a split holds, in the card's terms."""
+    names = {record.image_id for record in split.records}
+    return Count(len(split.examples), len(names))
+
+
+def _differences(split: SourceSplit, expected: Count) -> tuple[list[str], list[str]]:
+    """What there is less of than expected, and what more: of another release, perhaps."""
+    short: list[str] = []
+    more: list[str] = []
+    for what, field in (("questions", "examples"), ("images", "images")):
+        want, have = getattr(expected, field), getattr(_held(split), field)
+        if want is not None and want != have:
+            (short if have < want else more).append(f"{want:,} {what} expected, {have:,} found")
+    return short, more
+
+
+def _reasons(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each reason with its number of names, and the first of them; prepared.json has them all."""
+    return [f"{reason} ({len(names)}): {listed(names)}" for reason, names in left_out.items() if names]
+
+
 def _require_content(source: Source, splits: Splits, root: str) -> None:
     """Raises: DataError: no split has anything, which no permission to miss something can mean."""
     if any(split.examples or split.images for split in splits.values()):
         return
-    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in counts.reasons(split.left_out)]
+    missed = [f"{name}: {reason}" for name, split in splits.items() for reason in _reasons(split.left_out)]
     reasons = relative("; ".join(missed), root) or "all splits are empty"
     raise MissingData(f"{source.card.name}: nothing is left to prepare ({reasons}); restore the files")
 
@@ -210,8 +237,7 @@ def _readable(split: SourceSplit, stored: Stored) -> SourceSplit:
     def problems(record: VQAExample | AnnotatedImage) -> list[str]:
         return [reasons[file] for file in (record.image, *masks_of(record)) if file in reasons]
 
-    records: list[VQAExample | AnnotatedImage] = [*split.images, *split.examples]
-    found = dict.fromkeys(text for record in records for text in problems(record))
+    found = dict.fromkeys(text for record in split.records for text in problems(record))
     lost = {image.image_id for image in split.images if problems(image)}
     examples = [e for e in split.examples if e.image_id not in lost and not problems(e)]
     images = [image for image in split.images if image.image_id not in lost]
@@ -235,16 +261,17 @@ def _write_records(source: Source, splits: Splits, stored: Stored, out: str) -> 
         for name in (layout.PICTURES, layout.MASKS)
     }
     pictures, masks = (image_shards.places(pairs) for pairs in of_images.values())
-    configs: tuple[tuple[str, str, dict[str, Any], Callable[..., dict[str, Any]]], ...] = (
-        (layout.QUESTIONS, "examples", fields.question_features(), fields.question_fields),
-        (layout.ANNOTATIONS, "images", fields.annotation_features(), fields.annotation_fields),
+    kinds: tuple[tuple[str, str, type[VQAExample | AnnotatedImage]], ...] = (
+        (layout.QUESTIONS, "examples", VQAExample),
+        (layout.ANNOTATIONS, "images", AnnotatedImage),
     )
-    for config, held, features, fields_of in configs:
+    for config, held, kind in kinds:
+        features = fields.record_features(kind)
         shutil.rmtree(layout.config_folder(out, config), ignore_errors=True)
         written = {}
         for name, split in splits.items():
             records = getattr(split, held)
-            rows = (fields_of(record, pictures, masks) for record in records)
+            rows = (fields.record_fields(record, pictures, masks) for record in records)
             written[name] = write_records(out, config, source.card.name, name, rows, len(records), features)
         describe(out, config, source.card, features, written)
     images = {}
@@ -280,13 +307,14 @@ def _write_checksums(stored: Stored, root: str, out: str) -> None:
 def _record(source: Source, splits: Splits, root: str, command: str) -> dict[str, Any]:
     described = {}
     for name, split in splits.items():
-        there = counts.found(split)
-        left_out: Mapping[str, Sequence[str]] = split.left_out
+        held = _held(split)
         described[name] = {
-            "questions": there.examples,
-            "images": there.images,
+            "questions": held.examples,
+            "images": held.images,
             "boxes": sum(len(image.regions) for image in split.images),
             "languages": dict(sorted(Counter(example.language for example in split.examples).items())),
-            "left_out": {why: [relative(text, root) for text in names] for why, names in left_out.items() if names},
+            "left_out": {
+                why: [relative(text, root) for text in names] for why, names in split.left_out.items() if names
+            },
         }
     return {"layout": layout.VERSION, "command": command, "splits": described, "card": dataclasses.asdict(source.card)}

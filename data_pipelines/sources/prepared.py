@@ -1,8 +1,8 @@
 """A prepared data set (`python -m data_pipelines.prepare`): questions and regions are read at once, pixels later."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from data_pipelines.core.array_records import read_example, shards
 from data_pipelines.core.errors import MalformedFile, SettingConflict, UnknownName
@@ -29,8 +29,8 @@ def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
     described = record.get("splits", {})
     if split not in described:
         raise UnknownName(f"{root}: has no split {split!r}, only {', '.join(described)}; choose one, or prepare it too")
-    examples = list(_records(root, layout.QUESTIONS, split, fields.question))
-    images = list(_records(root, layout.ANNOTATIONS, split, fields.annotated_image))
+    examples = list(_records(root, layout.QUESTIONS, split, VQAExample))
+    images = list(_records(root, layout.ANNOTATIONS, split, AnnotatedImage))
     asked = [example for example in examples if example.language in languages]
     if examples and not asked:
         there = ", ".join(described[split].get("languages", {}))
@@ -66,12 +66,7 @@ def _images_of(
     return [by_id[name] for name in dict.fromkeys(example.image_id for example in asked)] + unasked
 
 
-def _records(
-    root: str,
-    config: str,
-    split: str,
-    build: Callable[[Mapping[str, Sequence[Any]], str, fields.Reference], _Record],
-) -> Iterator[_Record]:
+def _records(root: str, config: str, split: str, kind: type[_Record]) -> Iterator[_Record]:
     from array_record.python.array_record_module import ArrayRecordReader
 
     reference = functools.partial(StoredImage, layout.config_folder(root, layout.IMAGES))
@@ -83,7 +78,7 @@ def _records(
             if len(records) != shard.take:
                 raise ValueError(f"{len(records)} records of {shard.take}")
             for record in records:
-                yield build(read_example(record), split, reference)
+                yield fields.record_of(kind, read_example(record), split, reference)
         # array_record reports bad files with many types: RuntimeError, ValueError …
         except Exception as error:
             reason = " ".join(str(error).split())
