@@ -51,12 +51,12 @@ def error_classes(trees: dict[str, ast.Module]) -> set[str]:
 def _codes_of_classes(trees: dict[str, ast.Module]) -> dict[str, ast.expr]:
     """Class name → the code that it gives to its errors, of those that give one."""
     return {
-        node.name: statement.value
+        node.name: keyword.value
         for tree in trees.values()
         for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and node.name != _BASE
-        for statement in node.body
-        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["code"]
+        if isinstance(node, ast.ClassDef)
+        for keyword in node.keywords
+        if keyword.arg == "code"
     }
 
 

@@ -22,6 +22,12 @@ class UserError(Exception):
     exit_code = exit_codes.USER_ERROR
     code = ""
 
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        """Args:
+        code: of all errors of the class.
+        """
+        cls.code = code or cls.code
+
     def __init__(self, message: str, *, code: str = ""):
         """Args:
         code: of this error, where its class has none.
@@ -46,142 +52,96 @@ class ImageError(DataError):
     """One image cannot be read: the only data error that a long run may be told to skip."""
 
 
-class InvalidOption(ConfigError):
+class InvalidOption(ConfigError, code="option.invalid-value"):
     """An option of a command has a value that it cannot have."""
 
-    code = "option.invalid-value"
 
-
-class OptionConflict(ConfigError):
+class OptionConflict(ConfigError, code="option.conflict"):
     """An option does not go with another one, or with what it is applied to."""
 
-    code = "option.conflict"
 
-
-class MissingOption(ConfigError):
+class MissingOption(ConfigError, code="option.missing"):
     """An option is needed and was not given."""
 
-    code = "option.missing"
 
-
-class InvalidSetting(ConfigError):
+class InvalidSetting(ConfigError, code="config.invalid-value"):
     """A setting has a value that it cannot have."""
 
-    code = "config.invalid-value"
 
-
-class SettingConflict(ConfigError):
+class SettingConflict(ConfigError, code="config.conflict"):
     """A setting contradicts another one, or what it is applied to."""
 
-    code = "config.conflict"
 
-
-class UnknownSetting(ConfigError):
+class UnknownSetting(ConfigError, code="config.unknown-field"):
     """No setting has this name."""
 
-    code = "config.unknown-field"
 
-
-class InvalidOverride(ConfigError):
+class InvalidOverride(ConfigError, code="config.invalid-override"):
     """A `--config.…` argument is malformed."""
 
-    code = "config.invalid-override"
 
-
-class MeshMismatch(ConfigError):
+class MeshMismatch(ConfigError, code="mesh.mismatch"):
     """The mesh or the hosts cannot share what is to be shared."""
 
-    code = "mesh.mismatch"
 
-
-class MissingPackage(ConfigError):
+class MissingPackage(ConfigError, code="package.missing"):
     """A package is needed and not installed."""
 
-    code = "package.missing"
 
-
-class FileExists(ConfigError):
+class FileExists(ConfigError, code="file.exists"):
     """What would be written exists already."""
 
-    code = "file.exists"
 
-
-class UnwritableFile(ConfigError):
+class UnwritableFile(ConfigError, code="file.unwritable"):
     """A file or folder cannot be written."""
 
-    code = "file.unwritable"
 
-
-class MissingFile(DataError):
+class MissingFile(DataError, code="file.missing"):
     """A file or folder does not exist."""
 
-    code = "file.missing"
 
-
-class UnreadableFile(DataError):
+class UnreadableFile(DataError, code="file.unreadable"):
     """A file exists and cannot be read."""
 
-    code = "file.unreadable"
 
-
-class MalformedFile(DataError):
+class MalformedFile(DataError, code="file.malformed"):
     """A file is not of the format that it should be of."""
 
-    code = "file.malformed"
 
-
-class MissingData(DataError):
+class MissingData(DataError, code="data.missing"):
     """There is nothing where data should be."""
 
-    code = "data.missing"
 
-
-class MissingField(DataError):
+class MissingField(DataError, code="data.missing-field"):
     """An entry of a file lacks a field."""
 
-    code = "data.missing-field"
 
-
-class InvalidValue(DataError):
+class InvalidValue(DataError, code="data.invalid-value"):
     """A field of an entry has a value that it cannot have."""
 
-    code = "data.invalid-value"
 
-
-class UnknownName(DataError):
+class UnknownName(DataError, code="data.unknown-name"):
     """A name is not among those that there are."""
 
-    code = "data.unknown-name"
 
-
-class DuplicateId(DataError):
+class DuplicateId(DataError, code="data.duplicate-id"):
     """An id stands twice where it must be unique."""
 
-    code = "data.duplicate-id"
 
-
-class DataConflict(DataError):
+class DataConflict(DataError, code="data.conflict"):
     """Parts of the data contradict each other."""
 
-    code = "data.conflict"
 
-
-class NoExamples(DataError):
+class NoExamples(DataError, code="data.no-examples"):
     """No example fits what was chosen."""
 
-    code = "data.no-examples"
 
-
-class InvalidRegion(DataError):
+class InvalidRegion(DataError, code="data.invalid-region"):
     """A box, polygon or mask does not fit its image."""
 
-    code = "data.invalid-region"
 
-
-class InvalidPart(DataError):
+class InvalidPart(DataError, code="image.invalid-part"):
     """A scan has no such frame, axis, slice or volume."""
-
-    code = "image.invalid-part"
 
 
 def invalid_field(where: str, field: str, value: object, remedy: str) -> InvalidValue:

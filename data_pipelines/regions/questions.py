@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import AnnotatedImage, Family, Region, VQAExample
+from data_pipelines.records import AnnotatedImage, Family, Region, VQAExample, question_about
 from data_pipelines.regions.boxes import box_to_loc_tokens, iou
 
 IDENTIFY_WORDINGS = (
@@ -115,27 +115,11 @@ def _choose(image: AnnotatedImage, index: int, wrong: Sequence[str], rng: np.ran
 def _marked(image: AnnotatedImage, index: int, family: Family, suffix: str = "", **fields: Any) -> VQAExample:
     """A question about one box, which is its region; boxes of other labels are its distractors."""
     region = image.regions[index]
-    return _about(
-        image,
-        index,
-        family,
-        suffix,
-        answer_type="open" if family == "identify" else "closed",
-        regions=(region,),
-        distractors=tuple(other for other in image.regions if other.label != region.label),
-        provenance=image.provenance,
-        **fields,
-    )
+    others = tuple(other for other in image.regions if other.label != region.label)
+    marked = {"regions": (region,), "distractors": others, "provenance": image.provenance}
+    answer_type = "open" if family == "identify" else "closed"
+    return _about(image, index, family, suffix, answer_type=answer_type, **marked, **fields)
 
 
 def _about(image: AnnotatedImage, index: int, family: Family, suffix: str = "", **fields: Any) -> VQAExample:
-    return VQAExample(
-        id=f"{image.dataset}/{family}/{image.image_id}/{index}{suffix}",
-        dataset=image.dataset,
-        split=image.split,
-        image=image.image,
-        image_id=image.image_id,
-        family=family,
-        modality=image.modality,
-        **fields,
-    )
+    return question_about(image, f"{family}/{image.image_id}/{index}{suffix}", family=family, **fields)

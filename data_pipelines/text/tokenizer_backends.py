@@ -1,7 +1,7 @@
 """The two kinds of tokenizer file: a SentencePiece model, and a Hugging Face tokenizer.json."""
 
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import sentencepiece
 import tokenizers
@@ -16,43 +16,6 @@ NEWLINE = "\n"
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 SPECIAL_TOKENS = {"<pad>": PAD_ID, "<eos>": EOS_ID, "<bos>": BOS_ID, "<unk>": UNK_ID}
-
-
-class TokenizerBackend(Protocol):
-    """What a tokenizer file must give; loc and seg tokens are appended on loading where it has none."""
-
-    file_name: str
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the highest id that text can become."""
-
-    def special_ids(self) -> tuple[int | None, int | None, int | None]:
-        """Ids of pad, eos and bos."""
-
-    def unknown_id(self) -> int | None:
-        """The id of what is in no token."""
-
-    def token_id(self, token: str) -> int | None:
-        """The id of a token, None if there is no such token."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text, without bos or eos; text that spells a control token stays text."""
-
-    def decode(self, ids: list[int]) -> str:
-        """Text of the ids; pad, bos and eos give nothing."""
-
-    def completed_file(self) -> bytes:
-        """The file with the loc and seg tokens in it."""
-
-
-def load_backend(file: bytes, path: str) -> TokenizerBackend:
-    """Tells the kind by the first byte: a SentencePiece model, a protocol buffer, never starts with a brace.
-
-    Raises:
-      DataError: the file is of neither kind, or has some loc and seg tokens but not all.
-    """
-    return HuggingFaceBackend(file, path) if file.startswith(b"{") else SentencePieceBackend(file, path)
 
 
 class SentencePieceBackend:
@@ -75,26 +38,33 @@ class SentencePieceBackend:
 
     @property
     def vocab_size(self) -> int:
+        """One more than the highest id that text can become."""
         return self._processor.get_piece_size()
 
     def special_ids(self) -> tuple[int | None, int | None, int | None]:
+        """Ids of pad, eos and bos."""
         return self._processor.pad_id(), self._processor.eos_id(), self._processor.bos_id()
 
     def unknown_id(self) -> int | None:
+        """The id of what is in no token."""
         return self._processor.unk_id()
 
     def token_id(self, token: str) -> int | None:
+        """The id of a token, None if there is no such token."""
         # SentencePiece answers with unk for a piece that it does not have.
         number = self._processor.piece_to_id(token)
         return number if self._processor.id_to_piece(number) == token else None
 
     def encode(self, text: str) -> list[int]:
+        """Ids of the text, without bos or eos; text that spells a control token stays text."""
         return self._processor.encode(text)
 
     def decode(self, ids: list[int]) -> str:
+        """Text of the ids; pad, bos and eos give nothing."""
         return self._processor.decode(ids)
 
     def completed_file(self) -> bytes:
+        """The file with the loc and seg tokens in it."""
         return self._completed
 
 
@@ -131,6 +101,7 @@ class HuggingFaceBackend:
 
     @property
     def vocab_size(self) -> int:
+        """One more than the highest id that text can become."""
         ids = self._tokenizer.get_vocab()
         highest = max(ids.values())
         # `<image>` only stands in Hugging Face's sequences, where image features replace it. After everything else it
@@ -138,27 +109,42 @@ class HuggingFaceBackend:
         return highest if ids.get(IMAGE_TOKEN) == highest else highest + 1
 
     def special_ids(self) -> tuple[int | None, int | None, int | None]:
+        """Ids of pad, eos and bos."""
         return self.token_id("<pad>"), self.token_id("<eos>"), self.token_id("<bos>")
 
     def unknown_id(self) -> int | None:
+        """The id of what is in no token."""
         return self.token_id("<unk>")
 
     def token_id(self, token: str) -> int | None:
+        """The id of a token, None if there is no such token."""
         return self._tokenizer.token_to_id(token)
 
     def encode(self, text: str) -> list[int]:
+        """Ids of the text, without bos or eos; text that spells a control token stays text."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
+        """Text of the ids; pad, bos and eos give nothing."""
         # skip_special_tokens would leave out `<unk>` and `<image>` too, and hide that a model writes them.
         return self._tokenizer.decode([i for i in ids if i not in (PAD_ID, EOS_ID, BOS_ID)], skip_special_tokens=False)
 
     def completed_file(self) -> bytes:
+        """The file with the loc and seg tokens in it."""
         if not self._lacks_locations:
             return self._file
         tokenizer = tokenizers.Tokenizer.from_str(self._file.decode())
         _add_location_tokens(tokenizer)
         return tokenizer.to_str().encode()
+
+
+def load_backend(file: bytes, path: str) -> SentencePieceBackend | HuggingFaceBackend:
+    """Tells the kind by the first byte: a SentencePiece model, a protocol buffer, never starts with a brace.
+
+    Raises:
+      DataError: the file is of neither kind, or has some loc and seg tokens but not all.
+    """
+    return HuggingFaceBackend(file, path) if file.startswith(b"{") else SentencePieceBackend(file, path)
 
 
 def with_location_pieces(model: bytes, path: str, *, newline: bool = False) -> bytes:

@@ -9,22 +9,16 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing or damaged; the message names its folder and the remedy."""
 
 
-class MissingCheckpoint(CheckpointError):
+class MissingCheckpoint(CheckpointError, code="checkpoint.missing"):
     """There is no checkpoint where one should be."""
 
-    code = "checkpoint.missing"
 
-
-class DamagedCheckpoint(CheckpointError):
+class DamagedCheckpoint(CheckpointError, code="checkpoint.damaged"):
     """A checkpoint is incomplete, or its content is not what was written."""
 
-    code = "checkpoint.damaged"
 
-
-class CheckpointMismatch(CheckpointError):
+class CheckpointMismatch(CheckpointError, code="checkpoint.mismatch"):
     """A checkpoint is of another run, model or mesh than the one that reads it."""
-
-    code = "checkpoint.mismatch"
 
 
 def mismatches(*, missing: Sequence[str], unexpected: Sequence[str], ill_shaped: Sequence[str], most: int) -> str:

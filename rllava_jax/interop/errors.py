@@ -4,31 +4,21 @@ from data_pipelines.core.errors import ConfigError
 from rllava_jax.checkpoint.errors import CheckpointError
 
 
-class UnsupportedImport(CheckpointError):
+class UnsupportedImport(CheckpointError, code="import.unsupported"):
     """A published checkpoint has what this project cannot read."""
 
-    code = "import.unsupported"
 
-
-class MalformedImport(CheckpointError):
+class MalformedImport(CheckpointError, code="file.malformed"):
     """A file of a published checkpoint is damaged, or not of the kind that its name says."""
 
-    code = "file.malformed"
 
-
-class MissingImport(CheckpointError):
+class MissingImport(CheckpointError, code="file.missing"):
     """A published checkpoint, or a file of one, is not there."""
 
-    code = "file.missing"
 
-
-class TwoModels(CheckpointError):
+class TwoModels(CheckpointError, code="import.two-models"):
     """A folder holds files of two published checkpoints."""
 
-    code = "import.two-models"
 
-
-class UnsupportedExport(ConfigError):
+class UnsupportedExport(ConfigError, code="export.unsupported"):
     """A run has what the asked format cannot hold."""
-
-    code = "export.unsupported"
