@@ -141,7 +141,7 @@ def test_a_file_that_names_no_image_of_the_split_is_an_error(split, written):
     ("content", "kind", "code", "named"),
     [
         ({"synpic1": NODULE}, DataError, "file.malformed", ["'synpic1'", "dict"]),
-        ({"synpic1": ["x"]}, DataError, "file.malformed", ["'synpic1', box 0", "str"]),
+        ({"synpic1": ["x"]}, DataError, "file.malformed", ["'synpic1'", "entry 0", "str"]),
         (
             {"synpic1": [NODULE, NODULE | {"box": [1, 2, 3]}]},
             DataError,
@@ -165,14 +165,14 @@ def test_a_file_that_names_no_image_of_the_split_is_an_error(split, written):
         (RESULTS, ConfigError, "option.missing", ["categories"]),
         ("x", ConfigError, "option.missing", ["categories"]),
         ({"annotations": RESULTS}, DataError, "file.malformed", ["field 'categories'"]),
-        ({"annotations": 3, "categories": CATEGORIES}, DataError, "file.malformed", ["results"]),
+        ({"annotations": 3, "categories": CATEGORIES}, DataError, "file.malformed", ["list of objects", "int"]),
         (
             {"annotations": RESULTS, "categories": CATEGORIES[:1]},
             DataError,
             "data.unknown-name",
             ["result 1: category_id 2"],
         ),
-        ({"annotations": ["x"], "categories": CATEGORIES}, DataError, "file.malformed", ["result 0", "str"]),
+        ({"annotations": ["x"], "categories": CATEGORIES}, DataError, "file.malformed", ["entry 0", "str"]),
         (
             {"annotations": [{"image_id": 7}], "categories": CATEGORIES},
             DataError,

@@ -54,7 +54,7 @@ def read_objects(path: str) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{path}: entry {number}", entry) for number, entry in enumerate(list_of_objects(read_json(path), path))]
 
 
-def list_of_objects(entries: Any, where: str) -> list[dict[str, Any]]:
+def list_of_objects(entries: Any, where: str, *, remedy: str = "is it the published file?") -> list[dict[str, Any]]:
     """Raises: DataError: `entries` is not a list of objects."""
     if not isinstance(entries, list):
         found = type(entries).__name__
@@ -63,7 +63,7 @@ def list_of_objects(entries: Any, where: str) -> list[dict[str, Any]]:
         if wrong is None:
             return entries
         found = f"entry {wrong[0]} of type {type(wrong[1]).__name__}"
-    raise MalformedFile(f"{where}: expected a list of objects, found {found}; is it the published file?")
+    raise MalformedFile(f"{where}: expected a list of objects, found {found}; {remedy}")
 
 
 def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) -> Any:

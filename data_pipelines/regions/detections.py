@@ -15,23 +15,22 @@ training data and no way to test: their provenance is "detector".
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any, TypeGuard
+from typing import Any
 
 from data_pipelines.core.errors import (
     DataConflict,
     ImageError,
     InvalidOption,
-    InvalidValue,
     MalformedFile,
     MissingOption,
     UnknownName,
+    invalid_field,
     listed,
 )
-from data_pipelines.core.json_files import read_json, text_field
+from data_pipelines.core.json_files import finite_numbers, list_of_objects, read_json, text_field
 from data_pipelines.images.reading import size_of
 from data_pipelines.records import AnnotatedImage, Region, SourceSplit
 from data_pipelines.regions.boxes import box_from_pixels
@@ -39,6 +38,8 @@ from data_pipelines.regions.boxes import box_from_pixels
 logger = logging.getLogger(__name__)
 
 _REMEDY = "name the file that the detector wrote"
+# In place of an image's id where a name fits several.
+_SEVERAL = ""
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,14 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     named: set[str] = set()
     elsewhere = below = 0
     for detection in detections:
-        name = _known_name(detection.image, owners)
-        if name is None:
+        # The name, or the last folder and file of a longer path. The file alone would not do: another image's
+        # "xmlab9/source.jpg" is not this split's only "source.jpg".
+        shorter = "/".join(PurePath(detection.image).parts[-2:])
+        image_id = owners.get(detection.image, owners.get(shorter))
+        if image_id is None:
             elsewhere += 1
             continue
-        image_id = owners[name]
-        if image_id is None:
+        if image_id == _SEVERAL:
             raise DataConflict(f"{detection.where}: its name fits several images; name them by their ids")
         named.add(image_id)
         if detection.score < min_score:
@@ -130,88 +133,56 @@ def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
             f"{path}: COCO results give categories by number; name the COCO file that has their names, or write one "
             'object with "categories" and "annotations"'
         )
-    if not isinstance(results, list) or not isinstance(names, dict):
-        wrong = path if not isinstance(results, list) else names_path
-        raise MalformedFile(
-            f"{wrong}: not COCO's form; expected a list of results, and an object with their categories"
-        )
-    labels = _names(names, "categories", "name", names_path)
-    return list(_coco(results, path, labels, _names(names, "images", "file_name", names_path)))
+    if not isinstance(names, dict):
+        raise MalformedFile(f"{names_path}: is {type(names).__name__}; expected COCO's object with the categories")
+    labels, files = _names(names, "categories", "name", names_path), _names(names, "images", "file_name", names_path)
+    return list(_coco(list_of_objects(results, path, remedy=_REMEDY), path, labels, files))
 
 
 def _by_image(content: Mapping[str, Any], path: str) -> Iterator[Detection]:
     for place, (image, boxes) in enumerate(content.items()):
         # Folders may be named by patients, as MIMIC-CXR's are.
-        shown = f"image {place}" if "/" in image or "\\" in image else repr(image)
-        if not isinstance(boxes, list):
-            raise MalformedFile(f"{path}: {shown} has {type(boxes).__name__}; expected a list of boxes")
-        for number, entry in enumerate(boxes):
-            where = f"{path}: {shown}, box {number}"
-            yield _detection(entry, where, image=image, label=None, box="box")
+        where = f"{path}: image {place}" if "/" in image or "\\" in image else f"{path}: {image!r}"
+        for number, entry in enumerate(list_of_objects(boxes, where, remedy=_REMEDY)):
+            label = text_field(entry, "label", f"{where}, box {number}")
+            yield _detection(entry, f"{where}, box {number}", image=image, label=label, box="box")
 
 
 def _coco(
-    results: Sequence[Any], path: str, labels: Mapping[str, str], files: Mapping[str, str]
+    results: Sequence[dict[str, Any]], path: str, labels: Mapping[str, str], files: Mapping[str, str]
 ) -> Iterator[Detection]:
     for number, entry in enumerate(results):
         where = f"{path}: result {number}"
-        if not isinstance(entry, dict):
-            raise MalformedFile(f"{where} is {type(entry).__name__}; expected an object")
         category, image = (text_field(entry, field, where) for field in ("category_id", "image_id"))
         if category not in labels:
             raise UnknownName(f"{where}: category_id {category} is not among the categories; add it to them")
         yield _detection(entry, where, image=files.get(image, image), label=labels[category], box="bbox")
 
 
-def _detection(entry: Any, where: str, *, image: str, label: str | None, box: str) -> Detection:
-    if not isinstance(entry, dict):
-        raise MalformedFile(f"{where} is {type(entry).__name__}; expected an object with label, box and score")
-    numbers = entry.get(box)
-    if not isinstance(numbers, list) or len(numbers) != 4 or not all(_is_number(v) for v in numbers):
-        raise InvalidValue(f"{where}: field {box!r} is {numbers!r}; expected four numbers x, y, w, h in pixels")
+def _detection(entry: Mapping[str, Any], where: str, *, image: str, label: str, box: str) -> Detection:
+    x, y, w, h = finite_numbers(entry.get(box), 4, where, box)
     score = entry.get("score")
-    if not _is_number(score) or not 0 <= score <= 1:
-        raise InvalidValue(f"{where}: field 'score' is {score!r}; expected a number from 0 to 1")
-    x, y, w, h = numbers
-    return Detection(image, text_field(entry, "label", where) if label is None else label, (x, y, w, h), score, where)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise invalid_field(where, "score", score, "expected a number from 0 to 1")
+    return Detection(image, label, (x, y, w, h), score, where)
 
 
 def _names(content: Mapping[str, Any], table: str, field: str, path: str) -> dict[str, str]:
     """id → name of COCO's "categories" or "images", the latter perhaps absent."""
-    entries = content.get(table, [] if table == "images" else None)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise MalformedFile(f"{path}: field {table!r} is no list of objects; expected COCO's {table}")
-    where = f"{path}: {table}"
+    where = f"{path}: field {table!r}"
+    entries = list_of_objects(content.get(table, [] if table == "images" else None), where, remedy=_REMEDY)
     return {text_field(entry, "id", where): text_field(entry, field, where) for entry in entries}
 
 
-def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str | None]:
-    """Every name an image may be called by → its id; None where the name fits several. An id is never taken away."""
-    owners: dict[str, str | None] = {}
+def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str]:
+    """Every name an image may be called by → its id, or `_SEVERAL`. An id is never taken away."""
+    owners: dict[str, str] = {}
     for image in images:
-        for name in _file_names(image):
-            owners[name] = image.image_id if owners.get(name, image.image_id) == image.image_id else None
+        if isinstance(image.image, str):
+            path = PurePath(image.image)
+            for name in (path.name, path.stem, f"{path.parent.name}/{path.name}"):
+                owners[name] = image.image_id if owners.get(name, image.image_id) == image.image_id else _SEVERAL
     return owners | {image.image_id: image.image_id for image in images}
-
-
-def _file_names(image: AnnotatedImage) -> tuple[str, ...]:
-    if not isinstance(image.image, str):
-        return ()
-    path = PurePath(image.image)
-    return path.name, path.stem, f"{path.parent.name}/{path.name}"
-
-
-def _known_name(name: str, owners: Mapping[str, str | None]) -> str | None:
-    """The name, or the last folder and file of a longer path, where an image of the split is called so.
-
-    The file alone would not do: another image's "xmlab9/source.jpg" is not this split's only "source.jpg".
-    """
-    shorter = "/".join(PurePath(name).parts[-2:])
-    return next((known for known in (name, shorter) if known in owners), None)
 
 
 def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
