@@ -15,29 +15,28 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import made_folder, run_command
-from data_pipelines.core.errors import InvalidOption, MissingOption, OptionConflict
+from data_pipelines.core.errors import MissingOption, OptionConflict
 from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import AnswerStore, Completion, Request
 from data_pipelines.generation.captions import Caption, read_captions
-from data_pipelines.generation.client import Endpoint, Traffic, ask
+from data_pipelines.generation.client import Endpoint, ask
 from data_pipelines.generation.duplicates import Duplicates
-from data_pipelines.generation.filters import Filter, Filters, read_pathologies
+from data_pipelines.generation.filters import Filters, read_pathologies
 from data_pipelines.generation.languages import check_language
 from data_pipelines.generation.options import check_lengths, endpoint_of, parser
 from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
-from data_pipelines.generation.summary import as_text, summarise
-from data_pipelines.generation.templates import KINDS, Kind, PromptTemplate, load_templates, render
+from data_pipelines.generation.summary import Work, as_text, summarise
+from data_pipelines.generation.templates import Kind, PromptTemplate, load_templates, render
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def _work(options: argparse.Namespace) -> int:
     endpoint = endpoint_of(
         options, requests_per_minute=options.requests_per_minute, stop_after_failures=options.stop_after_failures
     )
-    templates = load_templates(_kinds(options.kinds), options.templates)
+    templates = load_templates(options.kinds, options.templates)
     filters = _filters(options)
     verdicts = read_verdicts(options.review) if options.review else {}
     if options.write_review:
@@ -75,7 +74,7 @@ def _work(options: argparse.Namespace) -> int:
     if prepared is not None:
         used = with_files(used, prepared, folder)
     requests_of = functools.partial(_requests, options, templates)
-    work = _Work()
+    work = Work()
     with AnswerStore(str(folder / ANSWERS)) as store:
         if endpoint is None and not len(store):
             raise MissingOption(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
@@ -90,7 +89,7 @@ def _work(options: argparse.Namespace) -> int:
         tally = selection.write(folder, judged, requests_of, store)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
-    summary = summarise(options, templates.values(), len(captions), left_out, work.answered_before, tally)
+    summary = summarise(options, templates.values(), len(captions), left_out, work, tally)
     _report(options, folder, summary, work, tally)
     return 1 if work.failures else 0
 
@@ -99,12 +98,13 @@ def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCapti
     """What --captions names, and the prepared data set that they are of, whose images are no files yet."""
     if not Path(options.captions).is_dir():
         if options.caption_splits:
-            raise OptionConflict(f"--caption-splits {options.caption_splits}: are of a prepared data set; leave it out")
+            raise OptionConflict(
+                f"--caption-splits {','.join(options.caption_splits)}: are of a prepared data set; leave it out"
+            )
         return read_captions(options.captions)[: options.limit], None
-    splits = [name.strip() for name in (options.caption_splits or "").split(",") if name.strip()]
     if Path(options.out).resolve() == Path(options.captions).resolve():
         raise OptionConflict(f"--out {options.out}: is the prepared data set itself; choose another folder")
-    read = read_prepared(options.captions, splits)
+    read = read_prepared(options.captions, options.caption_splits)
     return read.captions[: options.limit], read
 
 
@@ -121,22 +121,12 @@ def _requests(
         yield Request(caption_id=caption.id, kind=kind, system=system, user=user, **of_model, **of_template)
 
 
-@dataclass
-class _Work:
-    """What this start has done."""
-
-    answered_before: int = 0
-    answered_now: int = 0
-    failures: list[dict[str, str]] = field(default_factory=list)
-    traffic: Traffic = field(default_factory=Traffic)
-
-
 def _ask_missing(
     captions: Sequence[Caption],
     requests_of: Callable[[Caption], Iterator[Request]],
     store: AnswerStore,
     endpoint: Endpoint | None,
-    work: _Work,
+    work: Work,
 ) -> None:
     """Sends every request that has no stored answer. Without an endpoint only counts the others."""
     stored = Counter(request.key in store for caption in captions for request in requests_of(caption))
@@ -152,7 +142,6 @@ def _ask_missing(
 
         def answered(request: Request, answer: Completion) -> None:
             store.add(request, answer)
-            work.answered_now += 1
             show()
             bar.update()
 
@@ -165,27 +154,16 @@ def _ask_missing(
 
 
 def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption], Counter[str]]:
-    used: list[Caption] = []
-    left_out: Counter[str] = Counter()
-    for caption in tqdm(captions, desc="captions", disable=None, leave=False):
-        fault = filters.caption_fault(caption)
-        if fault is None:
-            used.append(caption)
-        else:
-            left_out[fault] += 1
+    faults = [filters.caption_fault(c) for c in tqdm(captions, desc="captions", disable=None, leave=False)]
+    used = [caption for caption, fault in zip(captions, faults, strict=True) if fault is None]
+    left_out = Counter(fault for fault in faults if fault is not None)
     if left_out:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items()))
         logger.warning("nothing is asked of %d of %d captions: %s", left_out.total(), len(captions), reasons)
     return used, left_out
 
 
-def _report(options: argparse.Namespace, folder: Path, summary: dict[str, Any], work: _Work, tally: Tally) -> None:
-    summary["requests"] |= {
-        "answered_now": work.answered_now,
-        "failed": len(work.failures),
-        "tries": work.traffic.tries,
-        "replies_by_status": {str(code): count for code, count in sorted(work.traffic.statuses.items())},
-    }
+def _report(options: argparse.Namespace, folder: Path, summary: dict[str, Any], work: Work, tally: Tally) -> None:
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     if tally.unknown_verdicts:
         logger.warning(
@@ -209,21 +187,13 @@ def _write_review(path: str, questions: Path, captions: dict[str, str], judged: 
 
 
 def _filters(options: argparse.Namespace) -> Filters:
-    skipped = frozenset(cast("list[Filter]", options.skip_filter))
+    skipped = frozenset(options.skip_filter)
     if "language" not in skipped:
         check_language(options.language)
     terms = read_pathologies(options.pathologies) if options.pathologies else None
-    limits = {f"{text}_words": tuple(getattr(options, f"{text}_words")) for text in ("caption", "question", "answer")}
-    scope = options.pathology_scope
-    return Filters(skipped=skipped, terms=terms, pathology_scope=scope, language=options.language, **limits)
-
-
-def _kinds(text: str) -> list[Kind]:
-    kinds = [name.strip() for name in text.split(",")]
-    for kind in kinds:
-        if kind not in get_args(Kind):
-            raise InvalidOption(f"--kinds {text}: no kind {kind!r}; choose among {', '.join(KINDS)}")
-    return cast("list[Kind]", list(dict.fromkeys(kinds)))
+    names = ("pathology_scope", "language", "caption_words", "question_words", "answer_words")
+    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    return Filters(skipped=skipped, terms=terms, **given)
 
 
 if __name__ == "__main__":

@@ -97,18 +97,18 @@ def _detections(options: argparse.Namespace) -> Detections | None:
 
 def _command(options: argparse.Namespace) -> str:
     """The command as it is recorded: what decides the result, and of folders their names, not where they lie."""
-    line = ["python", "-m", "data_pipelines.prepare", options.name]
-    if options.source:
-        line += ["--source", os.path.basename(os.path.abspath(options.source))]
-    line += ["--out", os.path.basename(os.path.abspath(options.out))]
-    line += ["--splits", ",".join(options.splits)] if options.splits else []
-    line += ["--window", options.window] if options.window != AUTO else []
-    if options.detections:
-        line += ["--detections", os.path.basename(options.detections), "--min-score", f"{options.min_score:g}"]
-    if options.detection_names:
-        line += ["--detection-names", os.path.basename(options.detection_names)]
-    line += ["--allow-missing"] if options.allow_missing else []
-    return shlex.join(line)
+    said = {
+        "--source": os.path.basename(os.path.abspath(options.source)) if options.source else "",
+        "--out": os.path.basename(os.path.abspath(options.out)),
+        "--splits": ",".join(options.splits),
+        "--window": options.window if options.window != AUTO else "",
+        "--detections": os.path.basename(options.detections),
+        "--min-score": f"{options.min_score:g}" if options.detections else "",
+        "--detection-names": os.path.basename(options.detection_names),
+    }
+    words_said = [word for option, value in said.items() if value for word in (option, value)]
+    missing = ["--allow-missing"] if options.allow_missing else []
+    return shlex.join(["python", "-m", "data_pipelines.prepare", options.name, *words_said, *missing])
 
 
 def _card(card: DataCard) -> str:
@@ -151,13 +151,10 @@ def _parser() -> Parser:
         "--detections", default="", metavar="FILE",
         help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",
     )  # fmt: skip
+    parser.add_argument("--min-score", type=float, default=0.0, metavar="S", help="leave out boxes that score below")
     parser.add_argument(
-        "--min-score", type=float, default=0.0, metavar="S", help="leave out boxes that score below (default: 0)"
+        "--detection-names", default="", metavar="FILE", help="COCO file with the categories of results alone"
     )
-    parser.add_argument(
-        "--detection-names", default="", metavar="FILE",
-        help="COCO file with the categories of results that stand alone",
-    )  # fmt: skip
     parser.add_argument(
         "--allow-missing", action="store_true",
         help="warn where a split has less than its data card says, or an image cannot be read, and go on without",

@@ -8,8 +8,15 @@ from expected_errors import refused
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption, read_captions
-from data_pipelines.generation.pairs import TOPICS, GeneratedPair, pair_id, question_record
-from data_pipelines.generation.parsing import MalformedError, extract_object, parse_answer
+from data_pipelines.generation.pairs import (
+    TOPICS,
+    GeneratedPair,
+    MalformedError,
+    extract_object,
+    pair_id,
+    parse_answer,
+    question_record,
+)
 from data_pipelines.generation.templates import KINDS, load_templates, render
 from data_pipelines.records import Turn, VQAExample
 

@@ -35,6 +35,15 @@ _FAULTS = {
 }
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the description's lines, and adds an option's default where its help does not speak of one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if "default" in (action.help or "") or action.default is False or action.default in (None, "", (), []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Options have no abbreviations, the description keeps its lines, and a fault is a ConfigError."""
 
@@ -43,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         overrides: the prefix of arguments that are collected unread, in `options.overrides`.
         settings: argparse's own.
         """
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **settings)
         self._overrides = overrides
         self._conditions: dict[str, tuple[str, ...]] = {}
 

@@ -2,15 +2,15 @@
 
 import argparse
 import os
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
-from data_pipelines.core.command_line import Parser, above_zero, real, whole
+from data_pipelines.core.command_line import Parser, above_zero, real, whole, words
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.generation.client import Endpoint
 from data_pipelines.generation.duplicates import DuplicateScope
 from data_pipelines.generation.filters import Filter, PathologyScope
-from data_pipelines.generation.templates import KINDS
+from data_pipelines.generation.templates import KINDS, Kind
 
 
 def parser(description: str) -> Parser:
@@ -22,27 +22,31 @@ def parser(description: str) -> Parser:
         "of a prepared data set with captions, whose images are then written to images/ below --out",
     )  # fmt: skip
     parser.add_argument(
-        "--caption-splits", metavar="SPLIT,…", help="of a prepared data set (default: every split that it has)"
-    )
+        "--caption-splits", type=words, default=(), metavar="SPLIT,…",
+        help="of a prepared data set (default: every split that it has)",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of questions.jsonl and all that led to it")
     parser.add_argument(
-        "--kinds", default=",".join(KINDS), metavar="KIND,…",
-        help="what to ask for, in this order (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--pairs", type=whole(1), default=3, metavar="N", help="questions asked for per caption and kind (default: 3)"
+        "--kinds", type=_kinds, default=",".join(KINDS), metavar="KIND,…", help="what to ask for, in this order"
     )
-    parser.add_argument(
-        "--turns", type=whole(2), default=3, metavar="N", help="questions of a conversation (default: 3)"
-    )
-    parser.add_argument("--split", default="train", help="of captions that name none (default: train)")
-    parser.add_argument("--language", default="en", help="of the questions, and of captions that pass (default: en)")
+    parser.add_argument("--pairs", type=whole(1), default=3, metavar="N", help="questions per caption and kind")
+    parser.add_argument("--turns", type=whole(2), default=3, metavar="N", help="questions of a conversation")
+    parser.add_argument("--split", default="train", help="of captions that name none")
+    parser.add_argument("--language", default="en", help="of the questions, and of captions that pass")
     parser.add_argument("--limit", type=whole(1), metavar="N", help="only the first N captions, for a trial")
     _add_model(parser.add_argument_group("language model"))
     _add_filters(parser.add_argument_group("filters; a later run may set them otherwise without asking again"))
     _add_review(parser.add_argument_group("review by a person"))
     parser.goes_with("--review", "--only-accepted")
     return parser
+
+
+def _kinds(text: str) -> list[Kind]:
+    kinds = [name.strip() for name in text.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"{text}: no kind {kind!r}; choose among {', '.join(KINDS)}")
+    return cast("list[Kind]", list(dict.fromkeys(kinds)))
 
 
 def check_lengths(options: argparse.Namespace) -> None:
@@ -103,40 +107,38 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--templates", metavar="DIR",
         help="folder of your own prompts, one KIND.txt each (default: those of data_pipelines/generation/qa_templates)",
     )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of sampling, options' order, wanted answers (default: 0)")
-    group.add_argument(
-        "--temperature",
-        type=real("a number from 0 to 2", lambda t: 0 <= t <= 2),
-        default=0.0,
-        help="of sampling (default: 0, greedy)",
-    )
-    group.add_argument("--max-tokens", type=whole(1), default=1024, metavar="N", help="of an answer (default: 1024)")
+    group.add_argument("--seed", type=int, default=0, help="of sampling, options' order, wanted answers")
+    degree = real("a number from 0 to 2", lambda t: 0 <= t <= 2)
+    group.add_argument("--temperature", type=degree, default=0.0, help="of sampling; at 0 it is greedy")
+    group.add_argument("--max-tokens", type=whole(1), default=1024, metavar="N", help="of an answer")
     group.add_argument(
         "--json-mode", action="store_true", help="have the server allow nothing but JSON; not every server can"
     )
     group.add_argument(
         "--requests-per-minute", type=above_zero, metavar="N", help="upper limit, retries included (default: none)"
     )
-    group.add_argument("--concurrency", type=whole(1), default=4, metavar="N", help="requests at once (default: 4)")
+    group.add_argument("--concurrency", type=whole(1), default=4, metavar="N", help="requests at once")
     group.add_argument(
-        "--timeout", type=above_zero, default=120.0, metavar="S",
-        help="seconds without a byte after which a request is tried again (default: 120)",
-    )  # fmt: skip
+        "--timeout",
+        type=above_zero,
+        default=120.0,
+        metavar="S",
+        help="seconds without a byte before a retry",
+    )
     group.add_argument(
         "--retries", type=whole(), default=5, metavar="N",
-        help="further tries after no connection, a timeout, 429 or 5xx; then the request counts as failed (default: 5)",
+        help="further tries after no connection, a timeout, 429 or 5xx; then the request counts as failed",
     )  # fmt: skip
     group.add_argument(
-        "--stop-after-failures", type=whole(1), default=10, metavar="N",
-        help="stop when so many requests in a row have failed (default: 10)",
-    )  # fmt: skip
+        "--stop-after-failures", type=whole(1), default=10, metavar="N", help="in a row, after which the run ends"
+    )
 
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pathologies", metavar="FILE", help="keep what names one of these terms, one a line")
     group.add_argument(
         "--pathology-scope", choices=get_args(PathologyScope), default="caption",
-        help="what has to name a term: the caption, or question and answer (default: caption)",
+        help="what has to name a term: the caption, or question and answer",
     )  # fmt: skip
     lengths = {"caption": (5, 400), "question": (3, 40), "answer": (1, 60)}
     for name, limits in lengths.items():
@@ -145,13 +147,15 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
             help=f"(default: {limits[0]} {limits[1]})",
         )  # fmt: skip
     group.add_argument(
-        "--duplicate-scope", choices=get_args(DuplicateScope), default="image",
-        help="compare the questions of one image, or of the whole set (default: image)",
-    )  # fmt: skip
+        "--duplicate-scope",
+        choices=get_args(DuplicateScope),
+        default="image",
+        help="compare one image's questions, or all",
+    )
     group.add_argument(
         "--duplicate-threshold", type=real("a number above 0, at most 1", lambda j: 0 < j <= 1),
         default=0.8, metavar="J",
-        help="Jaccard similarity of word pairs from which questions with equal answers are duplicates (default: 0.8)",
+        help="Jaccard similarity of word pairs from which questions with equal answers are duplicates",
     )  # fmt: skip
     group.add_argument(
         "--skip-filter", action="append", default=[], choices=get_args(Filter), help="leave a filter out; repeatable"

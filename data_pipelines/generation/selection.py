@@ -12,8 +12,7 @@ from data_pipelines.generation.answers import AnswerStore, Request
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.duplicates import Duplicates
 from data_pipelines.generation.filters import Filters
-from data_pipelines.generation.pairs import GeneratedPair, pair_id, question_record
-from data_pipelines.generation.parsing import MalformedError, parse_answer
+from data_pipelines.generation.pairs import GeneratedPair, MalformedError, pair_id, parse_answer, question_record
 from data_pipelines.generation.review import Verdict
 
 QUESTIONS = "questions.jsonl"

@@ -3,8 +3,10 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from data_pipelines.generation.client import Traffic
 from data_pipelines.generation.selection import Tally
 from data_pipelines.generation.templates import PromptTemplate
 
@@ -16,12 +18,26 @@ _SETTINGS = (
 )  # fmt: skip
 
 
+@dataclass
+class Work:
+    """What a start of the command has asked.
+
+    Attributes:
+      answered_before: requests whose answer an earlier start had stored.
+      failures: caption_id, kind and reason of each request without an answer.
+    """
+
+    answered_before: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
 def summarise(
     options: argparse.Namespace,
     templates: Iterable[PromptTemplate],
     captions: int,
     left_out: Counter[str],
-    answered_before: int,
+    work: Work,
     tally: Tally,
 ) -> dict[str, Any]:
     """The summary as it is stored; counts by reason are in order of their names.
@@ -29,7 +45,6 @@ def summarise(
     Args:
       captions: read.
       left_out: of these, by reason.
-      answered_before: requests whose answer an earlier start had stored.
     """
     return {
         "settings": {name: getattr(options, name) for name in _SETTINGS},
@@ -39,7 +54,11 @@ def summarise(
             "needed": tally.answers + tally.unanswered,
             "answered": tally.answers,
             "unanswered": tally.unanswered,
-            "answered_before": answered_before,
+            "answered_before": work.answered_before,
+            "answered_now": tally.answers - work.answered_before,
+            "failed": len(work.failures),
+            "tries": work.traffic.tries,
+            "replies_by_status": {str(code): count for code, count in sorted(work.traffic.statuses.items())},
         },
         "answers": {
             "malformed": _sorted(tally.malformed_answers),
@@ -62,10 +81,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
             f"{requests['answered']} of {requests['needed']} answered, {requests['answered_now']} of them now; "
             f"{requests['failed']} failed, {requests['tries']} tries",
         ),
-        (
-            "answers",
-            f"{_total(answers['malformed'], ' malformed')}; {answers['nothing_to_ask']} with nothing to ask",
-        ),
+        ("answers", f"{_total(answers['malformed'], ' malformed')}; {answers['nothing_to_ask']} with nothing to ask"),
         ("pairs", _total(answers["malformed_pairs"], " malformed")),
         *((name, _total(questions[name])) for name in ("found", "rejected", "kept")),
     ]
