@@ -84,7 +84,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--source", action="append", default=[], metavar="NAME",
         help=f"what the folders hold: {PREPARED} (the default: what data_pipelines.prepare wrote), or as published "
-        f"{', '.join(registry.MODULES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); "
+        f"{', '.join(registry.SOURCES)} (of {' and '.join(registry.DRAWN)}, which are drawn, the folder is not read); "
         "give one name, or one for each folder in their order",
     )  # fmt: skip
     parser.add_argument(

@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> None:
     try:
         if options.list:
-            print("\n\n".join(_card(registry.source(name, setting="NAME").card) for name in registry.MODULES))
+            print("\n\n".join(_card(registry.SOURCES.get(name, setting="NAME").card) for name in registry.SOURCES))
         elif options.card:
-            print(_card(registry.source(options.card, setting="--card").card))
+            print(_card(registry.SOURCES.get(options.card, setting="--card").card))
         else:
             _prepare(options)
     except ModuleNotFoundError as error:
@@ -59,9 +59,9 @@ def _work(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace) -> None:
     for value, option in ((options.name, "NAME"), (options.out, "--out")):
         if not value:
-            known = f", one of {', '.join(registry.MODULES)}" if option == "NAME" else ""
+            known = f", one of {', '.join(registry.SOURCES)}" if option == "NAME" else ""
             raise MissingOption(f"{option}: is missing{known}")
-    source = registry.source(options.name, setting="NAME")
+    source = registry.SOURCES.get(options.name, setting="NAME")
     if source.card.layout and not (options.source and os.path.isdir(options.source)):
         raise MissingFile(f"--source {options.source}: is no folder; name the one that holds {source.card.layout}")
     if options.source and not source.card.layout:
@@ -136,7 +136,7 @@ def _wrapped(title: str, text: str) -> list[str]:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m data_pipelines.prepare", description=__doc__)
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.MODULES)}")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.SOURCES)}")
     parser.add_argument("--source", metavar="DIR", help="folder of the files as their authors publish them; only read")
     parser.add_argument(
         "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"

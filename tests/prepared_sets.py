@@ -51,7 +51,7 @@ def in_process(shards):
 
 
 def prepared(root, out, name="jsonl", run=in_process, **options):
-    return prepare(registry.source(name, setting="NAME"), root=str(root), out=str(out), run=run, **options)
+    return prepare(registry.SOURCES.get(name, setting="NAME"), root=str(root), out=str(out), run=run, **options)
 
 
 def content(folder):

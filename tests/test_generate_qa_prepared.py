@@ -20,7 +20,7 @@ def rows(path):
 
 def prepared(root, out):
     prepare(
-        registry.source("jsonl", setting="NAME"),
+        registry.SOURCES.get("jsonl", setting="NAME"),
         root=str(root),
         out=str(out),
         run=lambda shards: runners.run_processes(shards, workers=1),

@@ -97,15 +97,15 @@ def test_a_prepared_set_is_replaced_only_when_told_to(source, tmp_path):
 def test_the_data_cards_are_printed(capsys):
     assert main(["--list"]) == 0
     printed = capsys.readouterr().out
-    for name in registry.MODULES:
+    for name in registry.SOURCES:
         assert f"{name}: " in printed
     assert main(["--card", "vqa_rad"]) == 0
     assert "train 1,797 questions, 313 images" in capsys.readouterr().out
 
 
 def test_every_registered_data_set_has_a_card_of_its_name():
-    for name in registry.MODULES:
-        assert registry.source(name, setting="NAME").card.name == name
+    for name in registry.SOURCES:
+        assert registry.SOURCES.get(name, setting="NAME").card.name == name
 
 
 def test_two_questions_of_one_id_are_an_error(source, tmp_path):

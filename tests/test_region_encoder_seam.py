@@ -23,14 +23,14 @@ from tiny_models import tokenizer_file
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.preprocess import Preprocessor
-from data_pipelines.regions.encoders.protocol import ArraySpec, RegionEncoder, register
+from data_pipelines.regions.encoders.protocol import ENCODERS, ArraySpec, RegionEncoder
 from data_pipelines.regions.policy import NOTHING, Shown
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import DataConfig, MeshConfig, RegionConfig
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.model.params import abstract
 from rllava_jax.model.partition_rules import check_rules, register_rules
-from rllava_jax.model.region_encoders import protocol
+from rllava_jax.model.region_encoders.protocol import ENCODERS as TOKEN_ENCODERS
 from rllava_jax.model.region_encoders.protocol import Product, TokenEncoder
 from rllava_jax.model.sharding import make_mesh
 from rllava_jax.planning.batch import abstract_batch
@@ -81,8 +81,8 @@ class MeanColourToken(TokenEncoder):
         yield Product(2.0 * config.max_regions * 3 * vision.width, "arrays", f"roi/{NAME}/kernel")
 
 
-register(MeanColour())
-protocol.register(MeanColourToken())
+ENCODERS.register(NAME, MeanColour())
+TOKEN_ENCODERS.register(NAME, MeanColourToken())
 register_rules(f"roi/{NAME}", {"kernel": (None, "fsdp")})
 
 # What it gets from the project -----------------------------------------------------------------------------------
@@ -185,9 +185,9 @@ def test_export_refuses_it_in_one_line(tmp_path):
 
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match=NAME):
-        register(MeanColour())
+        ENCODERS.register(NAME, MeanColour())
     with pytest.raises(ValueError, match=NAME):
-        protocol.register(MeanColourToken())
+        TOKEN_ENCODERS.register(NAME, MeanColourToken())
 
 
 def test_no_other_file_names_an_encoder():

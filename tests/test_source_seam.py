@@ -34,7 +34,7 @@ SOURCE = Source(CARD, load)
 def test_a_module_and_a_line_add_a_data_set(tmp_path, monkeypatch, capsys):
     (tmp_path / "toy_films.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(registry.MODULES, "toy", "toy_films")
+    monkeypatch.setitem(registry.SOURCES.entries, "toy", "toy_films:SOURCE")
     root = tmp_path / "films"
     root.mkdir()
     for name in ("a.png", "b.png"):
@@ -47,4 +47,4 @@ def test_a_module_and_a_line_add_a_data_set(tmp_path, monkeypatch, capsys):
     assert main(["toy", "--source", str(root), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     assert "train: 2 questions, 2 images, 2 boxes" in capsys.readouterr().out
     with refused(DataError, "data.unknown-name", "test", "train"):
-        registry.source("toy", setting="data.source").load(str(root), "test")
+        registry.SOURCES.get("toy", setting="data.source").load(str(root), "test")

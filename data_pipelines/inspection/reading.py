@@ -45,7 +45,7 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
         languages = {split: tuple(described[split].get("languages", {"en": 0})) for split in splits or described}
         read = {split: prepared.load(root, split, languages=spoken) for split, spoken in languages.items()}
         return DataSet(os.path.basename(os.path.normpath(root)), read)
-    found = registry.source(source, setting="--source")
+    found = registry.SOURCES.get(source, setting="--source")
     known = tuple(found.card.splits) or tuple(found.splits(root) if found.splits else ())
     _check(source, splits, known)
     published = [split for split in known if split not in _FORMED.get(source, ())]

@@ -46,5 +46,5 @@ def load_source(data: DataConfig, split: str) -> SourceSplit:
     if data.source == "prepared":
         check_window(data.root, data.window)
         return load_prepared(data.root, split, languages=data.languages)
-    source = registry.source(data.source, setting="data.source")
+    source = registry.SOURCES.get(data.source, setting="data.source")
     return source.configured(data, split) if source.configured else source.load(data.root, split)

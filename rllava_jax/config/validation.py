@@ -63,7 +63,7 @@ def _check_data(config: Config) -> None:
 
 
 def _check_place(field: str, part: DataConfig | MixPart, root: str) -> None:
-    sources = ("prepared", *registry.MODULES)
+    sources = ("prepared", *registry.SOURCES)
     if part.source not in sources:
         _refuse(f"{field}.source", part.source, nearest(part.source, sources), code="config.invalid-value")
     if not root and part.source not in registry.DRAWN:

@@ -2,7 +2,7 @@
 
 from data_pipelines.core.command_line import Parser, whole
 from data_pipelines.records import FAMILIES
-from data_pipelines.sources.registry import MODULES
+from data_pipelines.sources.registry import SOURCES
 from rllava_jax.evaluation import judge_options
 from rllava_jax.evaluation.checkpoint_options import CHECKPOINT_OPTIONS, add_checkpoint_arguments
 from rllava_jax.evaluation.protocols import registry
@@ -19,10 +19,10 @@ def make_parser(description: str) -> Parser:
     parser = Parser(prog="python -m rllava_jax.evaluate", description=description)
     modes = parser.add_mutually_exclusive_group(required=True)
     modes.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
-    parser.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(registry.MODULES)} (default: strict)")
+    parser.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(registry.PROTOCOLS)} (default: strict)")
     modes.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
     parser.add_argument(
-        "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(MODULES)} (with --root)"
+        "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(SOURCES)} (with --root)"
     )
     parser.add_argument("--root", metavar="DIR", default="", help="folder of the data set's files")
     parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")

@@ -32,7 +32,7 @@ def from_data(
       DataError: files missing or malformed, or no question left.
     """
     if name != "prepared":
-        registry.source(name, setting="--data")
+        registry.SOURCES.get(name, setting="--data")
     # Scoring shows no picture, so whichever window the pictures were made with is the right one.
     window = layout.read_record(root).get("window") if name == "prepared" else None
     data = DataConfig(source=name, root=root, languages=tuple(languages), window=window or "auto")

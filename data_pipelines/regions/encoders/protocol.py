@@ -6,7 +6,6 @@ regions, changes the pixels, or has the boxes written into the prompt. The other
 subclass of each, in the package of each half, and a line in each registry's table.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.core.errors import InvalidSetting
-from data_pipelines.core.registry import nearest
+from data_pipelines.core.registry import Registry
 from data_pipelines.records import Box
 from data_pipelines.settings import RegionConfig
 
@@ -102,20 +101,14 @@ class RegionEncoder:
         return pixels
 
 
-# Names to where the encoders are defined; a module is imported when its encoder is configured.
-_ENCODERS: dict[str, RegionEncoder | str] = {
-    "crop": "data_pipelines.regions.encoders.crop:Crop",
-    "align": "data_pipelines.regions.encoders.align:Align",
-    "overlay": "data_pipelines.regions.encoders.overlay:Overlay",
-    "loc": "data_pipelines.regions.encoders.loc:Loc",
-}
-
-
-def register(encoder: RegionEncoder) -> None:
-    """Makes an encoder known by its name. Raises ValueError where the name is taken."""
-    if encoder.name in _ENCODERS:
-        raise ValueError(f"the region encoder {encoder.name!r} is registered already")
-    _ENCODERS[encoder.name] = encoder
+ENCODERS: Registry[RegionEncoder] = Registry(
+    "region encoder",
+    InvalidSetting,
+    crop="data_pipelines.regions.encoders.crop:Crop",
+    align="data_pipelines.regions.encoders.align:Align",
+    overlay="data_pipelines.regions.encoders.overlay:Overlay",
+    loc="data_pipelines.regions.encoders.loc:Loc",
+)
 
 
 def region_encoders(config: RegionConfig) -> tuple[RegionEncoder, ...]:
@@ -124,15 +117,4 @@ def region_encoders(config: RegionConfig) -> tuple[RegionEncoder, ...]:
     Raises:
       ConfigError: an unknown name; the message has the nearest known one.
     """
-    return tuple(_named(name) for name in config.encoders)
-
-
-def _named(name: str) -> RegionEncoder:
-    found = _ENCODERS.get(name)
-    if found is None:
-        remedy = nearest(name, _ENCODERS)
-        raise InvalidSetting(f"regions.encoders: unknown region encoder {name!r}; {remedy}")
-    if isinstance(found, str):
-        module, _, kind = found.partition(":")
-        found = _ENCODERS[name] = getattr(importlib.import_module(module), kind)()
-    return found
+    return tuple(ENCODERS.get(name, setting="regions.encoders") for name in config.encoders)

@@ -2,25 +2,26 @@
 
 import textwrap
 
-from data_pipelines.core.registry import named_export
+from data_pipelines.core.registry import Registry
 from rllava_jax.evaluation.protocols.protocol import Protocol
 
 _HERE = "rllava_jax.evaluation.protocols"
 # To add a protocol, write its module and a line here.
-MODULES = {
-    "strict": f"{_HERE}.strict:STRICT",
-    "slake": f"{_HERE}.published:SLAKE",
-    "vqa_rad": f"{_HERE}.published:VQA_RAD",
-    "pathvqa": f"{_HERE}.published:PATH_VQA",
-    "llava_med_legacy": f"{_HERE}.llava_med_legacy:LLAVA_MED_LEGACY",
-    "vqa_med_2019": f"{_HERE}.vqa_med_2019:VQA_MED_2019",
-    "vqa_accuracy": f"{_HERE}.vqa_accuracy:VQA_ACCURACY",
-    "multiple_choice": f"{_HERE}.multiple_choice:MULTIPLE_CHOICE",
-    "text_overlap": f"{_HERE}.text_overlap:TEXT_OVERLAP",
-    "localisation": f"{_HERE}.localisation:LOCALISATION",
-    "classification": f"{_HERE}.classification:CLASSIFICATION",
-    "findings": f"{_HERE}.findings:FINDINGS",
-}
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    strict=f"{_HERE}.strict:STRICT",
+    slake=f"{_HERE}.published:SLAKE",
+    vqa_rad=f"{_HERE}.published:VQA_RAD",
+    pathvqa=f"{_HERE}.published:PATH_VQA",
+    llava_med_legacy=f"{_HERE}.llava_med_legacy:LLAVA_MED_LEGACY",
+    vqa_med_2019=f"{_HERE}.vqa_med_2019:VQA_MED_2019",
+    vqa_accuracy=f"{_HERE}.vqa_accuracy:VQA_ACCURACY",
+    multiple_choice=f"{_HERE}.multiple_choice:MULTIPLE_CHOICE",
+    text_overlap=f"{_HERE}.text_overlap:TEXT_OVERLAP",
+    localisation=f"{_HERE}.localisation:LOCALISATION",
+    classification=f"{_HERE}.classification:CLASSIFICATION",
+    findings=f"{_HERE}.findings:FINDINGS",
+)
 
 
 def protocol(name: str) -> Protocol:
@@ -29,14 +30,13 @@ def protocol(name: str) -> Protocol:
     Raises:
       DataError: there is none; names the nearest.
     """
-    found: Protocol = named_export(MODULES, name, what="protocol", setting="--protocol")
-    return found
+    return PROTOCOLS.get(name, setting="--protocol")
 
 
 def description() -> str:
     """Every protocol with its source and known faults, for people."""
     texts = []
-    for name in MODULES:
+    for name in PROTOCOLS:
         found = protocol(name)
         lines = [
             name,

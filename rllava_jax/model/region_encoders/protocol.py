@@ -6,7 +6,6 @@ same name. Encoders without a model half, which reach the model through pixels o
 Axes: B batch, R regions, K tokens of a region, P patches, W vision width, g cells on a side of a map.
 """
 
-import importlib
 import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple
@@ -14,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 from flax import nnx
 from jaxtyping import Array, Float
 
+from data_pipelines.core.registry import Registry
 from data_pipelines.settings import RegionConfig
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.siglip import Siglip
@@ -96,34 +96,20 @@ class PooledEncoder(TokenEncoder):
         yield Product(2.0 * config.max_regions * vision.width * pooling, "branch")
 
 
-# In the order in which their tokens stand, whatever the order of the setting. A module is imported when its encoder is
-# configured.
-_ENCODERS: dict[str, TokenEncoder | str] = {
-    "crop": "rllava_jax.model.region_encoders.crop:CropTokens",
-    "align": "rllava_jax.model.region_encoders.align:AlignTokens",
-}
-
-
-def register(encoder: TokenEncoder) -> None:
-    """Makes an encoder's model half known by its name. Raises ValueError where the name is taken."""
-    if encoder.name in _ENCODERS:
-        raise ValueError(f"the region encoder {encoder.name!r} is registered already")
-    _ENCODERS[encoder.name] = encoder
+# In the order in which their tokens stand, whatever the order of the setting.
+ENCODERS: Registry[TokenEncoder] = Registry(
+    "region encoder",
+    crop="rllava_jax.model.region_encoders.crop:CropTokens",
+    align="rllava_jax.model.region_encoders.align:AlignTokens",
+)
 
 
 def token_encoders(config: RegionConfig) -> dict[str, TokenEncoder]:
     """The configured encoders that add tokens to the sequence, by name, in the order in which their tokens stand."""
-    return {name: _named(name) for name in _ENCODERS if name in config.encoders}
+    wanted = [name for name in ENCODERS if name in config.encoders]
+    return {name: ENCODERS.get(name, setting="regions.encoders") for name in wanted}
 
 
 def region_tokens(config: RegionConfig) -> int:
     """How many tokens the regions of an example take in the sequence: R times those of each encoder."""
     return config.max_regions * sum(encoder.tokens(config) for encoder in token_encoders(config).values())
-
-
-def _named(name: str) -> TokenEncoder:
-    found = _ENCODERS[name]
-    if isinstance(found, str):
-        module, _, kind = found.partition(":")
-        found = _ENCODERS[name] = getattr(importlib.import_module(module), kind)()
-    return found
