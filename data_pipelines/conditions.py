@@ -22,19 +22,8 @@ CORRUPTIONS = ("noise", "blur", "contrast", "jpeg", "occlusion")
 LEVELS = (1, 2, 3, 4, 5)
 CORRUPTED = tuple(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS)
 ASKED = (*MAIN, *CONTROLS, *CORRUPTED)  # what an evaluation can show; the trust variants are the trust benchmark's
-SHIFTED_IOUS = (0.75, 0.5, 0.25, 0.0)
-SCALES = (0.5, 0.71, 1.41, 2.0, 4.0)
-TRUST = (
-    "trust:right",
-    "trust:none",
-    *(f"trust:shifted:{overlap:.2f}" for overlap in SHIFTED_IOUS),
-    *(f"trust:scaled:{factor:.2f}" for factor in SCALES),
-    "trust:another",
-    "trust:mirrored",
-    "trust:random",
-    "trust:whole",
-    "trust:tiny",
-    "trust:two",
-    "trust:contradicted",
-)
+_SHIFTED = tuple(f"shifted:{overlap:.2f}" for overlap in (0.75, 0.5, 0.25, 0.0))
+_SCALED = tuple(f"scaled:{factor:.2f}" for factor in (0.5, 0.71, 1.41, 2.0, 4.0))
+_ELSEWHERE = ("another", "mirrored", "random", "whole", "tiny", "two", "contradicted")
+TRUST = tuple(f"trust:{variant}" for variant in ("right", "none", *_SHIFTED, *_SCALED, *_ELSEWHERE))
 ALL = (*MAIN, *CONTROLS, DETECTED, *CORRUPTED, *TRUST)

@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from data_pipelines.generation.languages import check_language
 from data_pipelines.generation.options import check_lengths, endpoint_of, parser
 from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
-from data_pipelines.generation.selection import QUESTIONS, Selection, Tally
+from data_pipelines.generation.selection import QUESTIONS, RequestsOf, Selection, Tally
 from data_pipelines.generation.summary import Work, as_text, summarise
 from data_pipelines.generation.templates import Kind, PromptTemplate, load_templates, render
 
@@ -84,9 +84,11 @@ def _work(options: argparse.Namespace) -> int:
             if endpoint is not None:
                 rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
                 write_atomically(folder / FAILED, "".join(rows))
-        selection = Selection(filters, duplicates, verdicts, options.only_accepted, options.split, options.language)
+        selection = Selection(
+            filters, duplicates, verdicts, options.only_accepted, options.split, options.language, store
+        )
         judged = tqdm(used, desc="judging", unit="caption", disable=None, leave=False)
-        tally = selection.write(folder, judged, requests_of, store)
+        tally = selection.write(folder, judged, requests_of)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
     summary = summarise(options, templates.values(), len(captions), left_out, work, tally)
@@ -123,7 +125,7 @@ def _requests(
 
 def _ask_missing(
     captions: Sequence[Caption],
-    requests_of: Callable[[Caption], Iterator[Request]],
+    requests_of: RequestsOf,
     store: AnswerStore,
     endpoint: Endpoint | None,
     work: Work,

@@ -45,6 +45,10 @@ from rllava_jax.model.sizes import SIZES, dimensions_of, model_size
             "data.prompt.answer",
         ),
         (
+            Config(data=DataConfig(prompt={"answer": "{} {question}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
             Config(data=DataConfig(prompt={"answer": "{question}", "detect": "detect", "caption": ""})),
             "data.prompt.detect",
         ),

@@ -240,10 +240,7 @@ def test_grains_checkpoint_holds_the_place(iterate, tmp_path):
 @pytest.mark.parametrize(
     ("families", "code", "named"),
     [
-        ({"vqa": 0.0}, "config.invalid-value", "data.families"),
         ({"vqa": 1.0, "choose": 1.0}, "config.conflict", "data.families['choose'] = 1.0"),
-        ({"vqa": 1.0, "identfy": 1.0}, "config.invalid-value", "data.families['identfy']"),
-        ({"vqa": -1.0}, "config.invalid-value", "data.families['vqa'] = -1.0"),
     ],
 )
 def test_impossible_mixture_is_named(iterate, families, code, named):

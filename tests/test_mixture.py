@@ -41,7 +41,7 @@ def part(name: str, size: int, *, policy: PolicyConfig = HIDDEN, **fields) -> Pa
 
 
 def drawn(schedule: Schedule, start: int = 0, end: int | None = None) -> list[int]:
-    return [schedule[n][0] for n in range(start, schedule.draws if end is None else end)]
+    return [schedule[n][0] for n in range(start, len(schedule) if end is None else end)]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from expected_errors import refused
 from single_prompts import encode_prompt
 
-from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.text.prompt import count_tokens, format_prefix
 from data_pipelines.text.tokenizer import Tokenizer, train_tokenizer
 from rllava_jax.config import DataConfig
@@ -81,19 +81,3 @@ def test_braces_in_a_question_are_text():
 def test_empty_question_is_refused_by_name(question):
     with refused(DataError, "data.missing-field", "slake/en/7", "question"):
         prefix(question)
-
-
-def test_boxes_without_a_place_in_the_template_are_refused():
-    with refused(ConfigError, "config.conflict", "data.prompt['detect']", "{regions}"):
-        format_prefix(TEMPLATES, "detect", question="liver", language="en", boxes_in_prompt=[(0, 0, 1, 1)], where="x")
-
-
-@pytest.mark.parametrize("template", ["answer {lang} {question}", "answer {} {question}", "answer {question"])
-def test_bad_template_is_named(template):
-    with refused(ConfigError, "config.invalid-value", "data.prompt['answer']", template):
-        format_prefix({"answer": template}, "answer", question="q", language="en", where="x")
-
-
-def test_task_without_a_template_is_named():
-    with refused(ConfigError, "config.invalid-value", "data.prompt", "'detect'"):
-        format_prefix({"answer": "{question}"}, "detect", question="q", language="en", where="x")

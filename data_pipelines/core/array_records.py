@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 
-from data_pipelines.core.errors import MalformedFile
+from data_pipelines.core.json_files import parsing
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -117,14 +118,11 @@ def shards(folder: str, split: str) -> list[Shard]:
       DataError: dataset_info.json is missing or not TFDS's.
     """
     path = os.path.join(folder, "dataset_info.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            info = json.load(file)
+    with parsing(path, "cannot be read", "prepare the data set again"):
+        info = json.loads(Path(path).read_text(encoding="utf-8"))
         lengths = [s.get("shardLengths", []) for s in info.get("splits", []) if s["name"] == split]
         counts = [int(length) for length in lengths[0]] if lengths else []
         name = info["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MalformedFile(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
     files = [os.path.join(folder, shard_name(name, split, i, len(counts))) for i in range(len(counts))]
     return [Shard(path, count) for path, count in zip(files, counts, strict=True) if count]
 

@@ -1,7 +1,7 @@
 """Exact and near duplicates among pairs, in the order in which they come: the first is kept."""
 
 import itertools
-from typing import Any, Literal
+from typing import Literal
 
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.generation.pairs import GeneratedPair
@@ -52,27 +52,15 @@ class Duplicates:
         exact = "\n".join([place, *questions])
         if exact in self._exact:
             return "duplicate_exact"
-        bigrams = frozenset(pair for question in questions for pair in _bigrams(question))
+        bigrams = frozenset(two for question in questions for two in itertools.pairwise(["", *question.split(), ""]))
         # Scope and answers are part of every hashed element, so pairs that differ in them share none.
-        sketch = self._sketch("\n".join([place, *answers]), bigrams)
-        for candidate in self._index.query(sketch):
-            if _jaccard(self._kept[candidate], bigrams) >= self._threshold:
+        common = "\n".join([place, *answers])
+        sketch = self._minhash(num_perm=_PERMUTATIONS, seed=1)
+        sketch.update_batch([f"{common}\n{first} {second}".encode() for first, second in sorted(bigrams)])
+        for kept in (self._kept[candidate] for candidate in self._index.query(sketch)):
+            if len(kept & bigrams) / len(kept | bigrams) >= self._threshold:
                 return "duplicate_near"
         self._exact.add(exact)
         self._index.insert(len(self._kept), sketch)
         self._kept.append(bigrams)
         return None
-
-    def _sketch(self, common: str, bigrams: Bigrams) -> Any:
-        sketch = self._minhash(num_perm=_PERMUTATIONS, seed=1)
-        sketch.update_batch([f"{common}\n{first} {second}".encode() for first, second in sorted(bigrams)])
-        return sketch
-
-
-def _bigrams(text: str) -> list[tuple[str, str]]:
-    padded = ["", *text.split(), ""]
-    return list(itertools.pairwise(padded))
-
-
-def _jaccard(a: Bigrams, b: Bigrams) -> float:
-    return len(a & b) / len(a | b)

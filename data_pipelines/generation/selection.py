@@ -24,6 +24,9 @@ _PROVENANCE = (
 )
 
 
+RequestsOf = Callable[[Caption], Iterator[Request]]
+
+
 @dataclass
 class Tally:
     """What became of the answers. Every pair found is kept or rejected for one reason.
@@ -62,6 +65,7 @@ class Selection:
       verdicts: of a person, by id of the pair.
       only_accepted: keep only what a person has accepted.
       split, language: of the records written.
+      store: of the answers.
     """
 
     filters: Filters
@@ -70,19 +74,14 @@ class Selection:
     only_accepted: bool
     split: str
     language: str
+    store: AnswerStore
+    tally: Tally = field(default_factory=Tally)
 
-    def write(
-        self,
-        folder: Path,
-        captions: Iterable[Caption],
-        requests_of: Callable[[Caption], Iterator[Request]],
-        store: AnswerStore,
-    ) -> Tally:
+    def write(self, folder: Path, captions: Iterable[Caption], requests_of: RequestsOf) -> Tally:
         """Writes `questions.jsonl` and `rejected.jsonl` anew, in the order of the captions and of their requests.
 
         The files depend on captions, answers and rules alone, not on the order in which the answers came.
         """
-        tally = Tally()
         with (
             appears_whole(folder / QUESTIONS) as kept_path,
             appears_whole(folder / REJECTED) as rejected_path,
@@ -91,20 +90,20 @@ class Selection:
         ):
             for caption in captions:
                 for request in requests_of(caption):
-                    for row in self._rows(caption, request, store, tally):
+                    for row in self._rows(caption, request):
                         file = rejected if "reason" in row else kept
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        tally.unknown_verdicts = sorted(self.verdicts.keys() - tally.judged)
-        return tally
+        self.tally.unknown_verdicts = sorted(self.verdicts.keys() - self.tally.judged)
+        return self.tally
 
-    def _rows(self, caption: Caption, request: Request, store: AnswerStore, tally: Tally) -> Iterator[dict[str, Any]]:
+    def _rows(self, caption: Caption, request: Request) -> Iterator[dict[str, Any]]:
         """What is written of the answer to a request; rows with a `reason` are rejected."""
-        key = request.key
-        if key not in store:
+        key, tally = request.key, self.tally
+        if key not in self.store:
             tally.unanswered += 1
             return
         tally.answers += 1
-        answer = store.get(key)
+        answer = self.store.get(key)
         where = {"caption_id": request.caption_id, "kind": request.kind, "request": key}
         try:
             parsed = parse_answer(request.kind, answer.text)
@@ -120,7 +119,7 @@ class Selection:
         generated |= {"answer_sha256": answer.sha256, "request": key}
         for pair in parsed.pairs:
             identity = pair_id(caption, pair)
-            if fault := self._judge(identity, caption, pair, tally):
+            if fault := self._judge(identity, caption, pair):
                 turns = [asdict(turn) for turn in pair.turns]
                 yield {"id": identity, "reason": fault, "turns": turns, "request": key}
             else:
@@ -128,8 +127,9 @@ class Selection:
                     caption, pair, seed=request.seed, split=self.split, language=self.language, generated=generated
                 )
 
-    def _judge(self, identity: str, caption: Caption, pair: GeneratedPair, tally: Tally) -> str | None:
+    def _judge(self, identity: str, caption: Caption, pair: GeneratedPair) -> str | None:
         """Why a pair is rejected, counted either way."""
+        tally = self.tally
         tally.found[pair.kind] += 1
         # Whatever filters are off, no id stands in the file twice.
         reason = "duplicate_exact" if identity in tally.judged else self._fault(identity, caption, pair)

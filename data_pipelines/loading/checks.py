@@ -58,13 +58,8 @@ def verify_images(
             code="image.unreadable",
         )
     kept = [example for example in examples if problems.keys().isdisjoint(_files(example, masks=masks))]
-    logger.warning(
-        "skipped %d unreadable images, and with them %d of %d examples: %s",
-        len(problems),
-        len(examples) - len(kept),
-        len(examples),
-        listing,
-    )
+    lost = f"{len(examples) - len(kept)} of {len(examples)} examples"
+    logger.warning("skipped %d unreadable images, and with them %s: %s", len(problems), lost, listing)
     return kept
 
 

@@ -89,20 +89,16 @@ def evaluation_batches(
     longest, slots = preprocessor.data.text_length, preprocessor.regions.max_regions
     encode = preprocessor.tokenizer.encode
     counted = [(request, preprocessor.prompt_tokens(request.pictured, request.shown)) for request in requests]
+
+    def likeness(one: tuple[EvaluationRequest, int]) -> tuple[bool, int, int]:
+        request, tokens = one
+        return bool(request.shown.regions), length_for(tokens, longest), len(encode(request.example.answer))
+
     if alike:
-        counted.sort(
-            key=lambda one: (
-                bool(one[0].shown.regions), length_for(one[1], longest), len(encode(one[0].example.answer))
-            )
-        )  # fmt: skip
+        counted.sort(key=likeness)
     ordered = [request for request, _ in counted]
-    shapes = batch_shapes(
-        [tokens for _, tokens in counted],
-        [len(request.shown.regions) for request in ordered],
-        batch_size,
-        longest=longest,
-        slots=slots,
-    )
+    regions = [len(request.shown.regions) for request in ordered]
+    shapes = batch_shapes([n for _, n in counted], regions, batch_size, longest=longest, slots=slots)
     if one_shape:
         shapes = [Shape(slots, longest)] * len(shapes)
 

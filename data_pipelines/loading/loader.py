@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -13,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.core.child_processes import follow_parent
-from data_pipelines.core.errors import DataError, InvalidSetting, SettingConflict
+from data_pipelines.core.errors import DataError, SettingConflict
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.mixture import Part, Schedule, digest, mixed
 from data_pipelines.loading.preprocess import Arrays, Preprocessor
@@ -53,7 +55,7 @@ def training_iterator(
       and `index` int64[B], each example's place in `examples`.
 
     Raises:
-      DataError: an unknown family, a negative weight, no examples for a positive one, or an uneven batch size.
+      DataError: no examples for a positive weight, or an uneven batch size.
     """
     places = _shuffled(_by_family(examples, families), families, seed)
     prepared = places.random_map(_Prepare(tuple(examples), preprocessor), seed=_seed(seed, "drawing"))
@@ -96,16 +98,12 @@ def mixed_iterator(
         sources.append(_shuffled(groups, families, own, start=start))
         start += len(part.examples)
     schedule = Schedule(parts, steps=steps, batch_size=batch_size, temperature=data.mix_temperature)
-    draws = grain.MapDataset.source(_Draws(schedule, sources))
+    places = grain.MapDataset.source(schedule).map(functools.partial(_place, sources))
     policies = tuple(part.policy for part in parts for _ in part.examples)
     prepare = _Prepare(tuple(mixed(parts)), preprocessor, policies)
-    batches = _batched(draws.random_map(prepare, seed=_seed(seed, "drawing")), batch_size, process_index, process_count)
-    identity = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "steps": steps,
-        "examples": digest(parts, data.mix_temperature),
-    }
+    prepared = places.random_map(prepare, seed=_seed(seed, "drawing"))
+    batches = _batched(prepared, batch_size, process_index, process_count)
+    identity = {"seed": seed, "batch_size": batch_size, "steps": steps, "examples": digest(parts, data.mix_temperature)}
     return TrainingIterator(batches, data, identity, schedule)
 
 
@@ -140,37 +138,24 @@ def _batched(prepared: grain.MapDataset, batch_size: int, process_index: int, pr
     return mine.batch(batch_size // process_count, drop_remainder=True)
 
 
-class _Draws:
-    """Grain's random access to the draws of a mix: places in the examples of all parts."""
-
-    def __init__(self, schedule: Schedule, sources: Sequence[grain.MapDataset]):
-        self._schedule, self._sources = schedule, sources
-
-    def __len__(self) -> int:
-        return self._schedule.draws
-
-    def __getitem__(self, draw: int) -> int:
-        part, number = self._schedule[draw]
-        place: int = self._sources[part][number]
-        return place
+def _place(sources: Sequence[grain.MapDataset], draw: tuple[int, int]) -> int:
+    """The place in the examples of all parts of a draw of the schedule."""
+    part, number = draw
+    place: int = sources[part][number]
+    return place
 
 
+@dataclass(frozen=True)
 class _Prepare:
     """Grain's random map from a place in `examples` to arrays. Pickles to worker processes."""
 
-    def __init__(
-        self,
-        examples: tuple[VQAExample, ...],
-        preprocessor: Preprocessor,
-        policies: tuple[PolicyConfig, ...] | None = None,
-    ):
-        self._examples = examples
-        self._preprocessor = preprocessor
-        self._policies = policies
+    examples: tuple[VQAExample, ...]
+    preprocessor: Preprocessor
+    policies: tuple[PolicyConfig, ...] | None = None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Arrays:
-        policy = None if self._policies is None else self._policies[index]
-        arrays = self._preprocessor.training(self._examples[index], rng, policy=policy)
+        policy = None if self.policies is None else self.policies[index]
+        arrays = self.preprocessor.training(self.examples[index], rng, policy=policy)
         return {**arrays, "index": np.array(index, np.int64)}
 
 
@@ -273,12 +258,7 @@ def _by_family(
     examples: Sequence[VQAExample], families: Mapping[str, float], *, where: str = "data.families"
 ) -> dict[str, list[int]]:
     """Places of the examples of each family of positive weight, in the order of FAMILIES."""
-    for family, weight in families.items():
-        if family not in FAMILIES or weight < 0:
-            raise InvalidSetting(f"{where}[{family!r}] = {weight}: use {', '.join(FAMILIES)}, weights of 0 or more")
     groups: dict[str, list[int]] = {family: [] for family in FAMILIES if families.get(family, 0) > 0}
-    if not groups:
-        raise InvalidSetting(f"{where} has no positive weight; give at least one family some")
     for index, example in enumerate(examples):
         if example.family in groups:
             groups[example.family].append(index)

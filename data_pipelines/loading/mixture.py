@@ -94,10 +94,10 @@ class Schedule:
         self._names = tuple(part.name for part in parts)
         self._sizes = np.array([len(part.examples) for part in parts])
         self._batch_size = batch_size
-        self.draws = draws = steps * batch_size
+        draws = steps * batch_size
         # Relative to the largest, so that a small temperature cannot overflow.
         scales = (self._sizes / self._sizes.max()) ** (1 / temperature) if temperature else np.ones(len(parts))
-        points = [part.settings.points for part in parts]
+        weights_over_run = [np.array(part.settings.points, float).T for part in parts]
         limits = [
             max(1, round(part.settings.epochs * len(part.examples))) if part.settings.epochs else draws
             for part in parts
@@ -107,7 +107,8 @@ class Schedule:
         done = 0
         while done < draws:
             block = np.arange(done, min(done + _DECIDED, draws))
-            weights = _weights(points, scales, block / draws) * (left > 0)[:, None]
+            lines = [np.interp(block / draws, *points) for points in weights_over_run]
+            weights = np.stack(lines) * scales[:, None] * (left > 0)[:, None]
             empty = np.flatnonzero(weights.sum(axis=0) == 0)
             if empty.size and empty[0] == 0:
                 raise SettingConflict(
@@ -138,12 +139,13 @@ class Schedule:
         rest = self._ids[block * _COUNTED : draw]
         return self._counts[block] + np.bincount(rest, minlength=len(self._sizes))
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def __getitem__(self, draw: int) -> tuple[int, int]:
         """The draw's part, and its number among the part's draws."""
         part = int(self._ids[draw])
-        block = draw // _COUNTED
-        before = int(np.count_nonzero(self._ids[block * _COUNTED : draw] == part))
-        return part, int(self._counts[block, part]) + before
+        return part, int(self.counts(draw)[part])
 
     def positions(self, batches: int) -> dict[str, dict[str, int]]:
         """Where each part stands after so many batches: passes through its examples, and examples of the next one."""
@@ -157,18 +159,6 @@ class Schedule:
         """Each part's share of the examples of the batches [first, last)."""
         drawn = self.counts(last * self._batch_size) - self.counts(first * self._batch_size)
         return dict(zip(self._names, (drawn / ((last - first) * self._batch_size)).tolist(), strict=True))
-
-
-def _weights(
-    points: Sequence[Sequence[tuple[float, float]]],
-    scales: Float[np.ndarray, " P"],
-    progress: Float[np.ndarray, " n"],
-) -> Float[np.ndarray, "P n"]:
-    rows = []
-    for scale, line in zip(scales, points, strict=True):
-        shares, weights = np.array(line, float).T
-        rows.append(scale * np.interp(progress, shares, weights))
-    return np.stack(rows)
 
 
 def _choose(

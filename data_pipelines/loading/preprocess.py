@@ -121,20 +121,12 @@ class Preprocessor:
         asked: list[tuple[str, str, Task]] = [(turn.question, turn.answer, "answer") for turn in example.turns]
         asked.append((example.question, example.answer, example.task))
         boxes_in_prompt = shown_boxes if any(encoder.writes_boxes for encoder in self.encoders) else ()
-        return [
-            (
-                format_prefix(
-                    self.data.prompt,
-                    task,
-                    question=question,
-                    language=example.language,
-                    boxes_in_prompt=() if number else boxes_in_prompt,
-                    where=example.id,
-                ),
-                answer,
-            )
-            for number, (question, answer, task) in enumerate(asked)
-        ]
+        turns: list[tuple[str, str]] = []
+        for question, answer, task in asked:
+            fields = {"question": question, "language": example.language, "where": example.id}
+            prefix = format_prefix(self.data.prompt, task, boxes_in_prompt=() if turns else boxes_in_prompt, **fields)
+            turns.append((prefix, answer))
+        return turns
 
     def _arrays(
         self,

@@ -8,9 +8,11 @@ OUT/{questions,annotations,images}/VERSION/       three TFDS configurations: sha
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
-from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingFile
+from data_pipelines.core.errors import DataError, InvalidValue, MissingFile
+from data_pipelines.core.json_files import parsing
 
 # Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
 VERSION = "1.0.0"
@@ -45,18 +47,15 @@ def read_record(root: str) -> dict[str, Any]:
     Raises:
       DataError: there is none, or it is of a layout that this version cannot read.
     """
-    path = os.path.join(root, RECORD_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-        version = str(record["layout"])
-    except FileNotFoundError:
+    path = Path(root, RECORD_FILE)
+    if not path.exists():
         raise MissingFile(
             f"data.root: {root!r} is no prepared data set (it has no {RECORD_FILE}); name the --out folder of "
             "python -m data_pipelines.prepare, or run it to its end"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MalformedFile(f"{path}: cannot be read ({error!r}); prepare the data set again") from None
+        )
+    with parsing(path, "cannot be read", "prepare the data set again"):
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = str(record["layout"])
     if version.split(".")[0] != VERSION.split(".")[0]:
         raise DataError(
             f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again", code="file.version"

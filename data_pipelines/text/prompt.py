@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from data_pipelines.core.errors import DataError, InvalidSetting, MissingField, SettingConflict
+from data_pipelines.core.errors import DataError, MissingField
 from data_pipelines.records import Box, Task
 from data_pipelines.regions import boxes
 from data_pipelines.text.tokenizer import Tokenizer
@@ -51,30 +51,19 @@ def format_prefix(
     """Fills the task's template.
 
     Args:
-      templates: `data.prompt`, with the placeholders {language}, {question} and {regions}.
+      templates: `data.prompt`, as `DataConfig` checks it, with the placeholders {language}, {question} and {regions}.
       task: chooses the template.
       boxes_in_prompt: boxes written as four loc tokens each, and a space, in place of {regions}.
       where: the example's id, for messages.
 
     Raises:
-      DataError: empty question (but for task "caption"), no template for the task, an unknown placeholder, or boxes
-        without a {regions}.
+      DataError: empty question (but for task "caption").
     """
     question = question.strip()
     if not question and task != "caption":
         raise MissingField(f"{where}: question is empty; correct or remove it")
-    if task not in templates:
-        raise InvalidSetting(f"{where}: data.prompt has no template for task {task!r}; add one")
-    template = templates[task]
-    if boxes_in_prompt and "{regions}" not in template:
-        raise SettingConflict(f"data.prompt[{task!r}] = {template!r} lacks {{regions}}, where the boxes stand; add it")
     regions = "".join(boxes.box_to_loc_tokens(box) for box in boxes_in_prompt)
-    try:
-        return template.format(language=language, question=question, regions=regions + " " if regions else "")
-    except (KeyError, IndexError, ValueError) as error:
-        raise InvalidSetting(
-            f"data.prompt[{task!r}] = {template!r} is invalid ({error}); use {{language}} {{regions}} {{question}}"
-        ) from error
+    return templates[task].format(language=language, question=question, regions=regions + " " if regions else "")
 
 
 def count_tokens(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, answered: bool = True) -> int:
