@@ -124,11 +124,7 @@ def _requests(
 
 
 def _ask_missing(
-    captions: Sequence[Caption],
-    requests_of: RequestsOf,
-    store: AnswerStore,
-    endpoint: Endpoint | None,
-    work: Work,
+    captions: Sequence[Caption], requests_of: RequestsOf, store: AnswerStore, endpoint: Endpoint | None, work: Work
 ) -> None:
     """Sends every request that has no stored answer. Without an endpoint only counts the others."""
     stored = Counter(request.key in store for caption in captions for request in requests_of(caption))

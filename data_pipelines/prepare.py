@@ -17,13 +17,7 @@ import textwrap
 from collections.abc import Sequence
 
 from data_pipelines.core.command_line import Parser, run_command, whole, words
-from data_pipelines.core.errors import (
-    MissingFile,
-    MissingOption,
-    MissingPackage,
-    OptionConflict,
-    UnreadableFile,
-)
+from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes

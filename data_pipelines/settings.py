@@ -16,15 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from data_pipelines.core.registry import nearest
@@ -102,8 +94,7 @@ Rising = require(
 )
 Square = require(lambda number: math.isqrt(number) ** 2 == number, "write a square number, e.g. 9 or 16")
 Local = require(
-    lambda path: "://" not in path,
-    "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)",
+    lambda path: "://" not in path, "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
 )
 PartName = Annotated[str, require(re.compile(r"[A-Za-z0-9_-]+").fullmatch, "use letters, digits, _ and - alone")]
 

@@ -119,11 +119,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--concurrency", type=whole(1), default=4, metavar="N", help="requests at once")
     group.add_argument(
-        "--timeout",
-        type=above_zero,
-        default=120.0,
-        metavar="S",
-        help="seconds without a byte before a retry",
+        "--timeout", type=above_zero, default=120.0, metavar="S", help="seconds without a byte before a retry"
     )
     group.add_argument(
         "--retries", type=whole(), default=5, metavar="N",
