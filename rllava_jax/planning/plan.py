@@ -82,7 +82,7 @@ class StepPlan:
       limit: GiB that a device must do with.
       compiled: None where the step does not fit the chip and XLA made no program.
       refusal: XLA's own words for that, or why it was not asked.
-      flops: of one example. batch: examples of a step.
+      flops: of one example.
       seconds: spent tracing and lowering, and compiling.
       quick: compiled with the least effort, so that memory is an upper bound.
     """
@@ -90,16 +90,19 @@ class StepPlan:
     topology: Topology
     mesh: dict[str, int]
     config: Config
-    size: PaliGemmaConfig
     memory: Memory
     limit: float
-    compiled: Compiled | None
-    refusal: str
     flops: list[Flops]
-    batch: int
     run: PlannedRun
-    seconds: tuple[float, float]
-    quick: bool = False
+    quick: bool
+    compiled: Compiled | None = None
+    refusal: str = ""
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.config.train.batch_size
 
     @property
     def fits(self) -> bool:
@@ -179,39 +182,31 @@ def make_plan(
     program = make_program(config, mesh, vocab=size.decoder.vocab, steps=run.steps or 1000, warmup=0)
     say_what_is_held_whole(mesh, program.abstract.params | program.abstract.frozen)
     flops = training_flops(config, size, program.abstract.params)
-    state = state_memory(program.abstract, program.shardings)
-    limit = memory or topology.chip.usable
-
-    def plan(memory: Memory, compiled: Compiled | None, refusal: str, *times: float) -> StepPlan:
-        """`times`: when lowering began and ended, and compiling ended."""
-        shape, batch = dict(mesh.shape), config.train.batch_size
-        seconds = (times[1] - times[0], times[2] - times[1]) if times else (0.0, 0.0)
-        return StepPlan(
-            topology, shape, config, size, memory, limit, compiled, refusal, flops, batch, run, seconds, quick
-        )
-
+    state, limit = state_memory(program.abstract, program.shardings), memory or topology.chip.usable
+    plan = StepPlan(topology, dict(mesh.shape), config, state, limit, flops, run, quick)
     if not state.fits(topology.chip.usable):
-        return plan(state, None, "not compiled: parameters and optimiser alone need more")
-    began = time.perf_counter()
+        return dataclasses.replace(plan, refusal="not compiled: parameters and optimiser alone need more")
+    times = [time.perf_counter()]
     traced, lowered = _lowered(config, size, program, mesh)
-    lowering = time.perf_counter()
+    times.append(time.perf_counter())
+    compiled, refusal = None, ""
     try:
         compiled = _compiled(lowered, topology.chip.platform, quick=quick)
     except jax.errors.JaxRuntimeError as error:
-        missing = out_of_memory(str(error))
+        missing, refusal = out_of_memory(str(error)), f"XLA: {str(error).splitlines()[0]}"
         if missing is None:
             raise
         needed = dataclasses.replace(state, temporaries=missing)
-        return plan(needed, None, f"XLA: {str(error).splitlines()[0]}", began, lowering, time.perf_counter())
-    compiling = time.perf_counter()
-    activations = kept_activations(
-        traced.jaxpr, batch=config.train.batch_size // config.train.accumulate, shards=batch_shards(mesh)
-    )
-    gradients = device_bytes(program.abstract.params, program.shardings.params)
-    needed = step_memory(
-        compiled.memory_analysis(), state, gradients=gradients, activations=activations, chip=topology.chip
-    )
-    return plan(needed, _read(compiled, topology, config, flops), "", began, lowering, compiling)
+    times.append(time.perf_counter())
+    if compiled is not None:
+        micro_batch = config.train.batch_size // config.train.accumulate
+        activations = kept_activations(traced.jaxpr, batch=micro_batch, shards=batch_shards(mesh))
+        gradients = device_bytes(program.abstract.params, program.shardings.params)
+        analysis = compiled.memory_analysis()
+        needed = step_memory(analysis, state, gradients=gradients, activations=activations, chip=topology.chip)
+    read = None if compiled is None else _read(compiled, topology, config, flops)
+    seconds = (times[1] - times[0], times[2] - times[1])
+    return dataclasses.replace(plan, memory=needed, compiled=read, refusal=refusal, seconds=seconds)
 
 
 def _lowered(

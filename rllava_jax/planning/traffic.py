@@ -1,5 +1,6 @@
 """What a compiled step moves: between devices (collectives), and between a device's HBM and its cores."""
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -191,9 +192,7 @@ def _groups(line: str, devices: int) -> np.ndarray:
     if match := _MESH.search(line):
         return _mesh_groups(match[1], match[2], match[3])
     if match := _IOTA.search(line):
-        shape, dims = _numbers(match[1]), _numbers(match[2])
-        ids = np.arange(np.prod(dims)).reshape(dims)
-        return (ids.transpose(_numbers(match[3])) if match[3] else ids).reshape(shape)
+        return _iota(match[2], match[3]).reshape(_numbers(match[1]))
     if match := _LISTED.search(line):
         listed = [_numbers(group) for group in re.findall(r"\{([\d,\s]*)\}", match[1])]
         return np.array([group for group in listed if group])
@@ -205,29 +204,27 @@ def _groups(line: str, devices: int) -> np.ndarray:
 def _mesh_groups(axes: str, ids: str | None, over: str) -> np.ndarray:
     """Groups along axes of a mesh: `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}`; `'a':(2)2` is a part of a."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
-    order = np.arange(int(np.prod(list(sizes.values()))))
     if ids is not None and (match := _DEVICE_IOTA.search(ids)):
-        order = order.reshape(_numbers(match[1]))
-        order = order.transpose(_numbers(match[2])) if match[2] else order
-    elif ids is not None:
-        order = np.array([int(number) for number in re.findall(r"\d+", ids)])
-    # Axes of which only a part is meant are split into what lies before, the part, and what lies after.
-    dims: list[int] = []
-    chosen: list[int] = []
-    wanted = {name: (before, size) for name, before, size in _SUB_AXIS.findall(over)}
-    for name, size in sizes.items():
-        if name not in wanted:
-            dims.append(size)
-        elif not wanted[name][0]:
-            chosen.append(len(dims))
-            dims.append(size)
-        else:
-            before, part = map(int, wanted[name])
-            chosen.append(len(dims) + 1)
-            dims += [before, part, size // (before * part)]
-    rest = [axis for axis in range(len(dims)) if axis not in chosen]
-    members = int(np.prod([dims[axis] for axis in chosen]))
-    return order.reshape(dims).transpose([*rest, *chosen]).reshape(-1, members)
+        order = _iota(match[1], match[2])
+    else:
+        order = np.arange(math.prod(sizes.values())) if ids is None else np.array(_numbers(ids))
+    # Each axis as what lies before the part that is meant, the part, and what lies after; most often all of it or none.
+    wanted = {name: (int(before or 1), int(part or sizes[name])) for name, before, part in _SUB_AXIS.findall(over)}
+    parts = [wanted.get(name, (size, 1)) for name, size in sizes.items()]
+    dims = [
+        n
+        for (before, part), size in zip(parts, sizes.values(), strict=True)
+        for n in (before, part, size // before // part)
+    ]
+    places = np.arange(len(dims)).reshape(-1, 3)
+    members = math.prod(part for _, part in parts)
+    return order.reshape(dims).transpose([*places[:, ::2].flat, *places[:, 1]]).reshape(-1, members)
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:
+    """Consecutive numbers in an array of these dimensions, transposed where an order is given."""
+    ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+    return ids.transpose(_numbers(order)) if order else ids
 
 
 def _numbers(text: str) -> tuple[int, ...]:
