@@ -18,6 +18,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
+from rllava_jax.config import ModelConfig
 from rllava_jax.model.attention import attend as attend_module
 from rllava_jax.model.attention import fused as fused_attention
 from rllava_jax.model.attention import pallas
@@ -272,7 +273,7 @@ def test_a_model_with_the_kernel_has_xlas_logits_and_gradients(interpreted):
     inputs = training_inputs(golden)
 
     def run(**options):
-        model = nnx.eval_shape(lambda: PaliGemma(CONFIG, rngs=nnx.Rngs(0), **options))
+        model = nnx.eval_shape(lambda: PaliGemma(CONFIG, settings=ModelConfig(**options), rngs=nnx.Rngs(0)))
         graphdef, shapes = split(model)
         params = {name: jnp.asarray(golden[f"params/{name}"]) for name in shapes}
 

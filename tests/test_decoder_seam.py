@@ -41,7 +41,7 @@ def randomised(module):
 
 
 def model(layers="scanned", size=TOY):
-    return randomised(PaliGemma(size, layers=layers, rngs=nnx.Rngs(0)))
+    return randomised(PaliGemma(size, settings=ModelConfig(layers=layers), rngs=nnx.Rngs(0)))
 
 
 def inputs():
@@ -156,7 +156,7 @@ def test_a_gemma_3_gives_the_logits_of_transformers():
     def heads(weight):  # [N · H, D] → [N, D, H]
         return weight.reshape(-1, 16, 48).transpose(0, 2, 1)
 
-    ours = Gemma(config, layers="scanned", rngs=nnx.Rngs(0))
+    ours = Gemma(config, ModelConfig(layers="scanned"), nnx.Rngs(0))
     ours.embedder.input_embedding[...] = jnp.asarray(weights["embed_tokens.weight"])
     ours.final_norm.scale[...] = jnp.asarray(weights["norm.weight"])
     block = ours.layers

@@ -110,7 +110,9 @@ def test_an_adapter_adds_two_matrix_products_to_the_program_and_none_of_its_own_
 
     def products(lora):
         graphdef, params = split(
-            nnx.eval_shape(lambda: PaliGemma(CONFIG, lora=lora, layers="scanned", rngs=nnx.Rngs(0)))
+            nnx.eval_shape(
+                lambda: PaliGemma(CONFIG, lora=lora, settings=ModelConfig(layers="scanned"), rngs=nnx.Rngs(0))
+            )
         )
         program = str(jax.make_jaxpr(lambda params: merge(graphdef, params)(inputs).logits)(params))
         return re.findall(r":f32\[([\d,]*)\] = dot_general\[", program)

@@ -146,7 +146,9 @@ def test_layers_are_unrolled_on_cpu_where_they_are_small_and_scanned_elsewhere()
     golden = load(GOLDEN / "paligemma1_tiny.npz")
 
     def loops(layers, remat="none"):
-        model = with_params(PaliGemma(CONFIG, layers=layers, remat=remat, rngs=nnx.Rngs(0)), golden)
+        model = with_params(
+            PaliGemma(CONFIG, settings=ModelConfig(layers=layers, remat=remat), rngs=nnx.Rngs(0)), golden
+        )
         graphdef, params = nnx.split(model)
         traced = jax.make_jaxpr(lambda params: golden_losses(nnx.merge(graphdef, params), golden))(params)
         return sum(equation.primitive.name == "scan" for equation in traced.eqns)
@@ -168,7 +170,9 @@ def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or
         ("attention", "unrolled"),
         ("full", "unrolled"),
     ]:
-        model = with_params(PaliGemma(CONFIG, remat=remat, layers=layers, rngs=nnx.Rngs(0)), golden)
+        model = with_params(
+            PaliGemma(CONFIG, settings=ModelConfig(layers=layers, remat=remat), rngs=nnx.Rngs(0)), golden
+        )
         graphdef, params = nnx.split(model)
 
         def loss(params, graphdef=graphdef):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from rllava_jax.config import AttentionKind, Layers, Remat
+from rllava_jax.config import AttentionKind, Layers, ModelConfig, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import fan_in_normal, over_tokens, scan_layers, stack_layers
 from rllava_jax.model.lora import Adapter, adapted
@@ -135,9 +135,10 @@ def windowed(
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: GemmaConfig, kind: AttentionKind, *, recompute: bool, rngs: nnx.Rngs):
+    def __init__(self, config: GemmaConfig, settings: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        self.kind, self.recompute = kind, recompute
+        self.kind: AttentionKind = settings.attention
+        self.recompute = settings.remat == "attention"
         width, heads, dim = config.width, config.heads, config.head_dim
         self.q_einsum = Einsum((heads, width, dim), width, rngs)
         self.kv_einsum = KeyValue(config, rngs)
@@ -201,10 +202,10 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
     """One layer. Gemma 2 also norms each branch before its residual sum."""
 
-    def __init__(self, config: GemmaConfig, attention: AttentionKind, *, recompute: bool, rngs: nnx.Rngs):
+    def __init__(self, config: GemmaConfig, settings: ModelConfig, rngs: nnx.Rngs):
         self.post_norms = config.post_norms
         self.pre_attention_norm = RMSNorm(config.width)
-        self.attn = Attention(config, attention, recompute=recompute, rngs=rngs)
+        self.attn = Attention(config, settings, rngs)
         self.pre_ffw_norm = RMSNorm(config.width)
         self.mlp = FeedForward(config, rngs)
         if config.post_norms:
@@ -256,24 +257,12 @@ class DecoderOutput(NamedTuple):
 class Gemma(nnx.Module):
     """The decoder: embeddings in, states out; `embedder.decode` makes logits of them."""
 
-    def __init__(
-        self,
-        config: GemmaConfig,
-        *,
-        remat: Remat = "none",
-        layers: Layers = "auto",
-        attention: AttentionKind = "xla",
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: GemmaConfig, settings: ModelConfig, rngs: nnx.Rngs):
         self.config = config
-        self.remat: Remat = remat
-        self.form: Layers = layers
-
-        def block(rngs: nnx.Rngs) -> Block:
-            return Block(config, attention, recompute=remat == "attention", rngs=rngs)
-
+        self.remat: Remat = settings.remat
+        self.form: Layers = settings.layers
         self.embedder = Embedder(config, rngs)
-        self.layers = stack_layers(block, config.depth, rngs)
+        self.layers = stack_layers(functools.partial(Block, config, settings), config.depth, rngs)
         self.final_norm = RMSNorm(config.width)
 
     def __call__(

@@ -6,12 +6,13 @@ S = P + R·E·K + T sequence, D width, W vision width, V vocabulary.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.settings import RegionConfig
-from rllava_jax.config import AttentionKind, Layers, LoraConfig, Remat
+from rllava_jax.config import LoraConfig, ModelConfig
 from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import DecoderOutput, Gemma
 from rllava_jax.model.inputs import Inputs
@@ -21,6 +22,8 @@ from rllava_jax.model.region_encoders.branch import RegionBranch
 from rllava_jax.model.region_encoders.protocol import Scene, region_tokens
 from rllava_jax.model.siglip import Siglip
 from rllava_jax.model.sizes import PaliGemmaConfig
+
+_PLAIN = ModelConfig(compute_dtype="float32")
 
 
 class TokenSequence(NamedTuple):
@@ -39,6 +42,13 @@ class Output(NamedTuple):
     vision_collected: Any
     decoder_collected: Any
     hidden_states: Array
+
+
+def compute_dtype(name: str) -> Any:
+    """`auto` is bfloat16 where the matrix units want it and float32 on CPU."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name)
 
 
 def prefix_lm_mask(mask_ar: Int[Array, "B S"], valid: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
@@ -82,26 +92,21 @@ class PaliGemma(nnx.Module):
         config: PaliGemmaConfig,
         regions: RegionConfig | None = None,
         *,
+        settings: ModelConfig = _PLAIN,
         lora: LoraConfig | None = None,
-        compute_dtype: Any = jnp.float32,
-        remat: Remat = "none",
-        layers: Layers = "auto",
-        attention: AttentionKind = "xla",
         rngs: nnx.Rngs,
     ):
         """Builds the model; wrap in `nnx.eval_shape` to have shapes without memory.
 
         Args:
           regions: None, or without a token-making encoder, is plain PaliGemma: no `roi/` parameters, no extra tokens.
+          settings: of these the compute type, and what changes memory and speed alone: remat, layers and attention.
           lora: None, or of rank 0, is without adapters: no `…/lora…` parameters, nothing in the program.
-          remat, layers, attention: `config.ModelConfig`'s; they change memory and speed, not what is computed.
         """
         self.config = config
-        self.compute_dtype = jnp.dtype(compute_dtype)
-        self.img = Siglip(
-            config.vision, config.decoder.width, remat=remat, layers=layers, attention=attention, rngs=rngs
-        )
-        self.llm = Gemma(config.decoder, remat=remat, layers=layers, attention=attention, rngs=rngs)
+        self.compute_dtype = jnp.dtype(compute_dtype(settings.compute_dtype))
+        self.img = Siglip(config.vision, config.decoder.width, settings, rngs)
+        self.llm = Gemma(config.decoder, settings, rngs)
         self.region_tokens = region_tokens(regions) if regions is not None else 0
         if regions is not None and self.region_tokens:
             self.roi = RegionBranch(regions, config.vision, rngs)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from data_pipelines.core.errors import ConfigError
@@ -23,27 +22,11 @@ from rllava_jax.model.sizes import model_size
 Params = dict[str, jax.Array]
 
 
-def compute_dtype(name: str) -> Any:
-    """`auto` is bfloat16 where the matrix units want it and float32 on CPU."""
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)
-
-
 def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
     """The configured model with random weights. Call under `nnx.eval_shape` or `jax.jit` for anything but tiny."""
     size = model_size(config.model, vocab=vocab)
     rngs = nnx.Rngs(seed)
-    model = PaliGemma(
-        size,
-        config.regions,
-        lora=config.lora,
-        compute_dtype=compute_dtype(config.model.compute_dtype),
-        remat=config.model.remat,
-        layers=config.model.layers,
-        attention=config.model.attention,
-        rngs=rngs,
-    )
+    model = PaliGemma(size, config.regions, settings=config.model, lora=config.lora, rngs=rngs)
     if (heads := make_heads(config.train.losses, size, rngs)) is not None:
         model.heads = heads
     return model

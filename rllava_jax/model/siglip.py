@@ -4,6 +4,7 @@ Axes: B batch, P patches, W width, F mlp, N heads, H head dim, L layers. Attribu
 (`img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel` …), so a path here is a key there.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rllava_jax.config import AttentionKind, Layers, Remat
+from rllava_jax.config import AttentionKind, Layers, ModelConfig, Remat
 from rllava_jax.model.attention.attend import AttentionHook, attend
 from rllava_jax.model.layers import Dense, scan_layers, stack_layers
 from rllava_jax.model.partition_rules import constrain, register_rules
@@ -53,8 +54,9 @@ class LayerNorm(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head attention with biases, every patch seeing every patch."""
 
-    def __init__(self, width: int, heads: int, kind: AttentionKind, *, recompute: bool, rngs: nnx.Rngs):
-        self.kind, self.recompute = kind, recompute
+    def __init__(self, width: int, heads: int, settings: ModelConfig, rngs: nnx.Rngs):
+        self.kind: AttentionKind = settings.attention
+        self.recompute = settings.remat == "attention"
         head_dim = width // heads
         self.query = Dense((width,), (heads, head_dim), rngs)
         self.key = Dense((width,), (heads, head_dim), rngs)
@@ -84,11 +86,9 @@ class MlpBlock(nnx.Module):
 class EncoderBlock(nnx.Module):
     """One pre-norm transformer layer."""
 
-    def __init__(self, config: SiglipConfig, attention: AttentionKind, *, recompute: bool, rngs: nnx.Rngs):
+    def __init__(self, config: SiglipConfig, settings: ModelConfig, rngs: nnx.Rngs):
         self.LayerNorm_0 = LayerNorm(config.width)
-        self.MultiHeadDotProductAttention_0 = SelfAttention(
-            config.width, config.heads, attention, recompute=recompute, rngs=rngs
-        )
+        self.MultiHeadDotProductAttention_0 = SelfAttention(config.width, config.heads, settings, rngs)
         self.LayerNorm_1 = LayerNorm(config.width)
         self.MlpBlock_0 = MlpBlock(config.width, config.mlp, rngs)
 
@@ -101,14 +101,10 @@ class EncoderBlock(nnx.Module):
 class Encoder(nnx.Module):
     """The stack of layers and the final norm."""
 
-    def __init__(self, config: SiglipConfig, remat: Remat, layers: Layers, attention: AttentionKind, rngs: nnx.Rngs):
-        self.remat: Remat = remat
-        self.form: Layers = layers
-
-        def block(rngs: nnx.Rngs) -> EncoderBlock:
-            return EncoderBlock(config, attention, recompute=remat == "attention", rngs=rngs)
-
-        self.encoderblock = stack_layers(block, config.depth, rngs)
+    def __init__(self, config: SiglipConfig, settings: ModelConfig, rngs: nnx.Rngs):
+        self.remat: Remat = settings.remat
+        self.form: Layers = settings.layers
+        self.encoderblock = stack_layers(functools.partial(EncoderBlock, config, settings), config.depth, rngs)
         self.encoder_norm = LayerNorm(config.width)
 
     def __call__(self, x: Array, *, hook: AttentionHook | None) -> tuple[Array, Any]:
@@ -126,22 +122,13 @@ class Encoder(nnx.Module):
 class Siglip(nnx.Module):
     """The vision tower with its projection (`head`) to the decoder's width."""
 
-    def __init__(
-        self,
-        config: SiglipConfig,
-        out_width: int,
-        *,
-        remat: Remat = "none",
-        layers: Layers = "auto",
-        attention: AttentionKind = "xla",
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: SiglipConfig, out_width: int, settings: ModelConfig, rngs: nnx.Rngs):
         self.config = config
         self.embedding = Dense((config.patch, config.patch, 3), (config.width,), rngs)
         self.pos_embedding = nnx.Param(
             jax.random.normal(rngs.params(), (1, config.grid**2, config.width)) * config.width**-0.5
         )
-        self.Transformer = Encoder(config, remat, layers, attention, rngs)
+        self.Transformer = Encoder(config, settings, rngs)
         self.head = Dense((config.width,), (out_width,), rngs)
 
     def encode(

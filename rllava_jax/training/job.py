@@ -25,7 +25,8 @@ from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData, load_run_data
 from rllava_jax.model.attention.fused import check_attention
 from rllava_jax.model.lora import is_adapter
-from rllava_jax.model.params import Params, abstract, compute_dtype
+from rllava_jax.model.paligemma import compute_dtype
+from rllava_jax.model.params import Params, abstract
 from rllava_jax.model.sharding import check_batches, make_mesh, say_what_is_held_whole, sharded_shapes, to_devices
 from rllava_jax.model.sizes import model_size
 from rllava_jax.runtime import hosts
