@@ -13,8 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_me
 
 from rllava_jax.config import ConfigError
 from rllava_jax.model.attention.attend import attend
-from rllava_jax.model.attention.cudnn import cudnn_attention
-from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.attention.fused import check_attention, cudnn_attention
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.sizes import SIZES
 

@@ -1,13 +1,18 @@
-"""Which fused attention a platform and a model can have, and how it is sharded over a mesh.
+"""Fused attention: which a platform and a model can have, how it is sharded over a mesh, and NVIDIA's, cuDNN's.
 
 The compiler cannot partition a kernel, so each device is given its own share: examples over `slice`, `data` and
-`fsdp`, heads over `tensor`. Axes: see `attend.py`.
+`fsdp`, heads over `tensor`. The kernel for TPU stands in `pallas.py`; cuDNN's is reached through
+`jax.nn.dot_product_attention`, where the mask becomes a bias [B, 1, Q, S] in the compute type, shared by the heads.
+JAX's own limits on it stand in `jax/_src/cudnn/fused_attention_stablehlo.py`; those that a configuration can meet are
+`_cudnn_refusal`'s.
+
+Axes: see `attend.py`.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +21,6 @@ from jaxtyping import Array, Bool, Float
 
 from data_pipelines.core.errors import InvalidSetting, SettingConflict
 from rllava_jax.config import AttentionKind
-from rllava_jax.model.attention.cudnn import cudnn_attention, refusal
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.partition_rules import BATCH
 from rllava_jax.model.sizes import PaliGemmaConfig
@@ -24,6 +28,10 @@ from rllava_jax.model.sizes import PaliGemmaConfig
 Fused = Callable[[Array, Array, Array, Array | None], Array]
 
 _HEAD_AXIS = "tensor"
+# JAX asks for even lengths under a bias; of 8, each row of a 16-bit bias also begins on 16 bytes.
+_LENGTH_MULTIPLE = 8
+# JAX's limits on the head dim: below Hopper, and from it on.
+_WIDEST_HEAD, _WIDEST_HEAD_HOPPER, _HOPPER = 128, 256, (9, 0)
 
 
 def check_attention(
@@ -51,8 +59,39 @@ def check_attention(
             f"model.attention: {kind!r} is a kernel for {home.upper()} and these devices are {platform.upper()}; "
             f"choose {others}"
         )
-    if kind == "cudnn" and (reason := refusal(size, jnp.dtype(compute_dtype), compute_capability)):
+    if kind == "cudnn" and (reason := _cudnn_refusal(size, jnp.dtype(compute_dtype), compute_capability)):
         raise SettingConflict(f"model.attention: 'cudnn' {reason}")
+
+
+def _cudnn_refusal(size: PaliGemmaConfig, compute_dtype: Any, compute_capability: str | None) -> str | None:
+    """Why cuDNN cannot compute both towers of a model, with the remedy; None where it can.
+
+    Args:
+      compute_capability: of the GPU, e.g. "8.0"; None where there is none to ask. JAX asks a live GPU before it grants
+        a head dim above 128, so nothing wider can be compiled without one.
+    """
+    if size.decoder.attention_cap:
+        return (
+            f"cannot cap attention logits, and the decoder (Gemma 2) caps them at {size.decoder.attention_cap:g}; "
+            "choose xla, for both towers"
+        )
+    if compute_dtype not in (jnp.bfloat16, jnp.float16):
+        return (
+            f"computes in bfloat16 or float16, and model.compute_dtype is {compute_dtype}; "
+            "set it to bfloat16, or choose xla"
+        )
+    present = None if compute_capability is None else tuple(int(part) for part in compute_capability.split("."))
+    widest = _WIDEST_HEAD_HOPPER if present and present >= _HOPPER else _WIDEST_HEAD
+    for tower, dim in (("vision", size.vision.width // size.vision.heads), ("decoder", size.decoder.head_dim)):
+        if dim % 8:
+            return f"needs head dims of multiples of 8, and the {tower} tower has {dim}; choose xla"
+        if dim > widest:
+            where = "without a GPU present" if present is None else f"on compute capability {compute_capability}"
+            return (
+                f"goes to head dims of {widest} {where} ({_WIDEST_HEAD_HOPPER} from 9.0 on, Hopper), "
+                f"and the {tower} tower has {dim}; choose xla"
+            )
+    return None
 
 
 def fused_attention(
@@ -74,6 +113,39 @@ def fused_attention(
     if kind == "cudnn":
         return over_mesh(functools.partial(cudnn_attention, cap=cap))(query, key, value, mask)
     raise InvalidSetting(f"model.attention: {kind!r} is not a fused kernel; choose xla, pallas or cudnn")
+
+
+def cudnn_attention(
+    query: Float[Array, "B Q N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    mask: Bool[Array, "B Q S"] | None,
+    *,
+    cap: float = 0.0,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "B Q N H"]:
+    """Grouped-query attention over an already scaled query, on one device.
+
+    A row that sees nothing attends to all keys equally, and to those that were added to round the length.
+
+    Args:
+      mask: true where the key may be seen; None where every key may.
+      cap: must be 0.
+      implementation: xla takes the same arrays through JAX's own attention: for tests.
+
+    Raises:
+      ConfigError: a cap.
+    """
+    if cap:
+        raise SettingConflict(f"model.attention: 'cudnn' cannot cap attention logits (at {cap:g}); choose xla")
+    queries = query.shape[1]
+    if mask is not None:
+        to_q, to_s = -queries % _LENGTH_MULTIPLE, -key.shape[1] % _LENGTH_MULTIPLE
+        query = jnp.pad(query, ((0, 0), (0, to_q), (0, 0), (0, 0)))
+        key, value = (jnp.pad(x, ((0, 0), (0, to_s), (0, 0), (0, 0))) for x in (key, value))
+        mask = jnp.pad(mask, ((0, 0), (0, to_q), (0, to_s)))[:, None]
+    out = jax.nn.dot_product_attention(query, key, value, mask=mask, scale=1.0, implementation=implementation)
+    return out[:, :queries]
 
 
 def over_mesh(compute: Fused) -> Fused:
