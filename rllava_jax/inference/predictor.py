@@ -1,7 +1,5 @@
 """Answers about image files from a checkpoint alone, which holds configuration, tokenizer and preprocessing."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import math
@@ -9,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import numpy as np
@@ -59,6 +57,7 @@ class Predicted(NamedTuple):
         return f"{self.text} (confidence {self.confidence:.3f})"
 
 
+@dataclasses.dataclass(eq=False)
 class Predictor:
     """Answers one question at a time, with the very preprocessing of the training run.
 
@@ -66,24 +65,15 @@ class Predictor:
       preprocessor, generator, params: what `evaluation.evaluator.evaluate` answers many questions with.
       checkpoint: the checkpoints/STEP folder that was read.
       config: of the run.
+      files: that travel inside the checkpoint.
     """
 
-    def __init__(
-        self,
-        preprocessor: Preprocessor,
-        generator: Generator,
-        params: Params,
-        *,
-        checkpoint: Path,
-        config: Config,
-        files: Mapping[str, bytes],
-    ):
-        self.preprocessor = preprocessor
-        self.generator = generator
-        self.params = params
-        self.checkpoint = checkpoint
-        self.config = config
-        self._files = files
+    preprocessor: Preprocessor
+    generator: Generator
+    params: Params
+    checkpoint: Path
+    config: Config
+    files: Mapping[str, bytes]
 
     @classmethod
     def load(
@@ -95,7 +85,7 @@ class Predictor:
         sampling: Sampling = GREEDY,
         window: str | None = None,
         devices: Sequence[jax.Device] | None = None,
-    ) -> Predictor:
+    ) -> Self:
         """Reads a checkpoint.
 
         Args:
@@ -131,7 +121,7 @@ class Predictor:
         generator = Generator(
             graphdef, tokenizer, mesh, new_tokens=new_tokens or config.evaluation.max_new_tokens, sampling=sampling
         )
-        return cls(preprocessor, generator, params, checkpoint=opened.where, config=config, files=opened.files)
+        return cls(preprocessor, generator, params, opened.where, config, opened.files)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -140,7 +130,7 @@ class Predictor:
         Raises:
           CheckpointError: its file is damaged.
         """
-        return calibration_of(self._files, checkpoint=self.checkpoint)
+        return calibration_of(self.files, checkpoint=self.checkpoint)
 
     def uncalibrated(self, task: Task = "answer") -> str:
         """Why the calibration says nothing of this predictor's answers, in words; "" where it holds."""

@@ -1,11 +1,9 @@
 """What the model is given: arrays of fixed shape, so that one program serves examples with and without regions."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +38,7 @@ class Inputs:
     region_arrays: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, Any]) -> Inputs:
+    def from_batch(cls, batch: Mapping[str, Any]) -> Self:
         """Takes the loader's arrays: uint8 pixels become `x / 127.5 - 1` here, on the device, after the transfer."""
 
         def ready(array: Any) -> Any:
@@ -66,7 +64,7 @@ class Inputs:
             raise ValueError(f"Inputs.{name}: missing, but needed here; {remedy}")
         return array
 
-    def truncated(self, length: int) -> Inputs:
+    def truncated(self, length: int) -> Self:
         """The same batch with only the first `length` text positions."""
         return dataclasses.replace(
             self,

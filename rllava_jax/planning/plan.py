@@ -30,6 +30,7 @@ from rllava_jax.model.sharding import (
 )
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 from rllava_jax.planning.batch import abstract_batch
+from rllava_jax.planning.chips import Roofline, roofline
 from rllava_jax.planning.flops import Flops, training_flops
 from rllava_jax.planning.hlo import parse_program
 from rllava_jax.planning.memory import (
@@ -42,7 +43,6 @@ from rllava_jax.planning.memory import (
     state_memory,
     step_memory,
 )
-from rllava_jax.planning.roofline import Roofline, roofline
 from rllava_jax.planning.topology import Topology, topology_devices
 from rllava_jax.planning.traffic import Collective, collectives, hbm_bytes
 from rllava_jax.training.initialisation import resolve

@@ -8,9 +8,8 @@ import jax
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rllava_jax.config.stored import to_json
-from rllava_jax.planning.chips import GIB
+from rllava_jax.planning.chips import GIB, assumptions
 from rllava_jax.planning.plan import StepPlan
-from rllava_jax.planning.roofline import assumptions
 
 # Kind of memory → what a reader calls it, where that is another word.
 _KINDS = {

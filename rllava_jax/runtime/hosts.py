@@ -83,12 +83,11 @@ def shared_failures() -> Iterator[None]:
         yield
     except BaseException as raised:
         error: Any = raised
-        if not several() or getattr(error, "on_all_hosts", False):
-            raise
         expected = hasattr(error, "exit_code")
-        if not expected and not isinstance(error, Exception):
+        passes = getattr(error, "on_all_hosts", False) or not (expected or isinstance(error, Exception))
+        if not several() or passes:
             raise
-        if not expected and is_lost_host(error):
+        if not expected and _is_lost_host(error):
             error, expected = HostLost(f"another host was lost ({_line(error)}); {_AGAIN}"), True
         if expected:
             code, message, last = error.exit_code, str(error), last_line(error)
@@ -96,8 +95,12 @@ def shared_failures() -> Iterator[None]:
             traceback.print_exc()
             code, message = 1, f"{type(error).__name__}: {error}"
             last = f"error: {message}"
-        # Said when the others know: JAX may end this process meanwhile, with a stack that would stand below the line.
-        fail(code, message, last)
+        # JAX may end this process before the others know, as it does when the service's host is the lost one.
+        _say_at_abort(last, code)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first, or the service is gone: they know
+            _client().key_value_set(_FAILED, f"{code} {jax.process_index()} {message}")
+        _farewell()
+        # Said when they know: the stack of such an end would stand below the line.
         print(last, file=sys.stderr, flush=True)
         leave(code)
 
@@ -232,21 +235,7 @@ class OnAnyHost:
         return before is not None and bool(before)
 
 
-def fail(code: int, message: str, last: str) -> None:
-    """Tells the other hosts that this one stops, so that they stop too; returns when they know, or after seconds.
-
-    Args:
-      last: what to say if JAX ends this process before it returns, as it does when the service's host is the lost one.
-    """
-    if not several():
-        return
-    _say_at_abort(last, code)
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first, or the service is gone: they know
-        _client().key_value_set(_FAILED, f"{code} {jax.process_index()} {message}")
-    _farewell()
-
-
-def is_lost_host(error: Exception) -> bool:
+def _is_lost_host(error: Exception) -> bool:
     """Whether a failed computation means that another host is gone.
 
     A broken connection says so itself. Of any other failure of several hosts' computation JAX's heartbeats decide: they
@@ -254,7 +243,7 @@ def is_lost_host(error: Exception) -> bool:
     """
     # jaxlib raises a plain ValueError, which begins with the status, where a program fails while it is dispatched.
     status = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
-    if not several() or not (status or isinstance(error, jax.errors.JaxRuntimeError)):
+    if not (status or isinstance(error, jax.errors.JaxRuntimeError)):
         return False
     if _GONE.search(str(error)):
         return True

@@ -4,8 +4,6 @@ The first one asks the run to stop: while it trains, at the next step, after sav
 exception `Interrupted`, because everything there is to save is saved by then. The second one ends the process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -15,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Self
 
 from data_pipelines.core import exit_codes
 
@@ -93,7 +92,7 @@ class Interruption:
         finally:
             self._deferred = before
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> Self:
         if not self._listens:
             return self
         self._handlers = [signal.signal(number, self._raise) for number in _SIGNALS]

@@ -55,9 +55,8 @@ class Outcomes:
         Raises:
           BadStep: the run must stop.
         """
-        pending, self._pending = self._pending, (step, metrics, index)
-        if pending is not None:
-            self._look(*pending)
+        self.settle()
+        self._pending = (step, metrics, index)
 
     def settle(self) -> None:
         """Looks at the last outcome too, waiting for it. Raises as `put`."""

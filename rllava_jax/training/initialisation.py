@@ -164,12 +164,10 @@ def _load(
         dtype = shapes[name].dtype if stored.shape == shapes[name].shape else jnp.float32
         return jax.ShapeDtypeStruct(stored.shape, dtype, sharding=shardings[name])
 
+    # Heads of losses that the run does not use stay on disk.
+    targets = {name: target(name, stored) for name, stored in pretrained.shapes.items() if name in shapes}
     with Checkpoints(pretrained.folder, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(
-            pretrained.step,
-            # Heads of losses that the run does not use stay on disk.
-            {name: target(name, stored) for name, stored in pretrained.shapes.items() if name in shapes},
-        )
+        params = checkpoints.restore_params(pretrained.step, targets)
     wanted = shapes[_POSITIONS]
     if params[_POSITIONS].shape != wanted.shape:
         params[_POSITIONS] = jax.jit(
@@ -208,9 +206,8 @@ def _opened(init: InitConfig) -> OpenedCheckpoint:
     except CheckpointError as error:
         raise error.within("init.checkpoint") from error
     if _TABLE not in opened.shapes or _POSITIONS not in opened.shapes:
-        raise CheckpointMismatch(
-            f"init.checkpoint: {opened.where} holds no PaliGemma; name a run of this program or an import"
-        )
+        where = f"init.checkpoint: {opened.where}"
+        raise CheckpointMismatch(f"{where} holds no PaliGemma; name a run of this program or an import")
     return opened
 
 
@@ -250,8 +247,7 @@ def _remedy(pretrained: OpenedCheckpoint, wrong: Sequence[str]) -> str:
     """What the user can do about names that do not match."""
     lora, regions = pretrained.config.lora, pretrained.config.regions
     own = []
-    adapters = any(is_adapter(name) for name in wrong)
-    if adapters:
+    if adapters := any(is_adapter(name) for name in wrong):
         own.append(f"lora.rank={lora.rank}, lora.targets={','.join(lora.targets)}")
     if any(name.startswith("roi/") for name in wrong):
         own.append(f"regions.encoders={','.join(regions.encoders)}, regions.tokens={regions.tokens}")

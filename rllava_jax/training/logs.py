@@ -1,7 +1,5 @@
 """What a run says while it trains: a progress bar, rows of figures for every writer; on request, examples.jsonl."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
@@ -9,7 +7,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 from tqdm import tqdm
@@ -66,7 +64,7 @@ class TrainingLog:
         self._step, self._steps = first_step, steps
         self._slow, self._compiled = 0, 0.0
 
-    def __enter__(self) -> TrainingLog:
+    def __enter__(self) -> Self:
         self._watchdog.__enter__()
         return self
 

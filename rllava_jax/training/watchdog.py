@@ -1,13 +1,11 @@
 """Names a stall: a thread that says in the log what a run waits for when no step has finished for long."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Watchdog:
         """A step is done: counting begins anew."""
         self._since, self._next = time.monotonic(), self._seconds
 
-    def __enter__(self) -> Watchdog:
+    def __enter__(self) -> Self:
         self.finished_step()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
