@@ -1,6 +1,6 @@
 import logging
 
-from data_pipelines.sources.left_out import LeftOut
+from data_pipelines.sources.split_builder import LeftOut
 
 
 def test_entries_are_counted_by_reason_and_named_once_in_order(caplog):

@@ -4,6 +4,7 @@ Each finding of a split is asked about on as many films without it as films with
 finding and the split draws. The boxes become the films' regions.
 """
 
+import glob
 import os
 from collections.abc import Sequence
 
@@ -57,7 +58,6 @@ FINDINGS = {
     "Pneumonia": "pneumonia",
     "Pneumothorax": "a pneumothorax",
 }
-_LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 _ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 _BOX_COLUMNS = ("Bbox [x", "y", "w", "h]")
 _BOX_LABELS = {"Infiltrate": "Infiltration"}
@@ -75,18 +75,16 @@ def load(root: str, split: str) -> SourceSplit:
         without labels; a box outside its film.
     """
     found = begin_split(CARD, root, split)
-    listing = os.path.join(root, _LISTS[split])
+    listing = os.path.join(root, f"{split}_list.txt")
     findings = _findings(root)
-    folders = _image_folders(root)
+    films = _films(root)
     boxes = _boxes(os.path.join(root, "BBox_List_2017.csv"))
     for name in [line.strip() for _, line in lines_of(listing)]:
         if name not in findings:
             raise MissingField(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}")
-        if name not in folders:
-            found.left_out.add("image not in the folder", name)
-            continue
-        path = os.path.join(folders[name], name)
-        found.image(path, name, regions=_regions(path, boxes.get(name, ())), modality="X-Ray", body_part="Chest")
+        path = films.get(name, "")
+        if found.has_file(path, name):
+            found.image(path, name, regions=_regions(path, boxes.get(name, ())), modality="X-Ray", body_part="Chest")
     for finding in FINDINGS:
         _ask(found, finding, findings)
     return found.finished()
@@ -123,17 +121,13 @@ def _require_findings(labels: Sequence[str], where: str) -> None:
         raise UnknownName(f"{where}: unknown finding {unknown[0]!r}; expected one of {', '.join(FINDINGS)}")
 
 
-def _image_folders(root: str) -> dict[str, str]:
-    """Film → the folder it lies in; one listing a folder, not a look-up a film."""
-    tried = [os.path.join(root, "images")] + [os.path.join(root, f"images_{n:03d}", "images") for n in range(1, 13)]
-    found = {}
-    for folder in tried:
-        if os.path.isdir(folder):
-            with os.scandir(folder) as entries:
-                found.update({entry.name: folder for entry in entries if entry.name.endswith(".png")})
-    if not found:
-        raise MissingFile(f"chest_xray14: no films in {tried[0]} or {tried[1]}; unpack the published archives there")
-    return found
+def _films(root: str) -> dict[str, str]:
+    """Film → its path; one listing a folder, not a look-up a film."""
+    folders = [os.path.join(glob.escape(root), *parts) for parts in (("images",), ("images_0[01][0-9]", "images"))]
+    paths = [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, "*.png")))]
+    if not paths:
+        raise MissingFile(f"chest_xray14: no films in {' or '.join(folders)}; unpack the published archives there")
+    return {os.path.basename(path): path for path in paths}
 
 
 def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:

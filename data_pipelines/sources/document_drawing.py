@@ -6,15 +6,13 @@ lawyers, so that a model too small to read can tell clauses apart. Text is set i
 needs to be installed. Nobody is named on a page.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.records import Box
@@ -89,7 +87,7 @@ class Page:
 
 def draw_page(rng: np.random.Generator, width: int) -> Page:
     """One page of `width` pixels, `ASPECT` times as high; the generator decides everything."""
-    drawing = _Drawing.start(rng, width)
+    drawing = _Drawing(rng, width)
     drawing.heading()
     places = [int(place) for place in rng.permutation(_PLACES)]
     names = [list(CLAUSES)[i] for i in rng.permutation(len(CLAUSES))[: rng.integers(3, 6)]]
@@ -109,21 +107,15 @@ def draw_page(rng: np.random.Generator, width: int) -> Page:
     return Page(drawing.finished(), drawing.normalised(), amounts, circled, stamp)
 
 
-@dataclass
 class _Drawing:
     """A canvas whose methods speak in pixels of a page 256 wide; `scale` makes them the page's own."""
 
-    rng: np.random.Generator
-    scale: float
-    image: Image.Image
-    draw: ImageDraw.ImageDraw
-    boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, rng: np.random.Generator, width: int) -> _Drawing:
+    def __init__(self, rng: np.random.Generator, width: int):
+        self.rng, self.scale = rng, width / _WIDTH
         paper = tuple(int(v) for v in rng.integers(232, 253) + rng.integers(-4, 3, 3))
-        image = Image.new("RGB", (width, round(width * ASPECT)), paper)
-        return cls(rng, width / _WIDTH, image, ImageDraw.Draw(image))
+        self.image = Image.new("RGB", (width, round(width * ASPECT)), paper)
+        self.draw = ImageDraw.Draw(self.image)
+        self.boxes: dict[str, tuple[float, float, float, float]] = {}
 
     def text(self, x: float, y: float, text: str, size: float, *, bold: bool = False, ink: Ink = (35, 35, 40)) -> float:
         """Writes a line whose top left corner is (x, y); returns where it ends. Bold is the same, written twice."""
@@ -136,9 +128,11 @@ class _Drawing:
     def length(self, text: str, size: float) -> float:
         return _face(size * self.scale).getlength(text) / self.scale
 
-    def lines(self, points: Sequence[tuple[float, float]], ink: Ink, width: float) -> None:
-        scaled = [(x * self.scale, y * self.scale) for x, y in points]
-        self.draw.line(scaled, ink, max(1, round(width * self.scale)), joint="curve")
+    def scaled(self, points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(float(x * self.scale), float(y * self.scale)) for x, y in points]
+
+    def lines(self, points: Iterable[tuple[float, float]], ink: Ink, width: float) -> None:
+        self.draw.line(self.scaled(points), ink, max(1, round(width * self.scale)), joint="curve")
 
     def heading(self) -> None:
         title = ("Agreement", "Contract", "Terms", "Order")[self.rng.integers(4)]
@@ -173,21 +167,16 @@ class _Drawing:
 
     def pictogram(self, name: str, left: float, top: float) -> None:
         for shape in _PICTOGRAMS[name]:
-            corners = [
-                ((left + x) * self.scale, (top + y) * self.scale) for x, y in zip(shape[::2], shape[1::2], strict=True)
-            ]
-            if len(corners) == 2:
-                self.draw.ellipse(corners, (35, 35, 40))
-            else:
-                self.draw.polygon(corners, (35, 35, 40))
+            corners = self.scaled((left + x, top + y) for x, y in zip(shape[::2], shape[1::2], strict=True))
+            draw = self.draw.ellipse if len(corners) == 2 else self.draw.polygon
+            draw(corners, (35, 35, 40))
 
     def table(self, place: int) -> None:
         """Ruled, with a shaded first row and numbers in its cells."""
         left, top = self.put("Table", place)
         columns, rows = int(self.rng.integers(3, 5)), int(self.rng.integers(3, 5))
         width, height = _COLUMN - 4, rows * 14.0
-        head = [left * self.scale, top * self.scale, (left + width) * self.scale, (top + 14) * self.scale]
-        self.draw.rectangle(head, (200, 204, 212))
+        self.draw.rectangle(self.scaled([(left, top), (left + width, top + 14)]), (200, 204, 212))
         for row in range(rows + 1):
             self.lines([(left, top + row * 14), (left + width, top + row * 14)], (60, 60, 65), 1)
         for column in range(columns + 1):
@@ -206,7 +195,7 @@ class _Drawing:
         turns, phase = self.rng.uniform(4, 7), self.rng.uniform(0, 6)
         x = left + 6 + 70 * t + 7 * np.sin(2 * math.pi * turns * t)
         y = base - 9 - 8 * np.sin(2 * math.pi * turns * t * 0.8 + phase) * (1 - 0.5 * t) - 4 * np.sin(5 * t)
-        self.stroke(x, y, _BLUE, 1.4)
+        self.lines(zip(x, y, strict=True), _BLUE, 1.4)
 
     def stamp(self, says: str, place: int) -> None:
         """Two rings with a word across."""
@@ -214,8 +203,7 @@ class _Drawing:
         x, y = left + self.rng.uniform(28, 80), top + self.rng.uniform(27, 33)
         ink = _BLUE if self.rng.random() < 0.5 else _GREEN
         for radius in (25, 21):
-            ring = [(x - radius) * self.scale, (y - radius) * self.scale]
-            ring += [(x + radius) * self.scale, (y + radius) * self.scale]
+            ring = self.scaled([(x - radius, y - radius), (x + radius, y + radius)])
             self.draw.ellipse(ring, outline=ink, width=max(1, round(1.3 * self.scale)))
         self.text(x - self.length(says, 12) / 2, y - 7, says, 12, bold=True, ink=ink)
 
@@ -227,18 +215,13 @@ class _Drawing:
         # An ellipse through the corners would be 1.41 times the box; this one cuts them a little, as pens do.
         x = (x0 + x1) / 2 + (x1 - x0) / 2 * 1.1 * wobble * np.cos(angle)
         y = (y0 + y1) / 2 + (y1 - y0) / 2 * 1.2 * wobble * np.sin(angle)
-        self.stroke(np.clip(x, 2, _WIDTH - 2), np.clip(y, 2, _HEIGHT - 2), _RED, 2)
-
-    def stroke(self, x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"], ink: Ink, width: float) -> None:
-        self.lines([(float(a), float(b)) for a, b in zip(x, y, strict=True)], ink, width)
+        self.lines(zip(np.clip(x, 2, _WIDTH - 2), np.clip(y, 2, _HEIGHT - 2), strict=True), _RED, 2)
 
     def normalised(self) -> dict[str, Box]:
         """The parts' boxes, from top to bottom."""
-        inside = {
-            label: (y0 / _HEIGHT, x0 / _WIDTH, y1 / _HEIGHT, x1 / _WIDTH)
-            for label, (x0, y0, x1, y1) in self.boxes.items()
-        }
-        return dict(sorted(inside.items(), key=lambda item: item[1]))
+        parts = self.boxes.items()
+        inside = [(label, (y0 / _HEIGHT, x0 / _WIDTH, y1 / _HEIGHT, x1 / _WIDTH)) for label, (x0, y0, x1, y1) in parts]
+        return dict(sorted(inside, key=lambda item: item[1]))
 
     def finished(self) -> UInt8[np.ndarray, "H W 3"]:
         """The page as a scanner saw it: a slow shade from one side to the other, and noise."""

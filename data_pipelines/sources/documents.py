@@ -10,11 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.core.errors import InvalidSetting
-from data_pipelines.records import Region, Source, SourceSplit
+from data_pipelines.records import Source, SourceSplit
 from data_pipelines.settings import DocumentsConfig
 from data_pipelines.sources.document_drawing import Page, draw_page
-from data_pipelines.sources.drawn import Asked, ask, draw_split, drawn_card, png, side_of, yes_or_no
-from data_pipelines.sources.split_builder import SplitBuilder
+from data_pipelines.sources.drawn import Asked, Picture, draw_split, drawn_card, side_of, yes_or_no
 
 _DEFAULTS = DocumentsConfig()
 CARD = drawn_card(
@@ -36,13 +35,11 @@ def load(config: DocumentsConfig, split: str) -> SourceSplit:
     if config.page_width < 160:
         raise InvalidSetting(f"data.documents.page_width is {config.page_width}; words need at least 160 pixels")
 
-    def draw(found: SplitBuilder, rng: np.random.Generator, name: str) -> None:
+    def draw(rng: np.random.Generator) -> Picture:
         page = draw_page(rng, config.page_width)
-        parts = {label: Region(box, label) for label, box in page.boxes.items()}
-        image = found.image(png(page.pixels), name, regions=tuple(parts.values()), modality="Document")
-        ask(found, image, _questions(page, rng), parts)
+        return page.pixels, page.boxes, _questions(page, rng)
 
-    return draw_split("documents", config, split, draw)
+    return draw_split("documents", config, split, draw, modality="Document")
 
 
 SOURCE = Source(

@@ -7,13 +7,15 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.records import AnnotatedImage, AnswerType, Box, Count, DataCard, Region, SourceSplit
+from data_pipelines.records import AnswerType, Box, Count, DataCard, Region, SourceSplit
 from data_pipelines.settings import DocumentsConfig, PhantomConfig
 from data_pipelines.sources.split_builder import SplitBuilder, require_split
 
 Drawn = PhantomConfig | DocumentsConfig
 # Key, question, answer, answer type, content type, and the label of the part it is about, "" of none.
 Asked = tuple[str, str, str, AnswerType, str, str]
+# Pixels, boxes by what they hold, and what is asked.
+Picture = tuple[np.ndarray, Mapping[str, Box], Iterable[Asked]]
 
 
 def _sizes(config: Drawn) -> dict[str, int]:
@@ -36,13 +38,14 @@ def drawn_card(name: str, title: str, about: str, config: Drawn, *traps: str) ->
 
 
 def draw_split(
-    name: str, config: Drawn, split: str, draw: Callable[[SplitBuilder, np.random.Generator, str], None]
+    name: str, config: Drawn, split: str, draw: Callable[[np.random.Generator], Picture], **shows: str
 ) -> SourceSplit:
-    """The pictures of one split with the questions about each.
+    """The pictures of one split with the questions about each; those about a part have it as their region.
 
     Args:
       name: of the data set.
-      draw: draws the picture of an image_id and adds it with its questions.
+      draw: draws one of them.
+      shows: modality and body part of all.
 
     Raises:
       DataError: no such split.
@@ -50,19 +53,17 @@ def draw_split(
     require_split(name, split, sizes := _sizes(config))
     found = SplitBuilder(name, split)
     for index in range(sizes[split]):
-        draw(found, rng_for(name, config.seed, split, index), f"{split}-{index:05d}")
+        pixels, boxes, questions = draw(rng_for(name, config.seed, split, index))
+        parts = {label: Region(box, label) for label, box in boxes.items()}
+        image = found.image(_png(pixels), f"{split}-{index:05d}", regions=tuple(parts.values()), **shows)
+        for key, question, answer, answer_type, content_type, label in questions:
+            marks = {"regions": (parts[label],), "provenance": "annotation"} if label else {}
+            says = {"question": question, "answer": answer, "answer_type": answer_type, "content_type": content_type}
+            found.question(image, f"vqa/{image.image_id}/{key}", **says, **marks)
     return found.finished()
 
 
-def ask(found: SplitBuilder, image: AnnotatedImage, asked: Iterable[Asked], parts: Mapping[str, Region]) -> None:
-    """Adds the questions about a picture; those about a part have it as their region."""
-    for key, question, answer, answer_type, content_type, label in asked:
-        marks = {"regions": (parts[label],), "provenance": "annotation"} if label else {}
-        says = {"question": question, "answer": answer, "answer_type": answer_type, "content_type": content_type}
-        found.question(image, f"vqa/{image.image_id}/{key}", **says, **marks)
-
-
-def png(pixels: np.ndarray) -> bytes:
+def _png(pixels: np.ndarray) -> bytes:
     """The picture as a PNG file, packed lightly: it is drawn anew in every run."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=1)

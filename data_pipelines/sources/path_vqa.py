@@ -52,13 +52,10 @@ def load(root: str, split: str) -> SourceSplit:
     for number, entry in enumerate(_read_entries(path)):
         where = f"{path}: entry {number}"
         name = text_field(entry, "image", where)
-        file = os.path.join(root, "images", split, f"{name}.jpg")
-        if not found.has_file(file, f"images/{split}/{name}.jpg"):
-            continue
-        answer, key = text_field(entry, "answer", where, may_be_empty=True), f"{split}/{number}"
-        if found.has_answer(answer, key):
-            question, answer_type = text_field(entry, "question", where), answer_type_by_answer(answer)
-            found.question(found.image(file, name), key, question=question, answer=answer, answer_type=answer_type)
+        file = f"images/{split}/{name}.jpg"
+        answer = text_field(entry, "answer", where, may_be_empty=True)
+        says = {"question": text_field(entry, "question", where), "answer_type": answer_type_by_answer(answer)}
+        found.ask(os.path.join(root, file), name, f"{split}/{number}", answer=answer, named=file, **says)
     return found.finished()
 
 

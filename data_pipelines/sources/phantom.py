@@ -9,23 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.core.errors import InvalidSetting
-from data_pipelines.records import Region, Source, SourceSplit
+from data_pipelines.records import Source, SourceSplit
 from data_pipelines.settings import PhantomConfig
-from data_pipelines.sources.drawn import Asked, ask, draw_split, drawn_card, png, side_of, yes_or_no
+from data_pipelines.sources.drawn import Asked, Picture, draw_split, drawn_card, side_of, yes_or_no
 from data_pipelines.sources.phantom_drawing import Slice, draw_slice
-from data_pipelines.sources.split_builder import SplitBuilder
 
-# What a presence question may ask for, and as what type of content.
-_ASKED_FOR = {
-    "Spleen": "Organ",
-    "Stomach": "Organ",
-    "Left Kidney": "Organ",
-    "Right Kidney": "Organ",
-    "Pancreas": "Organ",
-    "Gallbladder": "Organ",
-    "Liver Lesion": "Abnormality",
-    "Kidney Cyst": "Abnormality",
-}
+# What a presence question may ask for.
+_FINDINGS = ("Liver Lesion", "Kidney Cyst")
+_ASKED_FOR = ("Spleen", "Stomach", "Left Kidney", "Right Kidney", "Pancreas", "Gallbladder", *_FINDINGS)
 _ORGANS = ("Liver", "Spleen", "Stomach", "Left Kidney", "Right Kidney")
 
 _DEFAULTS = PhantomConfig()
@@ -49,13 +40,11 @@ def load(config: PhantomConfig, split: str) -> SourceSplit:
             f"data.phantom.image_size is {config.image_size}; small structures need at least 64 pixels"
         )
 
-    def draw(found: SplitBuilder, rng: np.random.Generator, name: str) -> None:
+    def draw(rng: np.random.Generator) -> Picture:
         drawn = draw_slice(rng, config.image_size)
-        regions = tuple(Region(box, label) for label, box in drawn.boxes.items())
-        image = found.image(png(drawn.pixels), name, regions=regions, modality="CT", body_part="Abdomen")
-        ask(found, image, _questions(drawn, rng), {})
+        return drawn.pixels, drawn.boxes, _questions(drawn, rng)
 
-    return draw_split("phantom", config, split, draw)
+    return draw_split("phantom", config, split, draw, modality="CT", body_part="Abdomen")
 
 
 SOURCE = Source(
@@ -68,8 +57,8 @@ def _questions(drawn: Slice, rng: np.random.Generator) -> Iterator[Asked]:
     seen = drawn.boxes
     yield "contrast", "Was a contrast agent given?", yes_or_no(drawn.contrast), "closed", "Modality", ""
     label = _presence_label(drawn, rng)
-    question = f"Is there a {label.lower()} in the image?"
-    yield "presence", question, yes_or_no(label in seen), "closed", _ASKED_FOR[label], ""
+    question, kind = f"Is there a {label.lower()} in the image?", "Abnormality" if label in _FINDINGS else "Organ"
+    yield "presence", question, yes_or_no(label in seen), "closed", kind, ""
     kidneys = sum(kidney in seen for kidney in ("Left Kidney", "Right Kidney"))
     yield "count", "How many kidneys are there in the image?", str(kidneys), "open", "Quantity", ""
     organs = [organ for organ in _ORGANS if organ in seen]

@@ -10,10 +10,8 @@ place of a box alone would name what is in it. Its size and shape still tell muc
 with a blank image shows how much.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -44,6 +42,7 @@ _INSIDE = {"Liver": ("Liver Lesion",), "Left Kidney": ("Kidney Cyst",), "Right K
 _LYING, _LYING_SHARES = (0.0, math.pi / 2, math.pi, -math.pi / 2), (0.3, 0.2, 0.3, 0.2)
 _LEAST_PIXELS = 14
 _SEEN_AT_ONCE = range(5, 10)
+_Pair = tuple[float, float]  # x and y
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Slice:
 def draw_slice(rng: np.random.Generator, size: int) -> Slice:
     """One slice of `size` x `size` pixels with five to nine structures; the generator decides everything."""
     while True:  # four in five drafts have five to nine structures in sight
-        drawing = _Drawing.start(rng, size)
+        drawing = _Drawing(rng, size)
         drawing.draw_body()
         facts = drawing.draw_organs()
         boxes, areas = drawing.seen()
@@ -83,66 +82,45 @@ def draw_slice(rng: np.random.Generator, size: int) -> Slice:
             return Slice(drawing.finished(), boxes, areas, **facts)
 
 
-@dataclass
 class _Drawing:
     """A canvas in body coordinates: (0, 0) is the body's middle, x and y reach -1 to 1 at its outline.
 
-    The body lies turned by `turned`, clockwise; 0 is on the back.
+    The body lies turned by `turned`, clockwise; 0 is on the back. The patient has the structures that `has` says, in
+    the greys of `grey`.
     """
 
-    rng: np.random.Generator
-    size: int
-    canvas: np.ndarray
-    centre: tuple[float, float]
-    half: tuple[float, float]
-    contrast: bool
-    mirrored: bool
-    turned: float
-    masks: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @classmethod
-    def start(cls, rng: np.random.Generator, size: int) -> _Drawing:
+    def __init__(self, rng: np.random.Generator, size: int):
+        self.rng, self.size = rng, size
+        self.canvas = np.full((size, size), _AIR, np.float32)
+        self.masks: dict[str, np.ndarray] = {}
         half = rng.uniform(0.26, 0.46)
         margin = half + 0.02  # whichever way the body is turned
-        return cls(
-            rng,
-            size,
-            canvas=np.full((size, size), _AIR, np.float32),
-            centre=(size * rng.uniform(margin, 1 - margin), size * rng.uniform(margin, 1 - margin)),
-            half=(size * half, size * half * rng.uniform(0.76, 0.88)),
-            contrast=bool(rng.random() < 0.5),
-            mirrored=bool(rng.random() < 0.1),
-            turned=rng.choice(_LYING, p=_LYING_SHARES) + rng.normal(0, 0.08),
-        )
+        self.centre = (size * rng.uniform(margin, 1 - margin), size * rng.uniform(margin, 1 - margin))
+        self.half = (size * half, size * half * rng.uniform(0.76, 0.88))
+        self.contrast, self.mirrored = bool(rng.random() < 0.5), bool(rng.random() < 0.1)
+        self.turned = rng.choice(_LYING, p=_LYING_SHARES) + rng.normal(0, 0.08)
+        self.has: dict[str, bool] = {}
+        self.grey: dict[str, float] = {}
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: float, y: float) -> _Pair:
         """Pixels from the body's middle, across and down, of a place in the body."""
         across, down = x * self.half[0], y * self.half[1]
         cos, sin = math.cos(self.turned), math.sin(self.turned)
         return cos * across - sin * down, sin * across + cos * down
 
-    def above(self, x: float, y: float, distance: float) -> tuple[float, float]:
+    def above(self, x: float, y: float, distance: float) -> _Pair:
         """The place in the body that lies higher in the image by `distance`."""
         cos, sin = math.cos(self.turned), math.sin(self.turned)
         return x - sin * distance, y - cos * distance
 
     def blob(
-        self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
-        grey: float,
-        *,
-        turn: float = 0.0,
-        waver: float = 0.06,
-        name: str = "",
+        self, at: _Pair, radii: _Pair, grey: float, *, turn: float = 0.0, waver: float = 0.06, name: str = ""
     ) -> None:
         """Paints a wavering ellipse with a soft edge, and remembers its mask under `name`."""
-        across, down = self.at(x, y)
+        across, down = self.at(*at)
         turn += self.turned
         cx, cy = self.centre[0] + across, self.centre[1] + down
-        rx, ry = rx * self.half[0], ry * self.half[1]
+        rx, ry = radii[0] * self.half[0], radii[1] * self.half[1]
         reach = (1 + 5 * waver) * max(rx, ry) + 2
         top, bottom = max(0, int(cy - reach)), min(self.size, int(cy + reach) + 1)
         left, right = max(0, int(cx - reach)), min(self.size, int(cx + reach) + 1)
@@ -169,20 +147,20 @@ class _Drawing:
         uniform = self.rng.uniform
         self.table()
         fat = uniform(0.05, 0.16)
-        self.blob(0, 0, 1, 1, _SKIN, waver=0)
-        self.blob(0, 0, 0.97, 0.965, _FAT, waver=0)
-        self.blob(0, 0, 0.97 - fat, 0.965 - fat, _MUSCLE, waver=0.008)
-        self.blob(0, -0.03, 0.90 - fat, 0.86 - fat, _FAT + 6, waver=0.01)
+        self.blob((0, 0), (1, 1), _SKIN, waver=0)
+        self.blob((0, 0), (0.97, 0.965), _FAT, waver=0)
+        self.blob((0, 0), (0.97 - fat, 0.965 - fat), _MUSCLE, waver=0.008)
+        self.blob((0, -0.03), (0.90 - fat, 0.86 - fat), _FAT + 6, waver=0.01)
         for angle in np.linspace(0.1 * np.pi, 0.9 * np.pi, 5) + uniform(-0.08, 0.08):
             for side in (-1, 1):
-                x, y = side * np.sin(angle) * (0.93 - fat), -np.cos(angle) * (0.91 - fat)
-                self.blob(x, y, 0.022, 0.055, _BONE - 25, turn=-side * (angle - np.pi / 2), waver=0)
+                at = side * np.sin(angle) * (0.93 - fat), -np.cos(angle) * (0.91 - fat)
+                self.blob(at, (0.022, 0.055), _BONE - 25, turn=-side * (angle - np.pi / 2), waver=0)
         for _ in range(9):
             radius = uniform(0.07, 0.13)
-            self.blob(uniform(-0.55, 0.55), uniform(-0.55, 0.2), radius, radius, uniform(78, 108))
+            self.blob((uniform(-0.55, 0.55), uniform(-0.55, 0.2)), (radius, radius), uniform(78, 108))
         for side in (-1, 1):
-            self.blob(side * 0.27, 0.68, 0.2, 0.13, _MUSCLE + 4)
-            self.blob(side * 0.19, 0.46, 0.09, 0.12, _MUSCLE + 2)
+            self.blob((side * 0.27, 0.68), (0.2, 0.13), _MUSCLE + 4)
+            self.blob((side * 0.19, 0.46), (0.09, 0.12), _MUSCLE + 2)
 
     def table(self) -> None:
         """The couch, a shallow arc below the body; it does not turn with the patient."""
@@ -195,92 +173,79 @@ class _Drawing:
     def draw_organs(self) -> dict:
         """Paints the organs that this patient has, back to front; returns the facts of `Slice` that are not masks."""
         rng = self.rng
-        has = {label: bool(rng.random() < share) for label, (share, _) in _STRUCTURES.items()}
+        self.has = {label: bool(rng.random() < share) for label, (share, _) in _STRUCTURES.items()}
         grey = {label: rng.normal(greys[self.contrast], greys[2]) for label, (_, greys) in _STRUCTURES.items() if greys}
-        grey["Liver Lesion"] = grey["Liver"] + (sign := rng.choice([-1, 1])) * rng.uniform(22, 34)
-        if has["Pancreas"]:
-            self.organ("Pancreas", 0.08, 0.02, 0.27, 0.085, grey, turn=-0.25)
-        if has["Liver"]:
-            self.organ("Liver", -0.40, -0.14, 0.36, 0.46, grey, turn=0.15)
-            self.organ("Liver", -0.08, -0.40, 0.30, 0.19, grey, turn=-0.1)
-        if has["Stomach"]:
-            self.stomach(grey)
-        if has["Spleen"]:
-            self.organ("Spleen", 0.60, 0.10, 0.14, 0.32, grey, turn=-0.2)
-        enlarged, centres = self.kidneys(has, grey)
-        if has["Spine"]:
-            self.spine(grey)
-        if has["Aorta"]:
-            self.organ("Aorta", 0.08, 0.25, 0.06, 0.075, grey, waver=0.02)
+        self.grey = grey | {"Liver Lesion": grey["Liver"] + (sign := rng.choice([-1, 1])) * rng.uniform(22, 34)}
+        self.organ("Pancreas", (0.08, 0.02), (0.27, 0.085), turn=-0.25)
+        self.organ("Liver", (-0.40, -0.14), (0.36, 0.46), turn=0.15)
+        self.organ("Liver", (-0.08, -0.40), (0.30, 0.19), turn=-0.1)
+        stomach = self.organ("Stomach", (0.36, -0.36), (0.27, 0.23), turn=0.3)
+        if stomach and rng.random() < 0.7:  # a bubble of air, which rises to the front of a patient on the back
+            self.blob(self.above(*stomach, 0.08), (0.15, 0.08), _AIR + 8, turn=-self.turned)
+        self.organ("Spleen", (0.60, 0.10), (0.14, 0.32), turn=-0.2)
+        enlarged, centres = self.kidneys()
+        if self.has["Spine"]:
+            self.spine()
+        self.organ("Aorta", (0.08, 0.25), (0.06, 0.075), waver=0.02)
         stones = bool(rng.random() < 0.5)
-        if has["Gallbladder"]:
-            self.gallbladder(grey, stones)
-        if has["Liver"] and has["Liver Lesion"]:
+        gallbladder = self.organ("Gallbladder", (-0.20, -0.02), (0.095, 0.125), waver=0.03)
+        if gallbladder and stones:
+            for step in (-0.035, 0.03):
+                self.blob((gallbladder[0] + step, gallbladder[1] + 0.06), (0.03, 0.035), _BONE, waver=0)
+        if self.has["Liver"] and self.has["Liver Lesion"]:
             radius = rng.uniform(0.07, 0.12)
-            self.organ("Liver Lesion", -0.44, -0.14, radius, radius * 1.2, grey, stray=0.12)
+            self.organ("Liver Lesion", (-0.44, -0.14), (radius, radius * 1.2), stray=0.12)
         cyst_in = ""
-        if centres and has["Kidney Cyst"]:
+        if centres and self.has["Kidney Cyst"]:
             cyst_in = sorted(centres)[rng.integers(len(centres))]
             x, y = centres[cyst_in]
-            out = np.sign(x)
-            radius = rng.uniform(0.06, 0.09)
-            self.blob(
-                x + 0.10 * out, y - 0.08, radius, radius * 1.2, grey["Kidney Cyst"], waver=0.03, name="Kidney Cyst"
-            )
+            at, radius = (x + 0.10 * np.sign(x), y - 0.08), rng.uniform(0.06, 0.09)
+            self.blob(at, (radius, radius * 1.2), self.grey["Kidney Cyst"], waver=0.03, name="Kidney Cyst")
         facts = {"enlarged": enlarged, "cyst_in": cyst_in, "lesion_bright": bool(sign > 0), "stones": stones}
         return facts | {"contrast": self.contrast}
 
     def organ(
-        self, name: str, x: float, y: float, rx: float, ry: float, grey: dict[str, float], *,
-        turn: float = 0.0, waver: float = 0.07, stray: float = 0.05,
-    ) -> tuple[float, float]:  # fmt: skip
-        """An organ near its usual place and size, on the other side in situs inversus; returns where it went."""
+        self, name: str, at: _Pair, radii: _Pair, *, turn: float = 0.0, waver: float = 0.07, stray: float = 0.05
+    ) -> _Pair | None:
+        """An organ near its usual place and size, on the other side in situs inversus.
+
+        Returns:
+          Where it went; None of one that the patient does not have.
+        """
+        if not self.has[name]:
+            return None
         side = -1 if self.mirrored else 1
-        x, y = side * x + self.rng.normal(0, stray), y + self.rng.normal(0, stray)
+        x, y = side * at[0] + self.rng.normal(0, stray), at[1] + self.rng.normal(0, stray)
         scale = np.exp(self.rng.normal(0, 0.08))
         turn = side * turn + self.rng.normal(0, 0.12)
-        self.blob(x, y, rx * scale, ry * scale, grey[name], turn=turn, waver=waver, name=name)
+        self.blob((x, y), (radii[0] * scale, radii[1] * scale), self.grey[name], turn=turn, waver=waver, name=name)
         return x, y
 
-    def stomach(self, grey: dict[str, float]) -> None:
-        """With a bubble of air, which rises to the front of a patient on the back."""
-        x, y = self.organ("Stomach", 0.36, -0.36, 0.27, 0.23, grey, turn=0.3)
-        if self.rng.random() < 0.7:
-            self.blob(*self.above(x, y, 0.08), 0.15, 0.08, _AIR + 8, turn=-self.turned)
-
-    def kidneys(
-        self, has: dict[str, bool], grey: dict[str, float]
-    ) -> tuple[frozenset[str], dict[str, tuple[float, float]]]:
+    def kidneys(self) -> tuple[frozenset[str], dict[str, _Pair]]:
         """Each with its darker sinus toward the spine; returns the enlarged ones and where they lie."""
         centres, enlarged = {}, set()
         for label, side in (("Right Kidney", -1), ("Left Kidney", 1)):
-            if not has[label]:
+            if not self.has[label]:
                 continue
             large = bool(self.rng.random() < 0.4)
             scale = self.rng.uniform(1.3, 1.4) if large else self.rng.uniform(0.9, 1.0)
             x, y = side * 0.44 + self.rng.normal(0, 0.035), 0.40 + self.rng.normal(0, 0.05)
             turn = -side * 0.3 + self.rng.normal(0, 0.12)
-            self.blob(x, y, 0.13 * scale, 0.19 * scale, grey[label], turn=turn, name=label)
-            self.blob(x - side * 0.06 * scale, y, 0.05 * scale, 0.08 * scale, _FAT + 12, turn=turn)
+            self.blob((x, y), (0.13 * scale, 0.19 * scale), self.grey[label], turn=turn, name=label)
+            self.blob((x - side * 0.06 * scale, y), (0.05 * scale, 0.08 * scale), _FAT + 12, turn=turn)
             centres[label] = (x, y)
             if large:
                 enlarged.add(label)
         return frozenset(enlarged), centres
 
-    def spine(self, grey: dict[str, float]) -> None:
+    def spine(self) -> None:
         """Vertebral body, canal, and the processes behind and beside it."""
-        bone = grey["Spine"]
-        for x, y, rx, ry in ((0, 0.84, 0.025, 0.10), (-0.12, 0.70, 0.10, 0.03), (0.12, 0.70, 0.10, 0.03)):
-            self.blob(x, y, rx, ry, bone - 10, waver=0, name="Spine")
-        self.blob(0, 0.50, 0.14, 0.145, bone, waver=0.03, name="Spine")
-        self.blob(0, 0.50, 0.11, 0.11, bone - 35, waver=0.03)
-        self.blob(0, 0.695, 0.055, 0.055, _MUSCLE - 8, waver=0)
-
-    def gallbladder(self, grey: dict[str, float], stones: bool) -> None:
-        x, y = self.organ("Gallbladder", -0.20, -0.02, 0.095, 0.125, grey, waver=0.03)
-        if stones:
-            for step in (-0.035, 0.03):
-                self.blob(x + step, y + 0.06, 0.03, 0.035, _BONE, waver=0)
+        bone = self.grey["Spine"]
+        for at, radii in (((0, 0.84), (0.025, 0.10)), ((-0.12, 0.70), (0.10, 0.03)), ((0.12, 0.70), (0.10, 0.03))):
+            self.blob(at, radii, bone - 10, waver=0, name="Spine")
+        self.blob((0, 0.50), (0.14, 0.145), bone, waver=0.03, name="Spine")
+        self.blob((0, 0.50), (0.11, 0.11), bone - 35, waver=0.03)
+        self.blob((0, 0.695), (0.055, 0.055), _MUSCLE - 8, waver=0)
 
     def seen(self) -> tuple[dict[str, Box], dict[str, int]]:
         """Boxes and pixel counts of what later organs left uncovered; a sliver counts as not there."""

@@ -8,6 +8,7 @@ the letter.
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.json_files import single_blanks
@@ -64,21 +65,19 @@ def load(root: str, split: str) -> SourceSplit:
     folder = _FOLDERS[split]
     rows = read_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
     for number, row in enumerate(rows):
-        key = f"{split}/{number}"
         question = single_blanks(row["Question"])
         options = {letter: _LABEL.sub("", single_blanks(row[f"Choice {letter}"])) for letter in _LETTERS}
         answer = _right_option(row, options)
         if not question or not answer:
             reason = "no option is named as the right one" if question else "no question"
-            found.left_out.add(reason, f"pmc_vqa/{key}")
+            found.left_out.add(reason, f"pmc_vqa/{split}/{number}")
             continue
         choices = tuple(option for option in options.values() if option)
         name = row["Figure_path"].strip()
-        file = os.path.join(root, folder, name)
-        if found.has_file(file, f"{folder}/{name}"):
-            question += f" Choose: {'; '.join(choices)}"
-            says = {"question": question, "answer": answer, "answer_type": "closed", "choices": choices}
-            found.question(found.image(file, name), key, **says)
+        file = f"{folder}/{name}"
+        question += f" Choose: {'; '.join(choices)}"
+        says: dict[str, Any] = {"question": question, "answer": answer, "answer_type": "closed", "choices": choices}
+        found.ask(os.path.join(root, file), name, f"{split}/{number}", named=file, **says)
     return found.finished()
 
 

@@ -5,6 +5,7 @@ is read from the concepts that people assigned (`*_concepts_manual.csv`).
 """
 
 import os
+from pathlib import Path
 
 from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import MissingField, MissingFile
@@ -87,10 +88,8 @@ def _image_folder(root: str, split: str) -> str:
     """The folder that holds the split's .jpg files: how deep it lies depends on how its archive was unpacked."""
     tried = [os.path.join(root, pattern.format(split)) for pattern in _IMAGE_FOLDERS]
     for folder in tried:
-        if os.path.isdir(folder):
-            with os.scandir(folder) as entries:
-                if any(entry.name.endswith(".jpg") for entry in entries):
-                    return folder
+        if any(Path(folder).glob("*.jpg")):
+            return folder
     raise MissingFile(f"roco_v2: no images in {' or '.join(tried)}; unpack {split}_images.zip there")
 
 

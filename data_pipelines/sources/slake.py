@@ -12,6 +12,7 @@ training or validation split. `data_pipelines.loading.leaks` refuses such a run.
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from data_pipelines.core.errors import MalformedFile, UnknownName
 from data_pipelines.core.json_files import read_json, read_objects, text_field
@@ -59,34 +60,23 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
             raise UnknownName(f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}")
     levels = _mask_levels(root)
     for where, entry in read_objects(os.path.join(root, f"{split}.json")):
-        language = text_field(entry, "q_lang", where)
+        text = partial(text_field, entry, where=where)
+        language = text("q_lang")
         if language not in languages:
             continue
-        name = text_field(entry, "img_name", where).split("/")[0]
+        name = text("img_name").split("/")[0]
         folder = os.path.join(root, "imgs", name)
         file = os.path.join(folder, "source.jpg")
         if not found.has_file(file, name):
             continue
-        image = found.images.get(name) or found.image(
-            file,
-            name,
-            regions=_regions(folder, file, levels),
-            modality=text_field(entry, "modality", where),
-            body_part=text_field(entry, "location", where),
-        )
-        key = f"{language}/{text_field(entry, 'qid', where)}"
-        answer = text_field(entry, "answer", where, may_be_empty=True)
-        if not found.has_answer(answer, key, reason="question without an answer"):
-            continue
-        found.question(
-            image,
-            key,
-            question=text_field(entry, "question", where),
-            answer=answer,
-            answer_type=answer_type_field(entry, where),
-            content_type=text_field(entry, "content_type", where),
-            language=language,
-        )
+        image = found.images.get(name)
+        if not image:
+            says = {"modality": text("modality"), "body_part": text("location")}
+            image = found.image(file, name, regions=_regions(folder, file, levels), **says)
+        key, answer = f"{language}/{text('qid')}", text("answer", may_be_empty=True)
+        if found.has_answer(answer, key, reason="question without an answer"):
+            says = {"question": text("question"), "content_type": text("content_type"), "language": language}
+            found.question(image, key, answer=answer, answer_type=answer_type_field(entry, where), **says)
     return found.finished()
 
 

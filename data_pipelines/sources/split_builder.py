@@ -1,10 +1,12 @@
 """How every source collects a split, and what their readers share: sizes of images, boxes in pixels, answer types."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from data_pipelines.core.errors import ImageError, UnknownName, invalid_field
+from data_pipelines.core.errors import ImageError, UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.scan_parts import split_part
@@ -12,7 +14,28 @@ from data_pipelines.records import AnnotatedImage, AnswerType, Box, DataCard, Im
 from data_pipelines.records import caption_of as record_of_caption
 from data_pipelines.records import question_about as record_of_question
 from data_pipelines.regions.boxes import box_from_pixels
-from data_pipelines.sources.left_out import LeftOut
+
+logger = logging.getLogger(__name__)
+
+
+class LeftOut:
+    """Collects the entries that have no place in a split, e.g. questions whose image is not in the folder."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, Counter[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Counts one entry under `reason`; entries of the same name, e.g. of one missing image, are named once."""
+        self._reasons.setdefault(reason, Counter())[name] += 1
+
+    def reported(self, split: str) -> dict[str, list[str]]:
+        """Logs a warning for each reason, e.g. "path_vqa train: left out 3 …", and returns reason → names in order.
+
+        The log names the first ten; what is returned, all. It is what `SourceSplit.left_out` holds.
+        """
+        for reason, names in self._reasons.items():
+            logger.warning("%s: left out %d (%s): %s", split, names.total(), reason, listed(list(names)))
+        return {reason: list(names) for reason, names in self._reasons.items()}
 
 
 class SplitBuilder:
@@ -38,12 +61,6 @@ class SplitBuilder:
         self._found.add(path)
         return True
 
-    def has_answer(self, answer: str, key: str, *, reason: str = "no answer") -> bool:
-        """Whether a question has an answer; if not, its id is left out."""
-        if not answer:
-            self.left_out.add(reason, f"{self.dataset}/{key}")
-        return bool(answer)
-
     def image(self, image: ImageSource, name: str, **fields: Any) -> AnnotatedImage:
         """The image of that image_id, added when it is first named.
 
@@ -57,6 +74,21 @@ class SplitBuilder:
     def question(self, image: AnnotatedImage, key: str, **fields: Any) -> None:
         """Adds a question. Args: as `records.question_about`."""
         self.examples.append(record_of_question(image, key, **fields))
+
+    def has_answer(self, answer: str, key: str, *, reason: str = "no answer") -> bool:
+        """Whether a question has an answer; if not, its id is left out."""
+        if not answer:
+            self.left_out.add(reason, f"{self.dataset}/{key}")
+        return bool(answer)
+
+    def ask(self, path: str, name: str, key: str, *, answer: str, named: str = "", **fields: Any) -> None:
+        """Adds a question with its image, which has no regions; neither without the image's file and an answer.
+
+        Args:
+          named: what the file is called where it is left out, else `name`.
+        """
+        if self.has_file(path, named or name) and self.has_answer(answer, key):
+            self.question(self.image(path, name), key, answer=answer, **fields)
 
     def finding(self, image: AnnotatedImage, label: str, called: str, *, shown: bool, labels: tuple[str, ...]) -> None:
         """Adds the closed question whether a film shows a finding.

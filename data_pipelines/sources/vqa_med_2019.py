@@ -69,18 +69,13 @@ def load(root: str, split: str) -> SourceSplit:
     categories = {} if split == "test" else _categories(os.path.join(root, folder), split)
     for number, fields in _read_rows(path, fields=4 if split == "test" else 3):
         name, *category, question, answer = fields
-        file = os.path.join(root, folder, pictures, f"{name}.jpg")
-        if not found.has_file(file, os.path.relpath(file, root)):
-            continue
         if not question:
             raise MissingField(f"{path}: line {number}: the question is empty; fill it in or remove the line")
-        key = f"{split}/{number}"
-        reference, accepted = _references(answer) if split == "test" else (answer, ())
-        if found.has_answer(reference, key):
-            answer_type = answer_type_by_answer(reference)
-            content_type = category[0] if category else categories.get((name, question), "")
-            says = {"question": question, "answer": reference, "answer_type": answer_type, "accepted": accepted}
-            found.question(found.image(file, name), key, content_type=content_type, **says)
+        file = os.path.join(folder, pictures, f"{name}.jpg")
+        answer, accepted = _references(answer) if split == "test" else (answer, ())
+        says = {"question": question, "answer_type": answer_type_by_answer(answer), "accepted": accepted}
+        says["content_type"] = category[0] if category else categories.get((name, question), "")
+        found.ask(os.path.join(root, file), name, f"{split}/{number}", answer=answer, named=file, **says)
     if uncategorised := [example.id for example in found.examples if not example.content_type]:
         logger.warning("vqa_med_2019 %s: %d questions stand in no category's file: %s …",
                        split, len(uncategorised), uncategorised[0])  # fmt: skip

@@ -8,6 +8,7 @@ training images, and "fit" the training questions on the others.
 """
 
 import os
+from functools import partial
 
 from data_pipelines.core.errors import invalid_field
 from data_pipelines.core.json_files import read_objects, text_field
@@ -54,25 +55,18 @@ def load(root: str, split: str) -> SourceSplit:
     """
     found = begin_split(CARD, root, split)
     for where, entry in read_objects(os.path.join(root, QUESTIONS)):
-        name = text_field(entry, "image_name", where)
-        if split not in _splits_of(text_field(entry, "phrase_type", where), name, where):
+        text = partial(text_field, entry, where=where)
+        name = text("image_name")
+        if split not in _splits_of(text("phrase_type"), name, where):
             continue
         file = os.path.join(root, "images", name)
         if not found.has_file(file, name):
             continue
-        image = found.images.get(name) or found.image(file, name, body_part=text_field(entry, "image_organ", where))
-        key = text_field(entry, "qid", where)
-        answer = text_field(entry, "answer", where, may_be_empty=True)
-        if not found.has_answer(answer, key, reason="question without an answer"):
-            continue
-        found.question(
-            image,
-            key,
-            question=text_field(entry, "question", where),
-            answer=answer,
-            answer_type=answer_type_field(entry, where),
-            content_type=_content_type(text_field(entry, "question_type", where)),
-        )
+        image = found.image(file, name, body_part=text("image_organ"))
+        key, answer = text("qid"), text("answer", may_be_empty=True)
+        if found.has_answer(answer, key, reason="question without an answer"):
+            says = {"question": text("question"), "answer": answer, "answer_type": answer_type_field(entry, where)}
+            found.question(image, key, content_type=_content_type(text("question_type")), **says)
     return found.finished()
 
 
