@@ -91,7 +91,7 @@ def _work(options: argparse.Namespace) -> int:
         tally = selection.write(folder, judged, requests_of)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
-    summary = summarise(options, templates.values(), len(captions), left_out, work, tally)
+    summary = summarise(options, templates, len(captions), left_out, work, tally)
     _report(options, folder, summary, work, tally)
     return 1 if work.failures else 0
 

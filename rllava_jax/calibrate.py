@@ -82,8 +82,7 @@ def _work(options: argparse.Namespace) -> None:
     print(summary(calibration))
     if test:
         found = selective_rows(test, calibration, bootstrap=config.evaluation.bootstrap, seed=config.seed)
-        conditions = list(dict.fromkeys(row["condition"] for row in found))
-        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, conditions=conditions)}")
+        print(f"\nOn {options.test_predictions}, in percent:\n\n{markdown_table(found, conditions=())}")
     print(f"written: {path}")
 
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    page = compare_runs(
+    compare_runs(
         options.run_a,
         options.run_b,
         options.out,
@@ -54,7 +54,6 @@ def _work(options: argparse.Namespace) -> None:
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
-    print(f"wrote {page} and {page.with_suffix('.json').name}")
 
 
 def compare_runs(
@@ -67,7 +66,7 @@ def compare_runs(
     gallery: int = 48,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> Path:
+) -> None:
     """Writes the page `out`, and its rows beside it under the ending .json; each whole or not at all.
 
     Args:
@@ -75,9 +74,6 @@ def compare_runs(
       data_of: the workdir whose configuration names the data set of the images; "" is that of the first that has one.
       gallery: at most so many questions on which the two differ are shown.
       bootstrap: resamples behind each interval and p; 0 leaves them out.
-
-    Returns:
-      The path of the page.
 
     Raises:
       DataError, ConfigError: a folder without answers, no question in common, or a page that would not be HTML.
@@ -103,7 +99,7 @@ def compare_runs(
         write_atomically(page.with_suffix(".json"), rows_as_json(comparison.rows))
     except OSError as error:
         raise UnwritableFile(f"--out {out}: cannot be written ({error.strerror})") from None
-    return page
+    print(f"wrote {page} and {page.with_suffix('.json').name}")
 
 
 def _told_apart(first: Side, second: Side) -> tuple[Side, Side]:

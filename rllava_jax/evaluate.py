@@ -13,13 +13,11 @@ model, with its controls; the last puts two runs side by side, as compare.html a
 """
 
 import argparse
-import contextlib
 import gc
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from data_pipelines.core.command_line import run_command, words
 from data_pipelines.core.errors import (
     DataError,
     MalformedFile,
-    MissingFile,
     MissingOption,
     OptionConflict,
     UnknownName,
@@ -42,22 +39,21 @@ from data_pipelines.core.errors import (
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.evaluation import judge, judge_options, paired, references, scoring
+from rllava_jax.evaluation import judge, paired, references, scoring
 from rllava_jax.evaluation.answer_files import Findings, read_answers
-from rllava_jax.evaluation.evaluate_options import SCORING, make_parser
+from rllava_jax.evaluation.evaluate_options import fill_in, make_parser
 from rllava_jax.evaluation.matching import MISSING, match
 from rllava_jax.evaluation.predictions import Response, read_predictions
 from rllava_jax.evaluation.protocols import registry
 from rllava_jax.evaluation.protocols.protocol import Protocol
 from rllava_jax.evaluation.results import json_lines, markdown_table, rows_as_json
 
+# Of a question and what was answered, in scored.jsonl.
+_SCORED = (
+    "id", "condition", "image_id", "question", "answer", "accepted", "answer_type", "family", "predictions",
+)  # fmt: skip
 
-@dataclass(frozen=True)
-class _Scoring:
-    """A file of predictions, scored."""
-
-    scored: list[scoring.Scored[Response]]
-    findings: Findings
+_Scored = list[scoring.Scored[Response]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,14 +68,15 @@ def _work(options: argparse.Namespace) -> None:
         from rllava_jax.evaluation import run_checkpoint  # brings JAX, which scoring a file does not need
         from rllava_jax.report.run_report import write_report
 
-        return run_checkpoint.run(options, write_report=write_report, command=options.command)
-    for name, default in SCORING.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
+        return run_checkpoint.run(options, write_report)
+    fill_in(options)
     if options.compare:
         return _compare_runs(options)
-    with _without_collector():
+    gc.disable()  # scoring makes many objects and no cycles; looking for them would take a quarter of its time
+    try:
         _score(options)
+    finally:
+        gc.enable()
 
 
 def _compare_runs(options: argparse.Namespace) -> None:
@@ -87,47 +84,31 @@ def _compare_runs(options: argparse.Namespace) -> None:
         raise MissingOption("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
+    page = f"{options.out}/compare.html"
     first, second = options.compare
-    page = compare.compare_runs(
-        first, second, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed
-    )
-    print(f"wrote {page} and {page.with_suffix('.json').name}")
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """Scoring makes many objects and no cycles; looking for them would take a quarter of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    compare.compare_runs(first, second, page, bootstrap=options.bootstrap, seed=options.seed)
 
 
 def _score(options: argparse.Namespace) -> None:
     protocol = registry.protocol(options.protocol)
     _check_read(options, protocol)
-    marker = judge_options.from_options(options)
+    marker = judge.judge_of(options)
     asked = _references(options, protocol)
     _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
-    ours = _scoring(options.predictions, asked, protocol, options.allow_missing)
-    theirs = _scoring(options.against, asked, protocol, options.allow_missing) if options.against else None
-    judged: dict[str, Any] = {}
+    ours, findings = _scoring(options.predictions, asked, protocol, options.allow_missing)
+    theirs = _scoring(options.against, asked, protocol, options.allow_missing)[0] if options.against else None
+    about: dict[str, Any] = {"found": {what: len(names) for what, names in findings.items()}}
     if marker is not None:
         judging = protocol
-        ours, protocol, judged = _judged(marker, ours, judging)
-        theirs = _judged(marker, theirs, judging)[0] if theirs else None
-    rows = scoring.rows(ours.scored, protocol, bootstrap=options.bootstrap, seed=options.seed)
+        ours, protocol, about["judge"] = _judged(marker, ours, judging)
+        theirs = _judged(marker, theirs, judging)[0] if theirs is not None else None
+    rows = scoring.rows(ours, protocol, bootstrap=options.bootstrap, seed=options.seed)
     print(f"{protocol.name}: {options.predictions}")
-    print(markdown_table(_named_conditions(rows), conditions=_conditions(rows)), end="")
-    comparison: list[paired.ComparisonRow] = []
-    if theirs:
-        comparison = _compare(ours, theirs, protocol, options)
+    print(markdown_table(rows, conditions=()), end="")
+    comparison = _compare(ours, theirs, protocol, options) if theirs is not None else []
     if options.out:
         try:
-            _write(path_of(options.out), options, protocol, ours, rows, comparison, judged)
+            _write(path_of(options.out), options, protocol, ours, rows, comparison, about)
         except OSError as error:
             raise UnwritableFile(f"--out {options.out}: cannot be written ({error.strerror}); name a folder") from None
 
@@ -191,8 +172,6 @@ def _published(options: argparse.Namespace, protocol: Protocol) -> list[Response
 def _of_own_file(name: str) -> list[Response]:
     try:
         return references.from_predictions(read_predictions(name))
-    except OSError as error:
-        raise MissingFile(f"{name}: cannot be read ({error.strerror}); give a JSONL file of predictions") from None
     except DataError as error:
         raise MalformedFile(
             f"{error} (without --data or --references the file is to be a run's own predictions.jsonl; say what to "
@@ -200,7 +179,7 @@ def _of_own_file(name: str) -> list[Response]:
         ) from None
 
 
-def _scoring(name: str, asked: Sequence[Response], protocol: Protocol, allow_missing: int) -> _Scoring:
+def _scoring(name: str, asked: Sequence[Response], protocol: Protocol, allow_missing: int) -> tuple[_Scored, Findings]:
     """Reads and scores a file, and prints what was odd about it."""
     file = read_answers(path_of(name), lists=protocol.runs > 1)
     items = match(asked, file, protocol, file.findings)
@@ -211,17 +190,17 @@ def _scoring(name: str, asked: Sequence[Response], protocol: Protocol, allow_mis
             held = [item for item in items if item.condition == condition]
             lacking = sum((item.id, item.condition) not in file.answers for item in held)
             _check_complete(protocol, len(held) - lacking, allow_missing, what=f"{name} answers", lacking=lacking)
-    return _Scoring(scoring.scored(items, protocol), file.findings)
+    return scoring.scored(items, protocol), file.findings
 
 
-def _judged(marker: judge.Judge, ours: _Scoring, protocol: Protocol) -> tuple[_Scoring, Protocol, dict[str, Any]]:
+def _judged(marker: judge.Judge, ours: _Scored, protocol: Protocol) -> tuple[_Scored, Protocol, dict[str, Any]]:
     """The file with the judge's marks among its scores; prints how many it marked, and how they agree with ours."""
-    items = [s.answer for s in ours.scored]
+    items = [s.answer for s in ours]
     verdicts = judge.judge_items(marker, items)
     protocol = judge.with_judge(protocol, verdicts)
     about = judge.summary(marker, items, verdicts)
     print(judge.as_text(about), file=sys.stderr)
-    return _Scoring(scoring.scored(items, protocol), ours.findings), protocol, about
+    return scoring.scored(items, protocol), protocol, about
 
 
 def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, lacking: int) -> None:
@@ -241,9 +220,8 @@ def _check_complete(protocol: Protocol, found: int, allowed: int, *, what: str, 
 
 
 def _compare(
-    ours: _Scoring, theirs: _Scoring, protocol: Protocol, options: argparse.Namespace
+    first: _Scored, second: _Scored, protocol: Protocol, options: argparse.Namespace
 ) -> list[paired.ComparisonRow]:
-    first, second = ours.scored, theirs.scored
     only_first, only_second = paired.unmatched(first, second)
     for name, only in ((options.predictions, only_first), (options.against, only_second)):
         if only:
@@ -258,53 +236,33 @@ def _write(
     folder: Path,
     options: argparse.Namespace,
     protocol: Protocol,
-    ours: _Scoring,
+    ours: _Scored,
     rows: Sequence[Any],
     comparison: Sequence[Any],
-    judged: dict[str, Any],
+    about: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scores.json", rows_as_json(rows))
-    write_atomically(folder / "scored.jsonl", json_lines(_scored_line(s) for s in ours.scored))
+    write_atomically(folder / "scored.jsonl", json_lines(_scored_line(s) for s in ours))
     if options.against:
         write_atomically(folder / "comparison.json", rows_as_json(comparison))
-    about = {
+    content = {
         "protocol": protocol.name,
         "source": protocol.source,
         "faults": protocol.faults,
         "predictions": str(options.predictions),
         "against": options.against,
         "references": options.references or options.data or protocol.dataset or "those of the predictions' file",
-        "questions": len(ours.scored),
+        "questions": len(ours),
         "bootstrap": options.bootstrap,
         "seed": options.seed,
-        "found": {what: len(names) for what, names in ours.findings.items()},
-    } | ({"judge": judged} if judged else {})
-    write_atomically(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        **about,
+    }
+    write_atomically(folder / "about.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _scored_line(s: scoring.Scored[Response]) -> dict[str, Any]:
-    item = s.answer
-    return {
-        "id": item.id,
-        "condition": item.condition,
-        "image_id": item.image_id,
-        "question": item.question,
-        "answer": item.answer,
-        "accepted": item.accepted,
-        "answer_type": item.answer_type,
-        "family": item.family,
-        "predictions": item.predictions,
-        "scores": s.scores,
-    }
-
-
-def _named_conditions(rows: Sequence[Any]) -> list[Any]:
-    return [{**row, "condition": row["condition"] or "score"} for row in rows]
-
-
-def _conditions(rows: Sequence[Any]) -> list[str]:
-    return list(dict.fromkeys(row["condition"] or "score" for row in rows))
+    return {**{name: getattr(s.answer, name) for name in _SCORED}, "scores": s.scores}
 
 
 def _families(text: str | None) -> tuple[str, ...]:

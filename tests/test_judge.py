@@ -9,10 +9,10 @@ import pytest
 from expected_errors import refused
 from language_model_server import LanguageModel, Reply
 
-from data_pipelines.core.command_line import Parser
 from data_pipelines.core.errors import ConfigError, DataError, UserError
 from data_pipelines.generation.answers import Completion
 from data_pipelines.generation.client import EndpointError
+from rllava_jax.evaluation.evaluate_options import fill_in, make_parser
 from rllava_jax.evaluation.judge import (
     FAILED,
     MALFORMED,
@@ -21,12 +21,12 @@ from rllava_jax.evaluation.judge import (
     agreement,
     as_text,
     judge_items,
+    judge_of,
     load_template,
     summary,
     verdict_of,
     with_judge,
 )
-from rllava_jax.evaluation.judge_options import add_arguments, from_options
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.protocol import Protocol, each
 
@@ -66,14 +66,18 @@ def strict_but_fair(call):
     return Reply(f"It compares.\nverdict: {'correct' if right else 'incorrect'}")
 
 
+def parsed(*options):
+    found = make_parser("").parse_args(["--predictions", "p.jsonl", *options])
+    fill_in(found)
+    return found
+
+
 @pytest.fixture
 def judge(tmp_path):
     def make(server=None, *more, cache="judge.jsonl"):
-        parser = Parser()
-        add_arguments(parser)
         endpoint = () if server is None else ("--judge-endpoint", server if isinstance(server, str) else server.url)
         options = ("--judge-model", "m", "--judge-cache", str(tmp_path / cache), "--judge-retries", "1", *endpoint)
-        return from_options(parser.parse_args([*options, *more]))
+        return judge_of(parsed(*options, *more))
 
     return make
 
@@ -343,16 +347,12 @@ def test_an_exact_match_is_one_with_any_reference(judge):
     ],
 )
 def test_options_that_cannot_be_meant_are_named(arguments, message):
-    parser = Parser()
-    add_arguments(parser)
     with pytest.raises(UserError, match=re.escape(message)):
-        from_options(parser.parse_args(arguments))
+        judge_of(parsed(*arguments))
 
 
 def test_without_a_model_there_is_no_judge():
-    parser = Parser()
-    add_arguments(parser)
-    assert from_options(parser.parse_args([])) is None
+    assert judge_of(parsed()) is None
 
 
 @pytest.mark.parametrize(

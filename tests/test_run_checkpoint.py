@@ -12,8 +12,7 @@ from data_pipelines.loading.evaluation_batches import evaluation_batches, reques
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.policy import NOTHING, regions_under
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
-from rllava_jax.evaluation.evaluate_options import make_parser
+from rllava_jax.evaluation.evaluate_options import ALL_CONTROLS, make_parser
 from rllava_jax.evaluation.evaluator import evaluate_examples
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.scoring import score

@@ -2,13 +2,13 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.generation.client import Traffic
 from data_pipelines.generation.selection import Tally
-from data_pipelines.generation.templates import PromptTemplate
+from data_pipelines.generation.templates import Kind, PromptTemplate
 
 _SETTINGS = (
     "captions", "model", "seed", "temperature", "max_tokens", "json_mode", "pairs", "turns", "language", "split",
@@ -34,7 +34,7 @@ class Work:
 
 def summarise(
     options: argparse.Namespace,
-    templates: Iterable[PromptTemplate],
+    templates: Mapping[Kind, PromptTemplate],
     captions: int,
     left_out: Counter[str],
     work: Work,
@@ -48,7 +48,7 @@ def summarise(
     """
     return {
         "settings": {name: getattr(options, name) for name in _SETTINGS},
-        "templates": {t.kind: {"name": t.name, "sha256": t.sha256} for t in templates},
+        "templates": {kind: {"name": t.name, "sha256": t.sha256} for kind, t in templates.items()},
         "captions": {"read": captions, "left_out": _sorted(left_out), "used": captions - left_out.total()},
         "requests": {
             "needed": tally.answers + tally.unanswered,

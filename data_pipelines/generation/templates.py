@@ -10,6 +10,7 @@ import string
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -35,7 +36,6 @@ class PromptTemplate:
       sha256: of its file's text, hexadecimal.
     """
 
-    kind: Kind
     name: str
     sha256: str
     system: string.Template
@@ -51,38 +51,33 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Prom
     shelf = resources.files("data_pipelines.generation") / "qa_templates" if folder is None else Path(folder)
     templates: dict[Kind, PromptTemplate] = {}
     for kind in kinds:
-        name = f"{kind}.txt"
-        where = f"{shelf}/{name}"
-        try:
-            text = (shelf / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise UnreadableFile(
-                f"{where}: cannot be read as UTF-8 text; copy the file from "
-                "data_pipelines/generation/qa_templates and edit it"
-            ) from None
         allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
-        parts = two_parts(text, where, allowed=allowed, needed=("caption",))
-        templates[kind] = PromptTemplate(kind, name, hashlib.sha256(text.encode()).hexdigest(), *parts)
+        original = f"data_pipelines/generation/qa_templates/{kind}.txt"
+        templates[kind] = read_template(shelf / f"{kind}.txt", original, allowed=allowed, needed=("caption",))
     return templates
 
 
-def two_parts(
-    text: str, where: str, *, allowed: Collection[str], needed: Sequence[str]
-) -> tuple[string.Template, string.Template]:
-    """The parts [system] and [user] of a template's text.
+def read_template(
+    file: Traversable, original: str, *, allowed: Collection[str], needed: Sequence[str]
+) -> PromptTemplate:
+    """A template of the parts [system] and [user].
 
     Args:
-      where: names the file in messages.
+      original: the package's own file, which a user may copy.
       allowed: the placeholders that may stand in it.
       needed: those that must stand in [user].
 
     Raises:
-      DataError: it has not the two parts, lacks a placeholder, or names another.
+      DataError: it cannot be read, has not the two parts, lacks a placeholder, or names another.
     """
 
     def malformed(fault: str) -> DataError:
-        return MalformedFile(f"{where}: {fault}")
+        return MalformedFile(f"{file}: {fault}")
 
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UnreadableFile(f"{file}: cannot be read as UTF-8 text; copy {original} and edit it") from None
     parts = _PARTS.match(text)
     if parts is None:
         raise malformed("has not the two parts; begin it with a line [system], then a line [user]")
@@ -97,7 +92,7 @@ def two_parts(
     for name in needed:
         if name not in user.get_identifiers():
             raise malformed(f"the part [user] lacks ${name}; put it where the {name} should stand")
-    return system, user
+    return PromptTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
 
 
 def render(template: PromptTemplate, caption: Caption, *, count: int, language: str, seed: int) -> tuple[str, str]:

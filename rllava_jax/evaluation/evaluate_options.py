@@ -1,20 +1,25 @@
-"""The options of `python -m rllava_jax.evaluate`."""
+"""The options of `python -m rllava_jax.evaluate`; no JAX is needed to read them."""
 
-from data_pipelines.core.command_line import Parser, whole
+import argparse
+
+from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
+from data_pipelines.core.command_line import Parser, above_zero, whole
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import SOURCES
-from rllava_jax.evaluation import judge_options
-from rllava_jax.evaluation.checkpoint_options import CHECKPOINT_OPTIONS, add_checkpoint_arguments
 from rllava_jax.evaluation.protocols import registry
 
-SCORING = {"protocol": "strict", "bootstrap": 1000, "seed": 0, "allow_missing": 0}
+LEVELS = (1, 3, 5)  # of the corruptions that --controls adds
+ALL_CONTROLS = (*MAIN, *CONTROLS, *(f"corrupted:{kind}:{level}" for kind in CORRUPTIONS for level in LEVELS))
+_JUDGING = {"judge_seed": 0, "judge_max_tokens": 512, "judge_concurrency": 4, "judge_retries": 4,
+            "judge_timeout": 120.0}  # fmt: skip
+_SCORING = {"protocol": "strict", "bootstrap": 1000, "seed": 0, "allow_missing": 0, **_JUDGING}
 
 
 def make_parser(description: str) -> Parser:
     """The command line: scoring a file, evaluating a checkpoint, comparing two runs.
 
     No option has a default but None, False or "", so that one that the chosen mode does not read can be refused;
-    `SCORING` holds those of scoring and comparing. A checkpoint's run has its own.
+    `fill_in` adds those of scoring and comparing. A checkpoint's run has its own.
     """
     parser = Parser(prog="python -m rllava_jax.evaluate", description=description)
     modes = parser.add_mutually_exclusive_group(required=True)
@@ -55,15 +60,91 @@ def make_parser(description: str) -> Parser:
         "--allow-missing", type=whole(), metavar="N",
         help="questions of a published split that the copy or the predictions may lack (default: 0)",
     )  # fmt: skip
-    asking = parser.add_argument_group(
-        "evaluating a stored model", "with --data, --root, --split, --families and --out"
-    )
-    add_checkpoint_arguments(asking, modes)
-    judge_options.add_arguments(parser)
+    modes.add_argument(
+        "--checkpoint", metavar="DIR",
+        help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
+    )  # fmt: skip
+    _add_checkpoint_options(parser)
+    _add_judge_options(parser)
     parser.goes_with("--predictions", "--references", "--against", "--allow-missing", "--judge-model")
     parser.goes_with(
         ("--predictions", "--checkpoint"), "--protocol", "--data", "--root", "--split", "--languages", "--families"
     )
-    parser.goes_with("--checkpoint", *CHECKPOINT_OPTIONS)
-    parser.goes_with("--sampled-runs", "--temperature")
     return parser
+
+
+def fill_in(options: argparse.Namespace) -> None:
+    """Sets the options of scoring, judging and comparing that were not given to their defaults."""
+    for name, default in _SCORING.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+
+
+def _add_checkpoint_options(parser: Parser) -> None:
+    group = parser.add_argument_group("evaluating a stored model", "with --data, --root, --split, --families and --out")
+    group.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
+    asked = group.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--conditions", metavar="C,C",
+        help=f"of {', '.join((*MAIN, *CONTROLS))} and corrupted:KIND:LEVEL, KIND of {', '.join(CORRUPTIONS)}, LEVEL "
+        "1 to 5 (default: the run's)",
+    )  # fmt: skip
+    asked.add_argument(
+        "--controls", action="store_true",
+        help=f"evaluate under {', '.join((*MAIN, *CONTROLS))} and every corruption at levels "
+        f"{', '.join(map(str, LEVELS))}",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-examples", type=whole(), metavar="N",
+        help="at most N questions of each family, drawn by id; 0: all (default: the run's)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-size", type=whole(1), metavar="N", help="questions at a time, over all devices (default: the run's)"
+    )
+    group.add_argument(
+        "--max-new-tokens", type=whole(1), metavar="N", help="longest answer in tokens (default: the run's)"
+    )
+    group.add_argument(
+        "--sampled-runs", type=whole(1), metavar="N",
+        help="also answer N times at random, for scores of consistency; written to sampled.jsonl",
+    )  # fmt: skip
+    group.add_argument("--temperature", type=above_zero, metavar="T", help="of --sampled-runs, above 0 (default: 0.7)")
+    parser.goes_with(
+        "--checkpoint", "--step", "--conditions", "--controls", "--max-examples", "--batch-size", "--max-new-tokens",
+        "--sampled-runs",
+    )  # fmt: skip
+    parser.goes_with("--sampled-runs", "--temperature")
+
+
+def _add_judge_options(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "judge", "a language model that marks answers; question, reference and answer are sent to it"
+    )
+    group.add_argument("--judge-model", metavar="NAME", help="as the endpoint calls it; asks for the judge")
+    group.add_argument(
+        "--judge-endpoint", metavar="URL",
+        help="OpenAI-compatible, e.g. http://localhost:11434/v1; without it only verdicts in --judge-cache count",
+    )  # fmt: skip
+    group.add_argument(
+        "--judge-cache", metavar="FILE", help="JSON Lines of all replies; a second run asks only for what it lacks"
+    )
+    group.add_argument(
+        "--judge-template", metavar="FILE",
+        help="your own prompt (default: rllava_jax/evaluation/judge_templates/medical_answer.txt)",
+    )  # fmt: skip
+    group.add_argument(
+        "--judge-api-key-env", metavar="VARIABLE", help="environment variable that holds the API key (default: none)"
+    )
+    group.add_argument("--judge-seed", type=int, metavar="N", help="sent with each request (default: 0)")
+    group.add_argument(
+        "--judge-max-tokens", type=whole(1), metavar="N", help="of a reply with its reasons (default: 512)"
+    )
+    group.add_argument(
+        "--judge-concurrency", type=whole(1), metavar="N", help="requests under way at once (default: 4)"
+    )
+    group.add_argument(
+        "--judge-retries", type=whole(), metavar="N", help="further tries of a failed request (default: 4)"
+    )
+    group.add_argument("--judge-timeout", type=above_zero, metavar="S", help="seconds without a byte (default: 120)")
+    names = ("judge_endpoint", "judge_template", "judge_cache", "judge_api_key_env", *_JUDGING)
+    parser.goes_with("--judge-model", *(f"--{name.replace('_', '-')}" for name in names))

@@ -5,12 +5,11 @@ verdict (the reply has none, or the request failed) is left out of the judge's d
 never taken for right or wrong. How far the judge agrees with exact match is part of its result.
 """
 
+import argparse
 import asyncio
 import dataclasses
-import hashlib
 import json
 import re
-import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,21 +19,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_pipelines.core.errors import MalformedFile, UnwritableFile
+from data_pipelines.core.errors import InvalidOption, MissingOption, UnwritableFile
 from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completion
 from data_pipelines.generation.client import Endpoint, EndpointError, Traffic, ask
-from data_pipelines.generation.templates import two_parts
+from data_pipelines.generation.options import endpoint_of
+from data_pipelines.generation.templates import PromptTemplate, read_template
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.predictions import Response, key_of
 from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 
 METRIC = "judge"
-TEMPLATE = "medical_answer.txt"
 MALFORMED = "the reply has no verdict"
 NOT_ASKED = "not in the cache, and no endpoint to ask"
 FAILED = "the request failed"
 
-_PLACEHOLDERS = ("question", "reference", "prediction")
 _VERDICT = re.compile(r"(?:verdict\s*:\s*)?(correct|incorrect)", re.IGNORECASE)
 _MARKUP = str.maketrans("", "", "*_`\"'.")
 
@@ -48,16 +46,6 @@ class JudgeRequest(ChatRequest):
     prediction: str
 
 
-@dataclass(frozen=True)
-class JudgeTemplate:
-    """A prompt to be filled in. Attributes: name, sha256: of its file and of the file's text."""
-
-    name: str
-    sha256: str
-    system: string.Template
-    user: string.Template
-
-
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """Whom to ask and how.
@@ -69,11 +57,11 @@ class Judge:
     """
 
     model: str
-    template: JudgeTemplate
+    template: PromptTemplate
     endpoint: Endpoint | None
     cache: Path
-    seed: int = 0
-    max_tokens: int = 512
+    seed: int
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -129,21 +117,49 @@ class Agreement:
         return (agreed - by_chance) / (self.n**2 - by_chance) if by_chance < self.n**2 else None
 
 
-def load_template(path: str | None = None) -> JudgeTemplate:
+def judge_of(options: argparse.Namespace) -> Judge | None:
+    """The judge that the options ask for (`evaluate_options`, their defaults filled in); None without --judge-model.
+
+    Raises:
+      ConfigError: options that do not fit together, or an address or key that is none.
+      DataError: a faulty template.
+    """
+    if options.judge_model is None:
+        return None
+    if options.judge_cache is None:
+        raise MissingOption("--judge-model: needs --judge-cache FILE, where its verdicts are kept")
+    if "://" in options.judge_cache:
+        raise InvalidOption(f"--judge-cache {options.judge_cache}: is not a local file; name one and copy it")
+    endpoint = endpoint_of(
+        options,
+        "judge_",
+        requests_per_minute=None,
+        stop_after_failures=max(5, options.judge_concurrency),
+        extra="evaluation",
+    )
+    return Judge(
+        model=options.judge_model,
+        template=load_template(options.judge_template),
+        endpoint=endpoint,
+        cache=Path(options.judge_cache),
+        seed=options.judge_seed,
+        max_tokens=options.judge_max_tokens,
+    )
+
+
+def load_template(path: str | None = None) -> PromptTemplate:
     """A template from a file, or the package's own.
 
     Raises:
       DataError: it cannot be read, has not the parts [system] and [user], or lacks $reference or $prediction.
     """
-    file = Path(path) if path else resources.files("rllava_jax.evaluation") / "judge_templates" / TEMPLATE
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise MalformedFile(
-            f"{file}: cannot be read as UTF-8 text; copy rllava_jax/evaluation/judge_templates/{TEMPLATE} and edit it"
-        ) from None
-    system, user = two_parts(text, str(file), allowed=_PLACEHOLDERS, needed=("reference", "prediction"))
-    return JudgeTemplate(file.name, hashlib.sha256(text.encode()).hexdigest(), system, user)
+    own = resources.files("rllava_jax.evaluation") / "judge_templates" / "medical_answer.txt"
+    return read_template(
+        Path(path) if path else own,
+        "rllava_jax/evaluation/judge_templates/medical_answer.txt",
+        allowed=("question", "reference", "prediction"),
+        needed=("reference", "prediction"),
+    )
 
 
 def verdict_of(reply: Completion) -> bool | None:

@@ -66,8 +66,12 @@ def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITION
     """Subsets and metrics down, conditions across, in percent with 95 % intervals.
 
     n is that of the conditions; where they differ each cell names its own.
+
+    Args:
+      conditions: those to show, as far as there are any; () is all of them, in the order of the rows.
     """
-    shown = [r for r in conditions if any(row["condition"] == r for row in rows)]
+    found = dict.fromkeys(row["condition"] for row in rows)
+    shown = [condition for condition in conditions or found if condition in found]
     cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
     for row in rows:
         if row["condition"] in shown:
@@ -81,7 +85,7 @@ def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITION
         held = [by_condition.get(r) for r in shown]
         values = [in_percent(row) + (f", n {row['n']}" if row and len(counts) > 1 else "") for row in held]
         lines.append((name, metric, counts.pop() if len(counts) == 1 else "–", *values))
-    return markdown(("questions", "metric", "n", *shown), lines, words=2)
+    return markdown(("questions", "metric", "n", *(condition or "score" for condition in shown)), lines, words=2)
 
 
 def markdown(heads: Sequence[str], lines: Iterable[Sequence[object]], *, words: int = 1) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, METRICS, metrics_o
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
 from rllava_jax.evaluation.scoring import score
-from rllava_jax.inference.calibration import Calibration, stored_calibration
+from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData
 from rllava_jax.model.params import Params
@@ -70,53 +70,56 @@ def evaluate_run(
     Returns:
       The folder.
     """
-    settings = config.evaluation
-    calibration = stored_calibration(workdir / "checkpoints" / str(step))  # a damaged one is told before the work
-    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
-    predictions = evaluate_examples(
-        generator, params, data.preprocessor, examples, settings, split=data.test, progress="test"
-    )
     asked = to_json(config)["evaluation"]
     suffix = ""
     if asked != provenance.stored_config(workdir)["evaluation"]:
         suffix = "-" + hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     folder = workdir / "eval" / f"{step}{suffix}"
-    if jax.process_index() == 0:
-        facts = {"command": command, "seed": config.seed, "step": step, "questions left out": data.left_out or "none"}
-        write_evaluation(
-            folder,
-            predictions,
-            config,
-            data,
-            calibration,
-            title=f"{workdir.name}, step {step}",
-            run=facts | provenance.describe(config, provenance.started_from(workdir)),
-            write_report=write_report,
-        )
+    facts = {"command": command, "seed": config.seed, "step": step}
+    evaluate_test(
+        generator,
+        params,
+        config,
+        data,
+        workdir / "checkpoints" / str(step),
+        folder,
+        title=f"{workdir.name}, step {step}",
+        run=facts | provenance.describe(config, provenance.started_from(workdir)),
+        write_report=write_report,
+    )
     # Hosts that end while the first one still writes would count as lost, or wait for it in JAX's short shutdown.
     hosts.barrier("results written")
     return folder
 
 
-def write_evaluation(
-    folder: Path,
-    predictions: Sequence[Prediction],
+def evaluate_test(
+    generator: Generator,
+    params: Params,
     config: Config,
     data: RunData,
-    calibration: Calibration | None,
+    checkpoint: Path,
+    folder: Path,
     *,
     title: str,
     run: Mapping[str, Any],
     write_report: ReportWriter,
 ) -> None:
-    """Scores predictions on the test split and writes metrics.json, predictions.jsonl and report.html.
+    """Evaluates the test split; the first host writes metrics.json, predictions.jsonl and report.html to `folder`.
 
     Args:
-      calibration: of the checkpoint, if it has one; adds rows on how it held.
+      config: its seed is that of the resampling.
+      checkpoint: the checkpoints/STEP folder; if it has a calibration, rows tell how that held.
       title, run: as `report.run_report.write_report`, which is
       write_report: given, because it stands above this layer.
     """
     settings = config.evaluation
+    calibration = stored_calibration(checkpoint)  # a damaged one is told before the work
+    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
+    predictions = evaluate_examples(
+        generator, params, data.preprocessor, examples, settings, split=data.test, progress=config.data.test_split
+    )
+    if jax.process_index():
+        return
     rows = score(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     rows += detected_rows(predictions, bootstrap=settings.bootstrap, seed=config.seed)
     if calibration is not None:
@@ -133,7 +136,11 @@ def write_evaluation(
         rows=rows,
         predictions=predictions,
         images=image,
-        run={**run, "regions come from": region_sources(predictions)},
+        run={
+            **run,
+            "questions left out": data.left_out or "none",
+            "regions come from": region_sources(predictions),
+        },
         gallery=settings.gallery,
     )
 

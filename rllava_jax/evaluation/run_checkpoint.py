@@ -10,7 +10,6 @@ Writes metrics.json, predictions.jsonl and report.html, scored by the strict rul
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,18 +18,16 @@ from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import words
 from data_pipelines.core.errors import FileExists, MeshMismatch, MissingOption, OptionConflict
 from data_pipelines.core.paths import path_of
-from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, EvaluationConfig
 from rllava_jax.config.loading import validated
-from rllava_jax.evaluation.checkpoint_options import ALL_CONTROLS
-from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
+from rllava_jax.evaluation.evaluate_options import ALL_CONTROLS
+from rllava_jax.evaluation.evaluator import choose_examples
 from rllava_jax.evaluation.results import json_lines
-from rllava_jax.evaluation.run import ReportWriter, write_evaluation
+from rllava_jax.evaluation.run import ReportWriter, evaluate_test
 from rllava_jax.evaluation.sampling import SamplingGenerator, run_lines, sampled_runs
-from rllava_jax.inference.calibration import stored_calibration
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.inference.run_data import RunData, load_run_data
@@ -38,12 +35,11 @@ from rllava_jax.inference.run_data import RunData, load_run_data
 logger = logging.getLogger(__name__)
 
 
-def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str = "") -> None:
+def run(options: argparse.Namespace, write_report: ReportWriter) -> None:
     """Does what the options say.
 
     Args:
       write_report: `report.run_report.write_report`.
-      command: what the user wrote, for the report.
 
     Raises:
       ConfigError, DataError, CheckpointError: an error that the user can mend; nothing is written.
@@ -54,34 +50,22 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
     validated(config)
     # Everything that can be wrong with the data is told before weights are read.
     data = load_run_data(config, tokenizer=stored.tokenizer, training=False)
-    calibration = stored_calibration(stored.where)
-    settings = config.evaluation
-    predictor = Predictor.load(stored, new_tokens=settings.max_new_tokens, devices=jax.devices())
-    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
-    predictions = evaluate_examples(
-        predictor.generator,
-        predictor.params,
-        data.preprocessor,
-        examples,
-        settings,
-        split=data.test,
-        progress=config.data.test_split,
-    )
+    predictor = Predictor.load(stored, new_tokens=config.evaluation.max_new_tokens, devices=jax.devices())
     resampling = config if options.seed is None else dataclasses.replace(config, seed=options.seed)
     facts = {
-        "command": command,
+        "command": options.command,
         "seed": config.seed,
         "seed of the resampling": resampling.seed,
         "step": stored.step,
         "checkpoint": str(stored.where),
-        "questions left out": data.left_out or "none",
     }
-    write_evaluation(
-        out,
-        predictions,
+    evaluate_test(
+        predictor.generator,
+        predictor.params,
         resampling,
         data,
-        calibration,
+        stored.where,
+        out,
         title=f"{stored.workdir.name}, step {stored.step}, on {config.data.source} {config.data.test_split}",
         run=facts | provenance.describe(config),
         write_report=write_report,
@@ -89,7 +73,7 @@ def run(options: argparse.Namespace, *, write_report: ReportWriter, command: str
     logger.info("report: %s", out / "report.html")
     if options.sampled_runs is not None:
         sampling = Sampling(options.temperature or 0.7)
-        _write_sampled(out / "sampled.jsonl", predictor, data, examples, config, sampling, runs=options.sampled_runs)
+        _write_sampled(out / "sampled.jsonl", predictor, data, config, sampling, runs=options.sampled_runs)
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -111,13 +95,12 @@ def _write_sampled(
     path: Path,
     predictor: Predictor,
     data: RunData,
-    examples: Sequence[VQAExample],
     config: Config,
     sampling: Sampling,
     *,
     runs: int,
 ) -> None:
-    greedy = predictor.generator
+    greedy, settings = predictor.generator, config.evaluation
     generator = SamplingGenerator(
         greedy.graphdef,
         greedy.tokenizer,
@@ -127,7 +110,13 @@ def _write_sampled(
         seed=config.seed,
     )
     answered = sampled_runs(
-        generator, predictor.params, data.preprocessor, examples, config.evaluation, runs=runs, progress="sampled"
+        generator,
+        predictor.params,
+        data.preprocessor,
+        choose_examples(data.test, settings.families, most=settings.max_examples),
+        settings,
+        runs=runs,
+        progress="sampled",
     )
     write_atomically(path, json_lines(run_lines(answered)))
     logger.info("answers of %d sampled runs: %s", runs, path)
