@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, made_folder, run_command, whole, words
+from data_pipelines.images.reading import image_file
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
 from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
@@ -70,12 +71,7 @@ def _write(path: Path, figures: Sequence[Figure], matches: Sequence[Match], bits
 def _save(out: Path, data_set: DataSet, count: int) -> None:
     """The contact sheet, under its name only once it is whole."""
     name = re.sub(r"\W+", "_", data_set.name).strip("_")
-    partial = out / f".contact_sheet_{name}.{os.getpid()}"
-    try:
-        contact_sheet(data_set, count=count).save(partial, "PNG", optimize=True)
-        os.replace(partial, out / f"contact_sheet_{name}.png")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(out / f"contact_sheet_{name}.png", image_file(contact_sheet(data_set, count=count), optimize=True))
 
 
 def _parser() -> Parser:

@@ -26,6 +26,7 @@ from PIL import Image, ImageFilter
 from data_pipelines.conditions import CORRUPTIONS, LEVELS
 from data_pipelines.core.errors import UnknownName
 from data_pipelines.core.seeding import rng_for
+from data_pipelines.images.reading import image_file
 
 NOISE_DEVIATIONS = (0.08, 0.12, 0.18, 0.26, 0.38)
 BLUR_DEVIATIONS = (1.0, 2.0, 3.0, 4.0, 6.0)
@@ -63,9 +64,8 @@ def corrupted(image: Pixels, kind: str, level: int, name: str) -> Pixels:
         middle = image.mean(axis=(0, 1))
         return _pixels((image - middle) * CONTRAST_FACTORS[level - 1] + middle)
     if kind == "jpeg":
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITIES[level - 1])
-        return np.array(Image.open(stream).convert("RGB"))
+        file = image_file(Image.fromarray(image), "JPEG", quality=JPEG_QUALITIES[level - 1])
+        return np.array(Image.open(io.BytesIO(file)).convert("RGB"))
     return _occluded(image, OCCLUDED_SHARES[level - 1], name)
 
 

@@ -11,29 +11,25 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import MutableSequence
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data_pipelines.core.errors import DataError, InvalidPart, UserError, unreadable_image
+from data_pipelines.core.errors import DataError, unreadable_image
 from data_pipelines.core.optional_packages import optional_package
-from data_pipelines.images.scan_parts import ScanPart, refuse
+from data_pipelines.images.scan_parts import ScanPart, refuse, warn_once, within
 from data_pipelines.images.windows import (
     AUTO,
     MINMAX,
     PERCENTILE,
     Window,
-    grey_levels,
     is_ct_window,
-    range_of,
+    measured_levels,
     refuse_colours,
     shown,
     window_of,
 )
-
-logger = logging.getLogger(__name__)
 
 _CHANNELS = ("Red", "Green", "Blue")
 _ELEMENTS = (
@@ -69,23 +65,19 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
     """
     pydicom = _pydicom()
     refuse(part, ("axis", "slice", "volume"), name, "a DICOM file")
-    try:
-        dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
-        _require_pixels(dataset, name)
-        frame = _frame(dataset, part, name)
-        _take_from_frame(dataset, frame)
-        if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
-            _warn_of_annotation(name)
-        stored = _stored(pydicom, dataset, frame, name)
-        kind = str(dataset.get("PhotometricInterpretation", "")).strip()
-        if kind in ("MONOCHROME1", "MONOCHROME2"):
-            return _greys(dataset, stored, kind, window, name)
-        return _colours(dataset, stored, kind, window, name)
-    except UserError:
-        raise
-    # pydicom reports damaged files with many types: InvalidDicomError, ValueError, KeyError, struct.error, EOFError …
-    except Exception as error:
-        raise unreadable_image(name, f"damaged DICOM: {type(error).__name__}") from None
+    dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
+    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise unreadable_image(name, "a DICOM file without pixels", "leave it out")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    frame = frames // 2 if part.frame is None else within("frame", part.frame, range(1, frames + 1), name) - 1
+    _take_from_frame(dataset, frame)
+    if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+        warn_once(f"{name}: BurnedInAnnotation is YES: the pixels may show who the patient is; look at it before use")
+    stored = _stored(dataset, frame, name)
+    kind = str(dataset.get("PhotometricInterpretation", "")).strip()
+    if kind in ("MONOCHROME1", "MONOCHROME2"):
+        return _greys(dataset, stored, kind, window, name)
+    return _colours(dataset, stored, kind, window, name)
 
 
 @functools.cache
@@ -96,21 +88,6 @@ def _pydicom() -> Any:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     return pydicom
-
-
-def _require_pixels(dataset: Any, name: str) -> None:
-    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise unreadable_image(name, "a DICOM file without pixels", "leave it out")
-
-
-def _frame(dataset: Any, part: ScanPart, name: str) -> int:
-    """Index from 0."""
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if part.frame is None:
-        return frames // 2
-    if not 1 <= part.frame <= frames:
-        raise InvalidPart(f"{name}: no frame {part.frame}; write frame=1 to frame={frames}")
-    return part.frame - 1
 
 
 def _take_from_frame(dataset: Any, frame: int) -> None:
@@ -124,18 +101,11 @@ def _take_from_frame(dataset: Any, frame: int) -> None:
                         dataset[field] = item[field]
 
 
-@functools.lru_cache(maxsize=65536)  # once for each file, not for each epoch
-def _warn_of_annotation(name: str) -> None:
-    logger.warning(
-        "%s: BurnedInAnnotation is YES: the pixels may show who the patient is; look at it before it is used", name
-    )
-
-
-def _stored(pydicom: ModuleType, dataset: Any, frame: int, name: str) -> np.ndarray:
+def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
     """The frame's stored values, [H, W] or [H, W, 3]."""
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        return pydicom.pixels.pixel_array(dataset, index=frame)
+        return _pydicom().pixels.pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError):
         if not syntax.is_compressed:
             raise
@@ -149,19 +119,13 @@ def _stored(pydicom: ModuleType, dataset: Any, frame: int, name: str) -> np.ndar
     except ValueError as error:
         if "less than expected" not in str(error):
             raise
-        reason = "truncated: fewer pixels than its rows and columns"
-        raise unreadable_image(name, reason) from None
+        raise unreadable_image(name, "truncated: fewer pixels than its rows and columns") from None
 
 
 def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    from pydicom.pixels.processing import apply_modality_lut
-
     padding = _padding(dataset, stored)
-    values = apply_modality_lut(stored, dataset)
-    levels = _levels(dataset, stored, values, padding, window, name)
-    if kind == "MONOCHROME1":
-        levels = 255 - levels
-    return shown(levels, padding)
+    levels = _levels(dataset, stored, padding, window, name)
+    return shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
 
 
 def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
@@ -176,14 +140,10 @@ def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
 
 
 def _levels(
-    dataset: Any,
-    stored: np.ndarray,
-    values: np.ndarray,
-    padding: Bool[np.ndarray, "H W"],
-    window: str,
-    name: str,
+    dataset: Any, stored: np.ndarray, padding: Bool[np.ndarray, "H W"], window: str, name: str
 ) -> Float[np.ndarray, "H W"]:
     """0 … 255 by the chosen window, before the polarity."""
+    values = _pydicom().pixels.apply_modality_lut(stored, dataset)
     chosen = window_of(window, name)
     if is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
         raise DataError(
@@ -198,10 +158,7 @@ def _levels(
         if own is None and dataset.get("BitsStored") == 8 and not dataset.PixelRepresentation and values is stored:
             return stored.astype(np.float64)
         chosen = own or MINMAX
-    values = values.astype(np.float64)
-    if not isinstance(chosen, Window):
-        chosen = range_of(values, ~padding, chosen)
-    return grey_levels(np.where(padding, chosen.centre, values), chosen)
+    return measured_levels(values.astype(np.float64), padding, chosen)
 
 
 def _own_window(dataset: Any, name: str) -> Window | None:
@@ -219,20 +176,16 @@ def _own_window(dataset: Any, name: str) -> Window | None:
 
 
 def _voi_table(dataset: Any, values: np.ndarray) -> Float[np.ndarray, "H W"]:
-    from pydicom.pixels.processing import apply_voi
-
     entries, first, bits = (int(number) for number in dataset.VOILUTSequence[0].LUTDescriptor)
     # Clipped to the table: apply_voi subtracts in 16 bits, where values far above it would wrap around.
     within = np.clip(np.rint(values), first, first + (entries or 65536) - 1).astype(np.int64)
-    return apply_voi(within, dataset) * (255 / (2**bits - 1))
+    return _pydicom().pixels.apply_voi(within, dataset) * (255 / (2**bits - 1))
 
 
 def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
     refuse_colours(window, name)
     if kind == "PALETTE COLOR":
-        from pydicom.pixels.processing import apply_color_lut
-
-        picture = apply_color_lut(stored, dataset)[..., :3]
+        picture = _pydicom().pixels.apply_color_lut(stored, dataset)[..., :3]
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
     elif kind in _COLOURS and stored.ndim == 3:
         picture, bits = stored, int(dataset.BitsStored)

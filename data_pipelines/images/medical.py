@@ -9,10 +9,10 @@ from typing import BinaryIO, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import InvalidPart, unreadable_image
+from data_pipelines.core.errors import UserError, unreadable_image
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, split_part
 from data_pipelines.images.windows import AUTO
 
 _Decoder = Callable[[BinaryIO, str, ScanPart, str], UInt8[np.ndarray, "H W 3"]]
@@ -46,7 +46,14 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
         if decoder is None:
             _refuse_mistaken(path, part, name)
             return None
-        picture = decoder(stream, name, part, part.window or window)
+        try:
+            picture = decoder(stream, name, part, part.window or window)
+        except UserError:
+            raise
+        # pydicom and nibabel report damaged files with many types: ValueError, KeyError, struct.error, EOFError …
+        except Exception as error:
+            kind = "DICOM" if decoder is decode_dicom else "NIfTI"
+            raise unreadable_image(name, f"damaged {kind}: {type(error).__name__}") from None
     if 0 in picture.shape:
         raise unreadable_image(name, "it has no pixels")
     return picture
@@ -83,9 +90,7 @@ def _recognise(file: BinaryIO) -> tuple[_Decoder | None, BinaryIO]:
 
 def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
-    if part.set_fields():
-        field = part.set_fields()[0]
-        raise InvalidPart(f"{name}: only DICOM and NIfTI files have a {field}; leave {field}= out of the name")
+    refuse(part, part.set_fields(), name, "what is neither DICOM nor NIfTI")
     kind = str(path).lower() if isinstance(path, str) else ""
     if kind.endswith((".dcm", ".dicom")):
         raise unreadable_image(name, "no DICM at byte 128", "write it anew as a DICOM Part 10 file")

@@ -11,20 +11,16 @@ so that "left" in a label or an answer is the patient's left, as it is on the pu
 taken as stored, however long their sides: every image becomes a square for the model.
 """
 
-import functools
-import logging
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data_pipelines.core.errors import InvalidPart, UserError, unreadable_image
+from data_pipelines.core.errors import unreadable_image
 from data_pipelines.core.optional_packages import optional_package
-from data_pipelines.images.scan_parts import ScanPart, refuse
-from data_pipelines.images.windows import AUTO, MINMAX, Window, grey_levels, range_of, refuse_colours, shown, window_of
-
-logger = logging.getLogger(__name__)
+from data_pipelines.images.scan_parts import ScanPart, refuse, warn_once, within
+from data_pipelines.images.windows import AUTO, MINMAX, Window, measured_levels, refuse_colours, shown, window_of
 
 _AXIAL = 2
 
@@ -41,22 +37,15 @@ def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
     """
     nibabel = optional_package("nibabel", "NIfTI files")
     refuse(part, ("frame",), name, "a NIfTI file")
-    try:
-        magic = file.read(8)
-        file.seek(0)
-        kind = nibabel.Nifti2Image if magic[4:7] == b"n+2" else nibabel.Nifti1Image
-        image = kind.from_stream(file)
-        axis = _AXIAL if part.axis is None else part.axis
-        values = _slice(nibabel, image, axis, part, name)
-        if values.dtype.fields:  # RGB24 and RGBA32
-            refuse_colours(window, name)
-            return np.stack([values[channel] for channel in "RGB"], axis=2).astype(np.uint8)
-        return _grey(image.header, np.asarray(values, np.float64), window, name)
-    except UserError:
-        raise
-    # nibabel reports damaged files with many types: HeaderDataError, ImageFileError, OSError, EOFError, zlib.error …
-    except Exception as error:
-        raise unreadable_image(name, f"damaged NIfTI: {type(error).__name__}") from None
+    magic = file.read(8)
+    file.seek(0)
+    kind = nibabel.Nifti2Image if magic[4:7] == b"n+2" else nibabel.Nifti1Image
+    image = kind.from_stream(file)
+    values = _slice(nibabel, image, _AXIAL if part.axis is None else part.axis, part, name)
+    if values.dtype.fields:  # RGB24 and RGBA32
+        refuse_colours(window, name)
+        return np.stack([values[channel] for channel in "RGB"], axis=2).astype(np.uint8)
+    return _grey(image.header, np.asarray(values, np.float64), window, name)
 
 
 def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str) -> np.ndarray:
@@ -64,15 +53,15 @@ def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str
     shape = (*image.shape, 1, 1)[: max(3, len(image.shape))]
     if any(length != 1 for length in shape[4:]):
         raise unreadable_image(name, f"it has {len(shape)} axes", "give a volume, or a series of some")
-    axis = _within("axis", axis, 3, name)
-    volume = _within("volume", part.volume or 0, shape[3] if len(shape) > 3 else 1, name)
+    axis = within("axis", axis, range(3), name)
+    volume = within("volume", part.volume or 0, range(shape[3] if len(shape) > 3 else 1), name)
     if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        _warn_of_orientation(name)
+        warn_once(f"{name}: the header does not say how the volume lies (sform and qform are 0): left may be right")
     # Of each stored axis the canonical one that it runs along, and whether forwards (1) or backwards (-1).
     orientation = nibabel.io_orientation(image.affine)
     along = [int(canonical) for canonical in orientation[:, 0]]
     length = shape[along.index(axis)]
-    number = _within("slice", length // 2 if part.slice is None else part.slice, length, name)
+    number = within("slice", length // 2 if part.slice is None else part.slice, range(length), name)
     chosen: list[int | slice] = [slice(None)] * 3
     stored_axis = along.index(axis)
     chosen[stored_axis] = number if orientation[stored_axis, 1] > 0 else length - 1 - number
@@ -89,23 +78,10 @@ def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str
     return picture.T
 
 
-def _within(field: str, value: int, count: int, name: str) -> int:
-    if not 0 <= value < count:
-        raise InvalidPart(f"{name}: no {field} {value}; write {field}=0 to {field}={count - 1}")
-    return value
-
-
-@functools.lru_cache(maxsize=65536)  # once for each file, not for each epoch
-def _warn_of_orientation(name: str) -> None:
-    logger.warning("%s: the header does not say how the volume lies (sform and qform are 0): left may be right", name)
-
-
 def _grey(header: Any, values: Float[np.ndarray, "H W"], window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
     chosen = window_of(window, name)
-    measured = np.isfinite(values)
     low, high = float(header["cal_min"]), float(header["cal_max"])
     if chosen == AUTO:
         chosen = Window((low + high) / 2, high - low, "LINEAR_EXACT") if high > low else MINMAX
-    if not isinstance(chosen, Window):
-        chosen = range_of(values, measured, chosen)
-    return shown(grey_levels(np.where(measured, values, chosen.centre), chosen), ~measured)
+    blank = ~np.isfinite(values)
+    return shown(measured_levels(values, blank, chosen), blank)

@@ -118,6 +118,13 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
         raise unreadable_image(name, reason) from error
 
 
+def image_file(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """The image as a file of that format; `options` are Pillow's."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
 class ImageCache:
     """The most recently used decoded images and masks. Thread-safe; pickles empty, so each process has its own."""
 

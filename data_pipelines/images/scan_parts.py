@@ -4,12 +4,17 @@ Such a name may stand wherever an image file's may. Nothing is read here but whe
 """
 
 import dataclasses
+import functools
+import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from data_pipelines.core.errors import InvalidPart
 from data_pipelines.images.windows import window_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,20 @@ def split_part(name: str) -> tuple[str, ScanPart]:
     return path, ScanPart(**values)  # type: ignore[arg-type]
 
 
-def refuse(part: ScanPart, fields: tuple[str, ...], name: str, kind: str) -> None:
+def within(field: str, value: int, known: range, name: str) -> int:
+    """The value of a part's field. Raises: DataError: the file has no such one."""
+    if value not in known:
+        raise InvalidPart(f"{name}: no {field} {value}; write {field}={known[0]} to {field}={known[-1]}")
+    return value
+
+
+@functools.lru_cache(maxsize=65536)  # once for each file, not for each epoch
+def warn_once(message: str) -> None:
+    """Logs what may be wrong with a file."""
+    logger.warning("%s", message)
+
+
+def refuse(part: ScanPart, fields: Iterable[str], name: str, kind: str) -> None:
     """Raises DataError where a part has one of the fields, which files of this kind do not have."""
     for field in fields:
         if field in part.set_fields():

@@ -104,6 +104,14 @@ def grey_levels(values: Float[np.ndarray, "H W"], window: Window) -> Float[np.nd
     return np.clip((values - centre) / width + 0.5, 0, 1) * 255
 
 
+def measured_levels(
+    values: Float[np.ndarray, "H W"], blank: Bool[np.ndarray, "H W"], chosen: Window | Rule
+) -> Float[np.ndarray, "H W"]:
+    """`grey_levels` by a window, or by the range of the values that are no blank; those are in the middle."""
+    window = chosen if isinstance(chosen, Window) else range_of(values, ~blank, chosen)
+    return grey_levels(np.where(blank, window.centre, values), window)
+
+
 def range_of(values: Float[np.ndarray, "H W"], counted: Bool[np.ndarray, "H W"], rule: Rule) -> Window:
     """The window from the least to the greatest counted value, or by `percentile` from the 0.5th to the 99.5th."""
     kept = values[counted]

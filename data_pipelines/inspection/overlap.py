@@ -12,7 +12,7 @@ import hashlib
 import logging
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ from data_pipelines.records import ImageSource
 logger = logging.getLogger(__name__)
 
 DEFAULT_BITS = 4  # of 64
-_BLOCK = 1024
+_PAIRS = 2**24  # of hashes, compared at once
 _NAMED = 10
 
 
@@ -165,75 +165,59 @@ def overlaps(
       "another split" of the data set (in any language) and by "another data set"; `images_repeated`, which equal
       another image of their own group; and `images_compared`. A match for each image and other group that has one.
     """
-    compared = [_Compared(group, prints) for group in groups]
+    compared: list[dict[str, Fingerprint]] = []  # of each group its readable images, by name
+    for group in groups:
+        keys = ((group.data_set, group.split, name) for name in group.image_ids)
+        compared.append({key[2]: prints[key] for key in keys if key in prints})
     figures: list[Figure] = []
     matches: list[Match] = []
-    for mine in compared:
-        distinct = len({fingerprint.exact for fingerprint in mine.prints})
-        counts = {("images_compared", "all"): len(mine.prints), ("images_repeated", "all"): len(mine.prints) - distinct}
+    for group, mine in zip(groups, compared, strict=True):
+        distinct = len({fingerprint.exact for fingerprint in mine.values()})
+        counts = {("images_compared", "all"): len(mine), ("images_repeated", "all"): len(mine) - distinct}
         images: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for theirs in compared:
-            if theirs is mine:
+        for other, theirs in zip(groups, compared, strict=True):
+            if other is group:
                 continue
-            found = _matches(mine, theirs, bits)
+            # The group's name stands for the split.
+            here, there = (group.data_set, group.name), (other.data_set, other.name)
+            alike = _matches(mine, theirs, bits)
+            found = [Match(*here, name, *there, other_name, apart, equal) for name, other_name, apart, equal in alike]
             matches += found
-            for kind in _kinds(mine.group, theirs.group):
+            kinds = [" ".join(there)]
+            if other.data_set != group.data_set:
+                kinds.append("another data set")
+            elif other.split != group.split:
+                kinds.append("another split")
+            for kind in kinds:
                 images["images_equal_to_some_of", kind] |= {match.image_id for match in found if match.equal}
                 images["images_like_some_of", kind] |= {match.image_id for match in found}
         counts |= {key: len(ids) for key, ids in images.items()}
-        figures += [Figure(mine.group.data_set, mine.group.name, *key, value) for key, value in counts.items()]
+        figures += [Figure(group.data_set, group.name, *key, value) for key, value in counts.items()]
     return figures, matches
 
 
-class _Compared:
-    """A group's readable images and their fingerprints."""
-
-    def __init__(self, group: Group, prints: Mapping[Key, Fingerprint]):
-        keys = [(group.data_set, group.split, name) for name in group.image_ids]
-        self.group = group
-        self.names = [key[2] for key in keys if key in prints]
-        self.prints = [prints[key] for key in keys if key in prints]
-        self.hashes = np.array([fingerprint.perceptual for fingerprint in self.prints], np.uint64)
-
-    def key(self, place: int) -> Key:
-        """Of the image at a place; the group's name stands for the split."""
-        return self.group.data_set, self.group.name, self.names[place]
-
-
-def _kinds(group: Group, other: Group) -> list[str]:
-    kinds = [f"{other.data_set} {other.name}"]
-    if other.data_set != group.data_set:
-        kinds.append("another data set")
-    elif other.split != group.split:
-        kinds.append("another split")
-    return kinds
-
-
-def _matches(mine: _Compared, theirs: _Compared, bits: int) -> list[Match]:
-    if not mine.prints or not theirs.prints:
-        return []
-    same = {fingerprint.exact: place for place, fingerprint in reversed(list(enumerate(theirs.prints)))}
-    distance, nearest = _nearest(mine.hashes, theirs.hashes)
-    found = []
-    for place, fingerprint in enumerate(mine.prints):
-        equal = fingerprint.exact in same
-        if equal or distance[place] <= bits:
-            at = same[fingerprint.exact] if equal else int(nearest[place])
-            bits_apart = 0 if equal else int(distance[place])
-            found.append(Match(*mine.key(place), *theirs.key(at), bits_apart, equal))
-    return found
+def _matches(
+    mine: dict[str, Fingerprint], theirs: dict[str, Fingerprint], bits: int
+) -> Iterator[tuple[str, str, int, bool]]:
+    """Each image that has a match: its name, the name of what it is most like, bits apart, and whether it is equal."""
+    if not mine or not theirs:
+        return
+    same = {fingerprint.exact: name for name, fingerprint in reversed(theirs.items())}
+    names = list(theirs)
+    a, b = (np.array([fingerprint.perceptual for fingerprint in side.values()], np.uint64) for side in (mine, theirs))
+    for (name, fingerprint), distance, nearest in zip(mine.items(), *_nearest(a, b), strict=True):
+        if fingerprint.exact in same:
+            yield name, same[fingerprint.exact], 0, True
+        elif distance <= bits:
+            yield name, names[nearest], int(distance), False
 
 
 def _nearest(a: UInt64[np.ndarray, " N"], b: UInt64[np.ndarray, " M"]) -> tuple[np.ndarray, np.ndarray]:
     """Of each hash of `a` the least number of bits in which it differs from one of `b`, and which that is."""
-    distance = np.full(len(a), 65, np.int64)
-    nearest = np.zeros(len(a), np.int64)
-    for start in range(0, len(a), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        for first in range(0, len(b), 16 * _BLOCK):
-            bits = np.bitwise_count(a[rows, None] ^ b[None, first : first + 16 * _BLOCK])
-            at, least = bits.argmin(axis=1), bits.min(axis=1)
-            better = least < distance[rows]
-            distance[rows][better] = least[better]
-            nearest[rows][better] = first + at[better]
-    return distance, nearest
+    rows = max(1, _PAIRS // len(b))
+    found = []
+    for start in range(0, len(a), rows):
+        bits = np.bitwise_count(a[start : start + rows, None] ^ b)
+        found.append((bits.min(axis=1), bits.argmin(axis=1)))
+    distance, nearest = zip(*found, strict=True)
+    return np.concatenate(distance), np.concatenate(nearest)

@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_pipelines.core.errors import MissingFile, OptionConflict, UnknownName
+from data_pipelines.core.errors import MissingFile, OptionConflict
 from data_pipelines.prepared import layout
 from data_pipelines.records import SourceSplit
 from data_pipelines.sources import prepared, registry
+from data_pipelines.sources.split_builder import require_split
 
 PREPARED = "prepared"
 # Formed by `sources/vqa_rad.py` of the published splits, so they would be counted twice.
@@ -41,21 +42,17 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
         raise MissingFile(f"{root}: no such folder; name the one that holds the data set ({source})")
     if source == PREPARED:
         described = layout.read_record(root)["splits"]
-        _check(source, splits, described)
+        for split in splits:
+            require_split(f"--splits: {source}", split, described)
         languages = {split: tuple(described[split].get("languages", {"en": 0})) for split in splits or described}
         read = {split: prepared.load(root, split, languages=spoken) for split, spoken in languages.items()}
         return DataSet(os.path.basename(os.path.normpath(root)), read)
     found = registry.SOURCES.get(source, setting="--source")
     known = tuple(found.card.splits) or tuple(found.splits(root) if found.splits else ())
-    _check(source, splits, known)
+    for split in splits:
+        require_split(f"--splits: {source}", split, known)
     published = [split for split in known if split not in _FORMED.get(source, ())]
     return DataSet(source, {split: found.load(root, split) for split in splits or published})
-
-
-def _check(source: str, splits: Sequence[str], known: Sequence[str] | Mapping[str, object]) -> None:
-    for split in splits:
-        if split not in known:
-            raise UnknownName(f"--splits: {source} has no split {split!r}; choose from {', '.join(known)}")
 
 
 def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:

@@ -5,13 +5,13 @@ segments that carry such things and keep their compressed pixels as they are; wh
 every other format, the pixels are stored anew as PNG. EXIF's orientation is not applied: `images.decode` ignores it.
 """
 
-import io
 import re
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from data_pipelines.images.reading import image_file
 from data_pipelines.records import ImageSource, UnnamedFile
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
@@ -106,6 +106,4 @@ def _read(image: ImageSource) -> bytes:
 
 def _as_png(pixels: np.ndarray) -> bytes:
     grey = pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all())
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if grey else pixels).save(file, format="PNG")
-    return file.getvalue()
+    return image_file(Image.fromarray(pixels[..., 0] if grey else pixels))

@@ -5,9 +5,7 @@ Layout under the root, as COCO publishes it: `annotations/instances_SPLIT.json`,
 cocodataset.org/#format-data.
 """
 
-import dataclasses
 import glob
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -28,8 +26,9 @@ from data_pipelines.core.errors import (
     invalid_field,
 )
 from data_pipelines.core.json_files import text_field
+from data_pipelines.images.reading import image_file
 from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import SplitBuilder, box_in, frame_of, polygon_in, require_split
+from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, box_in, frame_of, polygon_in, require_split
 
 CARD = DataCard(
     name="coco",
@@ -47,7 +46,6 @@ CARD = DataCard(
     ),
 )
 
-_CROWD = "crowd"
 _INSTANCES = re.compile(r"instances_(\w+)\.json")
 
 
@@ -73,6 +71,7 @@ def load(root: str, split: str) -> SourceSplit:
     listed = {entry["id"]: (where, entry) for where, entry in _entries(content, "images", path)}
     sizes = {key: _size(entry, where) for key, (where, entry) in listed.items()}
     found = SplitBuilder("coco", split)
+    crowds = LeftOut()  # by design, unlike images that are missing, so they are logged alone
     regions: dict[Any, list[Region]] = {}
     for where, entry in _entries(content, "annotations", path):
         owner, category = entry.get("image_id"), entry.get("category_id")
@@ -80,7 +79,7 @@ def load(root: str, split: str) -> SourceSplit:
         if not known or owner not in sizes or category not in names:
             raise UnknownName(f"{where}: names image {owner!r} and category {category!r}, not both listed")
         if entry.get("iscrowd"):
-            found.left_out.add(_CROWD, str(entry.get("id")))
+            crowds.add("crowd", str(entry.get("id")))
         else:
             regions.setdefault(owner, []).append(_region(entry, names[category], sizes[owner], where))
     folder = _image_folder(root, split)
@@ -95,9 +94,8 @@ def load(root: str, split: str) -> SourceSplit:
             if key in regions:
                 _check_size(sizes[key], file, name, where)
             found.image(file, name, regions=tuple(regions.get(key, ())))
-    made = found.finished()
-    # Crowds are left out by design, images are missing.
-    return dataclasses.replace(made, left_out={why: lost for why, lost in made.left_out.items() if why != _CROWD})
+    crowds.reported(f"coco {split}")
+    return found.finished()
 
 
 SOURCE = Source(CARD, load, splits)
@@ -218,6 +216,4 @@ def _filled(polygons: list[list[float]], width: int, height: int) -> Bool[np.nda
 
 
 def _mask_file(mask: Bool[np.ndarray, "H W"]) -> MaskFile:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, format="PNG")
-    return MaskFile(file.getvalue())
+    return MaskFile(image_file(Image.fromarray(mask)))

@@ -1,12 +1,12 @@
 """What the data sets that are drawn have in common: a picture depends on the seed, its split and its number alone."""
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.core.seeding import rng_for
+from data_pipelines.images.reading import image_file
 from data_pipelines.records import AnswerType, Box, Count, DataCard, Region, SourceSplit
 from data_pipelines.settings import DocumentsConfig, PhantomConfig
 from data_pipelines.sources.split_builder import SplitBuilder, require_split
@@ -55,19 +55,14 @@ def draw_split(
     for index in range(sizes[split]):
         pixels, boxes, questions = draw(rng_for(name, config.seed, split, index))
         parts = {label: Region(box, label) for label, box in boxes.items()}
-        image = found.image(_png(pixels), f"{split}-{index:05d}", regions=tuple(parts.values()), **shows)
+        # Packed lightly: it is drawn anew in every run.
+        file = image_file(Image.fromarray(pixels), compress_level=1)
+        image = found.image(file, f"{split}-{index:05d}", regions=tuple(parts.values()), **shows)
         for key, question, answer, answer_type, content_type, label in questions:
             marks = {"regions": (parts[label],), "provenance": "annotation"} if label else {}
             says = {"question": question, "answer": answer, "answer_type": answer_type, "content_type": content_type}
             found.question(image, f"vqa/{image.image_id}/{key}", **says, **marks)
     return found.finished()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """The picture as a PNG file, packed lightly: it is drawn anew in every run."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return file.getvalue()
 
 
 def side_of(box: Box) -> str:

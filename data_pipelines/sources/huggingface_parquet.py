@@ -61,19 +61,14 @@ def _shards(root: str, split: str) -> list[str]:
     shards = [match for name in sorted(os.listdir(folder)) if (match := _SHARD.match(name)) and match["split"] == split]
     if not shards:
         raise MissingFile(f"{folder}: no {split}-*.parquet; download it from the card's address")
+    names, numbers = [shard[0] for shard in shards], {int(shard["number"]) for shard in shards}
+    if len(numbers) < len(shards) or len({shard["total"] for shard in shards}) > 1:
+        raise DataError(f"{folder}: {', '.join(names)} are of several copies; keep one", code="file.conflict")
     total = int(shards[0]["total"])
-    found: dict[int, str] = {}
-    for shard in shards:
-        if int(shard["total"]) != total or int(shard["number"]) in found:
-            raise DataError(
-                f"{folder}: {shard[0]} is of another copy than {shards[0][0]}; remove one of them",
-                code="file.conflict",
-            )
-        found[int(shard["number"])] = shard[0]
-    if missing := sorted(set(range(total)) - found.keys()):
-        numbers = ", ".join(str(number) for number in missing)
-        raise MissingFile(f"{folder}: of {total} {split} files number {numbers} is missing; download it again")
-    return [os.path.join(folder, found[number]) for number in sorted(found)]
+    if missing := sorted(set(range(total)) - numbers):
+        lacking = ", ".join(map(str, missing))
+        raise MissingFile(f"{folder}: of {total} {split} files number {lacking} is missing; download it again")
+    return [os.path.join(folder, name) for name in names]
 
 
 def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """Answers about image files from a checkpoint alone, which holds configuration, tokenizer and preprocessing."""
 
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 
 from data_pipelines.core.errors import DataError, InvalidOption, OptionConflict
 from data_pipelines.core.paths import path_of
+from data_pipelines.images.reading import image_file
 from data_pipelines.images.windows import window_of
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import Box, Region, Task, VQAExample
@@ -289,6 +289,4 @@ def _encoded(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
         if image.dtype != np.uint8:
             raise DataError(f"image: is an array of {image.dtype}; give uint8, or a file", code="image.unreadable")
         image = Image.fromarray(image)
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue()
+    return image_file(image)
