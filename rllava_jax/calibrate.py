@@ -43,7 +43,7 @@ from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
-from rllava_jax.config.loading import OVERRIDE_PREFIX, overridden
+from rllava_jax.config.loading import OVERRIDE_PREFIX, validated
 from rllava_jax.evaluation.confidence.risk_bounds import stops
 from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness, selective_rows
 from rllava_jax.evaluation.confidence.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
@@ -220,7 +220,7 @@ def _open(path: Path, step: str | None, overrides: Sequence[str]) -> OpenedCheck
                 f"{override}: only settings of data and evaluation can be given; the others are the run's"
             )
     stored = OpenedCheckpoint.open(path, step)
-    return dataclasses.replace(stored, config=overridden(stored.config, overrides, where=str(stored.where)))
+    return dataclasses.replace(stored, config=validated(stored.config, overrides, where=str(stored.where)))
 
 
 def _asked(stored: OpenedCheckpoint) -> Path:

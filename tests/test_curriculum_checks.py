@@ -19,7 +19,7 @@ from rllava_jax.planning.plan import load_config_for_planning
     ("arguments", "expected"),
     [
         (["--config.stages.align.optimizer.learning_rate=1"], ["align/config.json", "optimizer.learning_rate"]),
-        (["--config.stages.tsak.seed=1"], ["unknown stage 'tsak'", "did you mean 'task'?"]),
+        (["--config.stages.tsak.seed=1"], ["unknown key 'tsak'", "did you mean 'task'?"]),
         (["--config.stages.task.trian.batch_size=1"], ["--config.stages.task.trian", "did you mean 'train'?"]),
         (["--config.trian.batch_size=1"], ["did you mean 'train'?"]),
         (["--config.stages.task.starts_from=tsak"], ["stages.task.starts_from: 'tsak'", "an earlier stage (align)"]),
@@ -30,7 +30,7 @@ from rllava_jax.planning.plan import load_config_for_planning
             ["--config.stages.task.data.mix.asked.weight=-1", "greater than or equal to 0"],
         ),
         (["--config.stages.task"], ["an override is written"]),
-        (["--config.stages=1"], ["--config.stages.NAME.SECTION.FIELD=VALUE (align, task)"]),
+        (["--config.stages=1"], ["'stages' is a mapping of sections; set a field of one of them (align, task)"]),
         (["--stage", "task"], ["--stage task", "--mode evaluate"]),
         (["--mode", "evaluate", "--stage", "instruct"], ["--stage instruct", "has align, task"]),
     ],

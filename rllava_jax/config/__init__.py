@@ -2,14 +2,12 @@
 
 from data_pipelines.core.errors import ConfigError as ConfigError
 from data_pipelines.settings import AugmentConfig as AugmentConfig
-from data_pipelines.settings import Condition as Condition
 from data_pipelines.settings import DataConfig as DataConfig
 from data_pipelines.settings import DocumentsConfig as DocumentsConfig
 from data_pipelines.settings import MixPart as MixPart
 from data_pipelines.settings import PhantomConfig as PhantomConfig
 from data_pipelines.settings import PolicyConfig as PolicyConfig
 from data_pipelines.settings import RegionConfig as RegionConfig
-from data_pipelines.settings import WrongKind as WrongKind
 from rllava_jax.config.schema import AttentionKind as AttentionKind
 from rllava_jax.config.schema import Config as Config
 from rllava_jax.config.schema import Curriculum as Curriculum

@@ -53,13 +53,12 @@ def stage_configs(curriculum: Curriculum, workdir: Path) -> dict[str, Config]:
     configs: dict[str, Config] = {}
     for name, start in _starts(curriculum).items():
         stage = curriculum.stages[name]
-        config = stage.config
+        configs[name] = stage.config
         if start != "init":
             # The tokenizer comes with the parameters.
-            data = dataclasses.replace(config.data, tokenizer="")
+            data = dataclasses.replace(stage.config.data, tokenizer="")
             path = _recorded_start(workdir / name, start) or str(workdir / start)
-            config = dataclasses.replace(config, data=data, init=InitConfig(path, stage.step))
-        configs[name] = config
+            configs[name] = dataclasses.replace(stage.config, data=data, init=InitConfig(path, stage.step))
     return configs
 
 
@@ -115,11 +114,8 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
     moved = []
     for name, start in _starts(curriculum).items():
         recorded, here = _recorded_start(workdir / name, start), workdir / start
-        saved = workdir / name / "checkpoints"
-        with_checkpoint = saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
-        if not recorded or path_of(recorded).exists() or with_checkpoint:
-            continue
-        if (here / "config.json").exists():
+        saved = any(path.name.isdigit() for path in (workdir / name).glob("checkpoints/*"))
+        if recorded and not path_of(recorded).exists() and not saved and (here / "config.json").exists():
             facts = run_facts(workdir / name)
             facts["config"]["init"]["checkpoint"] = str(here)
             write_atomically(workdir / name / "config.json", json.dumps(facts, indent=2) + "\n")

@@ -21,7 +21,6 @@ from rllava_jax import config as config_module
 from rllava_jax.config import Config, Curriculum, Stage
 from rllava_jax.config.curriculum import check_stages, stage_configs
 from rllava_jax.config.stored import (
-    check_structure,
     entries_of,
     entry_of,
     explain,
@@ -35,7 +34,7 @@ from rllava_jax.config.stored import (
 from rllava_jax.config.validation import check_sections_agree
 
 OVERRIDE_PREFIX = "--config."
-_STAGE_PREFIX = f"{OVERRIDE_PREFIX}stages."
+_STAGES = f"{OVERRIDE_PREFIX}stages"
 
 
 def load(
@@ -62,24 +61,18 @@ def load(
     defined = _execute(local_path(path, what="--config"))
     where = " ".join([str(path), *overrides])
     values = to_json(defined)
-    check_structure(values, type(defined), where=str(path))
+    read(values, type(defined), where=str(path), structure_alone=True)
     if isinstance(defined, Config):
         _override(values, overrides, placeholders or {})
         return _checked(values, where)
-    for override in overrides:
-        if override.partition("=")[0] == _STAGE_PREFIX.removesuffix("."):
-            raise InvalidOverride(
-                f"{override}: set a field of one stage, {_STAGE_PREFIX}NAME.SECTION.FIELD=VALUE "
-                f"({', '.join(defined.stages)})"
-            )
-    stages = values["stages"]
-    for_one = [override for override in overrides if override.startswith(_STAGE_PREFIX)]
+    for_one = [override for override in overrides if override.startswith((_STAGES + ".", _STAGES + "="))]
     for_all = [override for override in overrides if override not in for_one]
-    for stage in stages.values():
+    stages = values["stages"].values()
+    for stage in stages:
         _override(stage["config"], for_all, {})
     for override in for_one:
-        _override_stage(stages, override)
-    for stage in stages.values():
+        _override_stage(values, override)
+    for stage in stages:
         _override(stage["config"], (), placeholders or {})
     curriculum: Curriculum = read(values, Curriculum, where=where)
     check_stages(curriculum, where=str(path))
@@ -88,20 +81,16 @@ def load(
     return curriculum
 
 
-def overridden(config: Config, overrides: Sequence[str], *, where: str) -> Config:
-    """A stored configuration with overrides as of `load`, checked; error lines begin with `where`."""
+def validated(config: Config, overrides: Sequence[str] = (), *, where: str = "") -> Config:
+    """The configuration with overrides as of `load`, checked as one that is read from a file.
+
+    Raises:
+      ConfigError: naming the dotted field, its value and the remedy, for the first setting that is wrong; the line
+        begins with `where`.
+    """
     values = to_json(config)
     _override(values, overrides, {})
     return _checked(values, " ".join([where, *overrides]))
-
-
-def validated(config: Config, *, where: str = "") -> Config:
-    """The configuration, checked as one that is read from a file.
-
-    Raises:
-      ConfigError: naming the dotted field, its value and the remedy, for the first setting that is wrong.
-    """
-    return _checked(to_json(config), where)
 
 
 def _checked(values: Mapping[str, Any], where: str) -> Config:
@@ -122,14 +111,11 @@ def _override(values: dict[str, Any], overrides: Sequence[str], placeholders: Ma
                 part["root"] = part["root"] or value
 
 
-def _override_stage(stages: Mapping[str, dict[str, Any]], override: str) -> None:
-    name, _, rest = override.removeprefix(_STAGE_PREFIX).partition(".")
-    if name not in stages:
-        raise UnknownSetting(f"{override}: unknown stage {name!r}; {nearest_key(name, list(stages))}")
-    key = re.split("[.=]", rest, maxsplit=1)[0]
-    of_stage = key in fields_of(Stage) and key != "config"
-    values = stages[name] if of_stage else stages[name]["config"]
-    _apply_override(values, OVERRIDE_PREFIX + rest, Stage if of_stage else Config, said=override)
+def _override_stage(values: dict[str, Any], override: str) -> None:
+    """A stage's own field, or one of its configuration, which the user does not name on the way."""
+    of_stage = "|".join(name for name in fields_of(Stage) if name != "config")
+    written = re.sub(rf"^({re.escape(_STAGES)}\.[^.=]+\.)(?!({of_stage})[.=])", r"\1config.", override)
+    _apply_override(values, written, Curriculum, said=override)
 
 
 def stage_names(path: str | Path) -> list[str]:

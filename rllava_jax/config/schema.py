@@ -5,11 +5,9 @@ Durations carry their unit in the text: "1500 steps", "10 epochs", "64000 exampl
 What a field may hold, and what changing it has an effect on (`Effect`), stands in its annotation.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -38,7 +36,7 @@ from data_pipelines.settings import (
     conflict,
     require,
 )
-from rllava_jax.config.durations import Duration
+from rllava_jax.config.durations import amount_and_unit
 
 Remat = Literal["none", "attention", "dots", "full"]
 Layers = Literal["auto", "scanned", "unrolled"]
@@ -57,22 +55,16 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _duration(text: str) -> str:
-    Duration.parse(text)
-    return text
-
-
 def _condition(name: str) -> str:
     if name not in (*ASKED, DETECTED):
-        listed = (
-            f"{', '.join((*MAIN, *CONTROLS, DETECTED))}, and corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
-        )
+        corrupted = f"corrupted:KIND:LEVEL of {', '.join(CORRUPTIONS)}, 1 to 5"
+        listed = f"{', '.join((*MAIN, *CONTROLS, DETECTED))}, and {corrupted}"
         raise ValueError(nearest(name, (*ASKED, DETECTED), listed=listed))
     return name
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
-DurationText = Annotated[str, AfterValidator(_duration)]
+DurationText = Annotated[str, require(amount_and_unit, "write a duration")]
 Interval = Annotated[DurationText, require(lambda text: not re.match(r"0+(\.0+)? ", text), "write an amount above 0")]
 NotNever = require(lambda text: text != "never", 'write an amount and a unit, e.g. "20 steps"')
 ConditionName = Annotated[str, AfterValidator(_condition)]
@@ -117,7 +109,7 @@ class ModelConfig(Settings):
     attention: Annotated[AttentionKind, Effect.NOTHING] = "xla"
 
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check(self) -> Self:
         if bool(self.dimensions) != (self.size == "custom"):
             raise conflict("dimensions", self.dimensions, 'they are those of size="custom" and of no other')
         return self
@@ -137,7 +129,7 @@ class InitConfig(Settings):
     step: Annotated[str, Field(pattern=r"^(last|best|\d+)$")] = "last"
 
     @model_validator(mode="after")
-    def _check(self) -> InitConfig:
+    def _check(self) -> Self:
         if self.step != "last" and not self.checkpoint:
             raise conflict("step", self.step, "it is a step of checkpoint, which is not set")
         return self
@@ -197,7 +189,7 @@ class OptimizerConfig(Settings):
     trainable: Annotated[tuple[Pattern, ...], Distinct] = ()
 
     @model_validator(mode="after")
-    def _check(self) -> OptimizerConfig:
+    def _check(self) -> Self:
         if self.name != "adamw":
             for name, default in (("b1", 0.9), ("b2", 0.999), ("moment_dtype", "float32")):
                 if getattr(self, name) != default:
@@ -261,7 +253,7 @@ class TrainConfig(Settings):
     compilation_cache: Annotated[str, Effect.NOTHING] = "workdir"
 
     @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
+    def _check(self) -> Self:
         if self.batch_size % self.accumulate:
             remedy = f"it must divide into accumulate={self.accumulate} equal micro-batches"
             raise conflict("batch_size", self.batch_size, remedy)
@@ -299,7 +291,7 @@ class EvaluationConfig(Settings):
     gallery: Annotated[NonNegativeInt, Effect.NOTHING] = 60
 
     @model_validator(mode="after")
-    def _check(self) -> EvaluationConfig:
+    def _check(self) -> Self:
         detects = DETECTED in self.conditions
         if detects and "none" not in self.conditions:
             raise conflict("conditions", self.conditions, "add none, with which the detected box is compared")
@@ -329,7 +321,7 @@ class MeshConfig(Settings):
     slices: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _check(self) -> MeshConfig:
+    def _check(self) -> Self:
         rest = [name for name in ("data", "fsdp", "tensor") if getattr(self, name) == -1]
         if len(rest) > 1:
             remedy = f"only one axis may be -1, the rest of the devices, and {rest[0]} is; write a number"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, UnknownSetting
 from data_pipelines.core.registry import nearest
 from data_pipelines.settings import Effect
 from rllava_jax.config import Config
@@ -81,39 +81,33 @@ def completed(values: Mapping[str, Any], kind: Any = Config) -> tuple[dict[str, 
     return full, added
 
 
-def read(values: Any, kind: Any, *, where: str) -> Any:
-    """The section of that kind, whose missing fields take their defaults. Raises as `from_json`."""
+def read(values: Any, kind: Any, *, where: str, structure_alone: bool = False) -> Any:
+    """The section of that kind, whose missing fields take their defaults. Raises as `from_json`.
+
+    Args:
+      structure_alone: check only that sections and mappings are such, and what fields they have, so that overrides find
+        their way; what else is wrong an override may still correct, and the result may be None.
+    """
     try:
         # JSON's own mode is what lets a strict check accept a list for a tuple: JSON has no tuples.
         return _adapter(kind).validate_json(json.dumps(values))
     except ValidationError as error:
-        raise explain(error.errors(include_url=False)[0], kind, where=where) from None
-
-
-def check_structure(values: Any, kind: type, *, where: str) -> None:
-    """Checks that sections and mappings are such, and what fields they have, so that overrides find their way.
-
-    What else is wrong an override may still correct. Raises as `from_json`.
-    """
-    try:
-        _adapter(kind).validate_json(json.dumps(values))
-    except ValidationError as error:
         for found in error.errors(include_url=False):
-            if found["type"] in _STRUCTURE:
+            if found["type"] in _STRUCTURE or not structure_alone:
                 raise explain(found, kind, where=where) from None
+    return None
 
 
 def explain(found: Mapping[str, Any], kind: Any, *, where: str) -> ConfigError:
     """One of pydantic's findings about a value of type `kind`, as a line with the field, the value and the remedy."""
     place = [str(part) for part in found["loc"] if part != "[key]"]
-    value, context = found["input"], found.get("ctx", {})
-    remedy, code = found["msg"][0].lower() + found["msg"][1:], "config.invalid-value"
     if found["type"] == "unexpected_keyword_argument":
         for key in place[:-1]:
             kind = entry_of(kind, key)
-        remedy = nearest_key(place[-1], list(fields_of(section_of(kind))))
-        line, code = f"unknown key {'.'.join(place)!r}; {remedy}", "config.unknown-field"
-        return ConfigError(f"{where}: {line}" if where else line, code=code)
+        line = f"unknown key {'.'.join(place)!r}; {nearest_key(place[-1], list(fields_of(section_of(kind))))}"
+        return UnknownSetting(f"{where}: {line}" if where else line)
+    value, context = found["input"], found.get("ctx", {})
+    remedy, code = found["msg"][0].lower() + found["msg"][1:], "config.invalid-value"
     if found["type"] == "config.conflict":
         place, value, remedy, code = [*place, context["field"]], context["value"], context["remedy"], found["type"]
     elif "error" in context:
@@ -129,9 +123,8 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, besides: Collecti
       besides: settings that have one of these effects are left out.
     """
     old_leaves, new_leaves = dict(_leaves(old)), dict(_leaves(new))
-    missing = object()
     names = dict.fromkeys([*old_leaves, *new_leaves])
-    differing = [name for name in names if old_leaves.get(name, missing) != new_leaves.get(name, missing)]
+    differing = [name for name in names if old_leaves.get(name, ...) != new_leaves.get(name, ...)]
     return [name for name in differing if effect_of(name) not in besides]
 
 

@@ -15,7 +15,7 @@ from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.curriculum import stage_configs
-from rllava_jax.config.durations import Duration, parse_duration
+from rllava_jax.config.durations import amount_and_unit, parse_duration
 from rllava_jax.config.loading import load
 from rllava_jax.config.validation import validate_patches
 from rllava_jax.inference.run_data import training_examples
@@ -254,8 +254,7 @@ def _compiled(lowered: jax.stages.Lowered, platform: str, *, quick: bool) -> jax
 def run_length(config: Config, examples: int | None) -> PlannedRun:
     """The steps of `train.duration`; an epoch is `examples`, or the data's own number where the data is at hand."""
     train = config.train
-    duration = Duration.parse(train.duration)
-    if duration is not None and duration.unit == "epochs" and examples is None:
+    if amount_and_unit(train.duration)[1] == "epochs" and examples is None:
         try:
             questions = training_examples(config)
         except (DataError, OSError):

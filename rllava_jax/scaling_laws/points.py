@@ -27,7 +27,7 @@ from data_pipelines.core.paths import is_remote
 from data_pipelines.settings import Effect
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
-from rllava_jax.config.durations import Duration
+from rllava_jax.config.durations import amount_and_unit, parse_duration
 from rllava_jax.config.stored import changed, from_json, to_json
 from rllava_jax.evaluation.metrics import METRICS, Row, metrics_of
 from rllava_jax.evaluation.results import read_rows
@@ -209,9 +209,9 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
     if match is None:
         raise InvalidOption(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
     step, config = int(match[1]), _read_config(folder)
-    duration = Duration.parse(config.train.duration)
-    if duration is not None and duration.unit in ("steps", "examples") and config.optimizer.schedule != "constant":
-        whole = duration.steps(batch_size=config.train.batch_size)
+    duration = config.train.duration
+    if amount_and_unit(duration)[1] in ("steps", "examples") and config.optimizer.schedule != "constant":
+        whole = parse_duration(duration, batch_size=config.train.batch_size) or 0
         if step < whole:
             logger.warning(
                 "%s: evaluated at step %d of %d, before its learning rate had come down; a run of %d steps would do "
