@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
+from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler
 from rllava_jax.config import InitConfig, LoraConfig, MeshConfig, ModelConfig, RegionConfig
 from rllava_jax.model import sizes
 from rllava_jax.model.params import abstract
@@ -55,7 +55,7 @@ def write_model(folder, config, tokenizer, params, **files):
     assets = provenance.assets(config, make_preprocessor(config, tokenizer)) | {"conversion.json": CONVERSION} | files
     handlers = {"params": ocp.StandardCheckpointHandler(), "assets": AssetsHandler()}
     with ocp.CheckpointManager(folder / "checkpoints", item_handlers=handlers) as manager:
-        items = {"params": ocp.args.StandardSave(params), "assets": AssetsSave(assets)}
+        items = {"params": ocp.args.StandardSave(params), "assets": Assets(assets)}
         manager.save(0, args=ocp.args.Composite(**items))
     return folder
 

@@ -11,14 +11,12 @@ any moment leaves the earlier ones whole; in a bucket, which cannot rename, one 
 stands, which is written last. One that turns out to be damaged is set aside as STEP.damaged, never deleted.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -27,10 +25,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from data_pipelines.core.errors import DataError, listed
 from data_pipelines.core.paths import absolute, require_bucket
-from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from rllava_jax.checkpoint.integrity import checksums
-from rllava_jax.checkpoint.orbax_files import require_items, set_unreadable_aside, write_figures
+from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler, require_items, set_unreadable_aside, write_figures
 from rllava_jax.runtime import hosts
 
 logger = logging.getLogger(__name__)
@@ -74,15 +71,10 @@ def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
 
 def _save_args(params: Mapping[str, Any]) -> dict[str, ocp.SaveArgs]:
     """Large arrays are stored in chunks, a stack's layers apart, so that a part can be read without the whole."""
-
-    def of(value: Any) -> ocp.SaveArgs:
-        if value.nbytes <= _CHUNK_BYTES:
-            return ocp.SaveArgs()
-        # Orbax cuts the named axis to single rows, which suits layers; else the longest axis, to the size.
-        axes = (0,) if value.ndim > 2 else ()
-        return ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=axes)
-
-    return {name: of(value) for name, value in params.items()}
+    # Orbax cuts the named axis to single rows, which suits layers; else the longest axis, to the size.
+    axes = {name: (0,) if value.ndim > 2 else () for name, value in params.items() if value.nbytes > _CHUNK_BYTES}
+    chunks = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=along) for name, along in axes.items()}
+    return dict.fromkeys(params, ocp.SaveArgs()) | chunks
 
 
 class Checkpoints:
@@ -98,10 +90,13 @@ class Checkpoints:
         """
         self.folder = folder = absolute(folder)  # Orbax reads no other path
         self._best_metric = best_metric
-        self._arrays = ocp.StandardCheckpointHandler()
-        self._position = ocp.JsonCheckpointHandler("position.json")
-        self._checksums = ocp.JsonCheckpointHandler("checksums.json")
-        self._assets = AssetsHandler()
+        self._handlers: dict[str, Any] = {
+            "params": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler("position.json"),
+            "checksums": ocp.JsonCheckpointHandler("checksums.json"),
+            "assets": AssetsHandler(),
+        }
         if read_only and not folder.is_dir():
             raise MissingCheckpoint(f"{folder}: there is no checkpoint folder; train first, or give another workdir")
 
@@ -121,16 +116,10 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy, best_fn=figure, create=not read_only, read_only=read_only
             ),
-            item_handlers={
-                "params": self._arrays,
-                "training": ocp.StandardCheckpointHandler(),
-                "data": self._position,
-                "checksums": self._checksums,
-                "assets": self._assets,
-            },
+            item_handlers=self._handlers,
         )
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -198,7 +187,7 @@ class Checkpoints:
                 training=ocp.args.StandardSave(training),
                 data=ocp.args.JsonSave(data.get_state()),
                 checksums=ocp.args.JsonSave(checksums(arrays)),
-                assets=AssetsSave(assets),
+                assets=Assets(assets),
             ),
         )
 
@@ -250,11 +239,8 @@ class Checkpoints:
 
     def _set_aside(self, step: int, error: CheckpointError, used: int) -> None:
         place = self._folder(step)
-        aside = place.parent / f"{step}.damaged"
-        for number in range(2, 1000):
-            if not aside.exists():
-                break
-            aside = place.parent / f"{step}.damaged-{number}"
+        names = (f"{step}.damaged", *(f"{step}.damaged-{number}" for number in range(2, 1000)))
+        aside = next(path for path in map(place.with_name, names) if not path.exists())
         hosts.barrier("damaged checkpoint named")  # before the first host renames what the others look at
         if jax.process_index() == 0:
             place.rename(aside)
@@ -274,8 +260,8 @@ class Checkpoints:
         """
         items = self._read(
             step,
-            params=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(dict(params))),
-            training=lambda folder: self._arrays.restore(folder, args=ocp.args.StandardRestore(training)),
+            params=self._reader("params", dict(params)),
+            training=self._reader("training", training),
             data=lambda folder: self._put_in_place(data, step, folder),
         )
         self._verify(step, {"params": items["params"], "training": items["training"]})
@@ -288,7 +274,7 @@ class Checkpoints:
         def read(folder: epath.Path) -> Any:
             extra = self._manager.item_metadata(step)["params"].tree.keys() - target.keys()
             if not extra or not all(name.startswith("heads/") for name in extra):
-                return self._arrays.restore(folder, args=ocp.args.StandardRestore(target))
+                return self._reader("params", target)(folder)
             # Heads that this process does not know stay on disk (`model/heads.py`).
             kinds = ocp.checkpoint_utils.construct_restore_args(target)
             args = ocp.args.PyTreeRestore(target, restore_args=kinds, partial_restore=True)
@@ -300,8 +286,11 @@ class Checkpoints:
         self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})
         return params
 
+    def _reader(self, item: str, target: Any) -> Callable[[epath.Path], Any]:
+        return lambda folder: self._handlers[item].restore(folder, args=ocp.args.StandardRestore(target))
+
     def _put_in_place(self, data: Any, step: int, folder: epath.Path) -> None:
-        position = self._position.restore(folder)
+        position = self._handlers["data"].restore(folder)
         # Invariant 2 of training/loop.py. Any other number would repeat or leave out batches without a word.
         batch = position.get("next_batch", step)
         if batch != step:
@@ -312,7 +301,7 @@ class Checkpoints:
         """Compares what was read with the checksums of what was saved; an imported model has none."""
         if not hosts.everywhere((self._folder(step) / "checksums").exists()):
             return
-        stored = self._read(step, checksums=self._checksums.restore)["checksums"]
+        stored = self._read(step, checksums=self._handlers["checksums"].restore)["checksums"]
         found = checksums(arrays)
         changed = [name for name, value in found.items() if stored.get(name) != value]
         if changed:
@@ -326,7 +315,7 @@ class Checkpoints:
 
     def assets(self, step: int) -> dict[str, bytes]:
         """File name → content. Raises as `restore`."""
-        return self._read(step, assets=self._assets.restore)["assets"]
+        return self._read(step, assets=self._handlers["assets"].restore)["assets"]
 
     def _folder(self, step: int) -> epath.Path:
         return epath.Path(self.folder) / str(step)

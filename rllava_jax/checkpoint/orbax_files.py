@@ -1,5 +1,6 @@
-"""Orbax's own small files beside the arrays of checkpoints/STEP, where its calls do not do what is needed.
+"""The small files beside the arrays of checkpoints/STEP, where Orbax's calls do not do what is needed.
 
+assets/                files as they are; Orbax has an item for one file of JSON
 metrics/metrics        the validation figures; Orbax has no call to add them after the save
 _CHECKPOINT_METADATA   the items that the checkpoint was written with; Orbax restores without one that is gone
 """
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_manager
 
@@ -20,6 +22,32 @@ logger = logging.getLogger(__name__)
 
 _NAME = checkpoint_manager.METRIC_ITEM_NAME
 _ITEMS = "_CHECKPOINT_METADATA"
+
+
+class AssetsHandler(ocp.JsonCheckpointHandler):
+    """Stores a few small files as they are, so that a person can open them."""
+
+    async def async_save(
+        self, directory: epath.Path, item: object = None, args: ocp.args.JsonSave | None = None
+    ) -> list[ocp.future.Future]:
+        """Writes the files once Orbax has made the folder."""
+        files: Mapping[str, bytes] = args.item if args else {}
+
+        async def write() -> None:
+            if ocp.multihost.is_primary_host(0):
+                for name, content in files.items():
+                    (directory / name).write_bytes(content)
+
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
+
+    def restore(self, directory: epath.Path, item: object = None, args: object = None) -> dict[str, bytes]:
+        """Reads every file but Orbax's own mark that the folder is whole."""
+        return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
+
+
+@ocp.args.register_with_handler(AssetsHandler, for_save=True, for_restore=True)
+class Assets(ocp.args.JsonSave):
+    """File name → content."""
 
 
 def write_figures(checkpoint: Path, figures: Mapping[str, float]) -> None:

@@ -18,8 +18,8 @@ from data_pipelines.core.atomic_files import appears_whole, check_destination, h
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.assets import AssetsHandler, AssetsSave
 from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.interop.big_vision import check_npz, read_npz
@@ -129,7 +129,5 @@ def write_model(folder: Path, arrays: Mapping[str, StreamedArray], files: Mappin
         item_handlers={"params": streaming_handler(), "assets": AssetsHandler()},
     )
     with manager:
-        manager.save(
-            0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays)), assets=AssetsSave(dict(files)))
-        )
+        manager.save(0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays)), assets=Assets(dict(files))))
         manager.wait_until_finished()
