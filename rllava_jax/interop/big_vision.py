@@ -7,6 +7,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,13 +113,8 @@ def _unfused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
         return arrays
     fused = arrays.pop(_FUSED)
     layers, _, *rest = fused.shape
-
-    def part(first: int, last: int | None) -> Iterator[np.ndarray]:
-        for block in fused.blocks():
-            yield block[:, first] if last is None else block[:, first:last]
-
-    arrays[_QUERY] = StreamedArray((layers, *rest), fused.dtype, fused.rows, lambda: part(0, None))
-    arrays[_KEY_VALUE] = StreamedArray((layers, 2, *rest), fused.dtype, fused.rows, lambda: part(1, 3))
+    arrays[_QUERY] = fused.mapped(lambda block, _: block[:, 0], shape=(layers, *rest))
+    arrays[_KEY_VALUE] = fused.mapped(lambda block, _: block[:, 1:], shape=(layers, 2, *rest))
     return arrays
 
 
@@ -183,17 +179,13 @@ def is_own_npz(path: Path) -> bool:
 
 
 def _fused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
-    query, key_value = arrays.pop(_QUERY), arrays.pop(_KEY_VALUE)
+    query, key_value = cache(arrays.pop(_QUERY).whole), arrays.pop(_KEY_VALUE)
 
-    def blocks() -> Iterator[np.ndarray]:
-        whole = np.concatenate(list(query.blocks()))
-        start = 0
-        for block in key_value.blocks():
-            yield np.concatenate([whole[start : start + len(block), None], block], axis=1)
-            start += len(block)
+    def joined(block: np.ndarray, start: int) -> np.ndarray:
+        return np.concatenate([query()[start : start + len(block), None], block], axis=1)
 
-    layers, *rest = query.shape
-    arrays[_FUSED] = StreamedArray((layers, 3, *rest), query.dtype, key_value.rows, blocks)
+    layers, _, *rest = key_value.shape
+    arrays[_FUSED] = key_value.mapped(joined, shape=(layers, 3, *rest))
     return arrays
 
 

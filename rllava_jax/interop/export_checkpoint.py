@@ -163,17 +163,10 @@ def table_rows(stored: StoredCheckpoint) -> int:
 def _unpadded(arrays: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> dict[str, StreamedArray]:
     """big_vision's table ends with the last token; rows that Hugging Face has beyond it are left out."""
     table, rows = arrays[EMBEDDING], stored.tokenizer.vocab_size
-
-    def blocks() -> Iterator[np.ndarray]:
-        start = 0
-        for block in table.blocks():
-            if start < rows:
-                yield block[: rows - start]
-            start += len(block)
-
     if table.shape[0] > rows:
         logger.info("left out: %d rows of the token embedding that no token has", table.shape[0] - rows)
-    return {**arrays, EMBEDDING: StreamedArray((rows, *table.shape[1:]), table.dtype, table.rows, blocks)}
+    cut = table.mapped(lambda block, start: block[: max(rows - start, 0)], shape=(rows, *table.shape[1:]))
+    return {**arrays, EMBEDDING: cut}
 
 
 def their_tensors(

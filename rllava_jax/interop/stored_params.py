@@ -1,8 +1,7 @@
 """A checkpoint on disk, opened to be written elsewhere: its parameters as streams, merged or in another type."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -58,32 +57,26 @@ def merged_streams(arrays: Mapping[str, StreamedArray], lora: LoraConfig) -> dic
 
 
 def _merged(
-    base: StreamedArray,
-    sites: Mapping[LoraTarget, LoraSite],
-    arrays: Mapping[str, StreamedArray],
-    scale: float,
+    base: StreamedArray, sites: Mapping[LoraTarget, LoraSite], arrays: Mapping[str, StreamedArray], scale: float
 ) -> StreamedArray:
-    def blocks() -> Iterator[np.ndarray]:
-        pairs = {
-            target: tuple(np.concatenate(list(arrays[f"{site.adapter}/{part}"].blocks())) for part in "ab")
-            for target, site in sites.items()
-        }
-        start = 0
-        for block in base.blocks():
-            summed = block.astype(np.float32)
-            rows = slice(start, start + len(block))
-            for target, site in sites.items():
-                a, b = pairs[target]
-                # Of a stack, only these layers' factors; `head` has no layers, and its rows are sliced afterwards.
-                added = delta(target, a[rows], b[rows], scale) if site.stacked else delta(target, a, b, scale)[rows]
-                if site.index is None:
-                    summed += added
-                else:
-                    summed[:, site.index] += added
-            start += len(block)
-            yield summed
+    @cache
+    def factors(adapter: str) -> tuple[np.ndarray, np.ndarray]:
+        return arrays[f"{adapter}/a"].whole(), arrays[f"{adapter}/b"].whole()
 
-    return dataclasses.replace(base, dtype=np.dtype(np.float32), blocks=blocks)
+    def summed(block: np.ndarray, start: int) -> np.ndarray:
+        total = block.astype(np.float32)
+        rows = slice(start, start + len(block))
+        for target, site in sites.items():
+            a, b = factors(site.adapter)
+            # Of a stack, only these layers' factors; `head` has no layers, and its rows are sliced afterwards.
+            added = delta(target, a[rows], b[rows], scale) if site.stacked else delta(target, a, b, scale)[rows]
+            if site.index is None:
+                total += added
+            else:
+                total[:, site.index] += added
+        return total
+
+    return base.mapped(summed, dtype=np.dtype(np.float32))
 
 
 def spelled_tensors(
@@ -93,8 +86,7 @@ def spelled_tensors(
     for ours, spelled in by_array(spellings(size, arrays)).items():
         array = arrays[ours]
         if not spelled[0].layered:
-            whole = np.concatenate(list(array.blocks()))
-            yield spelled[0], spelled[0].theirs, spelled[0].export(whole)
+            yield spelled[0], spelled[0].theirs, spelled[0].export(array.whole())
             continue
         layers = (layer for block in array.blocks() for layer in block)
         for number, layer in enumerate(layers):
@@ -111,15 +103,14 @@ def in_dtype(array: StreamedArray, dtype: np.dtype[Any], name: str) -> StreamedA
     if array.dtype == dtype:
         return array
 
-    def blocks() -> Iterator[np.ndarray]:
-        for block in array.blocks():
-            with np.errstate(over="ignore"):
-                cast = block.astype(dtype)
-            if np.isfinite(block.astype(np.float32)).all() and not np.isfinite(cast.astype(np.float32)).all():
-                raise CheckpointError(
-                    f"{name}: holds numbers beyond {dtype}'s range; export with --dtype bfloat16",
-                    code="export.out-of-range",
-                )
-            yield cast
+    def cast(block: np.ndarray, _: int) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            rounded = block.astype(dtype)
+        if np.isfinite(block.astype(np.float32)).all() and not np.isfinite(rounded.astype(np.float32)).all():
+            raise CheckpointError(
+                f"{name}: holds numbers beyond {dtype}'s range; export with --dtype bfloat16",
+                code="export.out-of-range",
+            )
+        return rounded
 
-    return dataclasses.replace(array, dtype=dtype, blocks=blocks)
+    return array.mapped(cast, dtype=dtype)

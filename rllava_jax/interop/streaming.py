@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -43,6 +43,25 @@ class StreamedArray:
         """Size of the whole array."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def whole(self) -> np.ndarray:
+        """All of it, in memory."""
+        return np.concatenate(list(self.blocks()))
+
+    def mapped(self, change: Callable[[np.ndarray, int], np.ndarray], **fields: Any) -> Self:
+        """The array whose blocks `change` makes of these blocks and the number of their first row.
+
+        Args:
+          fields: that are others then.
+        """
+
+        def blocks() -> Iterator[np.ndarray]:
+            start = 0
+            for block in self.blocks():
+                yield change(block, start)
+                start += len(block)
+
+        return dataclasses.replace(self, blocks=blocks, **fields)
+
 
 def rows_per_block(shape: Sequence[int], itemsize: int) -> int:
     """How many rows of axis 0 make a block: at least one, and at most 128 MiB where a row allows it."""
@@ -55,17 +74,13 @@ def with_progress(arrays: Mapping[str, StreamedArray], label: str = "weights") -
     total = sum(array.nbytes for array in arrays.values())
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=None)
 
-    def watched(array: StreamedArray) -> StreamedArray:
-        def blocks() -> Iterator[Any]:
-            for block in array.blocks():
-                yield block
-                bar.update(block.nbytes)
-                if bar.n >= total:
-                    bar.close()
+    def watched(block: np.ndarray, _: int) -> np.ndarray:
+        bar.update(block.nbytes)
+        if bar.n >= total:
+            bar.close()
+        return block
 
-        return dataclasses.replace(array, blocks=blocks)
-
-    return {name: watched(array) for name, array in arrays.items()}
+    return {name: array.mapped(watched) for name, array in arrays.items()}
 
 
 class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
