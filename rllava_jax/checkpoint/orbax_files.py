@@ -79,27 +79,17 @@ def set_unreadable_aside(checkpoints: Path) -> None:
     hosts.barrier("figures looked at")
 
 
-def written_items(checkpoint: epath.Path) -> frozenset[str]:
-    """The names of the items; none where there is no record.
-
-    Raises:
-      ValueError: the record is damaged.
-    """
-    path = checkpoint / _ITEMS
-    if not path.exists():
-        return frozenset()
-    try:
-        return frozenset(json.loads(path.read_text())["item_handlers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{_ITEMS} is damaged: {error!r}") from None
-
-
 def require_items(checkpoint: epath.Path, *names: str) -> None:
-    """Checks that those of the named items which were written are there.
+    """Checks that those of the named items which were written are there; none where there is no record of it.
 
     Raises:
       FileNotFoundError: one is gone. ValueError: the record is damaged.
     """
-    for name in sorted(written_items(checkpoint) & frozenset(names)):
-        if not (checkpoint / name).is_dir():
+    record = checkpoint / _ITEMS
+    try:
+        written = frozenset(json.loads(record.read_text())["item_handlers"]) if record.exists() else frozenset()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{_ITEMS} is damaged: {error!r}") from None
+    for name in names:
+        if name in written and not (checkpoint / name).is_dir():
             raise FileNotFoundError(f"its folder {name} is missing")

@@ -63,8 +63,7 @@ def load(
     values = to_json(defined)
     read(values, type(defined), where=str(path), structure_alone=True)
     if isinstance(defined, Config):
-        _override(values, overrides, placeholders or {})
-        return _checked(values, where)
+        return validated(defined, overrides, where=str(path), placeholders=placeholders)
     for_one = [override for override in overrides if override.startswith((_STAGES + ".", _STAGES + "="))]
     for_all = [override for override in overrides if override not in for_one]
     stages = values["stages"].values()
@@ -81,19 +80,21 @@ def load(
     return curriculum
 
 
-def validated(config: Config, overrides: Sequence[str] = (), *, where: str = "") -> Config:
-    """The configuration with overrides as of `load`, checked as one that is read from a file.
+def validated(
+    config: Config,
+    overrides: Sequence[str] = (),
+    *,
+    where: str = "",
+    placeholders: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration with overrides and placeholders as of `load`, checked as one that is read from a file.
 
     Raises:
       ConfigError: naming the dotted field, its value and the remedy, for the first setting that is wrong; the line
         begins with `where`.
     """
-    values = to_json(config)
-    _override(values, overrides, {})
-    return _checked(values, " ".join([where, *overrides]))
-
-
-def _checked(values: Mapping[str, Any], where: str) -> Config:
+    values, where = to_json(config), " ".join([where, *overrides])
+    _override(values, overrides, placeholders or {})
     config = from_json(values, where=where)
     check_sections_agree(config, where=where)
     return config

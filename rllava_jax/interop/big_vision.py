@@ -16,7 +16,7 @@ import numpy as np
 
 from rllava_jax.interop.errors import MalformedImport, UnsupportedImport
 from rllava_jax.interop.layout import EMBEDDING
-from rllava_jax.interop.source import DTYPES, PublishedModel, check_names, recognised
+from rllava_jax.interop.source import DTYPES, Expected, PublishedModel, check_names, recognised
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.sizes import GemmaConfig, PaliGemmaConfig, SiglipConfig
 
@@ -37,8 +37,11 @@ _AXES = {
 _COMMENT = b"rllava_jax"  # of archives that were written here
 
 
-def read_npz(path: Path) -> PublishedModel:
+def read_npz(path: Path, expected: Expected) -> PublishedModel:
     """Opens a checkpoint; values are read when the arrays are streamed.
+
+    Args:
+      expected: our arrays for a size.
 
     Raises:
       CheckpointError: not an archive, truncated, or its arrays are not a PaliGemma's.
@@ -46,7 +49,10 @@ def read_npz(path: Path) -> PublishedModel:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info.filename for info in archive.infolist()}
-            headers = {name: _header(archive, member) for name, member in members.items()}
+            headers = {}
+            for name, member in members.items():
+                with archive.open(member) as stream:
+                    headers[name] = _read_header(stream)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
         raise MalformedImport(f"{path}: is not a whole .npz archive ({_reason(error)}); download it again") from None
     parameters = {name: name for name in members}
@@ -55,7 +61,12 @@ def read_npz(path: Path) -> PublishedModel:
         parameters = {name.removeprefix(_PREFIX): name for name in members if name.startswith(_PREFIX)}
     left = sorted(set(members) - set(parameters.values()))
     arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
-    size = size_of_shapes({name: array.shape for name, array in arrays.items()}, path)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    size = size_of_shapes(shapes, path)
+    check_names(shapes, expected(size, None), where=str(path), remedy="give a whole big_vision PaliGemma checkpoint")
+    for name, array in arrays.items():
+        if array.dtype not in DTYPES.values():
+            raise UnsupportedImport(f"{path}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16")
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[EMBEDDING].dtype)}
     return PublishedModel(str(path), size, arrays, facts=facts, notes=notes)
@@ -63,11 +74,6 @@ def read_npz(path: Path) -> PublishedModel:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    with archive.open(member) as stream:
-        return _read_header(stream)
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -187,14 +193,3 @@ def _fused(arrays: dict[str, StreamedArray]) -> dict[str, StreamedArray]:
     layers, _, *rest = key_value.shape
     arrays[_FUSED] = key_value.mapped(joined, shape=(layers, 3, *rest))
     return arrays
-
-
-def check_npz(source: PublishedModel, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Every array is one of the model's and the model has no other. Raises CheckpointError."""
-    found = {name: array.shape for name, array in source.arrays.items()}
-    check_names(found, expected, where=source.name, remedy="give a whole big_vision PaliGemma checkpoint")
-    for name, array in source.arrays.items():
-        if array.dtype not in DTYPES.values():
-            raise UnsupportedImport(
-                f"{source.name}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16"
-            )

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,14 @@ from rllava_jax.interop.errors import MalformedImport, MissingImport, TwoModels,
 from rllava_jax.interop.huggingface_config import parse_config
 from rllava_jax.interop.layout import EMBEDDING, by_array, canonical, is_buffer, spellings
 from rllava_jax.interop.peft_adapter import ADAPTER_WEIGHTS
-from rllava_jax.interop.source import DTYPES, PublishedModel, check_names
+from rllava_jax.interop.source import DTYPES, Expected, PublishedModel, check_names
 from rllava_jax.interop.streaming import StreamedArray, rows_per_block
 from rllava_jax.model.published_names import Spelling
-from rllava_jax.model.sizes import PaliGemmaConfig
 
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}  # safetensors' names
 _LM_HEAD, _EMBEDDING = "lm_head.weight", "language_model.embed_tokens.weight"
 _AGAIN = "download the folder again"
-
-# Shapes of our arrays, given the size and the configuration that the folder was trained with here, if it was.
-Expected = Callable[[PaliGemmaConfig, Config | None], Mapping[str, tuple[int, ...]]]
 
 
 class Tensors:
@@ -168,7 +164,8 @@ def read_folder(folder: Path, expected: Expected) -> PublishedModel:
         "model": _hub_name(values.get("_name_or_path")),
         "dtype": str(tensors.dtypes[_EMBEDDING]),
     }
-    return PublishedModel(str(folder), size, streams(tensors, table, shapes), tokenizer, trained, facts, tuple(notes))
+    arrays = {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in by_array(table).items()}
+    return PublishedModel(str(folder), size, arrays, tokenizer, trained, facts, tuple(notes))
 
 
 def _hub_name(name: object) -> str | None:
@@ -217,12 +214,8 @@ def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tu
     )
 
 
-def streams(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StreamedArray]:
-    """Our arrays, each made of their tensors layer by layer, or rows of the token embedding by rows."""
-    return {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in by_array(table).items()}
-
-
 def _stream(tensors: Tensors, spelled: list[Spelling], shape: tuple[int, ...]) -> StreamedArray:
+    """An array of ours, made of their tensors layer by layer, or of the token embedding's rows."""
     first = spelled[0]
     dtype = tensors.dtypes[first.theirs.format(layer=0)]
     rows = rows_per_block(shape, dtype.itemsize) if first.layered or first.ours == EMBEDDING else shape[0]

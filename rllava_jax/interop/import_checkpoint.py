@@ -22,7 +22,7 @@ from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
-from rllava_jax.interop.big_vision import check_npz, read_npz
+from rllava_jax.interop.big_vision import read_npz
 from rllava_jax.interop.errors import MissingImport, UnsupportedImport
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import EMBEDDING
@@ -61,8 +61,7 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
         )
     check_tokenizer(chosen, found.size.decoder.vocab)
     config = imported_config(found.size, found.config)
-    size = sum(array.nbytes for array in found.arrays.values())
-    require_room(destination, size)
+    require_room(destination, sum(array.nbytes for array in found.arrays.values()))
     files = provenance.assets(config, make_preprocessor(config, chosen))
     facts = import_record(source, found.facts, size=config.model.size, ours=found.config is not None)
     record = json.dumps(facts, indent=2).encode()
@@ -89,9 +88,7 @@ def _open(source: Path) -> PublishedModel:
         raise UnsupportedImport(
             f"{source}: is one file of a Hugging Face folder; give the folder, which has config.json too"
         )
-    found = read_npz(source)
-    check_npz(found, expected_shapes(found.size, None))
-    return found
+    return read_npz(source, expected_shapes)
 
 
 def expected_shapes(size: PaliGemmaConfig, config: Config | None) -> dict[str, tuple[int, ...]]:

@@ -12,23 +12,18 @@ from typing import Any
 from rllava_jax.config import Config
 from rllava_jax.model.sizes import model_size
 
-# Package and file. Those of data_pipelines use NumPy and Pillow only, which makes copying them possible.
-_FILES = (
-    ("rllava_jax.interop.remote_code", "configuration_rllava.py"),
-    ("rllava_jax.interop.remote_code", "modeling_rllava.py"),
-    ("rllava_jax.interop.remote_code", "regions_rllava.py"),
-    ("rllava_jax.interop.remote_code", "processing_rllava.py"),
-    ("rllava_jax.interop.remote_code", "marking_rllava.py"),
-    ("data_pipelines.images", "pixels.py"),
-    ("data_pipelines.regions", "overlay.py"),
-)
 _MODEL = "RllavaPaliGemmaForConditionalGeneration"
 _PILLOW_BILINEAR = 2
 
 
 def remote_code_files() -> dict[str, bytes]:
     """File names to contents: the Python files that a folder with regions holds."""
-    return {name: resources.files(package).joinpath(name).read_bytes() for package, name in _FILES}
+    code = resources.files("rllava_jax.interop.remote_code").iterdir()
+    files = [file for file in code if file.name.endswith("_rllava.py")]
+    # These use NumPy and Pillow only, which makes copying them possible.
+    files.append(resources.files("data_pipelines.images") / "pixels.py")
+    files.append(resources.files("data_pipelines.regions") / "overlay.py")
+    return {file.name: file.read_bytes() for file in files}
 
 
 def region_config_json(config: Config) -> dict[str, Any]:

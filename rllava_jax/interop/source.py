@@ -1,7 +1,7 @@
 """What an importer has found: a model's size, its arrays as streams, and the check that names fit exactly."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+# Shapes of our arrays, given the size and the configuration that the model was trained with here, if it was.
+Expected = Callable[[PaliGemmaConfig, Config | None], Mapping[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)

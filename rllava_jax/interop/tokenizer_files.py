@@ -49,7 +49,12 @@ def huggingface_tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
         )
     return files | {
         "tokenizer_config.json": json_file(_tokenizer_config(built)),
-        "special_tokens_map.json": json_file(_special_tokens_map()),
+        "special_tokens_map.json": json_file(
+            {
+                "additional_special_tokens": [_flags(AddedToken(IMAGE_TOKEN, normalized=False))],
+                **{f"{name[1:-1]}_token": _flags(AddedToken(name, normalized=False)) for name in SPECIAL_TOKENS},
+            }
+        ),
     }
 
 
@@ -188,13 +193,6 @@ def _begin_with_bos() -> processors.TemplateProcessing:
         pair="<bos>:0 $A:0 <bos>:1 $B:1",
         special_tokens=[("<bos>", SPECIAL_TOKENS["<bos>"])],
     )
-
-
-def _special_tokens_map() -> dict[str, Any]:
-    return {
-        "additional_special_tokens": [_flags(AddedToken(IMAGE_TOKEN, normalized=False))],
-        **{f"{name[1:-1]}_token": _flags(AddedToken(name, normalized=False)) for name in SPECIAL_TOKENS},
-    }
 
 
 def _tokenizer_config(built: tokenizers.Tokenizer) -> dict[str, Any]:
