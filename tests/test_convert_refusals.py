@@ -390,7 +390,7 @@ class FullDisk:
     def __init__(self, error):
         self.error = error
 
-    def __call__(self, arrays, label=""):
+    def __call__(self, arrays):
         name, array = next(iter(arrays.items()))
 
         def blocks():

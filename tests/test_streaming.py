@@ -12,7 +12,7 @@ from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import MeshConfig
 from rllava_jax.interop import streaming
 from rllava_jax.interop.import_checkpoint import write_model
-from rllava_jax.interop.streaming import StoredArray, StreamedArray, rows_per_block, streaming_handler
+from rllava_jax.interop.streaming import StreamedArray, rows_per_block, stored_array, streaming_handler
 from rllava_jax.model.sharding import make_mesh
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -65,7 +65,7 @@ def test_orbax_restores_streamed_arrays_straight_to_shards(written):
 
 def test_streamed_arrays_are_read_back_in_blocks(written):
     for name in ARRAYS:
-        array = StoredArray(written / "0" / "params", name).stream()
+        array = stored_array(written / "0" / "params", name)
         np.testing.assert_array_equal(np.concatenate(list(array.blocks())), ARRAYS[name])
         assert (array.shape, array.dtype) == (ARRAYS[name].shape, ARRAYS[name].dtype)
 
@@ -84,7 +84,7 @@ def test_a_training_checkpoint_cut_over_devices_is_read_in_blocks(tmp_path, monk
     manager.save(3, args=ocp.args.Composite(params=save))
     manager.close()
     for name, value in values.items():
-        stream = StoredArray(tmp_path / "run" / "3" / "params", name).stream()
+        stream = stored_array(tmp_path / "run" / "3" / "params", name)
         blocks = list(stream.blocks())
         assert len(blocks) > 1
         assert max(block.nbytes for block in blocks) <= 600

@@ -10,7 +10,7 @@ from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import LoraConfig, LoraTarget
 from rllava_jax.interop.layout import EMBEDDING, by_array, spellings
-from rllava_jax.interop.streaming import StoredArray, StreamedArray
+from rllava_jax.interop.streaming import StreamedArray, stored_array
 from rllava_jax.model.lora import TARGETS, LoraSite, delta, is_adapter
 from rllava_jax.model.published_names import Spelling
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
@@ -22,7 +22,7 @@ class StoredCheckpoint(OpenedCheckpoint):
     @cached_property
     def arrays(self) -> dict[str, StreamedArray]:
         """Every parameter by name, read block by block when streamed."""
-        return {name: StoredArray(self.where / "params", name).stream() for name in self.shapes}
+        return {name: stored_array(self.where / "params", name) for name in self.shapes}
 
     @property
     def size(self) -> PaliGemmaConfig:

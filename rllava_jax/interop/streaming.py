@@ -69,10 +69,10 @@ def rows_per_block(shape: Sequence[int], itemsize: int) -> int:
     return int(min(max(1, _BLOCK_BYTES // max(row, 1)), max(shape[0], 1)))
 
 
-def with_progress(arrays: Mapping[str, StreamedArray], label: str = "weights") -> dict[str, StreamedArray]:
+def with_progress(arrays: Mapping[str, StreamedArray]) -> dict[str, StreamedArray]:
     """The same arrays; reading them moves one progress bar, in bytes."""
     total = sum(array.nbytes for array in arrays.values())
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=None)
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc="weights", disable=None)
 
     def watched(block: np.ndarray, _: int) -> np.ndarray:
         bar.update(block.nbytes)
@@ -124,40 +124,32 @@ def streaming_handler() -> ocp.PyTreeCheckpointHandler:
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
-class StoredArray:
-    """One array of a checkpoint on disk, read in the blocks in which it is stored."""
+def stored_array(folder: Path, name: str) -> StreamedArray:
+    """The array `name` of the Orbax item in `folder`. Each stored chunk is read once, however many blocks it makes.
 
-    def __init__(self, folder: Path, name: str):
-        """Opens the array `name` of the Orbax item in `folder`. Reads no values.
+    Raises:
+      ValueError: there is no such array, or it is a scalar. CheckpointError (when streamed): it is damaged.
+    """
+    spec = tensorstore_utils.ArrayReadSpec(
+        str(absolute(folder)), name, use_zarr3=False, use_ocdbt=ocp.type_handlers.is_ocdbt_checkpoint(folder)
+    )
+    store = ts.open(ts.Spec(spec.json), read=True, context=tensorstore_utils.get_ts_context()).result()
+    shape, dtype = tuple(store.shape), store.dtype.numpy_dtype
+    if not shape:
+        raise ValueError("a scalar has no rows")
+    stored = store.chunk_layout.read_chunk.shape
+    chunk = (stored[0] if stored else None) or shape[0]
+    rows = rows_per_block(shape, dtype.itemsize)
+    at_once = max(chunk, rows // chunk * chunk)
 
-        Raises:
-          ValueError: there is no such array.
-        """
-        spec = tensorstore_utils.ArrayReadSpec(
-            str(absolute(folder)), name, use_zarr3=False, use_ocdbt=ocp.type_handlers.is_ocdbt_checkpoint(folder)
-        )
-        self._store = ts.open(ts.Spec(spec.json), read=True, context=tensorstore_utils.get_ts_context()).result()
-        self._where = f"{folder}: {name}"
-        self.shape: tuple[int, ...] = tuple(self._store.shape)
-        self.dtype: np.dtype[Any] = self._store.dtype.numpy_dtype
+    def blocks() -> Iterator[np.ndarray]:
+        for first in range(0, shape[0], at_once):
+            try:
+                read = store[first : min(first + at_once, shape[0])].read().result()
+            except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
+                reason = " ".join(str(error).split())[:200]
+                raise DamagedCheckpoint(f"{folder}: {name}: cannot be read ({reason}); take another step") from None
+            for start in range(0, len(read), rows):
+                yield read[start : start + rows]
 
-    def stream(self) -> StreamedArray:
-        """The array as a `StreamedArray`. Each stored chunk is read once, however many blocks it makes."""
-        if not self.shape:
-            raise ValueError("a scalar has no rows")
-        stored = self._store.chunk_layout.read_chunk.shape
-        chunk = (stored[0] if stored else None) or self.shape[0]
-        rows = rows_per_block(self.shape, self.dtype.itemsize)
-        at_once = max(chunk, rows // chunk * chunk)
-
-        def blocks() -> Iterator[np.ndarray]:
-            for first in range(0, self.shape[0], at_once):
-                try:
-                    read = self._store[first : min(first + at_once, self.shape[0])].read().result()
-                except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
-                    reason = " ".join(str(error).split())[:200]
-                    raise DamagedCheckpoint(f"{self._where}: cannot be read ({reason}); take another step") from None
-                for start in range(0, len(read), rows):
-                    yield read[start : start + rows]
-
-        return StreamedArray(self.shape, self.dtype, rows, blocks)
+    return StreamedArray(shape, dtype, rows, blocks)
