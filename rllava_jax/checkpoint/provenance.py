@@ -23,7 +23,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint
 from rllava_jax.config import Config
-from rllava_jax.config.stored import changed, completed, from_json, run_facts, to_json
+from rllava_jax.config.stored import changed, from_json, run_facts, to_json
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -94,7 +94,8 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
         return False
     effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
     with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
-        names = changed(completed(stored_config(workdir))[0], to_json(config), besides=effects)
+        stored = stored_config(workdir)
+    names = changed(to_json(from_json(stored, where=str(path))), to_json(config), besides=effects)
     if names:
         raise ConfigError(
             f"{path}: this workdir holds a run with another {listed(names, 6)}; choose another --workdir, or remove "

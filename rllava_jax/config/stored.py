@@ -38,22 +38,25 @@ def to_json(section: Any) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Config:
-    """Builds the Config that `to_json` wrote; settings that were added since take their defaults, see `completed`.
+    """Builds the Config that `to_json` wrote; settings added since take their defaults, and the log names them.
+
+    The default of a setting that is added must therefore be what the code did before. A whole section that is missing
+    is damage.
 
     Raises:
       ConfigError: an unknown, ill-typed or impossible value, or a section is missing; the line begins with `where`.
     """
-    values, added = completed(values)
-    if added:
-        logger.info("%s: was written before %s; the defaults are taken", where, ", ".join(added))
     config: Config = read(values, Config, where=where)
     present = dict(_leaves(values))
-    for name, _ in _leaves(to_json(config)):
-        if name not in present:
+    added = [name for name, _ in _leaves(to_json(config)) if name not in present]
+    for name in added:
+        if "." in name and name.split(".")[0] not in values:
             raise ConfigError(
                 f"{where}: {name} is missing; was it written by another version of the code?",
                 code="config.missing-field",
             )
+    if added:
+        logger.info("%s: was written before %s; the defaults are taken", where, ", ".join(added))
     return config
 
 
@@ -61,24 +64,6 @@ def run_facts(workdir: Path) -> dict[str, Any]:
     """What the run in a workdir wrote down of itself, `provenance.describe`; unchecked."""
     facts: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     return facts
-
-
-def completed(values: Mapping[str, Any], kind: Any = Config) -> tuple[dict[str, Any], list[str]]:
-    """Stored values with the settings that were added to their sections since, and the dotted names of these.
-
-    The default of a setting that is added must therefore be what the code did before. A whole section, of a
-    configuration, that is missing is damage and stays missing.
-    """
-    full, added = dict(values), []
-    for field in dataclasses.fields(kind):
-        section = section_of(fields_of(kind)[field.name])
-        if isinstance(full.get(field.name), Mapping) and section:
-            full[field.name], inner = completed(full[field.name], section)
-            added += [f"{field.name}.{name}" for name in inner]
-        elif field.name not in full and not (section and kind is Config):
-            full[field.name] = to_json(kind())[field.name]
-            added.append(field.name)
-    return full, added
 
 
 def read(values: Any, kind: Any, *, where: str, structure_alone: bool = False) -> Any:
