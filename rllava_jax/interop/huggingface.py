@@ -88,9 +88,6 @@ class Tensors:
             kinds = ", ".join(f"{dtype} in {min(paths).name}" for dtype, paths in files.items())
             raise TwoModels(f"{self.folder}: whole files differ in type ({kinds}): two models' shards; {_AGAIN}")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._place
-
     def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """A tensor, or rows of it. The file is mapped for the read alone, so that its pages do not pile up."""
         file, key = self._place[name]
@@ -187,17 +184,18 @@ def _trained_config(values: Mapping[str, Any], folder: Path) -> Config | None:
 
 def _check_tied(tensors: Tensors) -> None:
     """An output layer that is stored must be the token embedding: PaliGemma's are one."""
-    if _LM_HEAD not in tensors:
+    if _LM_HEAD not in tensors.shapes:
         return
-    if _EMBEDDING in tensors and tensors.shapes[_LM_HEAD] == tensors.shapes[_EMBEDDING]:
-        rows = rows_per_block(tensors.shapes[_EMBEDDING], 4)
-        parts = [slice(start, start + rows) for start in range(0, tensors.shapes[_EMBEDDING][0], rows)]
-        if all(np.array_equal(tensors.read(_LM_HEAD, part), tensors.read(_EMBEDDING, part)) for part in parts):
-            tensors.forget(_LM_HEAD)
-            return
-    raise UnsupportedImport(
-        f"{tensors.folder}: lm_head.weight is not the token embedding, which PaliGemma ties it to; give a tied model"
-    )
+    shape = tensors.shapes[_EMBEDDING]
+    rows = rows_per_block(shape, 4)
+    parts = (slice(start, start + rows) for start in range(0, shape[0], rows))
+    if tensors.shapes[_LM_HEAD] != shape or not all(
+        np.array_equal(tensors.read(_LM_HEAD, part), tensors.read(_EMBEDDING, part)) for part in parts
+    ):
+        raise UnsupportedImport(
+            f"{tensors.folder}: {_LM_HEAD} is not the token embedding, which PaliGemma ties it to; give a tied model"
+        )
+    tensors.forget(_LM_HEAD)
 
 
 def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -8,49 +8,19 @@ from rllava_jax.checkpoint.errors import CheckpointMismatch
 from rllava_jax.interop.errors import MalformedImport, UnsupportedExport, UnsupportedImport
 from rllava_jax.model.sizes import GEMMA, GemmaConfig, PaliGemmaConfig, SiglipConfig
 
-# What transformers' configuration classes fill in, and what published files therefore leave out.
-_VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-    "layer_norm_eps": 1e-6,
-    "hidden_act": "gelu_pytorch_tanh",
+# Our names of the numbers → theirs, in the order of published files, and what transformers' configuration classes fill
+# in, and published files therefore leave out, by the model_type; None where a tower has no such number.
+_MODEL_TYPES = ("siglip_vision_model", "gemma", "gemma2")
+_NUMBERS: dict[str, tuple[str, tuple[int | None, int | None, int | None]]] = {
+    "width": ("hidden_size", (768, 3072, 2304)),
+    "mlp": ("intermediate_size", (3072, 24_576, 9216)),
+    "depth": ("num_hidden_layers", (12, 28, 26)),
+    "heads": ("num_attention_heads", (12, 16, 8)),
+    "kv_heads": ("num_key_value_heads", (None, 16, 4)),
+    "head_dim": ("head_dim", (None, 256, 256)),
+    "image_size": ("image_size", (224, None, None)),
+    "patch": ("patch_size", (16, None, None)),
 }
-_GEMMA_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 256_000,
-    "hidden_size": 3072,
-    "intermediate_size": 24_576,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "head_dim": 256,
-    "rms_norm_eps": 1e-6,
-}
-_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma": _GEMMA_DEFAULTS,
-    "gemma2": _GEMMA_DEFAULTS
-    | {
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    },
-}
-# Ours and theirs, in the order of published files.
-_VISION_NUMBERS = {
-    "width": "hidden_size",
-    "mlp": "intermediate_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-}
-_TEXT_NUMBERS = _VISION_NUMBERS | {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
 _SPECIAL_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 _EMBEDDING = "language_model.embed_tokens.weight"
 _POSITIONS = "vision_tower.embeddings.position_embedding.weight"
@@ -73,12 +43,12 @@ def parse_config(
     for part in ("text_config", "vision_config"):
         if not isinstance(values.get(part) or {}, Mapping):
             raise MalformedImport(f"{where}: {part} is not a mapping; download the folder again")
-    given_text, given_vision = dict(values["text_config"] or {}), dict(values.get("vision_config") or {})
-    kind = given_text.get("model_type", "gemma")
-    if kind not in _TEXT_DEFAULTS:
+    text, vision = values["text_config"] or {}, values.get("vision_config") or {}
+    kind = text.get("model_type", "gemma")
+    if kind not in _MODEL_TYPES[1:]:
         raise UnsupportedImport(f"{where}: text_config.model_type is {kind!r}; this version reads gemma and gemma2")
-    text, vision = _TEXT_DEFAULTS[kind] | given_text, _VISION_DEFAULTS | given_vision
-    _require_numbers(text, vision, where)
+    decoder = _numbers(text, kind, f"{where}: text_config")
+    tower = _numbers(vision, _MODEL_TYPES[0], f"{where}: vision_config")
     _require_supported(text, vision, where)
     for key in (_EMBEDDING, _POSITIONS):
         if len(shapes.get(key, ())) != 2:
@@ -88,18 +58,14 @@ def parse_config(
         raise UnsupportedImport(f"{where}: {patches} position embeddings are no square grid; give a PaliGemma")
     gemma2 = kind == "gemma2"
     rope = text.get("rope_parameters") or {}
-    scalar = text["query_pre_attn_scalar"] if gemma2 else text["head_dim"]
+    scalar = text.get("query_pre_attn_scalar", 256) if gemma2 else decoder["head_dim"]
     size = PaliGemmaConfig(
-        SiglipConfig(
-            **{ours: vision[theirs] for ours, theirs in _VISION_NUMBERS.items()},
-            image_size=math.isqrt(patches) * vision["patch_size"],
-            patch=vision["patch_size"],
-        ),
+        SiglipConfig(**tower | {"image_size": math.isqrt(patches) * tower["patch"]}),
         GemmaConfig(
-            **{ours: text[theirs] for ours, theirs in _TEXT_NUMBERS.items()},
+            **decoder,
             query_scale=scalar**-0.5,
             post_norms=gemma2,
-            attention_cap=float(text["attn_logit_softcapping"] or 0.0) if gemma2 else 0.0,
+            attention_cap=float(text.get("attn_logit_softcapping", 50.0) or 0.0) if gemma2 else 0.0,
             rope_base=float(rope.get("rope_theta") or text.get("rope_theta") or 10_000.0),
             vocab=shapes[_EMBEDDING][0],
         ),
@@ -110,10 +76,10 @@ def parse_config(
 def _notes(text: Mapping[str, Any], size: PaliGemmaConfig) -> list[str]:
     """What a Gemma 2's settings say that this model leaves out."""
     notes = []
-    if text["final_logit_softcapping"]:
+    if cap := text.get("final_logit_softcapping", 30.0):
         notes.append(
-            f"its config.json caps the final logits at {text['final_logit_softcapping']}, which training and this "
-            "project leave out: the order of answers is the same, probabilities are sharper"
+            f"its config.json caps the final logits at {cap}, which training and this project leave out: the order of "
+            "answers is the same, probabilities are sharper"
         )
     window, patches = text.get("sliding_window"), size.vision.grid**2
     if window and window < patches + 64:
@@ -124,15 +90,17 @@ def _notes(text: Mapping[str, Any], size: PaliGemmaConfig) -> list[str]:
     return notes
 
 
-def _require_numbers(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
-    for part, fields, defaults in (
-        ("text_config", text, _GEMMA_DEFAULTS),
-        ("vision_config", vision, _VISION_DEFAULTS),
-    ):
-        for name, default in defaults.items():
-            value = fields[name]
-            if isinstance(default, int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise MalformedImport(f"{where}: {part}.{name} is {value!r}; it must be a whole number above 0")
+def _numbers(given: Mapping[str, Any], model_type: str, where: str) -> dict[str, Any]:
+    """A tower's numbers under our names."""
+    numbers = {}
+    for ours, (theirs, defaults) in _NUMBERS.items():
+        default = defaults[_MODEL_TYPES.index(model_type)]
+        value = given.get(theirs, default)
+        if default and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise MalformedImport(f"{where}.{theirs} is {value!r}; it must be a whole number above 0")
+        if default:
+            numbers[ours] = value
+    return numbers
 
 
 def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
@@ -143,10 +111,10 @@ def _require_supported(text: Mapping[str, Any], vision: Mapping[str, Any], where
     only = {
         # transformers reads Gemma 1's "gelu" as the tanh approximation, by a slip of its first release.
         "text_config.hidden_activation": (activation, ("gelu_pytorch_tanh", "gelu", "gelu_fast", "gelu_new")),
-        "text_config.rms_norm_eps": (text["rms_norm_eps"], (1e-6,)),
+        "text_config.rms_norm_eps": (text.get("rms_norm_eps", 1e-6), (1e-6,)),
         "text_config.rope type": (rope, ("default",)),
-        "vision_config.hidden_act": (vision["hidden_act"], ("gelu_pytorch_tanh",)),
-        "vision_config.layer_norm_eps": (vision["layer_norm_eps"], (1e-6,)),
+        "vision_config.hidden_act": (vision.get("hidden_act", "gelu_pytorch_tanh"), ("gelu_pytorch_tanh",)),
+        "vision_config.layer_norm_eps": (vision.get("layer_norm_eps", 1e-6), (1e-6,)),
     }
     for field, (value, supported) in only.items():
         if value not in supported:
@@ -192,7 +160,7 @@ def _text_config(size: PaliGemmaConfig, *, rows: int, dtype: str) -> dict[str, A
     text: dict[str, Any] = {
         "model_type": "gemma2" if decoder.post_norms else "gemma",
         "vocab_size": rows,
-        **{theirs: getattr(decoder, ours) for ours, theirs in _TEXT_NUMBERS.items()},
+        **{theirs: getattr(decoder, ours) for ours, (theirs, _) in _NUMBERS.items() if hasattr(decoder, ours)},
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": 1e-6,
@@ -220,9 +188,7 @@ def _vision_config(size: PaliGemmaConfig) -> dict[str, Any]:
     vision = size.vision
     return {
         "model_type": "siglip_vision_model",
-        **{theirs: getattr(vision, ours) for ours, theirs in _VISION_NUMBERS.items()},
-        "image_size": vision.image_size,
-        "patch_size": vision.patch,
+        **{theirs: getattr(vision, ours) for ours, (theirs, _) in _NUMBERS.items() if hasattr(vision, ours)},
         "num_image_tokens": vision.grid**2,
         "projection_dim": size.decoder.width,
         "projector_hidden_act": "gelu_fast",
