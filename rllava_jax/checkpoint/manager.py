@@ -163,14 +163,7 @@ class Checkpoints:
             )
         return max(validated)[1]
 
-    def save(
-        self,
-        step: int,
-        params: Mapping[str, Any],
-        training: Any,
-        data: Any,
-        assets: Mapping[str, bytes],
-    ) -> None:
+    def save(self, step: int, params: Mapping[str, Any], training: Any, data: Any, assets: Mapping[str, bytes]) -> None:
         """Saves in the background; returns when the arrays have been copied and may be changed.
 
         Args:

@@ -57,22 +57,19 @@ def stage_configs(curriculum: Curriculum, workdir: Path) -> dict[str, Config]:
         if start != "init":
             # The tokenizer comes with the parameters.
             data = dataclasses.replace(stage.config.data, tokenizer="")
-            path = _recorded_start(workdir / name, start) or str(workdir / start)
+            recorded, began = _recorded_start(workdir / name) or ("", "")
+            path = recorded if began == start else str(workdir / start)
             configs[name] = dataclasses.replace(stage.config, data=data, init=InitConfig(path, stage.step))
     return configs
 
 
-def _recorded_start(folder: Path, start: str) -> str:
-    recorded = _recorded_checkpoint(folder) or ""
-    return recorded if re.split(r"[/\\]", recorded)[-1] == start else ""
-
-
-def _recorded_checkpoint(folder: Path) -> str | None:
-    """What the run in a folder began with, "" for random parameters; None where none has begun."""
+def _recorded_start(folder: Path) -> tuple[str, str] | None:
+    """Path and name of what the run in a folder began with, "" and "init" for random parameters; None before it has."""
     try:
-        return str(run_facts(folder)["config"]["init"]["checkpoint"])
+        recorded = str(run_facts(folder)["config"]["init"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError):  # `provenance.check_workdir` says what is wrong with one
         return None
+    return recorded, re.split(r"[/\\]", recorded)[-1] or "init"
 
 
 def _starts(curriculum: Curriculum) -> dict[str, str]:
@@ -93,9 +90,8 @@ def check_starts(curriculum: Curriculum, workdir: Path) -> None:
       ConfigError: one began with another.
     """
     for name, start in _starts(curriculum).items():
-        recorded = _recorded_checkpoint(workdir / name)
-        began = re.split(r"[/\\]", recorded)[-1] if recorded else "init"
-        if recorded is not None and start != "init" and began != start:
+        _, began = _recorded_start(workdir / name) or ("", start)
+        if start not in ("init", began):
             raise ConfigError(
                 f"{workdir / name / 'config.json'}: stage {name} began with {began}, and the configuration starts it "
                 f"from {start}; write the stages as they were, or choose another --workdir",
@@ -113,9 +109,10 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
     """
     moved = []
     for name, start in _starts(curriculum).items():
-        recorded, here = _recorded_start(workdir / name, start), workdir / start
+        (recorded, began), here = _recorded_start(workdir / name) or ("", ""), workdir / start
         saved = any(path.name.isdigit() for path in (workdir / name).glob("checkpoints/*"))
-        if recorded and not path_of(recorded).exists() and not saved and (here / "config.json").exists():
+        gone = recorded and began == start and not path_of(recorded).exists()
+        if gone and not saved and (here / "config.json").exists():
             facts = run_facts(workdir / name)
             facts["config"]["init"]["checkpoint"] = str(here)
             write_atomically(workdir / name / "config.json", json.dumps(facts, indent=2) + "\n")

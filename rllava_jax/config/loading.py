@@ -81,11 +81,7 @@ def load(
 
 
 def validated(
-    config: Config,
-    overrides: Sequence[str] = (),
-    *,
-    where: str = "",
-    placeholders: Mapping[str, str] | None = None,
+    config: Config, overrides: Sequence[str] = (), *, where: str = "", placeholders: Mapping[str, str] | None = None
 ) -> Config:
     """The configuration with overrides and placeholders as of `load`, checked as one that is read from a file.
 

@@ -55,10 +55,9 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
                     headers[name] = _read_header(stream)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
         raise MalformedImport(f"{path}: is not a whole .npz archive ({_reason(error)}); download it again") from None
-    parameters = {name: name for name in members}
-    if any(name.startswith(_PREFIX) for name in members):
-        # Training states are stored beside the parameters, under other first names.
-        parameters = {name.removeprefix(_PREFIX): name for name in members if name.startswith(_PREFIX)}
+    # Training states are stored beside the parameters, under other first names.
+    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in members) else ""
+    parameters = {name.removeprefix(prefix): name for name in members if name.startswith(prefix)}
     left = sorted(set(members) - set(parameters.values()))
     arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
     shapes = {name: array.shape for name, array in arrays.items()}

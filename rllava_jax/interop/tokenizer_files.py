@@ -189,9 +189,7 @@ def _merges(scores: dict[str, float], spelt: set[str]) -> list[tuple[str, str]]:
 
 def _begin_with_bos() -> processors.TemplateProcessing:
     return processors.TemplateProcessing(
-        single="<bos>:0 $A:0",
-        pair="<bos>:0 $A:0 <bos>:1 $B:1",
-        special_tokens=[("<bos>", SPECIAL_TOKENS["<bos>"])],
+        single="<bos>:0 $A:0", pair="<bos>:0 $A:0 <bos>:1 $B:1", special_tokens=[("<bos>", SPECIAL_TOKENS["<bos>"])]
     )
 
 
