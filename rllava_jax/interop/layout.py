@@ -7,7 +7,6 @@ the left, theirs on the right; read from right to left it imports.
 Sources: the module trees of transformers 4.57 and 5.23; big_vision's parameter names are ours.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -132,12 +131,11 @@ def by_array(table: Iterable[Spelling]) -> dict[str, list[Spelling]]:
 
 
 _LAYOUT = (("language_model.", "language_model.model."), ("vision_tower.", "vision_tower.vision_model."))
-_BUFFERS = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
 
 
 def is_buffer(key: str) -> bool:
     """Whether a tensor is no parameter but a constant that some versions have saved."""
-    return bool(_BUFFERS.match(key))
+    return key.endswith((".position_ids", ".rotary_emb.inv_freq"))
 
 
 def canonical(key: str) -> str:

@@ -149,13 +149,10 @@ def _spell_out_bytes(names: list[str], scores: dict[str, float], path: str) -> s
     No other character has a token of one byte; the longer pieces with one in them cannot be reached here.
     """
     missing = {character for piece in scores if len(piece) > 1 for character in piece} - set(names)
-    numbers = {name: number for number, name in enumerate(names)}
-    spelt = set()
-    for character in sorted(missing):
-        byte = numbers.get(f"<0x{ord(character):02X}>") if character.isascii() else None
-        if byte is not None:
-            names[byte] = character
-            spelt.add(character)
+    tokens = {character: f"<0x{ord(character):02X}>" for character in missing if character.isascii()}
+    spelt = {character for character, token in tokens.items() if token in names}
+    for character in spelt:
+        names[names.index(tokens[character])] = character
     if missing - spelt:
         logger.warning(
             "%s: tokenizer.json will not have the pieces with %s in them, characters that are no pieces themselves",
