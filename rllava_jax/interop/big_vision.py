@@ -68,7 +68,7 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
             raise UnsupportedImport(f"{path}: {name} is {array.dtype}; give weights in float32, float16 or bfloat16")
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[EMBEDDING].dtype)}
-    return PublishedModel(str(path), size, arrays, facts=facts, notes=notes)
+    return PublishedModel(size, arrays, facts=facts, notes=notes)
 
 
 def _reason(error: BaseException) -> str:

@@ -162,7 +162,7 @@ def read_folder(folder: Path, expected: Expected) -> PublishedModel:
         "dtype": str(tensors.dtypes[_EMBEDDING]),
     }
     arrays = {ours: _stream(tensors, spelled, shapes[ours]) for ours, spelled in by_array(table).items()}
-    return PublishedModel(str(folder), size, arrays, tokenizer, trained, facts, tuple(notes))
+    return PublishedModel(size, arrays, tokenizer, trained, facts, tuple(notes))
 
 
 def _hub_name(name: object) -> str | None:

@@ -18,7 +18,7 @@ from data_pipelines.core.atomic_files import appears_whole, check_destination, h
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
-from rllava_jax.checkpoint.errors import CheckpointError
+from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
 from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
@@ -27,7 +27,7 @@ from rllava_jax.interop.errors import MissingImport, UnsupportedImport
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.lineage import import_record
-from rllava_jax.interop.source import PublishedModel, check_tokenizer
+from rllava_jax.interop.source import PublishedModel
 from rllava_jax.interop.streaming import StreamedArray, streaming_handler, with_progress
 from rllava_jax.model.params import abstract
 from rllava_jax.model.preprocessing import make_preprocessor
@@ -59,7 +59,12 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
             "paligemma_tokenizer.model)",
             code="import.no-tokenizer",
         )
-    check_tokenizer(chosen, found.size.decoder.vocab)
+    rows = found.size.decoder.vocab
+    if not chosen.fits(rows):
+        raise CheckpointMismatch(
+            f"{chosen.path}: has {chosen.vocab_size} ids, loc and seg tokens included, and the token embedding "
+            f"{rows} rows; give this model's own with --tokenizer FILE"
+        )
     config = imported_config(found.size, found.config)
     require_room(destination, sum(array.nbytes for array in found.arrays.values()))
     files = provenance.assets(config, make_preprocessor(config, chosen))

@@ -31,7 +31,6 @@ class PublishedModel:
     """A checkpoint of another library.
 
     Attributes:
-      name: for messages: the file or folder.
       size: with the rows of the token embedding as vocabulary.
       arrays: under our names.
       tokenizer: the one that came with it, if one did.
@@ -40,7 +39,6 @@ class PublishedModel:
       notes: what the user should know, a line each.
     """
 
-    name: str
     size: PaliGemmaConfig
     arrays: dict[str, StreamedArray]
     tokenizer: Tokenizer | None = None
@@ -71,21 +69,6 @@ def check_names(
 
 def recognised(size: PaliGemmaConfig) -> PaliGemmaConfig:
     """The size with what shapes do not tell: Gemma 2 27B alone scales its query by width / heads."""
-    decoder = size.decoder
-    other = dataclasses.replace(
-        size, decoder=dataclasses.replace(decoder, query_scale=(decoder.width / decoder.heads) ** -0.5)
-    )
+    decoder = dataclasses.replace(size.decoder, query_scale=(size.decoder.width / size.decoder.heads) ** -0.5)
+    other = dataclasses.replace(size, decoder=decoder)
     return other if name_of(size) == "custom" and name_of(other) != "custom" else size
-
-
-def check_tokenizer(tokenizer: Tokenizer, rows: int) -> None:
-    """The table has a row for every id, and few more.
-
-    Raises:
-      CheckpointError: the tokenizer is of another model.
-    """
-    if not tokenizer.fits(rows):
-        raise CheckpointMismatch(
-            f"{tokenizer.path}: has {tokenizer.vocab_size} ids, loc and seg tokens included, and the token embedding "
-            f"{rows} rows; give this model's own with --tokenizer FILE"
-        )
