@@ -52,15 +52,12 @@ class Assets(ocp.args.JsonSave):
 
 def write_figures(checkpoint: Path, figures: Mapping[str, float]) -> None:
     """Gives a checkpoint its figures, whole or not at all."""
-    folder, content = checkpoint / _NAME, json.dumps(dict(figures))
-    if is_remote(checkpoint):  # where a write is whole or not at all, and folders cannot be renamed
-        folder.mkdir(exist_ok=True)
-        (folder / _NAME).write_text(content)
-        return
-    partial = checkpoint / f"{_NAME}.partial"
-    partial.mkdir(exist_ok=True)
-    (partial / _NAME).write_text(content)
-    partial.rename(folder)
+    remote = is_remote(checkpoint)  # where a write is whole or not at all, and folders cannot be renamed
+    folder = checkpoint / (_NAME if remote else f"{_NAME}.partial")
+    folder.mkdir(exist_ok=True)
+    (folder / _NAME).write_text(json.dumps(dict(figures)))
+    if not remote:
+        folder.rename(checkpoint / _NAME)
 
 
 def set_unreadable_aside(checkpoints: Path) -> None:

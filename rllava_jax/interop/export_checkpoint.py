@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from rllava_jax.interop.stored_params import StoredCheckpoint, in_dtype, merged_
 from rllava_jax.interop.streaming import StreamedArray, with_progress
 from rllava_jax.interop.tokenizer_files import TOKENIZER_FILES, huggingface_tokenizer_files, image_token_id
 from rllava_jax.model.lora import is_adapter
-from rllava_jax.model.sizes import PaliGemmaConfig
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,10 @@ def export_checkpoint(
         new.mkdir()
         config = _exported_config(stored.config, keep_lora=keep_lora, plain=plain)
         rows = table_rows(stored)
-        tensors = their_tensors(with_progress(arrays), stored.size, rows=rows)
+        tensors = (  # in the layout that both versions of transformers read
+            (exported(name), padded_table(value, rows) if spelling.ours == EMBEDDING else value)
+            for spelling, name, value in spelled_tensors(with_progress(arrays), stored.size)
+        )
         total = write_shards(new, tensors, shard_bytes=shard_bytes)
         files = folder_files(stored, config, rows=rows, dtype=str(target))
         files["README.md"] = model_card(stored, config, adapter=keep_lora, dtype=str(target), licence=licence).encode()
@@ -167,18 +169,6 @@ def _unpadded(arrays: Mapping[str, StreamedArray], stored: StoredCheckpoint) -> 
         logger.info("left out: %d rows of the token embedding that no token has", table.shape[0] - rows)
     cut = table.mapped(lambda block, start: block[: max(rows - start, 0)], shape=(rows, *table.shape[1:]))
     return {**arrays, EMBEDDING: cut}
-
-
-def their_tensors(
-    arrays: Mapping[str, StreamedArray], size: PaliGemmaConfig, *, rows: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Hugging Face's tensors, in the layout that both versions read.
-
-    Args:
-      rows: of the token embedding.
-    """
-    for spelling, name, value in spelled_tensors(arrays, size):
-        yield exported(name), padded_table(value, rows) if spelling.ours == EMBEDDING else value
 
 
 def padded_table(table: np.ndarray, rows: int) -> np.ndarray:

@@ -94,9 +94,15 @@ class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
         async def write() -> None:
             for value, info in zip(values, infos, strict=True):
                 await info.await_path_creation()
-                store = await ts.open(
-                    ts.Spec(_write_spec(value, info)), create=True, open=True, context=info.ts_context
+                spec = tensorstore_utils.build_array_write_spec(
+                    info=info,
+                    global_shape=value.shape,
+                    local_shape=(value.rows, *value.shape[1:]),  # the chunks' shape
+                    dtype=value.dtype,
+                    use_ocdbt=info.is_ocdbt_checkpoint,
+                    process_index=ocdbt_utils.get_process_index_for_subdir(use_ocdbt=info.is_ocdbt_checkpoint),
                 )
+                store = await ts.open(ts.Spec(spec.json), create=True, open=True, context=info.ts_context)
                 start = 0
                 for block in value.blocks():
                     await store[start : start + len(block)].write(block)
@@ -105,17 +111,6 @@ class StreamedArrayHandler(ocp.type_handlers.NumpyHandler):
                     raise ValueError(f"{info.name}: {start} rows were produced of {value.shape[0]}")
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="streamed_arrays")]
-
-
-def _write_spec(value: StreamedArray, info: Any) -> Any:
-    return tensorstore_utils.build_array_write_spec(
-        info=info,
-        global_shape=value.shape,
-        local_shape=(value.rows, *value.shape[1:]),  # the chunks' shape
-        dtype=value.dtype,
-        use_ocdbt=info.is_ocdbt_checkpoint,
-        process_index=ocdbt_utils.get_process_index_for_subdir(use_ocdbt=info.is_ocdbt_checkpoint),
-    ).json
 
 
 def streaming_handler() -> ocp.PyTreeCheckpointHandler:
