@@ -84,7 +84,7 @@ def test_a_resample_is_scored_as_if_it_were_written_out():
 
 def test_classification_by_hand():
     items = [item("CT", "ct"), item("CT", "MRI"), item("mri", "the MRI"), item("X-ray", "ultrasound")]
-    assert [s["accuracy"] for s in CLASSIFICATION.score(items)] == [1, 0, 1, 0]
+    assert [CLASSIFICATION.score(item)["accuracy"] for item in items] == [1, 0, 1, 0]
     # ct: 1 hit, 0 false alarms, 1 missed: 2/3. mri: 1 hit, 1 false alarm: 2/3. x ray: 0.
     assert CLASSIFICATION.corpus["f1_macro"](items)(ones(4)) == pytest.approx(4 / 9)
     assert CLASSIFICATION.corpus["balanced_accuracy"](items)(ones(4)) == pytest.approx((1 / 2 + 1 + 0) / 3)
@@ -140,7 +140,7 @@ def test_findings_by_hand():
     assert f1(mass)(ones(2)) == pytest.approx(0)
     assert auc(edema + mass)(ones(5)) == pytest.approx(1 / 2)
     assert f1(mass + edema)(ones(5)) == pytest.approx(1 / 3)
-    assert [s["accuracy"] for s in FINDINGS.score(edema + mass)] == [1, 0, 1, 0, 1]
+    assert [FINDINGS.score(item)["accuracy"] for item in edema + mass] == [1, 0, 1, 0, 1]
     assert FINDINGS.subsets(mass[0]) == ("all", "content_type=mass")
 
 

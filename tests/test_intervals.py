@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from rllava_jax.evaluation import intervals
-from rllava_jax.evaluation.intervals import Interval, bootstrap_interval, mean_interval, weighted_mean
+from rllava_jax.evaluation.intervals import Interval, bootstrap_interval, mean_interval
+
+
+def weighted_mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of `values` under each row of `weights`."""
+    return (weights @ values) / weights.sum(axis=1)
 
 
 def own_image(n: int) -> list[str]:

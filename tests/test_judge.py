@@ -28,13 +28,13 @@ from rllava_jax.evaluation.judge import (
     with_judge,
 )
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, each
+from rllava_jax.evaluation.protocols.protocol import Protocol
 
 PROTOCOL = Protocol(
     name="p",
     about="",
     source="",
-    score=each(lambda item: {"accuracy": 0.0}),
+    score=lambda item: {"accuracy": 0.0},
     metrics={"": ("accuracy",), "all": ("x",)},
 )
 
@@ -164,7 +164,7 @@ def test_a_reply_without_a_verdict_is_counted_and_leaves_the_denominator(judge):
         verdicts = judge_items(judge(server), ITEMS)
         assert judge_items(judge(server), ITEMS).asked == 0  # the same would be said again
     assert verdicts.not_judged == {MALFORMED: 1}
-    scores = with_judge(PROTOCOL, verdicts).score(ITEMS)
+    scores = [with_judge(PROTOCOL, verdicts).score(item) for item in ITEMS]
     assert [score.get("judge") for score in scores] == [1, 1, None, 0]
     assert all(score["accuracy"] == 0 for score in scores)
     found = summary(judge(), ITEMS, verdicts)

@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.evaluation.predictions import Response
 from rllava_jax.evaluation.protocols.text_overlap import TEXT_OVERLAP
-from rllava_jax.evaluation.text_metrics import (
-    ORDERS,
-    corpus_bleu,
-    corpus_bleu_statistic,
-    rouge,
-    sentence_bleu,
-)
+from rllava_jax.evaluation.text_metrics import ORDERS, corpus_bleu_statistic, rouge, sentence_bleu
 
 # The example of sacrebleu's own README, for which it prints BLEU = 48.53.
 READ_ME = (
@@ -30,6 +24,11 @@ READ_ME = (
 )
 
 words = st.lists(st.sampled_from(["left", "right", "lung", "no", "the", "mass", "肺", "."]), max_size=6).map(" ".join)
+
+
+def corpus_bleu(references, predictions, order=4):
+    """BLEU of all answers together, each once."""
+    return corpus_bleu_statistic(references, predictions, order)(np.ones((1, len(predictions))))[0]
 
 
 def test_the_corpus_of_sacrebleus_read_me_has_its_published_score():
@@ -138,7 +137,7 @@ def test_the_protocol_scores_the_corpus_and_every_answer():
                     predictions=(prediction,), **more)  # fmt: skip
 
     items = [item("a", "liver", "the liver", accepted=("the liver",)), item("b", "left lung", "")]
-    first, second = TEXT_OVERLAP.score(items)
+    first, second = map(TEXT_OVERLAP.score, items)
     assert first["rougeL"] == first["sentence_bleu4"] == 1
     assert set(second.values()) == {0.0}
     # Two words of two right, of a corpus whose references have two and two words: exp(1 - 4/2).

@@ -121,12 +121,9 @@ def is_right(prediction: Answered) -> float:
     """1 for an answer that equals the reference or an accepted one, or whose box has an IoU of 0.5; else 0."""
     if prediction.family == "localise":
         return float(localisation_iou(prediction) >= LOCALISE_IOU)
-    references = (prediction.answer, *prediction.accepted)
-    return float(any(exact_match(reference, prediction.prediction) for reference in references))
+    return float(any(exact_match(reference, prediction.prediction) for reference in prediction.references))
 
 
 def best(of: Callable[[str, str], float]) -> Callable[[Answered], float]:
     """A score of answer and prediction as that of an answered question: the best over all accepted answers."""
-    return lambda prediction: max(
-        of(reference, prediction.prediction) for reference in (prediction.answer, *prediction.accepted)
-    )
+    return lambda prediction: max(of(reference, prediction.prediction) for reference in prediction.references)

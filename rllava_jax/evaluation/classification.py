@@ -8,18 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from rllava_jax.evaluation.confidence.calibration import auroc
+from rllava_jax.evaluation.intervals import Resampled, Values, Weights
 
 
-def binary_auc(
-    weights: Float[np.ndarray, "S N"], score: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def binary_auc(weights: Weights, score: Values, positive: Bool[np.ndarray, " N"]) -> Resampled:
     """Probability that a positive item scores above a negative one, ties counted half (Hanley & McNeil, 1982)."""
     return auroc(weights, score, positive.astype(float))
 
 
-def binary_f1(
-    weights: Float[np.ndarray, "S N"], called: Bool[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def binary_f1(weights: Weights, called: Bool[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) -> Resampled:
     """2 TP / (2 TP + FP + FN); 0 where nothing is positive or called so, as scikit-learn has it by default."""
     hits = weights @ (called & positive)
     total = weights @ called + weights @ positive
@@ -27,7 +24,7 @@ def binary_f1(
 
 
 def class_f1(
-    weights: Float[np.ndarray, "S N"], predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
+    weights: Weights, predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
 ) -> Float[np.ndarray, "S C"]:
     """F1 of each class against the rest.
 
@@ -38,14 +35,14 @@ def class_f1(
 
 
 def class_auc(
-    weights: Float[np.ndarray, "S N"], scores: Float[np.ndarray, "N C"], wanted: Int[np.ndarray, " N"]
+    weights: Weights, scores: Float[np.ndarray, "N C"], wanted: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, "S C"]:
     """AUC of each class against the rest, by the score that each item has for it; NaN where undefined."""
     return np.stack([binary_auc(weights, scores[:, c], wanted == c) for c in range(scores.shape[1])], axis=1)
 
 
 def class_accuracy(
-    weights: Float[np.ndarray, "S N"], predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
+    weights: Weights, predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
 ) -> Float[np.ndarray, "S C"]:
     """Share of each class's items that are called so (its recall); NaN for a class without items.
 
@@ -58,7 +55,7 @@ def class_accuracy(
     return found
 
 
-def macro(values: Float[np.ndarray, "S C"]) -> Float[np.ndarray, " S"]:
+def macro(values: Float[np.ndarray, "S C"]) -> Resampled:
     """Mean over the classes in which the statistic is defined; NaN where it is in none."""
     defined = np.isfinite(values)
     count = defined.sum(axis=1)

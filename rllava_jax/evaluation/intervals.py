@@ -17,9 +17,12 @@ LEVEL = 0.95
 _CHUNK = 128  # resamples at a time: bounds memory at 128 N floats
 _KEPT = 25_000_000  # draws of at most so many numbers, 100 MB, are kept for the next row
 
+Values = Float[np.ndarray, " N"]  # of each question
+Weights = Float[np.ndarray, "S N"]  # how often each question is drawn, in each resample
+Resampled = Float[np.ndarray, " S"]  # of each resample
 # Image of each question: its name, or a number that stands for it in the order of the names.
 Clusters = Sequence[str] | Int[np.ndarray, " N"]
-Statistic = Callable[[Float[np.ndarray, "S N"]], Float[np.ndarray, " S"]]
+Statistic = Callable[[Weights], Resampled]
 
 
 class Interval(NamedTuple):
@@ -27,11 +30,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-def weighted_mean(weights: Float[np.ndarray, "S N"], values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " S"]:
-    """Mean of `values` under each row of `weights`."""
-    return (weights @ values) / weights.sum(axis=1)
 
 
 def bootstrap_interval(statistic: Statistic, clusters: Clusters, *, resamples: int, seed: int) -> Interval | None:
@@ -53,9 +51,7 @@ def bootstrap_interval(statistic: Statistic, clusters: Clusters, *, resamples: i
     return _percentiles(np.concatenate(values))
 
 
-def bootstrap_means(
-    values: Float[np.ndarray, " N"], clusters: Clusters, *, resamples: int, seed: int
-) -> Float[np.ndarray, " S"]:
+def bootstrap_means(values: Values, clusters: Clusters, *, resamples: int, seed: int) -> Resampled:
     """The mean of each resample of the images.
 
     What each image adds is summed first, so that a resample costs C operations and not N.
@@ -68,7 +64,7 @@ def bootstrap_means(
 
 
 def mean_interval(
-    values: Float[np.ndarray, " N"],
+    values: Values,
     clusters: Clusters,
     *,
     resamples: int,
@@ -109,9 +105,7 @@ class Estimator:
     resamples: int
     seed: int
 
-    def mean(
-        self, values: Float[np.ndarray, " N"], images: Clusters, bounds: tuple[float, float] = (0.0, 1.0)
-    ) -> Estimated:
+    def mean(self, values: Values, images: Clusters, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimated:
         """The mean of N ≥ 1 values, as `mean_interval`."""
         interval = mean_interval(values, images, resamples=self.resamples, seed=self.seed, bounds=bounds)
         return float(values.mean()), len(values), interval
@@ -124,7 +118,7 @@ class Estimator:
         return value, len(images), bootstrap_interval(statistic, images, resamples=self.resamples, seed=self.seed)
 
 
-def _percentiles(values: Float[np.ndarray, " S"]) -> Interval | None:
+def _percentiles(values: Resampled) -> Interval | None:
     defined = values[np.isfinite(values)]
     if defined.size * 2 < len(values):
         return None

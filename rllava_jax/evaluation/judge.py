@@ -175,7 +175,7 @@ def request_of(judge: Judge, item: Response) -> JudgeRequest:
     """The prompt about an item's (first) answer. Texts are put in as JSON strings, so that none can pose as another."""
     texts = {
         "question": item.question,
-        "reference": " | ".join(dict.fromkeys((item.answer, *item.accepted))),
+        "reference": " | ".join(dict.fromkeys(item.references)),
         "prediction": item.prediction,
     }
     quoted = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
@@ -261,12 +261,9 @@ def _ask(
 def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
     """The protocol with a further metric, `judge`, in every subset; n counts the judged answers alone."""
 
-    def score(items: Sequence[Response]) -> list[Scores]:
-        found = []
-        for item, scores in zip(items, protocol.score(items), strict=True):
-            verdict = verdicts.correct.get(key_of(item))
-            found.append(scores if verdict is None else {**scores, METRIC: float(verdict)})
-        return found
+    def score(item: Response) -> Scores:
+        verdict = verdicts.correct.get(key_of(item))
+        return {**protocol.score(item), **({} if verdict is None else {METRIC: float(verdict)})}
 
     metrics = {subset: (*names, METRIC) for subset, names in protocol.metrics.items()}
     return dataclasses.replace(protocol, score=score, metrics=metrics)
@@ -278,7 +275,7 @@ def agreement(items: Iterable[Response], verdicts: Verdicts) -> Agreement:
     for item in items:
         verdict = verdicts.correct.get(key_of(item))
         if verdict is not None:
-            exact = any(exact_match(answer, item.prediction) for answer in (item.answer, *item.accepted))
+            exact = any(exact_match(answer, item.prediction) for answer in item.references)
             table[verdict, exact] += 1
     return Agreement(table[True, True], table[True, False], table[False, True], table[False, False])
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from typing_extensions import TypedDict  # of which pydantic reads rows, before Python 3.12
 
 from data_pipelines.conditions import DETECTED, MAIN
@@ -35,14 +34,13 @@ from rllava_jax.evaluation.answers import (
     token_recall,
 )
 from rllava_jax.evaluation.confidence import calibration, equal_mass
-from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval
+from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval, Resampled, Values, Weights
 from rllava_jax.evaluation.predictions import Answered
 from rllava_jax.evaluation.subsets import subsets_of
 
 CONDITIONS = MAIN  # those of every evaluation
 
-_Values = Float[np.ndarray, " N"]
-_Statistic = Callable[[Float[np.ndarray, "S N"], _Values, _Values], Float[np.ndarray, " S"]]
+_Statistic = Callable[[Weights, Values, Values], Resampled]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Metric:
     of_answer: Callable[[Answered], float] | None = None
     subset: str = ""
     not_in: tuple[str, ...] = ()
-    of_confidence: Callable[[_Values, _Values], _Values] | None = None
+    of_confidence: Callable[[Values, Values], Values] | None = None
     statistic: _Statistic | None = None
     most: float = 1.0
     always: bool = False
@@ -108,11 +106,7 @@ def metrics_of(subset: str) -> tuple[str, ...]:
 
 
 def confidence_figures(
-    names: Sequence[str],
-    confidence: Float[np.ndarray, " N"],
-    correct: Float[np.ndarray, " N"],
-    images: Clusters,
-    estimator: Estimator,
+    names: Sequence[str], confidence: Values, correct: Values, images: Clusters, estimator: Estimator
 ) -> Iterator[tuple[str, Estimated]]:
     """The named metrics of a confidence (of `METRICS`); an undefined one (no AUROC where all are right) is left
     out."""
@@ -123,7 +117,7 @@ def confidence_figures(
             yield name, estimator.mean(values, images, bounds=(0.0, metric.most))
         elif (of := metric.statistic) is not None:
 
-            def statistic(weights: Float[np.ndarray, "S N"], of: _Statistic = of) -> Float[np.ndarray, " S"]:
+            def statistic(weights: Weights, of: _Statistic = of) -> Resampled:
                 return of(weights, confidence, correct)
 
             figure = estimator.statistic(statistic, images)

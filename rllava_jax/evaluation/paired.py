@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from rllava_jax.evaluation.intervals import Interval, bootstrap_means, mean_interval
+from rllava_jax.evaluation.intervals import Interval, Values, bootstrap_means, mean_interval
 from rllava_jax.evaluation.predictions import Answered, Key, key_of
 from rllava_jax.evaluation.results import markdown as markdown_table
 from rllava_jax.evaluation.scoring import Scored
@@ -65,14 +64,7 @@ class ComparisonRow(TypedDict):
     mcnemar_p: float | None
 
 
-def compare(
-    first: Float[np.ndarray, " N"],
-    second: Float[np.ndarray, " N"],
-    images: Sequence[str],
-    *,
-    resamples: int,
-    seed: int,
-) -> Difference:
+def compare(first: Values, second: Values, images: Sequence[str], *, resamples: int, seed: int) -> Difference:
     """Compares two scores, 0..1, of each of N ≥ 1 questions.
 
     p is twice the share of resampled differences on the far side of zero (Davison & Hinkley 1997, section 4.4, with one
@@ -91,7 +83,7 @@ def compare(
     return Difference(float(difference.mean()), len(first), interval, p, mcnemar(first, second) if binary else None)
 
 
-def mcnemar(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"]) -> McNemar:
+def mcnemar(first: Values, second: Values) -> McNemar:
     """The exact test on scores that are 0 or 1; p is 1 where the two never differ."""
     first_only = int(np.count_nonzero(first > second))
     second_only = int(np.count_nonzero(second > first))

@@ -71,6 +71,11 @@ class Prediction:
         return bool(self.right_boxes)
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return (self.answer, *self.accepted)
+
+    @property
     def predictions(self) -> tuple[str, ...]:
         """The answer as the only one of its runs."""
         return (self.prediction,)
@@ -115,6 +120,11 @@ class Response:
     def prediction(self) -> str:
         """The first answer; "" where there is none."""
         return self.predictions[0] if self.predictions else ""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return (self.answer, *self.accepted)
 
 
 Answered = Prediction | Response  # what scoring needs to know of an answered question, both have

@@ -34,7 +34,7 @@ def scored(answers: Sequence[A], protocol: Protocol) -> list[Scored[A]]:
     """The scores of every answer. A question without one has 0 in every metric that an empty answer would have."""
     return [
         Scored(answer, protocol.subsets(answer), own if answer.predictions else dict.fromkeys(own, 0.0))
-        for answer, own in zip(answers, protocol.score(answers), strict=True)
+        for answer, own in zip(answers, map(protocol.score, answers), strict=True)
     ]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.core.optional_packages import optional_package
-from rllava_jax.evaluation.intervals import Statistic
+from rllava_jax.evaluation.intervals import Resampled, Statistic, Weights
 
 ORDERS = (1, 2, 3, 4)
 ROUGES = ("rouge1", "rouge2", "rougeL")
@@ -40,28 +40,20 @@ def sentence_bleu(references: Sequence[str], prediction: str, order: int = 4) ->
     return _share(_bleu(order).sentence_score(prediction, list(references)))
 
 
-def corpus_bleu(references: Sequence[Sequence[str]], predictions: Sequence[str], order: int = 4) -> float:
-    """BLEU-`order` of all answers together; 0 for none.
-
-    Raises:
-      ConfigError: the package sacrebleu is not installed.
-    """
-    if not predictions:
-        return 0.0
-    return float(corpus_bleu_statistic(references, predictions, order)(np.ones((1, len(predictions))))[0])
-
-
 def corpus_bleu_statistic(references: Sequence[Sequence[str]], predictions: Sequence[str], order: int = 4) -> Statistic:
     """BLEU-`order` of the corpus as a function of how often each answer is in it, for the bootstrap.
 
     BLEU is a function of sums over the answers, so that a resample's BLEU needs no second count of n-grams.
+
+    Raises:
+      ConfigError: the package sacrebleu is not installed.
     """
     bleu = _bleu(order)
     counts = np.array(
         [_sufficient(bleu.sentence_score(p, list(r))) for r, p in zip(references, predictions, strict=True)], float
     ).reshape(len(predictions), 2 * order + 2)
 
-    def statistic(weights: Float[np.ndarray, "S N"]) -> Float[np.ndarray, " S"]:
+    def statistic(weights: Weights) -> Resampled:
         sums: Float[np.ndarray, "S K"] = weights @ counts
         return np.array([_from_sums([round(value) for value in row.tolist()], order) for row in sums])
 

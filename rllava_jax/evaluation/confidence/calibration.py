@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from rllava_jax.evaluation.intervals import Resampled, Values, Weights
+
 BINS = 10
 
 
@@ -27,9 +29,7 @@ def ones(n: int) -> Float[np.ndarray, "1 N"]:
     return np.ones((1, n))
 
 
-def expected_calibration_error(
-    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def expected_calibration_error(weights: Weights, confidence: Values, correct: Values) -> Resampled:
     """ECE over ten bins of equal width (Guo et al., 2017): the gap of confidence and accuracy, weighted by bin size.
 
     Resampling adds noise to every bin, so that a bootstrap interval of it lies somewhat high.
@@ -39,21 +39,17 @@ def expected_calibration_error(
     return np.abs(gaps).sum(axis=1) / weights.sum(axis=1)
 
 
-def brier_score(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def brier_score(confidence: Values, correct: Values) -> Values:
     """Squared error of the confidence, one per question; the Brier score is their mean."""
     return (confidence - correct) ** 2
 
 
-def negative_log_likelihood(
-    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " N"]:
+def negative_log_likelihood(confidence: Values, correct: Values) -> Values:
     """Of each question's being right or wrong, in nats."""
     return -np.log(np.clip(np.where(correct == 1, confidence, 1 - confidence), 1e-12, 1))
 
 
-def auroc(
-    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def auroc(weights: Weights, confidence: Values, correct: Values) -> Resampled:
     """Probability that a right answer carries more confidence than a wrong one, ties counted half.
 
     NaN where all answers, or none, are right.
@@ -68,7 +64,7 @@ def auroc(
     return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
-def reliability(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> list[ReliabilityBin]:
+def reliability(confidence: Values, correct: Values) -> list[ReliabilityBin]:
     """The bins behind the ECE that hold any question."""
     index = _bin_of(confidence)
     bins = []
@@ -80,9 +76,7 @@ def reliability(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, 
     return bins
 
 
-def risk_coverage(
-    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
+def risk_coverage(confidence: Values, correct: Values) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
     """Share of wrong answers when only the most confident ones are given.
 
     Returns:
@@ -95,5 +89,5 @@ def risk_coverage(
     return (answered / len(order))[last_of_tie], risk[last_of_tie]
 
 
-def _bin_of(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+def _bin_of(confidence: Values) -> Int[np.ndarray, " N"]:
     return np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -13,13 +13,12 @@ from jaxtyping import Float
 from scipy.special import digamma  # type: ignore[import-untyped]
 
 from rllava_jax.evaluation.confidence.calibration import BINS, ReliabilityBin
+from rllava_jax.evaluation.intervals import Resampled, Values, Weights
 
 CONFIDENT = 0.9
 
 
-def ece_equal_mass(
-    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def ece_equal_mass(weights: Weights, confidence: Values, correct: Values) -> Resampled:
     """ECE over ten bins that each hold a tenth of the questions, in order of confidence.
 
     A group of equal confidence in which a bin ends is divided between both bins, its right answers in proportion; so is
@@ -32,9 +31,7 @@ def ece_equal_mass(
     return np.abs(np.diff(cut, axis=1)).sum(axis=1) / masses[:, -1]
 
 
-def reliability_equal_mass(
-    confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> list[ReliabilityBin]:
+def reliability_equal_mass(confidence: Values, correct: Values) -> list[ReliabilityBin]:
     """Ten bins of a tenth of the questions each, in order of confidence (Nixon et al., 2019).
 
     Questions of equal confidence are one group, so that the order of the rows is of no matter: where a bin ends inside
@@ -55,9 +52,7 @@ def reliability_equal_mass(
     return [ReliabilityBin(float(low[b]), float(high[b]), n, float(sure[b]), float(hits[b])) for b in range(BINS)]
 
 
-def aurc(
-    weights: Float[np.ndarray, "S N"], confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " S"]:
+def aurc(weights: Weights, confidence: Values, correct: Values) -> Resampled:
     """Area under the risk-coverage curve: the error rate among the k most confident answers, averaged over k = 1 … N.
 
     Geifman, Uziel & El-Yaniv (2019), "Bias-reduced uncertainty estimation for deep neural classifiers". Equal
@@ -72,14 +67,12 @@ def aurc(
     return (wrong + (errors - before * rate) * harmonic).sum(axis=1) / mass.sum(axis=1)
 
 
-def confident_error(confidence: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def confident_error(confidence: Values, correct: Values) -> Values:
     """1 for a wrong answer of confidence 0.9 or more; the mean is the share of confident errors among all questions."""
     return ((confidence >= CONFIDENT) & (correct == 0)).astype(float)
 
 
-def _by_confidence(
-    weights: Float[np.ndarray, "S N"], *values: Float[np.ndarray, " N"], order: Float[np.ndarray, " N"]
-) -> tuple[Float[np.ndarray, "S U"], ...]:
+def _by_confidence(weights: Weights, *values: Values, order: Values) -> tuple[Float[np.ndarray, "S U"], ...]:
     """Weighted sums of the values over each group of equal `order`, in ascending order of it."""
     rank = np.argsort(order, kind="stable")
     _, starts = np.unique(order[rank], return_index=True)

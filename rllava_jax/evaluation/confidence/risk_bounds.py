@@ -12,9 +12,9 @@ Axes: N questions.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import beta  # type: ignore[import-untyped]
 
+from rllava_jax.evaluation.intervals import Values
 from rllava_jax.inference.calibration import Stop, calibrated
 
 COVERAGES = 20
@@ -30,7 +30,7 @@ def binomial_upper_bound(wrong: float, answered: float, failure_chance: float) -
     return float(beta.ppf(1 - failure_chance, wrong + 1, answered - wrong))
 
 
-def design_effect(correct: Float[np.ndarray, " N"], images: Sequence[str]) -> float:
+def design_effect(correct: Values, images: Sequence[str]) -> float:
     """By how much the variance of the error rate exceeds that of as many independent questions; at least 1.
 
     The linearised variance between images (Kish, 1965) over the binomial one. Questions divided by it are the effective
@@ -49,8 +49,8 @@ def design_effect(correct: Float[np.ndarray, " N"], images: Sequence[str]) -> fl
 
 
 def stops(
-    log_prob: Float[np.ndarray, " N"],
-    correct: Float[np.ndarray, " N"],
+    log_prob: Values,
+    correct: Values,
     images: Sequence[str],
     *,
     temperature: float,

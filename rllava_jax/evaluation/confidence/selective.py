@@ -12,12 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from data_pipelines.conditions import ALL
 from data_pipelines.records import FAMILIES
 from rllava_jax.evaluation.answers import is_right
-from rllava_jax.evaluation.intervals import Estimated, Estimator
+from rllava_jax.evaluation.intervals import Estimated, Estimator, Values
 from rllava_jax.evaluation.metrics import Row, confidence_figures, make_row
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.inference.calibration import Calibration
@@ -48,9 +47,7 @@ def selective_rows(
     return found
 
 
-def log_prob_and_correctness(
-    predictions: Sequence[Prediction],
-) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+def log_prob_and_correctness(predictions: Sequence[Prediction]) -> tuple[Values, Values]:
     """Log-probability and 0/1 correctness of each prediction."""
     log_prob = np.array([p.log_prob for p in predictions], dtype=float)
     return log_prob, np.array([is_right(p) for p in predictions], dtype=float)

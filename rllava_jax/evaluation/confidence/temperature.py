@@ -12,13 +12,12 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.seeding import rng_for
 from rllava_jax.evaluation.confidence.calibration import auroc, ones
-from rllava_jax.evaluation.intervals import Estimator, bootstrap_interval
+from rllava_jax.evaluation.intervals import Estimator, Resampled, Values, Weights, bootstrap_interval
 from rllava_jax.evaluation.metrics import confidence_figures
 from rllava_jax.inference.calibration import Estimate, calibrated, log_odds
 
@@ -35,7 +34,7 @@ class Fit(NamedTuple):
     bias: float
 
 
-def check_enough(correct: Float[np.ndarray, " N"], images: Sequence[str], *, where: str) -> None:
+def check_enough(correct: Values, images: Sequence[str], *, where: str) -> None:
     """Raises DataError where a fit would be noise: few questions, images, right or wrong answers."""
     right, n, pictures = int(correct.sum()), len(correct), len(set(images))
     if n < LEAST_QUESTIONS or pictures < LEAST_IMAGES:
@@ -52,9 +51,7 @@ def check_enough(correct: Float[np.ndarray, " N"], images: Sequence[str], *, whe
         )
 
 
-def fit(
-    log_prob: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"] | None = None
-) -> Fit:
+def fit(log_prob: Values, correct: Values, weights: Values | None = None) -> Fit:
     """The likeliest temperature and bias; the loss is convex in 1 / temperature and bias."""
     x, y = log_odds(log_prob), np.asarray(correct, dtype=float)
     share = np.ones_like(x) / len(x) if weights is None else weights / weights.sum()
@@ -70,8 +67,8 @@ def fit(
 
 
 def fit_with_intervals(
-    log_prob: Float[np.ndarray, " N"],
-    correct: Float[np.ndarray, " N"],
+    log_prob: Values,
+    correct: Values,
     images: Sequence[str],
     *,
     resamples: int,
@@ -92,7 +89,7 @@ def fit_with_intervals(
             code="calibration.uninformative",
         )
 
-    def one(weights: Float[np.ndarray, "S N"], place: int) -> Float[np.ndarray, " S"]:
+    def one(weights: Weights, place: int) -> Resampled:
         return np.array([fit(log_prob, correct, row)[place] for row in weights])
 
     intervals = (
@@ -104,9 +101,7 @@ def fit_with_intervals(
     return temperature, bias
 
 
-def held_out_confidence(
-    log_prob: Float[np.ndarray, " N"], correct: Float[np.ndarray, " N"], images: Sequence[str], *, seed: int
-) -> Float[np.ndarray, " N"]:
+def held_out_confidence(log_prob: Values, correct: Values, images: Sequence[str], *, seed: int) -> Values:
     """Calibrated confidence of each question by a fit to the other images: five folds, each image in one."""
     names = sorted(set(images))
     place = dict(zip(names, rng_for("folds", str(seed)).permutation(len(names)) % FOLDS, strict=True))
@@ -119,8 +114,8 @@ def held_out_confidence(
 
 
 def quality(
-    confidence: Float[np.ndarray, " N"],
-    correct: Float[np.ndarray, " N"],
+    confidence: Values,
+    correct: Values,
     images: Sequence[str],
     *,
     resamples: int,

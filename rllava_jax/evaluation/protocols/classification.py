@@ -1,46 +1,32 @@
 """Classification: an answer names one of several classes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from data_pipelines.core.errors import InvalidValue, MissingField
 from rllava_jax.evaluation import classification as statistics
-from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.answer_files import is_number
+from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol
 
 
-def class_names(items: Sequence[Response]) -> list[str]:
-    """The classes: every reference, normalised, in alphabetical order."""
-    return sorted({normalise_answer(item.answer) for item in items})
+def _classes(items: Sequence[Response]) -> tuple[list[str], np.ndarray]:
+    """Every reference, normalised, in alphabetical order; and the number of each item's."""
+    names, wanted = np.unique([normalise_answer(item.answer) for item in items], return_inverse=True)
+    return names.tolist(), wanted
 
 
-def _class_subsets(item: Response) -> tuple[str, ...]:
-    return ("all", f"class={normalise_answer(item.answer)}")
-
-
-def _right(item: Response) -> Scores:
-    return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
-
-
-def _numbers(items: Sequence[Response]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    names = class_names(items)
+def _macro(of_classes: Callable[..., np.ndarray], items: Sequence[Response]) -> Statistic:
+    """The mean over classes of a statistic of answers."""
+    names, wanted = _classes(items)
     number = {name: place for place, name in enumerate(names)}
     predicted = np.array([number.get(normalise_answer(item.prediction), -1) for item in items])
-    return names, predicted, np.array([number[normalise_answer(item.answer)] for item in items])
-
-
-def _f1_macro(items: Sequence[Response]) -> Statistic:
-    names, predicted, wanted = _numbers(items)
-    return lambda weights: statistics.macro(statistics.class_f1(weights, predicted, wanted, len(names)))
-
-
-def _balanced_accuracy(items: Sequence[Response]) -> Statistic:
-    names, predicted, wanted = _numbers(items)
-    return lambda weights: statistics.macro(statistics.class_accuracy(weights, predicted, wanted, len(names)))
+    return lambda weights: statistics.macro(of_classes(weights, predicted, wanted, len(names)))
 
 
 def _auc_macro(items: Sequence[Response]) -> Statistic:
@@ -49,7 +35,7 @@ def _auc_macro(items: Sequence[Response]) -> Statistic:
     Raises:
       DataError: some answers have scores and others none, or not for every class.
     """
-    names, _, wanted = _numbers(items)
+    names, wanted = _classes(items)
     answered = [item for item in items if item.predictions]
     lacking = [item for item in answered if "scores" not in item.fields]
     if len(lacking) == len(answered):
@@ -78,7 +64,7 @@ def _class_scores(item: Response, names: Sequence[str]) -> list[float]:
         )
     for name in names:
         value = by_name[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise InvalidValue(
                 f"prediction {item.id!r}: scores[{name!r}] is {value!r}, expected a number for every class"
             )
@@ -97,8 +83,12 @@ CLASSIFICATION = Protocol(
         "For AUC a question without an answer is ranked last for its own class and first for every other.",
         "A class that no reference names does not exist: its false alarms cost nothing but the right answer.",
     ),
-    score=each(_right),
+    score=lambda item: {"accuracy": float(exact_match(item.answer, item.prediction))},
     metrics={"": ("accuracy",), "all": ("accuracy", "f1_macro", "balanced_accuracy", "auc_macro")},
-    subsets=_class_subsets,
-    corpus={"f1_macro": _f1_macro, "balanced_accuracy": _balanced_accuracy, "auc_macro": _auc_macro},
+    subsets=lambda item: ("all", f"class={normalise_answer(item.answer)}"),
+    corpus={
+        "f1_macro": partial(_macro, statistics.class_f1),
+        "balanced_accuracy": partial(_macro, statistics.class_accuracy),
+        "auc_macro": _auc_macro,
+    },
 )

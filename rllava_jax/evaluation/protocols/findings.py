@@ -7,10 +7,11 @@ import numpy as np
 
 from data_pipelines.core.errors import InvalidValue
 from rllava_jax.evaluation import classification as statistics
-from rllava_jax.evaluation.answers import normalise_answer
+from rllava_jax.evaluation.answer_files import is_number
+from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol
 
 
 def probability_of_yes(item: Response) -> float | None:
@@ -21,25 +22,13 @@ def probability_of_yes(item: Response) -> float | None:
     """
     given = item.fields.get("probability_yes")
     if given is not None:
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+        if not is_number(given) or not 0 <= given <= 1:
             raise InvalidValue(f"prediction {item.id!r}: probability_yes is {given!r}, expected a number from 0 to 1")
         return float(given)
     called = normalise_answer(item.prediction)
     if item.confidence is None or called not in ("yes", "no"):
         return None
     return item.confidence if called == "yes" else 1 - item.confidence
-
-
-def _score(item: Response) -> Scores:
-    return {"accuracy": float(normalise_answer(item.answer) == normalise_answer(item.prediction))}
-
-
-def _is_finding(item: Response) -> bool:
-    return bool(item.content_type) and normalise_answer(item.answer) in ("yes", "no")
-
-
-def _finding_subsets(item: Response) -> tuple[str, ...]:
-    return ("all", f"content_type={item.content_type}")
 
 
 def _per_finding(
@@ -89,9 +78,9 @@ FINDINGS = Protocol(
         "A finding without a positive, or without a negative, has no AUC and is not in the mean.",
         "Accuracy under all is over questions and not over findings.",
     ),
-    score=each(_score),
+    score=lambda item: {"accuracy": float(exact_match(item.answer, item.prediction))},
     metrics={"": ("auc", "f1", "accuracy")},
-    counts=_is_finding,
-    subsets=_finding_subsets,
+    counts=lambda item: bool(item.content_type) and normalise_answer(item.answer) in ("yes", "no"),
+    subsets=lambda item: ("all", f"content_type={item.content_type}"),
     corpus={"auc": partial(_per_finding, _auc_of_finding), "f1": partial(_per_finding, _f1_of_finding)},
 )

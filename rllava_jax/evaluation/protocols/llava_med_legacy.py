@@ -13,7 +13,7 @@ accuracy" over a file of candidate answers that was not published.
 from collections import Counter
 
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 from rllava_jax.evaluation.vqa_normalisation import vqa_words
 
 
@@ -55,14 +55,6 @@ def _score(item: Response) -> Scores:
     return by_type(item.answer, item.prediction)
 
 
-def _counts(item: Response) -> bool:
-    return item.family == "vqa"
-
-
-def _subsets(item: Response) -> tuple[str, ...]:
-    return ("all", f"answer_type={item.answer_type}")
-
-
 LLAVA_MED_LEGACY = Protocol(
     name="llava_med_legacy",
     about="LLaVA-Med's open recall and closed accuracy by both of its scripts, to reproduce published tables.",
@@ -79,11 +71,11 @@ LLAVA_MED_LEGACY = Protocol(
         "The script prints the number of closed questions as that of the open ones, and the other way round.",
         "One answer a question: further accepted answers are not read.",
     ),
-    score=each(_score),
+    score=_score,
     metrics={
         "answer_type=closed": ("legacy_closed", "legacy_closed_dropped"),
         "answer_type=open": ("legacy_recall", "legacy_precision", "legacy_f1", "legacy_exact_match"),
     },
-    counts=_counts,
-    subsets=_subsets,
+    counts=lambda item: item.family == "vqa",
+    subsets=lambda item: ("all", f"answer_type={item.answer_type}"),
 )

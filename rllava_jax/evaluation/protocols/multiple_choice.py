@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data_pipelines.core.errors import InvalidValue
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 
 RUNS = 5
 # With so many runs that differ from the most frequent answer there is no credit.
@@ -68,7 +68,7 @@ def _score(item: Response) -> Scores:
     if len(item.predictions) > RUNS:
         raise InvalidValue(f"prediction {item.id!r}: has {len(item.predictions)} runs; give {RUNS}, numbered 0 to 4")
     right = resolve(item.answer, item.choices)
-    assert right is not None  # `_counts`
+    assert right is not None  # else it does not count
     named = [resolve(answer, item.choices) for answer in item.predictions]
     same = [option is not None and _same(item.choices, option, right) for option in named]
     # Options of the same text are the same answer.
@@ -79,10 +79,6 @@ def _score(item: Response) -> Scores:
         "agreement": agreement(named),
         "named_an_option": sum(option is not None for option in named) / RUNS,
     }
-
-
-def _counts(item: Response) -> bool:
-    return len(item.choices) > 1 and resolve(item.answer, item.choices) is not None
 
 
 def _same(choices: Sequence[str], a: int, b: int) -> bool:
@@ -113,8 +109,8 @@ MULTIPLE_CHOICE = Protocol(
         "accuracy.",
         "An answer that explains itself names no option; named_an_option tells how many that were.",
     ),
-    score=each(_score),
+    score=_score,
     metrics={"": ("consistent_accuracy", "mean_accuracy", "agreement", "named_an_option")},
-    counts=_counts,
+    counts=lambda item: len(item.choices) > 1 and resolve(item.answer, item.choices) is not None,
     runs=RUNS,
 )

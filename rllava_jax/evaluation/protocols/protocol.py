@@ -12,16 +12,6 @@ from rllava_jax.evaluation.subsets import subsets_of
 Scores = Mapping[str, float]
 
 
-def each(score: Callable[[Any], Scores]) -> Callable[[Sequence[Any]], list[Scores]]:
-    """The scores of many items from the score of one."""
-    return lambda items: [score(item) for item in items]
-
-
-def every(item: Response) -> bool:
-    """Every question counts."""
-    return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """A way to score predictions.
@@ -31,7 +21,7 @@ class Protocol:
       about: what it measures, in a sentence.
       source: whose rules these are: paper, or repository and file.
       faults: what is known to be wrong with them, a sentence each; empty where nothing is.
-      score: metric → value for each item, in order. A metric that an item lacks does not have that item in its n.
+      score: of an answered question, metric → value. A metric that it lacks does not have the question in its n.
         Values are means' terms: a row is their mean, its interval the bootstrap by image.
       metrics: metrics of the rows of a subset, its main one first; "" stands for every subset not named. Metrics of
         `corpus` may stand here too.
@@ -50,10 +40,10 @@ class Protocol:
     name: str
     about: str
     source: str
-    score: Callable[[Sequence[Any]], Sequence[Scores]]
+    score: Callable[[Any], Scores]
     metrics: Mapping[str, tuple[str, ...]]
     faults: tuple[str, ...] = ()
-    counts: Callable[[Response], bool] = every
+    counts: Callable[[Response], bool] = lambda item: True
     subsets: Callable[[Any], Sequence[str]] = subsets_of
     corpus: Mapping[str, Callable[[Sequence[Any]], Statistic]] = field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()

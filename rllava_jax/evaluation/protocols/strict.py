@@ -3,7 +3,7 @@
 import dataclasses
 
 from rllava_jax.evaluation.metrics import CONTRASTS, DETECTED_CONTRASTS, METRICS, metrics_of, scores_of
-from rllava_jax.evaluation.protocols.protocol import Protocol, each
+from rllava_jax.evaluation.protocols.protocol import Protocol
 
 STRICT = Protocol(
     name="strict",
@@ -15,7 +15,7 @@ STRICT = Protocol(
         "A right answer in other words counts as wrong: 'heart' and 'cardiac', 'left lung' and 'lung, left'.",
         "Token recall is gained by long answers; read it beside precision and F1.",
     ),
-    score=each(scores_of),
+    score=scores_of,
     metrics={subset: metrics_of(subset) for subset in dict.fromkeys(metric.subset for metric in METRICS.values())},
 )
 # A run also compares conditions, question by question.

@@ -5,23 +5,18 @@ from functools import partial
 
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 from rllava_jax.evaluation.text_metrics import ORDERS, corpus_bleu_statistic, rouge, sentence_bleu
 
 
 def _score(item: Response) -> Scores:
-    references = (item.answer, *item.accepted)
-    bleus = {f"sentence_bleu{order}": sentence_bleu(references, item.prediction, order) for order in ORDERS}
-    return {**bleus, **rouge(references, item.prediction)}
+    bleus = {f"sentence_bleu{order}": sentence_bleu(item.references, item.prediction, order) for order in ORDERS}
+    return {**bleus, **rouge(item.references, item.prediction)}
 
 
 def _corpus_bleu(order: int, items: Sequence[Response]) -> Statistic:
-    references = [(item.answer, *item.accepted) for item in items]
+    references = [item.references for item in items]
     return corpus_bleu_statistic(references, [item.prediction for item in items], order)
-
-
-def _counts(item: Response) -> bool:
-    return item.answer_type == "open" and item.family in ("vqa", "caption")
 
 
 _CORPUS: dict[str, Callable[[Sequence[Response]], Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}
@@ -40,8 +35,8 @@ TEXT_OVERLAP = Protocol(
         "ROUGE's tokens are a to z and 0 to 9: a Chinese answer has none and scores 0, µ and β are no letters, and "
         "HER2+ is HER2-.",
     ),
-    score=each(_score),
+    score=_score,
     metrics={"": ("rougeL", "rouge1", "rouge2", *_CORPUS, *(f"sentence_bleu{order}" for order in ORDERS))},
-    counts=_counts,
+    counts=lambda item: item.answer_type == "open" and item.family in ("vqa", "caption"),
     corpus=_CORPUS,
 )  # fmt: skip

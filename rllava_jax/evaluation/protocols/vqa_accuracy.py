@@ -1,46 +1,24 @@
 """VQA accuracy: agreement with ten annotators (Antol et al., 2015)."""
 
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 ANNOTATORS = 10
 
 
-def leave_one_out_accuracy(prediction: str, answers: tuple[str, ...]) -> float:
-    """What the published evaluator computes: the mean of min(matches / 3, 1) over every nine of ten answers."""
-    normal = vqa_normalised(prediction)
-    matches = [vqa_normalised(answer) == normal for answer in answers]
-    others = (sum(matches) - match for match in matches)
-    return sum(min(count / 3, 1.0) for count in others) / len(answers)
-
-
-def formula_accuracy(prediction: str, answers: tuple[str, ...]) -> float:
-    """What the paper's formula says: min(matches / 3, 1) over all answers."""
-    normal = vqa_normalised(prediction)
-    return min(sum(vqa_normalised(answer) == normal for answer in answers) / 3, 1.0)
-
-
-def annotators_answers(item: Response) -> tuple[str, ...]:
-    """The answers of ten annotators: `answer` and the nine of `accepted`, or the only one ten times."""
-    answers = (item.answer, *item.accepted)
-    return answers * ANNOTATORS if len(answers) == 1 else answers
-
-
 def _score(item: Response) -> Scores:
-    answers = annotators_answers(item)
+    """vqa_accuracy is what the published evaluator computes: the mean of min(matches / 3, 1) over every nine of ten
+    answers; vqa_accuracy_formula what the paper's formula says: min(matches / 3, 1) over all of them."""
+    normal = vqa_normalised(item.prediction)
     # "none" and "no answer" are words; an answer without any has no credit, also where an annotator left his empty.
-    if not vqa_normalised(item.prediction):
-        return {"vqa_accuracy": 0.0, "vqa_accuracy_formula": 0.0}
+    matches = [bool(normal) and vqa_normalised(answer) == normal for answer in item.references]
+    matches *= ANNOTATORS // len(matches)  # the only one counts for all ten
+    others = (sum(matches) - match for match in matches)
     return {
-        "vqa_accuracy": leave_one_out_accuracy(item.prediction, answers),
-        "vqa_accuracy_formula": formula_accuracy(item.prediction, answers),
+        "vqa_accuracy": sum(min(count / 3, 1.0) for count in others) / ANNOTATORS,
+        "vqa_accuracy_formula": min(sum(matches) / 3, 1.0),
     }
-
-
-def _counts(item: Response) -> bool:
-    # Neither formula reaches 1 with two or three annotators, and several accepted answers are not several annotators.
-    return len(annotators_answers(item)) == ANNOTATORS
 
 
 VQA_ACCURACY = Protocol(
@@ -60,7 +38,8 @@ VQA_ACCURACY = Protocol(
         "matches no prediction. Here they always are; for VQA's own files, which come normalised, that is the same.",
         "With one reference it is exact match under another name, and says nothing about agreement.",
     ),
-    score=each(_score),
+    score=_score,
     metrics={"": ("vqa_accuracy", "vqa_accuracy_formula")},
-    counts=_counts,
+    # Neither formula reaches 1 with two or three annotators, and several accepted answers are not several annotators.
+    counts=lambda item: len(item.references) in (1, ANNOTATORS),
 )  # fmt: skip

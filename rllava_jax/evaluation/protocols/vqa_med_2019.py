@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipelines.core.optional_packages import optional_package
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.protocol import Protocol, Scores, each
+from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 from rllava_jax.evaluation.vqa_normalisation import vqa_normalised
 
 # NLTK's English stop words as they were in 2019 (nltk.corpus.stopwords needs a download). Those with an apostrophe are
@@ -96,7 +96,7 @@ def _tokenizer() -> Any:
 
 
 def _score(item: Response) -> Scores:
-    references = (item.answer, *item.accepted)
+    references = item.references
     return {
         "accuracy": strict_accuracy(references, item.prediction),
         "bleu": bleu(references, item.prediction),
@@ -122,7 +122,7 @@ VQA_MED_2019 = Protocol(
         "The test images are MedPix's, as those of VQA-RAD and MedPix 2.0 are.",
         "The original refuses an empty answer; here it scores 0.",
     ),
-    score=each(_score),
+    score=_score,
     metrics={"": ("accuracy", "bleu", "bleu_unsmoothed")},
     dataset="vqa_med_2019",
     expected=500,
