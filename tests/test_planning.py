@@ -232,7 +232,7 @@ def command(tmp_path, config: str, *options: str) -> list[str]:
             "--quick: is for TPUs",
         ),
         ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--memory", "-1"], "--memory"),
-        ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--workdir", "/dev/null/x"], "cannot be written"),
+        ("Config()", ["--mode", "compile", "--topology", "v5e:2x2", "--workdir", "/dev/null/x"], "cannot be made"),
         ("Config(model=ModelConfig('checkpoint'))", ["--mode", "compile", "--topology", "v5e:2x2"], "name the size"),
     ],
 )

@@ -121,7 +121,11 @@ def check_rules(names: Mapping[str, object]) -> None:
     wrong = [f"no rule names the parameters {', '.join(bare)}"] if bare else []
     wrong += [f"rules that name no parameter of this model: {', '.join(sorted(idle))}"] if idle else []
     if wrong:
-        raise ConfigError(f"sharding: {'; '.join(wrong)}; fix register_rules", code="mesh.partition-rules")
+        raise _mismatch(f"{'; '.join(wrong)}; fix register_rules")
+
+
+def _mismatch(said: str) -> ConfigError:
+    return ConfigError(f"sharding: {said}", code="mesh.partition-rules")
 
 
 def _rule(name: str) -> tuple[str, str] | None:
@@ -139,16 +143,10 @@ def _axes(name: str, rank: int) -> Axes:
         return _adapter_axes(name)
     rule = _rule(name)
     if rule is None:
-        raise ConfigError(
-            f"sharding: no rule names the parameter {name}, of {rank} axes; add one with register_rules",
-            code="mesh.partition-rules",
-        )
+        raise _mismatch(f"no rule names the parameter {name}, of {rank} axes; add one with register_rules")
     axes = RULES[rule[0]][rule[1]]
     if axes and len(axes) != rank:
-        raise ConfigError(
-            f"sharding: the rule {'/'.join(rule)} has {len(axes)} axes, but {name} has {rank}; fix it",
-            code="mesh.partition-rules",
-        )
+        raise _mismatch(f"the rule {'/'.join(rule)} has {len(axes)} axes, but {name} has {rank}; fix it")
     return axes
 
 
@@ -157,9 +155,7 @@ def _adapter_axes(name: str) -> tuple[str | None, ...]:
     adapter, _, half = name.rpartition("/")
     site = next((site for site in TARGETS.values() if site.adapter == adapter), None)
     if site is None or half not in ("a", "b"):
-        raise ConfigError(
-            f"sharding: no target of LoRA has the parameter {name}; add it to lora.TARGETS", code="mesh.partition-rules"
-        )
+        raise _mismatch(f"no target of LoRA has the parameter {name}; add it to lora.TARGETS")
     a, b, projection = site.equation.replace("->", ",").split(",")
     owner, pattern = _rule(site.base) or ("", "")
     sharded: dict[str, str | None] = dict(zip(projection, RULES[owner][pattern][-len(projection) :], strict=True))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import InvalidOption, MissingOption, OptionConflict, UnwritableFile
+from data_pipelines.core.command_line import made_folder
+from data_pipelines.core.errors import InvalidOption, MissingOption, OptionConflict
 from rllava_jax.planning.plan import StepPlan, load_config_for_planning, make_plan
 from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import parse_topology
@@ -49,10 +50,7 @@ def compile_for(
     # Another question of the same topology has a file of its own.
     name = wanted.file_name + (f"_{memory:g}GiB" if memory else "") + ("_quick" if quick else "")
     file = workdir / "compile" / f"{name}.json"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnwritableFile(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another") from None
+    made_folder(file.parent, option="--workdir")
     plan = make_plan(config, wanted, vocab=vocab, memory=memory, examples=examples, quick=quick)
     write_atomically(file, json.dumps(as_json(plan), indent=2) + "\n")
     if stage:

@@ -117,11 +117,11 @@ class TrainingLog:
         """Logs the state of the run after `step`.
 
         Args:
-          metrics: scalars, on the device or not; reading them waits for the step to end.
+          metrics: scalars, on the device or not; reading them waits for the step to end. `bad` is left out.
           examples, tokens: in one step, over all hosts.
           shares: each source's of the examples since the row before, of a run on several.
         """
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in metrics.items() if name != "bad"}
         now = time.perf_counter()
         seconds, done = now - self._since, step - self._step
         values |= {

@@ -29,7 +29,7 @@ from rllava_jax.runtime.interruption import Interrupted, Interruption
 from rllava_jax.training.bad_steps import BadStep, Outcomes
 from rllava_jax.training.logs import TrainingLog
 from rllava_jax.training.run_length import RunLength
-from rllava_jax.training.state import Metrics, TrainState, stored
+from rllava_jax.training.state import TrainState, stored
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ def train(
                     outcomes.settle()
                 if logs:
                     shares = data.shares(length.logged_before(step), step)
-                    log.write(step, _logged(metrics), examples=config.batch_size, tokens=_tokens(batch), shares=shares)
+                    tokens = int(batch["mask_input"].sum()) * jax.process_count()
+                    log.write(step, metrics.scalars, examples=config.batch_size, tokens=tokens, shares=shares)
                 if saves:
                     _save(setup, checkpoints, log, step, state)
                     saved = step
@@ -170,11 +171,3 @@ def _validate(
     log.sync()  # a checkpoint that has figures is not validated again
     checkpoints.add_figures(step, figures)
     log.finished_step()
-
-
-def _logged(metrics: Metrics) -> dict[str, Any]:
-    return {name: value for name, value in metrics.scalars.items() if name != "bad"}
-
-
-def _tokens(batch: Batch) -> int:
-    return int(batch["mask_input"].sum()) * jax.process_count()

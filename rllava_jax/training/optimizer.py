@@ -56,15 +56,15 @@ def make_optimizer(
 def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.name == "adamw":
         adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, mu_dtype=config.moment_dtype)
-        # The second moment of bfloat16 parameters would be bfloat16 as well, in which 0.999 of it is all of it.
-        return optax.GradientTransformation(lambda params: adam.init(_in_float32(params)), adam.update)
+
+        def init(params: optax.Params) -> optax.OptState:
+            # The second moment of bfloat16 parameters would be bfloat16 as well, in which 0.999 of it is all of it.
+            return adam.init(optax.tree.cast(params, jnp.float32))
+
+        return optax.GradientTransformation(init, adam.update)
     # As optax.adafactor without its learning rate, its scaling by the parameters' size and its momentum: the update's
     # root mean square stays below 1 in every array.
     return optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
-
-
-def _in_float32(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: param.astype(jnp.float32) for name, param in params.items()}
 
 
 def _by_name(change: Callable[[jax.Array, jax.Array, str], jax.Array]) -> optax.GradientTransformation:

@@ -1,9 +1,8 @@
 """Trains the stages of a curriculum one after the other. What a stage is, and its record: `config/curriculum.py`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import jax
 
@@ -27,22 +26,11 @@ from rllava_jax.training.initialisation import resolve
 logger = logging.getLogger(__name__)
 
 
-class RunStage(Protocol):
-    """Trains and evaluates one run, or evaluates it alone; see `main.run`."""
-
-    def __call__(
-        self,
-        config: Config,
-        workdir: Path,
-        *,
-        training: bool,
-        evaluates: bool = True,
-        later: Sequence[Config] = (),
-    ) -> int: ...
-
-
-def run_stages(curriculum: Curriculum, workdir: Path, run: RunStage) -> None:
+def run_stages(curriculum: Curriculum, workdir: Path, run: Callable[..., int]) -> None:
     """Trains the stages that are not done yet, in order, and evaluates the last and those that say so.
+
+    Args:
+      run: trains and evaluates one run, or evaluates it alone, as `main.run`; returns the step at its end.
 
     Raises:
       ConfigError: a workdir of something else, or of stages that were trained with other settings.
@@ -50,7 +38,10 @@ def run_stages(curriculum: Curriculum, workdir: Path, run: RunStage) -> None:
     """
     check_workdir_of_stages(workdir)
     check_starts(curriculum, workdir)
-    _follow_move(curriculum, workdir)
+    if jax.process_index() == 0:
+        for name in follow_move(curriculum, workdir):
+            logger.info("%s: had no checkpoint yet; begins anew where the stages are now", workdir / name)
+    hosts.barrier("stages found")
     configs = stage_configs(curriculum, workdir)
     names, done = list(configs), finished_stages(workdir)
     keep_compiled(configs[names[0]], workdir)  # JAX has one folder for it in a process
@@ -88,13 +79,6 @@ def stage_to_evaluate(curriculum: Curriculum, workdir: Path, name: str | None) -
             f"{workdir / name}: stage {name} is not trained; train it first (trained here: {begun})"
         )
     return configs[name], workdir / name
-
-
-def _follow_move(curriculum: Curriculum, workdir: Path) -> None:
-    if jax.process_index() == 0:
-        for name in follow_move(curriculum, workdir):
-            logger.info("%s: had no checkpoint yet; begins anew where the stages are now", workdir / name)
-    hosts.barrier("stages found")
 
 
 def _check_later_data(pending: Mapping[str, Config]) -> None:
