@@ -11,8 +11,8 @@ from small_runs import one_device
 
 from rllava_jax.config import Config, DataConfig, LoraConfig, ModelConfig, OptimizerConfig, RegionConfig, TrainConfig
 from rllava_jax.model.sizes import SIZES, GemmaConfig, PaliGemmaConfig, SiglipConfig, dimensions_of, model_size
-from rllava_jax.planning.batch import abstract_batch
 from rllava_jax.planning.flops import sequence_length, training_flops
+from rllava_jax.planning.plan import abstract_batch
 from rllava_jax.training.program import make_program
 from rllava_jax.training.step import make_train_step
 

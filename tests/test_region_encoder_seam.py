@@ -33,8 +33,8 @@ from rllava_jax.model.partition_rules import check_rules, register_rules
 from rllava_jax.model.region_encoders.protocol import ENCODERS as TOKEN_ENCODERS
 from rllava_jax.model.region_encoders.protocol import Product, TokenEncoder
 from rllava_jax.model.sharding import make_mesh
-from rllava_jax.planning.batch import abstract_batch
 from rllava_jax.planning.flops import sequence_length, training_flops
+from rllava_jax.planning.plan import abstract_batch
 
 NAME = "mean_colour"
 # The toy, whole --------------------------------------------------------------------------------------------------

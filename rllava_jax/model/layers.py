@@ -56,13 +56,8 @@ class Dense(nnx.Module):
 
 def stack_layers(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     """One module whose parameters carry a leading layer axis, each layer drawn from its own key."""
-
-    @nnx.split_rngs(splits=depth)
-    @nnx.vmap(in_axes=(0,), out_axes=0)
-    def create(rngs: nnx.Rngs) -> M:
-        return make(rngs)
-
-    return create(rngs)
+    stack: M = nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=(0,), out_axes=0))(rngs)
+    return stack
 
 
 def scan_layers(

@@ -149,12 +149,7 @@ class Siglip(nnx.Module):
         rows, columns = height // patch, width // patch
         patches = image.reshape(batch, rows, patch, columns, patch, 3).transpose(0, 1, 3, 2, 4, 5)
         x = self.embedding(patches).reshape(batch, rows * columns, -1)
-        x = constrain(x + self._positions(rows, columns).astype(x.dtype), "states")
-        return self.Transformer(x, hook=hook)
-
-    def _positions(self, rows: int, columns: int) -> Array:
         positions = self.pos_embedding[...]
-        grid = self.config.grid
-        if (rows, columns) == (grid, grid):
-            return positions
-        return resampled_positions(positions, rows, columns)
+        if (rows, columns) != (self.config.grid, self.config.grid):
+            positions = resampled_positions(positions, rows, columns)
+        return self.Transformer(constrain(x + positions.astype(x.dtype), "states"), hook=hook)

@@ -205,8 +205,6 @@ def _numbers(size: PaliGemmaConfig) -> dict[str, Any]:
 
 def name_of(size: PaliGemmaConfig) -> str:
     """The name of a size of the published kind, whatever its vocabulary; "custom" for any other."""
-    for name, named in SIZES.items():
-        same = dimensions_of(named) == dimensions_of(size) and named.decoder.family == size.decoder.family
-        if name != "tiny" and same:
-            return name
-    return "custom"
+    family, numbers = size.decoder.family, dimensions_of(size)
+    same = (n for n, named in SIZES.items() if dimensions_of(named) == numbers and named.decoder.family == family)
+    return next((name for name in same if name != "tiny"), "custom")

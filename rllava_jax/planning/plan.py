@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.core.errors import DataError, MissingPackage
 from data_pipelines.core.paths import path_of
+from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.config.curriculum import stage_configs
@@ -29,7 +31,6 @@ from rllava_jax.model.sharding import (
     say_what_is_held_whole,
 )
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
-from rllava_jax.planning.batch import abstract_batch
 from rllava_jax.planning.chips import Roofline, roofline
 from rllava_jax.planning.flops import Flops, training_flops
 from rllava_jax.planning.hlo import parse_program
@@ -207,6 +208,24 @@ def make_plan(
     read = None if compiled is None else _read(compiled, topology, config, flops)
     seconds = (times[1] - times[0], times[2] - times[1])
     return dataclasses.replace(plan, memory=needed, compiled=read, refusal=refusal, seconds=seconds)
+
+
+def abstract_batch(config: Config, size: PaliGemmaConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """The global batch that the training step is given: names, shapes and types as the loader's, without data."""
+    batch, length, regions = config.train.batch_size, config.data.text_length, config.regions
+    slots, side = regions.max_regions, size.vision.image_size
+
+    def array(dtype: type, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), np.dtype(dtype))
+
+    arrays = {"image": array(np.uint8, side, side, 3)}
+    arrays |= {name: array(np.int32, length) for name in ("text", "mask_ar", "mask_loss", "mask_input")}
+    arrays |= {"regions": array(np.float32, slots, 4), "region_valid": array(np.bool_, slots)}
+    for encoder in region_encoders(regions):
+        specs = encoder.specs(regions, size.vision.patch)
+        arrays |= {name: array(spec.dtype, slots, *spec.shape) for name, spec in specs.items()}
+    arrays["index"] = array(np.int32)  # int64 in the loader; JAX takes 32 bits of it
+    return arrays
 
 
 def _lowered(

@@ -106,17 +106,14 @@ def _is_rented(name: str, sides: tuple[int, ...]) -> bool:
 
 def require_compiler(topology: Topology) -> None:
     """Raises ConfigError, with the line that installs it, where the chip's compiler is missing."""
-    version = jax.__version__
-    compiler, package, remedy = {
-        "tpu": ("TPU", "libtpu", f'"jax[tpu]=={version}" (no TPU is needed)'),
-        "cuda": (
-            "GPU",
-            "jax_cuda12_plugin",
-            f"--no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version} (no GPU is needed)",
-        ),
-    }[topology.chip.platform]
+    tpu, version = topology.chip.platform == "tpu", jax.__version__
+    plugins = f"--no-deps jax-cuda12-plugin=={version} jax-cuda12-pjrt=={version}"
+    package, remedy = ("libtpu", f'"jax[tpu]=={version}"') if tpu else ("jax_cuda12_plugin", plugins)
     if importlib.util.find_spec(package) is None:
-        raise MissingPackage(f"--topology {topology.name}: needs the {compiler} compiler; pip install {remedy}")
+        kind = "TPU" if tpu else "GPU"
+        raise MissingPackage(
+            f"--topology {topology.name}: needs the {kind} compiler; pip install {remedy} (no {kind} is needed)"
+        )
 
 
 def topology_devices(topology: Topology) -> list[Any]:

@@ -76,23 +76,16 @@ def abstract_state(
 
 def state_shardings(mesh: Mesh, abstract: TrainState) -> TrainState:
     """Shardings of every leaf: Adam's moments and the average live where their parameters do."""
-    params = parameter_shardings(mesh, abstract.params)
-    whole = replicated(mesh)
+    shapes = abstract.params | abstract.frozen
+    places, whole = parameter_shardings(mesh, shapes), replicated(mesh)
 
     def of(path: Any, leaf: Any) -> NamedSharding:
-        # A moment's path ends in the name of its parameter; counters have none.
+        # The path of a parameter, and of its moments, ends in its name; counters have none.
         name = getattr(path[-1], "key", None)
-        return params[name] if name in params and leaf.shape == abstract.params[name].shape else whole
+        return places[name] if name in places and leaf.shape == shapes[name].shape else whole
 
-    optimizer = jax.tree_util.tree_map_with_path(of, abstract.optimizer)
-    return TrainState(
-        step=whole,
-        params=params,
-        frozen=parameter_shardings(mesh, abstract.frozen),
-        optimizer=optimizer,
-        ema={name: params[name] for name in abstract.ema},
-        guard=dict.fromkeys(abstract.guard, whole),
-    )
+    shardings: TrainState = jax.tree_util.tree_map_with_path(of, abstract)
+    return shardings
 
 
 def initial_state(

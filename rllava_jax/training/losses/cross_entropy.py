@@ -105,11 +105,6 @@ def _logits(states: Array, weight: Array) -> Array:
     return constrain(logits, "logits")
 
 
-def _weight(table: Array, states: Array) -> Array:
-    """The output layer's weight, gathered once for all chunks, in the compute type."""
-    return constrain(table.astype(states.dtype), "output")
-
-
 def _chunk_of(x: Array, number: Array, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis=1)
 
@@ -119,7 +114,8 @@ def _put(x: Array, chunk: Array, number: Array) -> Array:
 
 
 def _forward(options: _Options, states: Array, table: Array, targets: Array, chunks: Array) -> tuple[Array, ...]:
-    weight = _weight(table, states)
+    # The output layer's weight, gathered once for all chunks, in the compute type.
+    weight = constrain(table.astype(states.dtype), "output")
 
     def body(number: Array, done: tuple[Array, ...]) -> tuple[Array, ...]:
         logits = _logits(_chunk_of(states, number, options.chunk), weight)
@@ -154,7 +150,8 @@ def _backward(options: _Options, kept: Any, cotangents: Any) -> tuple[Any, ...]:
     scales = cotangents[0]  # rightness has no gradient
     if isinstance(scales, jax.custom_derivatives.SymbolicZero):
         return None, None, None, None
-    weight = _weight(table, states)
+    # The output layer's weight, gathered once for all chunks, in the compute type.
+    weight = constrain(table.astype(states.dtype), "output")
 
     def body(number: Array, done: tuple[Array, Any]) -> tuple[Array, Any]:
         part, target, scale = (_chunk_of(x, number, options.chunk) for x in (states, targets, scales))
