@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from rllava_jax.config import TrainConfig
-from rllava_jax.training.logs import TrainingLog
-from rllava_jax.training.watchdog import Watchdog
+from rllava_jax.training.logs import TrainingLog, Watchdog
 
 METRICS = {"loss": jnp.asarray(2.0)}
 

@@ -20,9 +20,9 @@ from rllava_jax.model.sizes import model_size
 from rllava_jax.planning import plan as planning
 from rllava_jax.planning import topology as topologies
 from rllava_jax.planning.chips import CHIPS, GIB, roofline
+from rllava_jax.planning.command import as_json, as_text
 from rllava_jax.planning.memory import Memory, out_of_memory
 from rllava_jax.planning.plan import abstract_batch, make_plan, run_length
-from rllava_jax.planning.report import as_json, as_text
 from rllava_jax.planning.topology import parse_topology, require_compiler
 from rllava_jax.planning.traffic import Collective
 

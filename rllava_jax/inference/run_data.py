@@ -67,21 +67,21 @@ def load_run_data(
     train = check_lengths(train, preprocessor, allowed=data.long_examples_allowed)
     for examples in (validation, test):
         check_lengths(examples, preprocessor, answers=False)
-    asked_of_test = test
+    asked_of_test = len(test)
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
     kept = {id(example) for example in everything}
     train, validation, test = (
         [example for example in examples if id(example) in kept] for examples in (train, validation, test)
     )
     parts = [_kept(part, kept) for part in parts]
-    left_out = f"{len(asked_of_test) - len(test)} test questions, whose images are unreadable"
+    missing = asked_of_test - len(test)
     if training:
         check_leaks(train, test, allowed=data.allow_test_images_in_training)
         check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")
     for part in parts if data.mix else ():
         logger.info("%s: %d training examples of %s", part.name, len(part.examples), part.settings.source)
     logger.info("%d training, %d validation, %d test questions", len(train), len(validation), len(test))
-    left_out = left_out if len(test) < len(asked_of_test) else ""
+    left_out = f"{missing} test questions, whose images are unreadable" if missing else ""
     return RunData(train, validation, test, preprocessor, left_out, tuple(parts) if data.mix else ())
 
 

@@ -62,35 +62,33 @@ class Interruption:
         finally:
             self._nothing_to_save = False
 
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self) -> contextlib.AbstractContextManager[None]:
         """Within it a signal raises nothing; the code asks `requested` where it can stop.
 
         Raises:
           Interrupted: at its end, for a signal that nobody asked about.
         """
-        before, self._deferred = self._deferred, True
+        return self._deferring(True)
+
+    def immediate(self) -> contextlib.AbstractContextManager[None]:
+        """Within it a signal raises `Interrupted`, also where `deferred` is in force around it.
+
+        Raises:
+          Interrupted: also at once, when the run was asked to stop before.
+        """
+        if self.requested:
+            raise Interrupted
+        return self._deferring(False)
+
+    @contextlib.contextmanager
+    def _deferring(self, deferred: bool) -> Iterator[None]:
+        before, self._deferred = self._deferred, deferred
         try:
             yield
         finally:
             self._deferred = before
         if self.requested and not self._deferred:
             raise Interrupted
-
-    @contextlib.contextmanager
-    def immediate(self) -> Iterator[None]:
-        """Within it a signal raises `Interrupted`, also where `deferred` is in force around it.
-
-        Raises:
-          Interrupted: also at once, when the run was asked to stop before.
-        """
-        before, self._deferred = self._deferred, False
-        try:
-            if self.requested:
-                raise Interrupted
-            yield
-        finally:
-            self._deferred = before
 
     def __enter__(self) -> Self:
         if not self._listens:

@@ -134,17 +134,7 @@ def open_job(config: Config, workdir: Path, *, training: bool, later: Sequence[C
     graphdef, shapes = abstract(config, vocab=data.tokenizer.vocab_size)
     generator = Generator(graphdef, data.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     started_from = provenance.started_from(workdir) if known else start.record if start else None
-    return Job(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        data=data,
-        generator=generator,
-        shapes=shapes,
-        start=start,
-        started_from=started_from,
-        is_known=known,
-    )
+    return Job(config, workdir, mesh, data, generator, shapes, start, started_from, known)
 
 
 def _mesh_of(config: Config) -> Mesh:
