@@ -165,8 +165,8 @@ class Cache:
 
 def compile_cell(cell: Cell) -> dict[str, Any]:
     """Compiles one cell in this process."""
-    from rllava_jax.planning.plan import make_plan
     from rllava_jax.planning.command import as_json
+    from rllava_jax.planning.plan import make_plan
     from rllava_jax.planning.topology import parse_topology
 
     topology = parse_topology(cell.topology)

@@ -192,10 +192,10 @@ def test_xlas_refusals_are_told_from_its_errors():
 
 def test_hours_need_the_length_of_an_epoch_and_say_so():
     absent = dataclasses.replace(CONFIG, data=DataConfig(source="slake", root="nowhere"))
-    assert run_length(absent, None).steps is None
-    assert "--examples" in run_length(absent, None).unknown
-    assert run_length(absent, 800).steps == 300
-    assert run_length(CONFIG, None).steps
+    assert run_length(absent, None)[0] is None
+    assert "--examples" in run_length(absent, None)[1]
+    assert run_length(absent, 800)[0] == 300
+    assert run_length(CONFIG, None)[0]
 
 
 def test_the_estimate_is_the_longest_resource_and_its_communication():

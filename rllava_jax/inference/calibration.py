@@ -140,13 +140,6 @@ def calibrated(log_prob: Float[np.ndarray, " N"], temperature: float, bias: floa
     return np.exp(-np.logaddexp(0, -scaled))
 
 
-def calibration_to_text(calibration: Calibration) -> str:
-    """The content of calibration.json: a field a line."""
-    fields = dataclasses.asdict(calibration)
-    lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
 def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibration | None:
     """The calibration among a checkpoint's assets, or None.
 
@@ -167,12 +160,14 @@ def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibrati
 
 
 def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
-    """Puts a calibration among the assets of checkpoints/STEP, whole or not at all; returns its file.
+    """Puts a calibration among the assets of checkpoints/STEP, whole or not at all, a field a line; returns its file.
 
     The checksums cover the arrays, and Orbax lists no assets: nothing else of the checkpoint changes.
     """
     path = checkpoint / "assets" / CALIBRATION_FILE
-    write_atomically(path, calibration_to_text(calibration))
+    fields = dataclasses.asdict(calibration)
+    lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -34,19 +35,18 @@ class GeneratedAnswer(NamedTuple):
         return math.exp(self.log_prob)
 
 
+@dataclass(eq=False)
 class Generator:
     """Decodes batches. Compiled once for each shape of batch, and for each hook."""
 
-    def __init__(
-        self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling = GREEDY
-    ):
-        self.graphdef = graphdef
-        self.tokenizer = tokenizer
-        self.mesh = mesh
-        self.new_tokens = new_tokens
-        self.sampling = sampling
+    graphdef: Any
+    tokenizer: Tokenizer
+    mesh: Mesh
+    new_tokens: int
+    sampling: Sampling = GREEDY
 
-        self._run = jax.jit(self._generate, out_shardings=batch_sharding(mesh))
+    def __post_init__(self) -> None:
+        self._run = jax.jit(self._generate, out_shardings=batch_sharding(self.mesh))
         self._observed = jax.jit(self._generate, static_argnames="hook")
         self._forced = jax.jit(self._teacher_forced, static_argnames=("hook", "vision_hook"))
 

@@ -50,19 +50,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     else:
         grid = np.array(sorted(devices, key=lambda device: (device.process_index, device.id))).reshape(shape)
-    mesh = Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
-    _check_hosts(mesh)
-    return mesh
-
-
-def _check_hosts(mesh: Mesh) -> None:
-    """A host feeds whole examples, so the devices that share an example must be its own."""
-    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
-    if any(len({device.process_index for device in row}) > 1 for row in rows):
+    # A host feeds whole examples, so the devices that share an example must be its own.
+    if any(len({device.process_index for device in row}) > 1 for row in grid.reshape(-1, sizes["tensor"])):
         raise MeshMismatch(
-            f"mesh.tensor: {mesh.shape['tensor']} devices that share an example would lie on several hosts here; "
+            f"mesh.tensor: {sizes['tensor']} devices that share an example would lie on several hosts here; "
             "choose a smaller number"
         )
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(shape))
 
 
 def batch_shards(mesh: Mesh) -> int:

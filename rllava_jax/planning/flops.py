@@ -10,7 +10,7 @@ Letters: S sequence, T text, P patches, D width, F mlp, N heads, K kv heads, H h
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,7 +22,6 @@ from rllava_jax.model.sizes import PaliGemmaConfig, SiglipConfig
 
 Part = Literal["vision", "crops", "regions", "decoder", "attention", "adapters", "logits"]
 PARTS: tuple[Part, ...] = get_args(Part)
-_Keep = Callable[[str], float]
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,10 @@ def _layers(
       last: the target whose output nothing but the residual sum needs.
     """
     inside = before or any(name.startswith(f"{stack}/") for name in trainable)  # a gradient passes it
-    keep = _recomputed(config, needed=inside)
+
+    def keep(kind: str) -> float:
+        return _recomputed(config, kind) if inside else 0.0
+
     for target, site in TARGETS.items():
         if not site.base.startswith(f"{stack}/"):
             continue
@@ -191,25 +193,18 @@ def _region_products(
             yield _Product("regions", product.flops, wanted[product.reads] + (product.weight in trainable))
 
 
-def _recomputed(config: Config, *, needed: bool) -> _Keep:
-    """How much of each kind of product the backward pass computes again, under the rematerialisation policy.
+def _recomputed(config: Config, kind: str) -> float:
+    """How much of a kind of product the backward pass computes again, under the rematerialisation policy.
 
     Kinds: projection; last (the layer's last, whose output nothing but the residual sum needs); weights (attention's
     logits); attended (their product with the values).
     """
-    remat, fused = config.model.remat, config.model.attention != "xla"
-
-    def share(kind: str) -> float:
-        if not needed:
-            return 0.0
-        if kind in ("projection", "last"):
-            return float(remat == "full" and kind == "projection")
-        again = float(remat in ("full", "dots"))
-        # A fused kernel's backward pass computes the weights again whatever the policy: cuDNN's once; ours in each of
-        # its two kernels, and in both the weights' gradient, of which a backward pass has one (`attention/pallas.py`).
-        if kind == "weights":
-            plain = again if fused else again + (remat == "attention")
-            return plain + {"xla": 0.0, "cudnn": 1.0, "pallas": 2.0}[config.model.attention]
-        return again + (config.model.attention == "pallas")
-
-    return share
+    remat, attention = config.model.remat, config.model.attention
+    if kind in ("projection", "last"):
+        return float(remat == "full" and kind == "projection")
+    again = float(remat in ("full", "dots"))
+    # A fused kernel's backward pass computes the weights again whatever the policy: cuDNN's once; ours in each of its
+    # two kernels, and in both the weights' gradient, of which a backward pass has one (`attention/pallas.py`).
+    if kind == "weights":
+        return again + {"xla": float(remat == "attention"), "cudnn": 1.0, "pallas": 2.0}[attention]
+    return again + (attention == "pallas")

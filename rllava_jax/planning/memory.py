@@ -115,11 +115,9 @@ def kept_activations(jaxpr: Any, *, batch: int, shards: int) -> int:
       jaxpr: of the step.
       batch: examples of a micro-batch, over all devices; shards: devices that the batch is sharded over.
     """
-    scans = list(_scans(jaxpr))
     total = 0.0
-    for scan, followers in scans:
-        outputs = scan.outvars[scan.params["num_carry"] :]
-        for variable in outputs:
+    for scan, followers in _scans(jaxpr):
+        for variable in scan.outvars[scan.params["num_carry"] :]:
             if any(variable in later.invars for later in followers if later.params["reverse"]):
                 shape = variable.aval.shape
                 # Merged axes (batch and position) are multiples of the batch.

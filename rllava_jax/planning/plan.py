@@ -68,14 +68,6 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """The configured run. `steps` is None where its length is not known, and `unknown` says why."""
-
-    steps: int | None
-    unknown: str
-
-
-@dataclass(frozen=True)
 class StepPlan:
     """What can be known before renting.
 
@@ -84,6 +76,7 @@ class StepPlan:
       compiled: None where the step does not fit the chip and XLA made no program.
       refusal: XLA's own words for that, or why it was not asked.
       flops: of one example.
+      steps: of the configured run; None where its length is not known, and `unknown` says why.
       seconds: spent tracing and lowering, and compiling.
       quick: compiled with the least effort, so that memory is an upper bound.
     """
@@ -94,7 +87,8 @@ class StepPlan:
     memory: Memory
     limit: float
     flops: list[Flops]
-    run: PlannedRun
+    steps: int | None
+    unknown: str
     quick: bool
     compiled: Compiled | None = None
     refusal: str = ""
@@ -118,9 +112,9 @@ class StepPlan:
     @property
     def hours(self) -> float | None:
         """Of the configured run, by the same estimate."""
-        if self.compiled is None or self.run.steps is None:
+        if self.compiled is None or self.steps is None:
             return None
-        return self.run.steps * self.compiled.estimate.exposed / 3600
+        return self.steps * self.compiled.estimate.exposed / 3600
 
 
 def load_config_for_planning(
@@ -179,12 +173,12 @@ def make_plan(
     mesh = make_mesh(config.mesh, topology_devices(topology))
     check_batches(config, mesh)
     check_attention(config.model.attention, size, topology.chip.platform, compute_dtype=config.model.compute_dtype)
-    run = run_length(config, examples)
-    program = make_program(config, mesh, vocab=size.decoder.vocab, steps=run.steps or 1000, warmup=0)
+    steps, unknown = run_length(config, examples)
+    program = make_program(config, mesh, vocab=size.decoder.vocab, steps=steps or 1000, warmup=0)
     say_what_is_held_whole(mesh, program.abstract.params | program.abstract.frozen)
     flops = training_flops(config, size, program.abstract.params)
     state, limit = state_memory(program.abstract, program.shardings), memory or topology.chip.usable
-    plan = StepPlan(topology, dict(mesh.shape), config, state, limit, flops, run, quick)
+    plan = StepPlan(topology, dict(mesh.shape), config, state, limit, flops, steps, unknown, quick)
     if not state.fits(topology.chip.usable):
         return dataclasses.replace(plan, refusal="not compiled: parameters and optimiser alone need more")
     times = [time.perf_counter()]
@@ -270,20 +264,22 @@ def _compiled(lowered: jax.stages.Lowered, platform: str, *, quick: bool) -> jax
         jax.config.update(name, before)
 
 
-def run_length(config: Config, examples: int | None) -> PlannedRun:
-    """The steps of `train.duration`; an epoch is `examples`, or the data's own number where the data is at hand."""
+def run_length(config: Config, examples: int | None) -> tuple[int | None, str]:
+    """The steps of `train.duration`, or why they are not known.
+
+    An epoch is `examples`, or the data's own number where the data is at hand.
+    """
     train = config.train
     if amount_and_unit(train.duration)[1] == "epochs" and examples is None:
         try:
             questions = training_examples(config)
         except (DataError, OSError):
-            reason = f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
-            return PlannedRun(None, reason)
+            return None, f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
         examples = len(questions)
     steps = parse_duration(
         train.duration, batch_size=train.batch_size, examples_per_epoch=examples, field="train.duration"
     )
-    return PlannedRun(steps, "") if steps else PlannedRun(None, f"train.duration is {train.duration!r}")
+    return (steps, "") if steps else (None, f"train.duration is {train.duration!r}")
 
 
 def _read(compiled: Any, topology: Topology, config: Config, flops: Sequence[Flops]) -> Compiled:

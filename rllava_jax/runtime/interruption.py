@@ -46,7 +46,7 @@ class Interruption:
         self._raised = False
         self._nothing_to_save = False
         self._deferred = False
-        self._listens = threading.current_thread() is threading.main_thread()
+        self._end = contextlib.ExitStack()
 
     @property
     def requested(self) -> bool:
@@ -91,24 +91,21 @@ class Interruption:
             raise Interrupted
 
     def __enter__(self) -> Self:
-        if not self._listens:
-            return self
-        self._handlers = [signal.signal(number, self._raise) for number in _SIGNALS]
-        # Python runs its handlers between two lines of Python, which a wait for a device or a host never reaches; the
-        # interpreter writes to this socket at once, so that a second signal ends even a process that hangs.
-        self._heard, self._written = socket.socketpair()
-        self._written.setblocking(False)
-        self._descriptor = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            # Python runs its handlers between two lines of Python, which a wait for a device or a host never reaches;
+            # the interpreter writes to this socket at once, so that a second signal ends even a process that hangs.
+            self._heard, written = socket.socketpair()
+            written.setblocking(False)
+            self._end.callback(written.close)  # ends the thread
+            for number in _SIGNALS:
+                self._end.callback(signal.signal, number, signal.signal(number, self._raise))
+            before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+            self._end.callback(signal.set_wakeup_fd, before)
+            threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._listens:
-            return
-        signal.set_wakeup_fd(self._descriptor)
-        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-            signal.signal(number, handler)
-        self._written.close()  # ends the thread
+        self._end.close()
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if self._asked is None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from data_pipelines.core.errors import InvalidSetting, SettingConflict
+from data_pipelines.core.errors import SettingConflict
 from rllava_jax.config import AttentionKind
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.partition_rules import BATCH
@@ -103,16 +103,13 @@ def fused_attention(
     *,
     cap: float,
 ) -> Float[Array, "B Q N H"]:
-    """Attention by a fused kernel, on each device's share of the examples and heads.
+    """Attention by a fused kernel (any kind but xla), on each device's share of the examples and heads.
 
     Raises:
-      ConfigError: a kind that is no fused kernel, or a cap that it cannot have.
+      ConfigError: a cap that the kernel cannot have.
     """
-    if kind == "pallas":
-        return over_mesh(functools.partial(flash_attention, cap=cap))(query, key, value, mask)
-    if kind == "cudnn":
-        return over_mesh(functools.partial(cudnn_attention, cap=cap))(query, key, value, mask)
-    raise InvalidSetting(f"model.attention: {kind!r} is not a fused kernel; choose xla, pallas or cudnn")
+    kernel = flash_attention if kind == "pallas" else cudnn_attention
+    return over_mesh(functools.partial(kernel, cap=cap))(query, key, value, mask)
 
 
 def cudnn_attention(
