@@ -54,11 +54,11 @@ def test_cached_steps_give_the_references_logits():
 
     @jax.jit
     def logits_of(prompt):
-        _, state = prefill(model, prompt, new_tokens=6, cache_dtype=jnp.bfloat16)
+        _, state, _ = prefill(model, prompt, new_tokens=6, cache_dtype=jnp.bfloat16)
         first = state.filled.shape[1] - 6
         steps = []
         for step in range(6):
-            logits, state = extend(model, state, tokens[:, step], jnp.asarray(first + step))
+            logits, state, _ = extend(model, state, tokens[:, step], jnp.asarray(first + step))
             steps.append(logits)
         return jnp.stack(steps, axis=1)
 
@@ -78,11 +78,11 @@ def test_cached_steps_equal_the_whole_sequence_at_once():
     )
     causal = (jnp.arange(tokens.shape[1]) >= suffix).astype(jnp.int32)[None].repeat(3, axis=0)
     whole = model(dataclasses.replace(inputs, mask_ar=causal)).logits
-    logits, state = prefill(model, prompt, new_tokens=3)
+    logits, state, _ = prefill(model, prompt, new_tokens=3)
     first = state.filled.shape[1] - 3
     for step in range(3):
         assert_close(logits, whole[:, suffix - 1 + step])
-        logits, state = extend(model, state, tokens[:, suffix + step], jnp.asarray(first + step))
+        logits, state, _ = extend(model, state, tokens[:, suffix + step], jnp.asarray(first + step))
 
 
 def test_greedy_tokens_are_the_references():

@@ -74,14 +74,14 @@ def test_cached_steps_equal_the_whole_sequence_at_once(unrolled):
     new = whole.text.shape[1] - first
     # Two positions of padding: a window counts positions, not slots.
     prompt = jax.tree.map(lambda x: x if x.ndim == 4 else jnp.pad(x[:, :first], ((0, 0), (0, 2))), whole)
-    logits, state = prefill(toy, prompt, new_tokens=new)
+    logits, state, _ = prefill(toy, prompt, new_tokens=new)
     np.testing.assert_allclose(logits, expected[:, first - 1], rtol=1e-4, atol=1e-4)
     layers = unrolled_layers(toy) if unrolled else None
     if unrolled:
         state = state._replace(cache=tuple(type(state.cache)(*pair) for pair in zip(*state.cache, strict=True)))
     for step in range(new):
         slot = jnp.asarray(state.filled.shape[1] - new + step)
-        logits, state = extend(toy, state, whole.text[:, first + step], slot, layers)
+        logits, state, _ = extend(toy, state, whole.text[:, first + step], slot, layers)
         np.testing.assert_allclose(logits, expected[:, first + step], rtol=1e-4, atol=1e-4)
 
 

@@ -52,13 +52,11 @@ class DecodeState(NamedTuple):
       cache: stacked over layers, or a tuple with each layer's own where the layers are unrolled.
       filled: [B, C], which slots hold a token.
       position: [B], each row's next one.
-      collected: what the attention hook took from the call that made this state, stacked over layers.
     """
 
     cache: KVCache | tuple[KVCache, ...]
     filled: Array
     position: Array
-    collected: Any = None
 
 
 class Generation(NamedTuple):
@@ -81,8 +79,10 @@ class Generation(NamedTuple):
 
 def prefill(
     model: PaliGemma, prompt: Inputs, *, new_tokens: int, cache_dtype: Any = None, hook: AttentionHook | None = None
-) -> tuple[Float[Array, "B V"], DecodeState]:
-    """Encodes prompts; returns the logits after each prompt's last token, and a state with room for `new_tokens`.
+) -> tuple[Float[Array, "B V"], DecodeState, Any]:
+    """Encodes prompts.
+
+    Returns the logits after each prompt's last token, a state with room for `new_tokens`, and what the hook collected.
 
     `cache_dtype` is the compute type unless given; the reference keeps its cache in bfloat16 whatever it computes in.
     `hook` sees the attention weights [B, N, S, S] of every layer of the decoder.
@@ -94,8 +94,8 @@ def prefill(
     grow = ((0, 0), (0, 0), (0, new_tokens), (0, 0), (0, 0))
     cache = KVCache(*(jnp.pad(part, grow) for part in decoded.cache))
     filled = jnp.pad(sequence.valid, ((0, 0), (0, new_tokens)))
-    state = DecodeState(cache, filled, sequence.valid.sum(axis=1), decoded.collected)
-    return model.llm.embedder.decode(last)[:, 0], state
+    state = DecodeState(cache, filled, sequence.valid.sum(axis=1))
+    return model.llm.embedder.decode(last)[:, 0], state, decoded.collected
 
 
 def extend(
@@ -106,8 +106,8 @@ def extend(
     layers: Sequence[Block] | None = None,
     *,
     hook: AttentionHook | None = None,
-) -> tuple[Float[Array, "B V"], DecodeState]:
-    """Feeds one token per row, written at cache slot `slot`; returns the logits after it.
+) -> tuple[Float[Array, "B V"], DecodeState, Any]:
+    """Feeds one token per row, written at cache slot `slot`; returns the logits after it, and what the hook collected.
 
     Args:
       layers: the decoder's, from `unrolled_layers`; the state's cache is then a tuple, too.
@@ -120,7 +120,7 @@ def extend(
     )
     assert decoded.cache is not None
     logits = model.llm.embedder.decode(decoded.states)[:, 0]
-    return logits, DecodeState(decoded.cache, filled, state.position + 1, decoded.collected)
+    return logits, DecodeState(decoded.cache, filled, state.position + 1), decoded.collected
 
 
 def unrolled_layers(model: PaliGemma) -> list[Block] | None:
@@ -210,16 +210,14 @@ def generate(
     Raises:
       ValueError: sampling without a key.
     """
-    logits, state = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype, hook=hook)
+    logits, state, of_prompt = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype, hook=hook)
     batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
     layers = unrolled_layers(model)
     if layers is not None:
         state = state._replace(cache=tuple(KVCache(*pair) for pair in zip(*state.cache, strict=True)))
-    of_prompt, state = state.collected, state._replace(collected=None)
 
     def feed(state: DecodeState, token: Array, step: Array) -> tuple[Array, DecodeState, Any]:
-        logits, state = extend(model, state, token, first_slot + step - 1, layers, hook=hook)
-        return logits, state._replace(collected=None), state.collected
+        return extend(model, state, token, first_slot + step - 1, layers, hook=hook)
 
     def taken(step: Array, logits: Array, before: _Chosen) -> _Chosen:
         step_key = None if key is None else jax.random.fold_in(key, step)

@@ -173,7 +173,7 @@ class Predictor:
           CheckpointError: the calibration is damaged.
         """
         source = _encoded(image)
-        width, height = self.image_size(source)
+        height, width, _ = self.preprocessor.cache.image(source, "image").shape
         where = f" on {source}" if isinstance(source, str) else ""
         regions = []
         for box in boxes:
@@ -191,15 +191,6 @@ class Predictor:
             for name, box in found.items()
         }
         return answer._replace(detected=tuple(pixels.items()))
-
-    def image_size(self, image: str | bytes) -> tuple[int, int]:
-        """Width and height of an image in pixels.
-
-        Raises:
-          ImageError: it is missing or unreadable.
-        """
-        height, width, _ = self.preprocessor.cache.image(image, "image").shape
-        return width, height
 
     def detect(self, image: str | bytes, structure: str, *, seed: int = 0) -> Box | None:
         """Where the model finds a structure, by its own task `detect`; None where its answer has no box.

@@ -130,12 +130,9 @@ def _mismatch(said: str) -> ConfigError:
 
 def _rule(name: str) -> tuple[str, str] | None:
     """The owner and pattern that hold for a parameter."""
-    owners = sorted((owner for owner in RULES if name.startswith(f"{owner}/")), key=len, reverse=True)
-    for owner in owners[:1]:
-        for pattern in RULES[owner]:
-            if re.fullmatch(pattern, name.removeprefix(f"{owner}/")):
-                return owner, pattern
-    return None
+    owner = max((owner for owner in RULES if name.startswith(f"{owner}/")), key=len, default="")
+    patterns = RULES.get(owner, {})
+    return next(((owner, p) for p in patterns if re.fullmatch(p, name.removeprefix(f"{owner}/"))), None)
 
 
 def _axes(name: str, rank: int) -> Axes:

@@ -161,10 +161,10 @@ def _detected() -> str | None:
     """The name of the cluster of several processes that JAX would join by itself."""
     for environment in ClusterEnv._cluster_types:
         name = environment.name or environment.__name__
-        if environment.opt_in_only_method:
+        # Else any pod of a Kubernetes cluster would be taken for a job of several.
+        single_pod = "K8s" in environment.__name__ and "JOB_COMPLETION_INDEX" not in os.environ
+        if environment.opt_in_only_method or single_pod:
             continue
-        if "K8s" in environment.__name__ and "JOB_COMPLETION_INDEX" not in os.environ:
-            continue  # any pod of a Kubernetes cluster would be taken for a job of several
         try:
             if environment.is_env_present():
                 return name if environment.get_process_count() > 1 else None

@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.core.paths import absolute
 
@@ -131,6 +131,4 @@ def _keep_until(path: Path, step: int) -> None:
             logger.warning("%s: a row without a step is dropped: %s", path, line[:200])
         elif number <= step:
             kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(line + "\n" for line in kept))
