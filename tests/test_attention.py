@@ -20,10 +20,8 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from rllava_jax.config import ModelConfig
 from rllava_jax.model.attention import attend as attend_module
-from rllava_jax.model.attention import fused as fused_attention
 from rllava_jax.model.attention import pallas
-from rllava_jax.model.attention.attend import attend
-from rllava_jax.model.attention.fused import over_mesh
+from rllava_jax.model.attention.attend import attend, over_mesh
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.paligemma import PaliGemma, prefix_lm_mask
 from rllava_jax.model.params import merge, split
@@ -263,7 +261,7 @@ def interpreted(monkeypatch):
         calls.append(q.shape)
         return flash_attention(q, k, v, mask, cap=cap, interpret=True)
 
-    monkeypatch.setattr(fused_attention, "flash_attention", run)
+    monkeypatch.setattr(attend_module, "flash_attention", run)
     return calls
 
 

@@ -12,8 +12,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
 from rllava_jax.config import ConfigError
-from rllava_jax.model.attention.attend import attend
-from rllava_jax.model.attention.fused import check_attention, cudnn_attention
+from rllava_jax.model.attention.attend import attend, check_attention, cudnn_attention
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.sizes import SIZES
 

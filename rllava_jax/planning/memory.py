@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from rllava_jax.planning.chips import GIB, Chip
 from rllava_jax.planning.hlo import HloProgram
@@ -133,10 +134,8 @@ def _scans(jaxpr: Any) -> Iterable[tuple[Any, list[Any]]]:
     for number, scan in enumerate(scans):
         yield scan, scans[number + 1 :]
     for equation in inside.eqns:
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else (value,):
-                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                    yield from _scans(inner)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _scans(inner)
 
 
 def largest_buffers(program: HloProgram, *, on_chip_spaces: bool, most: int = 12) -> list[Buffer]:

@@ -21,7 +21,7 @@ from rllava_jax.config.durations import amount_and_unit, parse_duration
 from rllava_jax.config.loading import load
 from rllava_jax.config.validation import validate_patches
 from rllava_jax.inference.run_data import training_examples
-from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.attention.attend import check_attention
 from rllava_jax.model.sharding import (
     batch_sharding,
     batch_shards,

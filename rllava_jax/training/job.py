@@ -23,7 +23,7 @@ from rllava_jax.config.validation import validate_patches
 from rllava_jax.evaluation.run import validation_figures
 from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData, load_run_data
-from rllava_jax.model.attention.fused import check_attention
+from rllava_jax.model.attention.attend import check_attention
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.paligemma import compute_dtype
 from rllava_jax.model.params import Params, abstract
