@@ -16,8 +16,7 @@ from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.config import ConfigError, MeshConfig
 from rllava_jax.config.loading import validated
 from rllava_jax.interop.export_checkpoint import export_checkpoint
-from rllava_jax.model.heads import HEADS
-from rllava_jax.model.params import abstract
+from rllava_jax.model.params import HEADS, abstract
 from rllava_jax.model.partition_rules import register_rules
 from rllava_jax.model.sharding import make_mesh, sharded_shapes
 from rllava_jax.training.losses.registry import LOSSES, Loss, register_loss

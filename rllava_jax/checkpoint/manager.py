@@ -268,7 +268,7 @@ class Checkpoints:
             extra = self._manager.item_metadata(step)["params"].tree.keys() - target.keys()
             if not extra or not all(name.startswith("heads/") for name in extra):
                 return self._reader("params", target)(folder)
-            # Heads that this process does not know stay on disk (`model/heads.py`).
+            # Heads that this process does not know stay on disk (`model/params.py`).
             kinds = ocp.checkpoint_utils.construct_restore_args(target)
             args = ocp.args.PyTreeRestore(target, restore_args=kinds, partial_restore=True)
             return ocp.PyTreeCheckpointHandler().restore(folder, args=args)

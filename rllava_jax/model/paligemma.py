@@ -82,7 +82,7 @@ class PaliGemma(nnx.Module):
     """The whole model. Parameters live under `img/`, `llm/` (the published names) and `roi/` (ours).
 
     Attributes:
-      heads: of the losses that have some; see `model/heads.py`.
+      heads: of the losses that have some; see `params.py`.
     """
 
     heads: Any

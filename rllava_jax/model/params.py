@@ -3,10 +3,16 @@
     {"img/embedding/kernel": …, "llm/layers/attn/q_einsum/w": …, "roi/geometry/kernel": …}
 
 Sharding, freezing, decay, checkpoints and conversion all speak these names.
+
+Auxiliary heads are modules beside PaliGemma that a loss trains, with parameters named `heads/NAME/…`. The file that
+defines one says how its parameters are sharded (`partition_rules.register_rules`) and, if a Hugging Face folder can
+hold them, how they are spelled (`published_names.register_spellings`); without that, export refuses them. Answering
+needs none of them, so a process that knows no head reads a checkpoint without its heads, and a run whose losses have no
+such head starts from one without them.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +20,17 @@ from flax import nnx
 
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.config import Config
-from rllava_jax.model.heads import make_heads
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.paligemma import PaliGemma
-from rllava_jax.model.sizes import model_size
+from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 
 Params = dict[str, jax.Array]
+Head = Callable[[PaliGemmaConfig, nnx.Rngs], nnx.Module]
+HEADS: dict[str, Head] = {}  # by the name of their loss
+
+
+class Heads(nnx.Module):
+    """Each head under its name: `model.heads.NAME`."""
 
 
 def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
@@ -27,8 +38,11 @@ def build(config: Config, *, vocab: int, seed: int = 0) -> PaliGemma:
     size = model_size(config.model, vocab=vocab)
     rngs = nnx.Rngs(seed)
     model = PaliGemma(size, config.regions, settings=config.model, lora=config.lora, rngs=rngs)
-    if (heads := make_heads(config.train.losses, size, rngs)) is not None:
-        model.heads = heads
+    # Without a head the model is as it always was.
+    if names := [name for name in config.train.losses if name in HEADS]:
+        model.heads = Heads()
+        for name in names:
+            setattr(model.heads, name, HEADS[name](size, rngs))
     return model
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 
 from data_pipelines.core.errors import ConfigError, SettingConflict
 from rllava_jax.config import Config, TrainConfig
-from rllava_jax.model.heads import HEADS, Head
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma
+from rllava_jax.model.params import HEADS, Head
 from rllava_jax.training.losses.cross_entropy import cross_entropy
 
 Metrics = dict[str, Array]
