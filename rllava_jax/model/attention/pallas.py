@@ -66,30 +66,17 @@ def flash_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _flash(query: Array, key: Array, value: Array, mask: Array | None, cap: float, interpret: bool) -> Array:
-    return _flash_forward(query, key, value, mask, cap, interpret)[0]
-
-
-def _flash_forward(
-    query: Array, key: Array, value: Array, mask: Array | None, cap: float, interpret: bool
-) -> tuple[Array, tuple[Any, ...]]:
-    out, *rest = _forward(query, key, value, mask, cap, interpret)
-    # The mask is kept as it came: a scan over layers then keeps one for all of them.
-    return out, (query, key, value, mask, out, *rest)
-
-
-def _flash_backward(
-    cap: float, interpret: bool, kept: tuple[Any, ...], gradient: Array
-) -> tuple[Array, Array, Array, None]:
-    return *_backward(kept, gradient, cap, interpret), None
-
-
-_flash.defvjp(_flash_forward, _flash_backward)
+    return _forward(query, key, value, mask, cap, interpret)[0]
 
 
 def _forward(
     query: Array, key: Array, value: Array, mask: Array | None, cap: float, interpret: bool
-) -> tuple[Array, Array, Array, Array]:
-    """The attended values and what rounding cut off them; of every query [B, N, Q] the largest logit and the sum."""
+) -> tuple[Array, tuple[Any, ...]]:
+    """The attended values, and what is kept for the backward pass.
+
+    That is, beside these and the arguments, what rounding cut off the values; of every query [B, N, Q] the largest
+    logit and the sum.
+    """
     batch, queries, heads, dim = query.shape
     keys, group = key.shape[1], heads // key.shape[2]
     block_q, block_s = _block(queries), _block(keys)
@@ -117,7 +104,8 @@ def _forward(
         name="flash_attention_forward",
     )(q, k, v_t, _keys_first(mask, padded_q, padded_s))
     out, rounded = (_heads_last(x.mT, queries, dim) for x in (out, rounded))
-    return out, rounded, largest[:, :, 0, :queries], total[:, :, 0, :queries]
+    # The mask is kept as it came: a scan over layers then keeps one for all of them.
+    return out, (query, key, value, mask, out, rounded, largest[:, :, 0, :queries], total[:, :, 0, :queries])
 
 
 def _forward_kernel(
@@ -147,7 +135,7 @@ def _forward_kernel(
         rounded[...] = (exact - out[...].astype(jnp.float32)).astype(rounded.dtype)
 
 
-def _backward(kept: tuple[Any, ...], gradient: Array, cap: float, interpret: bool) -> tuple[Array, Array, Array]:
+def _backward(cap: float, interpret: bool, kept: tuple[Any, ...], gradient: Array) -> tuple[Array, Array, Array, None]:
     """Gradients of query, key and value."""
     query, key, value, mask, out, rounded, largest, total = kept
     batch, queries, heads, dim = query.shape
@@ -199,7 +187,10 @@ def _backward(kept: tuple[Any, ...], gradient: Array, cap: float, interpret: boo
         interpret=interpret,
         name="flash_attention_key_value_gradient",
     )(*arrays)
-    return _heads_last(dq.mT, queries, dim), _heads_last(dk, keys, dim), _heads_last(dv, keys, dim)
+    return _heads_last(dq.mT, queries, dim), _heads_last(dk, keys, dim), _heads_last(dv, keys, dim), None
+
+
+_flash.defvjp(_forward, _backward)
 
 
 def _query_gradient_kernel(
