@@ -11,12 +11,16 @@ from golden_model import assert_close
 from jax._src.cudnn import fused_attention_stablehlo as cudnn_of_jax
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-from rllava_jax.config import ConfigError
+from rllava_jax.config import ConfigError, ModelConfig
 from rllava_jax.model.attention.attend import attend, check_attention, cudnn_attention
 from rllava_jax.model.attention.pallas import flash_attention
 from rllava_jax.model.sizes import SIZES
 
 GEMMA1, GEMMA2 = SIZES["paligemma-3b-448"], SIZES["paligemma2-3b-448"]
+
+
+def check(kind, size, platform, compute_dtype="bfloat16", **options):
+    check_attention(ModelConfig(attention=kind, compute_dtype=compute_dtype), size, platform, **options)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,7 @@ GEMMA1, GEMMA2 = SIZES["paligemma-3b-448"], SIZES["paligemma2-3b-448"]
     ],
 )
 def test_what_a_platform_has_is_accepted(kind, size, platform, options):
-    check_attention(kind, size, platform, **options)
+    check(kind, size, platform, **options)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_what_a_platform_has_is_accepted(kind, size, platform, options):
 )
 def test_what_a_platform_or_a_model_cannot_have_is_refused_with_the_remedy(kind, size, platform, options, message):
     with pytest.raises(ConfigError, match=message) as refused:
-        check_attention(kind, size, platform, **options)
+        check(kind, size, platform, **options)
     assert "\n" not in str(refused.value)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from rllava_jax.config import Layers, Remat
+from rllava_jax.config import Layers, ModelConfig, Remat
 from rllava_jax.model.lora import Adapter, adapted
 
 M = TypeVar("M", bound=nnx.Module)
@@ -18,6 +18,13 @@ K = TypeVar("K")
 
 # Stacks of up to this size are unrolled on CPU; see `better_unrolled`.
 _UNROLLED_BYTES = 2**29
+
+
+def compute_dtype(settings: ModelConfig) -> Any:
+    """The type of `model.compute_dtype`; auto is bfloat16 where the matrix units want it and float32 on CPU."""
+    if settings.compute_dtype == "auto":
+        return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return jnp.dtype(settings.compute_dtype)
 
 
 def fan_in_normal(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:

@@ -6,7 +6,6 @@ S = P + R·E·K + T sequence, D width, W vision width, V vocabulary.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -16,6 +15,7 @@ from rllava_jax.config import LoraConfig, ModelConfig
 from rllava_jax.model.attention.attend import AttentionHook
 from rllava_jax.model.gemma import DecoderOutput, Gemma
 from rllava_jax.model.inputs import Inputs
+from rllava_jax.model.layers import compute_dtype
 from rllava_jax.model.lora import attach
 from rllava_jax.model.partition_rules import constrain
 from rllava_jax.model.region_encoders.branch import RegionBranch
@@ -42,13 +42,6 @@ class Output(NamedTuple):
     vision_collected: Any
     decoder_collected: Any
     hidden_states: Array
-
-
-def compute_dtype(name: str) -> Any:
-    """`auto` is bfloat16 where the matrix units want it and float32 on CPU."""
-    if name == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    return jnp.dtype(name)
 
 
 def prefix_lm_mask(mask_ar: Int[Array, "B S"], valid: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
@@ -104,7 +97,7 @@ class PaliGemma(nnx.Module):
           lora: None, or of rank 0, is without adapters: no `…/lora…` parameters, nothing in the program.
         """
         self.config = config
-        self.compute_dtype = jnp.dtype(compute_dtype(settings.compute_dtype))
+        self.compute_dtype = compute_dtype(settings)
         self.img = Siglip(config.vision, config.decoder.width, settings, rngs)
         self.llm = Gemma(config.decoder, settings, rngs)
         self.region_tokens = region_tokens(regions) if regions is not None else 0

@@ -172,7 +172,7 @@ def make_plan(
     size = model_size(config.model, vocab=vocab)
     mesh = make_mesh(config.mesh, topology_devices(topology))
     check_batches(config, mesh)
-    check_attention(config.model.attention, size, topology.chip.platform, compute_dtype=config.model.compute_dtype)
+    check_attention(config.model, size, topology.chip.platform)
     steps, unknown = run_length(config, examples)
     program = make_program(config, mesh, vocab=size.decoder.vocab, steps=steps or 1000, warmup=0)
     say_what_is_held_whole(mesh, program.abstract.params | program.abstract.frozen)

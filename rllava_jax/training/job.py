@@ -25,7 +25,6 @@ from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData, load_run_data
 from rllava_jax.model.attention.attend import check_attention
 from rllava_jax.model.lora import is_adapter
-from rllava_jax.model.paligemma import compute_dtype
 from rllava_jax.model.params import Params, abstract
 from rllava_jax.model.sharding import check_batches, make_mesh, say_what_is_held_whole, sharded_shapes, to_devices
 from rllava_jax.model.sizes import model_size
@@ -124,7 +123,13 @@ def open_job(config: Config, workdir: Path, *, training: bool, later: Sequence[C
       DataError, CheckpointError: as `load_run_data` and `resolve`.
     """
     config, start = resolve(config, workdir)
-    mesh = _mesh_of(config)
+    size = model_size(config.model)
+    validate_patches(config, patch=size.vision.patch)
+    mesh = make_mesh(config.mesh)
+    device = mesh.devices.flat[0]
+    capability = getattr(device, "compute_capability", None)
+    check_attention(config.model, size, device.platform, compute_capability=capability)
+    check_batches(config, mesh)
     known = provenance.check_workdir(workdir, config, evaluating=not training)
     hosts.barrier("workdir checked")  # before the first host writes it
     if not training and not known:
@@ -135,23 +140,6 @@ def open_job(config: Config, workdir: Path, *, training: bool, later: Sequence[C
     generator = Generator(graphdef, data.tokenizer, mesh, new_tokens=config.evaluation.max_new_tokens)
     started_from = provenance.started_from(workdir) if known else start.record if start else None
     return Job(config, workdir, mesh, data, generator, shapes, start, started_from, known)
-
-
-def _mesh_of(config: Config) -> Mesh:
-    """The devices by their axes. Raises ConfigError where model, attention or batches do not suit them."""
-    size = model_size(config.model)
-    validate_patches(config, patch=size.vision.patch)
-    mesh = make_mesh(config.mesh)
-    device = mesh.devices.flat[0]
-    check_attention(
-        config.model.attention,
-        size,
-        device.platform,
-        compute_dtype=compute_dtype(config.model.compute_dtype),
-        compute_capability=getattr(device, "compute_capability", None),
-    )
-    check_batches(config, mesh)
-    return mesh
 
 
 def _batches(config: Config, data: RunData, *, steps: int) -> TrainingIterator:

@@ -23,8 +23,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipelines.core.errors import SettingConflict
-from rllava_jax.config import AttentionKind
+from rllava_jax.config import AttentionKind, ModelConfig
 from rllava_jax.model.attention.pallas import MASKED, flash_attention
+from rllava_jax.model.layers import compute_dtype
 from rllava_jax.model.partition_rules import BATCH
 from rllava_jax.model.sizes import PaliGemmaConfig
 
@@ -96,12 +97,7 @@ def attend(
 
 
 def check_attention(
-    kind: AttentionKind,
-    size: PaliGemmaConfig,
-    platform: str,
-    *,
-    compute_dtype: Any = jnp.bfloat16,
-    compute_capability: str | None = None,
+    settings: ModelConfig, size: PaliGemmaConfig, platform: str, *, compute_capability: str | None = None
 ) -> None:
     """Refuses a `model.attention` that the platform or the model cannot have, before anything is compiled.
 
@@ -112,6 +108,7 @@ def check_attention(
     Raises:
       ConfigError: names the setting, the platform or the limit, and the remedy.
     """
+    kind = settings.attention
     platform = "gpu" if platform in ("cuda", "rocm") else platform
     home = {"xla": platform, "pallas": "tpu", "cudnn": "gpu"}[kind]
     if platform != home:
@@ -120,11 +117,11 @@ def check_attention(
             f"model.attention: {kind!r} is a kernel for {home.upper()} and these devices are {platform.upper()}; "
             f"choose {others}"
         )
-    if kind == "cudnn" and (reason := _cudnn_refusal(size, jnp.dtype(compute_dtype), compute_capability)):
+    if kind == "cudnn" and (reason := _cudnn_refusal(size, compute_dtype(settings), compute_capability)):
         raise SettingConflict(f"model.attention: 'cudnn' {reason}")
 
 
-def _cudnn_refusal(size: PaliGemmaConfig, compute_dtype: Any, compute_capability: str | None) -> str | None:
+def _cudnn_refusal(size: PaliGemmaConfig, dtype: Any, compute_capability: str | None) -> str | None:
     """Why cuDNN cannot compute both towers of a model, with the remedy; None where it can.
 
     Args:
@@ -136,11 +133,8 @@ def _cudnn_refusal(size: PaliGemmaConfig, compute_dtype: Any, compute_capability
             f"cannot cap attention logits, and the decoder (Gemma 2) caps them at {size.decoder.attention_cap:g}; "
             "choose xla, for both towers"
         )
-    if compute_dtype not in (jnp.bfloat16, jnp.float16):
-        return (
-            f"computes in bfloat16 or float16, and model.compute_dtype is {compute_dtype}; "
-            "set it to bfloat16, or choose xla"
-        )
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"computes in bfloat16 or float16, and model.compute_dtype is {dtype}; set it to bfloat16, or choose xla"
     present = None if compute_capability is None else tuple(int(part) for part in compute_capability.split("."))
     widest = _WIDEST_HEAD_HOPPER if present and present >= _HOPPER else _WIDEST_HEAD
     for tower, dim in (("vision", size.vision.width // size.vision.heads), ("decoder", size.decoder.head_dim)):
