@@ -22,14 +22,7 @@ from rllava_jax.config.loading import load
 from rllava_jax.config.validation import validate_patches
 from rllava_jax.inference.run_data import training_examples
 from rllava_jax.model.attention.attend import check_attention
-from rllava_jax.model.sharding import (
-    batch_sharding,
-    batch_shards,
-    check_batches,
-    make_mesh,
-    placed,
-    say_what_is_held_whole,
-)
+from rllava_jax.model.sharding import batch_sharding, batch_shards, check_batches, make_mesh, placed
 from rllava_jax.model.sizes import PaliGemmaConfig, model_size
 from rllava_jax.planning.chips import Roofline, roofline
 from rllava_jax.planning.flops import Flops, training_flops
@@ -175,7 +168,6 @@ def make_plan(
     check_attention(config.model, size, topology.chip.platform)
     steps, unknown = run_length(config, examples)
     program = make_program(config, mesh, vocab=size.decoder.vocab, steps=steps or 1000, warmup=0)
-    say_what_is_held_whole(mesh, program.abstract.params | program.abstract.frozen)
     flops = training_flops(config, size, program.abstract.params)
     state, limit = state_memory(program.abstract, program.shardings), memory or topology.chip.usable
     plan = StepPlan(topology, dict(mesh.shape), config, state, limit, flops, steps, unknown, quick)

@@ -26,7 +26,7 @@ from rllava_jax.inference.run_data import RunData, load_run_data
 from rllava_jax.model.attention.attend import check_attention
 from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import Params, abstract
-from rllava_jax.model.sharding import check_batches, make_mesh, say_what_is_held_whole, sharded_shapes, to_devices
+from rllava_jax.model.sharding import check_batches, make_mesh, sharded_shapes, to_devices
 from rllava_jax.model.sizes import model_size
 from rllava_jax.runtime import hosts
 from rllava_jax.training.initialisation import origins, resolve
@@ -77,7 +77,6 @@ class Job:
         program = make_program(config, mesh, vocab=vocab, steps=length.steps, warmup=length.warmup)
         shapes = program.abstract.params | program.abstract.frozen
         origin = origins(config, shapes, self.start)
-        say_what_is_held_whole(mesh, shapes)
         batches = _batches(config, data, steps=length.steps)
 
         def initialise() -> TrainState:

@@ -13,7 +13,7 @@ from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config
 from rllava_jax.model.params import abstract, trainable_names
 from rllava_jax.model.partition_rules import check_rules
-from rllava_jax.model.sharding import parameter_shardings, placed, replicated
+from rllava_jax.model.sharding import parameter_shardings, placed, replicated, say_what_is_held_whole
 from rllava_jax.training.initialisation import initial_parameters
 from rllava_jax.training.losses.registry import check_losses
 from rllava_jax.training.optimizer import learning_rate, make_optimizer
@@ -43,6 +43,7 @@ def make_program(config: Config, mesh: Mesh, *, vocab: int, steps: int, warmup: 
     check_losses(config.train)
     graphdef, shapes = abstract(config, vocab=vocab)
     check_rules(shapes)
+    say_what_is_held_whole(mesh, shapes)
     trainable = trainable_names(config, shapes)
     schedule = learning_rate(config.optimizer, steps=steps, warmup=warmup)
     optimizer = make_optimizer(config.optimizer, schedule, {name: shapes[name] for name in sorted(trainable)})

@@ -212,26 +212,20 @@ def over_mesh(compute: Fused) -> Fused:
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.size == 1 or mesh.manual_axes:
             return compute(query, key, value, mask)
-        examples = _dividing([axis for axis in BATCH if axis in mesh.shape], mesh.shape, query.shape[0])
+        examples: tuple[str, ...] = ()  # the axes, in order, whose product divides the examples
+        for axis in (axis for axis in BATCH if axis in mesh.shape):
+            if query.shape[0] % math.prod(mesh.shape[name] for name in (*examples, axis)) == 0:
+                examples = (*examples, axis)
         tensor = mesh.shape.get(_HEAD_AXIS, 1)
         heads = None
         if tensor > 1 and query.shape[2] % tensor == 0:
             heads = _HEAD_AXIS
             copies = tensor // math.gcd(tensor, key.shape[2])
             key, value = (jnp.repeat(x, copies, axis=2) for x in (key, value))
-        spec = PartitionSpec(examples, None, heads, None)
-        mask_spec = None if mask is None else PartitionSpec(examples, None, None)
+        spec = PartitionSpec(examples or None, None, heads, None)
+        mask_spec = None if mask is None else PartitionSpec(examples or None, None, None)
         # The kernels do not say how their outputs vary over the mesh, hence no check of it.
         share = jax.shard_map(compute, in_specs=(spec, spec, spec, mask_spec), out_specs=spec, check_vma=False)
         return share(query, key, value, mask)
 
     return computed
-
-
-def _dividing(axes: list[str], sizes: Any, examples: int) -> tuple[str, ...] | None:
-    """The axes, in order, whose product divides the examples."""
-    kept: list[str] = []
-    for axis in axes:
-        if examples % math.prod(sizes[name] for name in (*kept, axis)) == 0:
-            kept.append(axis)
-    return tuple(kept) or None
