@@ -123,7 +123,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Closing waits for all hosts: one that fails alone leaves first (`hosts.fail`).
+        # Closing waits for all hosts: one that fails alone leaves first (`hosts.shared_failures`).
         if kind is None or not hosts.several():
             self._manager.close()
 
