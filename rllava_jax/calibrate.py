@@ -35,9 +35,8 @@ from data_pipelines.core.errors import (
     NoExamples,
 )
 from data_pipelines.core.paths import absolute, path_of
-from data_pipelines.loading.checks import check_lengths, verify_images
+from data_pipelines.loading.checks import check_leaks, check_lengths, verify_images
 from data_pipelines.loading.examples import load_examples
-from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.settings import Condition
 from rllava_jax import __version__
 from rllava_jax.checkpoint import provenance

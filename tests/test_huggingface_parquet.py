@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.images.reading import decode
-from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.loading.checks import check_leaks
 from data_pipelines.sources import huggingface_parquet
 from data_pipelines.sources.huggingface_parquet import PATH_VQA_HF, SLAKE_HF, SOURCES, VQA_RAD_HF
 

@@ -4,7 +4,7 @@ import pytest
 from expected_errors import refused
 
 from data_pipelines.core.errors import DataError, ImageError
-from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.loading.checks import check_leaks
 from data_pipelines.records import VQAExample
 from data_pipelines.sources import slake, vqa_rad
 

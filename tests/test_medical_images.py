@@ -24,7 +24,7 @@ from data_pipelines.images import dicom
 from data_pipelines.images.reading import ImageCache, decode
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import PRESETS, Window, grey_levels, window_of
-from data_pipelines.loading.leaks import check_leaks
+from data_pipelines.loading.checks import check_leaks
 from data_pipelines.records import VQAExample
 
 # Files that pydicom is published with; Pillow decodes the compressed ones. No network.

@@ -9,9 +9,8 @@ from PIL import Image
 
 from data_pipelines.core.errors import DataError, ImageError
 from data_pipelines.images import reading
-from data_pipelines.loading.checks import verify_images
+from data_pipelines.loading.checks import check_leaks, verify_images
 from data_pipelines.loading.examples import load_source
-from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.prepare import main
 from data_pipelines.sources import mimic_cxr_jpg

@@ -10,13 +10,14 @@ command with that code and one line, `error: LINE [code]`; any other error is a 
 """
 
 import argparse
+import contextlib
 import logging
 import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from data_pipelines.core import exit_codes
 from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
@@ -25,6 +26,8 @@ from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFi
 # checkpoints are meant to be. What a failed read or log-in leaves behind in the last three, our own line says once.
 _LIBRARIES = {"absl": logging.ERROR, "asyncio": logging.CRITICAL, "google": logging.CRITICAL, "gcsfs": logging.CRITICAL}
 _OWN = ("rllava_jax", "data_pipelines", "__main__")
+
+T = TypeVar("T")
 
 # What argparse says, without saying which kind of fault it is.
 _FAULTS = {
@@ -74,12 +77,9 @@ class Parser(argparse.ArgumentParser):
           ConfigError: an option is missing, unknown, of another type, or given where nothing reads it.
         """
         arguments = list(sys.argv[1:] if args is None else args)
-        if self._overrides:
-            overrides = [argument for argument in arguments if argument.startswith(self._overrides)]
-            arguments = [argument for argument in arguments if argument not in overrides]
-        options, rest = super().parse_known_args(arguments, namespace)
-        if self._overrides:
-            options.overrides = overrides
+        overrides = [argument for argument in arguments if self._overrides and argument.startswith(self._overrides)]
+        options, rest = super().parse_known_args([a for a in arguments if a not in overrides], namespace)
+        options.overrides = overrides
         if not rest:
             self._check_conditions(options)
         return options, rest
@@ -164,30 +164,20 @@ def set_up_logging(level: int, libraries: Mapping[str, int] = _LIBRARIES) -> Non
 def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:
     """The type of an option that takes a whole number from `least` to `most`."""
     wanted = f"a whole number from {least} to {most}" if most is not None else f"a whole number, {least} or more"
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
-        return value
-
-    return parse
+    return _number(int, wanted, lambda value: least <= value <= (math.inf if most is None else most))
 
 
 def real(wanted: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
     """The type of an option that takes a number for which `holds` is true, in words `wanted`."""
+    return _number(float, wanted, holds)
 
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not holds(value):  # nothing holds for nan
-            raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
-        return value
+
+def _number(kind: Callable[[str], T], wanted: str, holds: Callable[[T], bool]) -> Callable[[str], T]:
+    def parse(text: str) -> T:
+        with contextlib.suppress(ValueError):
+            if holds(value := kind(text)):  # nothing holds for nan
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
 
     return parse
 

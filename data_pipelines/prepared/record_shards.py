@@ -72,12 +72,7 @@ def describe(out: str, config: str, card: DataCard, features: dict[str, Any], sp
         disable_shuffling=True,  # the order is the source's
     )
     info.set_file_format(FileFormat.ARRAY_RECORD)
-    template = naming.ShardedFileTemplate(
-        data_dir=epath.Path(folder),
-        dataset_name=card.name,
-        filetype_suffix="array_record",
-        template=naming.DEFAULT_FILENAME_TEMPLATE,
-    )
+    template = naming.ShardedFileTemplate(epath.Path(folder), dataset_name=card.name, filetype_suffix="array_record")
     infos = [
         SplitInfo(
             name=name,

@@ -6,7 +6,7 @@ Layout under the root, as published: `train.json`, `validate.json`, `test.json`,
 "Left" in a label is the patient's left, the image's right.
 
 Each language is split by image, but independently of the other: 84 of the 96 English test images are in the Chinese
-training or validation split. `data_pipelines.loading.leaks` refuses such a run.
+training or validation split. `data_pipelines.loading.checks` refuses such a run.
 """
 
 import logging

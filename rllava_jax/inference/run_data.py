@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.core.errors import NoExamples
-from data_pipelines.loading.checks import check_lengths, verify_images
+from data_pipelines.loading.checks import check_leaks, check_lengths, verify_images
 from data_pipelines.loading.examples import load_examples
-from data_pipelines.loading.leaks import check_leaks
 from data_pipelines.loading.mixture import Part, load_parts, mixed
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
