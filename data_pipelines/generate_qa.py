@@ -28,15 +28,14 @@ from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import AnswerStore, Completion, Request
 from data_pipelines.generation.captions import Caption, read_captions
 from data_pipelines.generation.client import Endpoint, ask
-from data_pipelines.generation.duplicates import Duplicates
-from data_pipelines.generation.filters import Filters, read_pathologies
-from data_pipelines.generation.languages import check_language
+from data_pipelines.generation.filters import Duplicates, Filters, read_pathologies
 from data_pipelines.generation.options import check_lengths, endpoint_of, parser
 from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, RequestsOf, Selection, Tally
 from data_pipelines.generation.summary import Work, as_text, summarise
 from data_pipelines.generation.templates import Kind, PromptTemplate, load_templates, render
+from data_pipelines.generation.words import check_language
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipelines.loading.batch_shapes import FEWEST_BATCHES, batch_shapes, length_for, text_lengths
+from data_pipelines.loading.evaluation_batches import FEWEST_BATCHES, batch_shapes, length_for, text_lengths
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@ from expected_errors import refused
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.generation.captions import Caption
-from data_pipelines.generation.duplicates import Duplicates
-from data_pipelines.generation.filters import Filters, read_pathologies
-from data_pipelines.generation.languages import is_language
+from data_pipelines.generation.filters import Duplicates, Filters, read_pathologies
 from data_pipelines.generation.pairs import GeneratedPair
-from data_pipelines.generation.words import contains, words
+from data_pipelines.generation.words import contains, is_language, words
 from data_pipelines.records import Turn
 
 

@@ -6,8 +6,8 @@ import pytest
 from expected_errors import refused
 from PIL import Image
 
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.text_files import read_rows
 from data_pipelines.sources import roco_v2
 
 CAPTIONS = {

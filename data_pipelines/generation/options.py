@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from data_pipelines.core.command_line import Parser, above_zero, real, whole, words
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.generation.client import Endpoint
-from data_pipelines.generation.duplicates import DuplicateScope
-from data_pipelines.generation.filters import Filter, PathologyScope
+from data_pipelines.generation.filters import DuplicateScope, Filter, PathologyScope
 from data_pipelines.generation.templates import KINDS, Kind
 
 

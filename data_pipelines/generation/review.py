@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import DataConflict, FileExists, InvalidOption, MissingField, invalid_field
 from data_pipelines.core.json_files import json_lines
+from data_pipelines.core.text_files import read_rows
 
 Verdict = Literal["accept", "reject"]
 COLUMNS = ("id", "image", "caption", "question", "answer", "verdict", "comment")

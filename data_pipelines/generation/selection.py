@@ -10,8 +10,7 @@ from typing import Any
 from data_pipelines.core.atomic_files import appears_whole
 from data_pipelines.generation.answers import AnswerStore, Request
 from data_pipelines.generation.captions import Caption
-from data_pipelines.generation.duplicates import Duplicates
-from data_pipelines.generation.filters import Filters
+from data_pipelines.generation.filters import Duplicates, Filters
 from data_pipelines.generation.pairs import GeneratedPair, MalformedError, pair_id, parse_answer, question_record
 from data_pipelines.generation.review import Verdict
 

@@ -1,5 +1,7 @@
 """Requests to batches of evaluation: every one once."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,12 +9,73 @@ import grain
 import numpy as np
 
 from data_pipelines.core.errors import MeshMismatch
-from data_pipelines.loading.batch_shapes import Shape, batch_shapes, length_for
 from data_pipelines.loading.controls import ShuffledImages
 from data_pipelines.loading.preprocess import Arrays, Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.regions.policy import Shown, regions_under
 from data_pipelines.settings import WrongKind
+
+# A shape is a program of its own to compile, so it must serve some batches.
+FEWEST_BATCHES = 8
+_LENGTHS = 4
+_MULTIPLE = 8
+
+
+class Shape(NamedTuple):
+    """Region slots and text length of a batch."""
+
+    slots: int
+    length: int
+
+
+def text_lengths(longest: int) -> tuple[int, ...]:
+    """The lengths that text is padded to, at most four: 16, 32 and 40 for a `longest` (T) of 40."""
+    step = math.ceil(longest / _LENGTHS / _MULTIPLE) * _MULTIPLE
+    return (*range(step, longest, step), longest)
+
+
+def length_for(tokens: int, longest: int) -> int:
+    """The shortest of `text_lengths` that holds so many tokens."""
+    return next(length for length in text_lengths(longest) if length >= tokens)
+
+
+def batch_shapes(
+    tokens: Sequence[int], regions: Sequence[int], batch_size: int, *, longest: int, slots: int
+) -> list[Shape]:
+    """The shape of each batch of prompts.
+
+    Batches that show no region have no slots, others all. Of those that have as many slots, a text length that fewer
+    than `FEWEST_BATCHES` would have is left out, and its batches take the next one that is used; the greatest that is
+    needed is always used. Fewer batches than that without a region keep their slots.
+
+    Args:
+      tokens, regions: of each prompt, in the order in which they are asked.
+      longest: T, the greatest text length.
+      slots: R.
+    """
+    starts = range(0, len(tokens), batch_size)
+    lengths = [length_for(max(tokens[start : start + batch_size]), longest) for start in starts]
+    needed = [slots if any(regions[start : start + batch_size]) else 0 for start in starts]
+    if needed.count(0) < FEWEST_BATCHES:
+        needed = [slots] * len(needed)
+    used = {some: _used([one for one, own in zip(lengths, needed, strict=True) if own == some]) for some in set(needed)}
+    return [
+        Shape(own, next(length for length in used[own] if length >= one))
+        for one, own in zip(lengths, needed, strict=True)
+    ]
+
+
+def _used(lengths: Sequence[int]) -> list[int]:
+    """Of the lengths that batches need, those that enough of them, with those of shorter ones left out, would have."""
+    counts = Counter(lengths)
+    used, waiting = [], 0
+    for length in sorted(counts):
+        waiting += counts[length]
+        if waiting >= FEWEST_BATCHES or length == max(counts):
+            used.append(length)
+            waiting = 0
+    return used
+
 
 _TEXT = ("text", "mask_ar", "mask_loss", "mask_input")
 
@@ -66,7 +129,7 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[tuple[Arrays, list[EvaluationRequest]]]:
-    """The requests in batches of few static shapes (`loading/batch_shapes.py`), prepared by threads.
+    """The requests in batches of few static shapes (`batch_shapes`), prepared by threads.
 
     The last batch is filled up with its last request. Hosts share each batch as in training; all yield equally many.
 

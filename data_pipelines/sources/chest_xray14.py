@@ -8,10 +8,9 @@ import glob
 import os
 from collections.abc import Sequence
 
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import InvalidValue, MissingField, MissingFile, UnknownName
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.core.text_files import lines_of
+from data_pipelines.core.text_files import lines_of, read_rows
 from data_pipelines.records import Count, DataCard, Region, Source, SourceSplit
 from data_pipelines.sources.split_builder import SplitBuilder, begin_split, box_in, frame_of
 

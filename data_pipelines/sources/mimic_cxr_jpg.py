@@ -16,8 +16,8 @@ import re
 from itertools import zip_longest
 from pathlib import Path
 
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import InvalidValue, UnreadableFile
+from data_pipelines.core.text_files import read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit, UnnamedFile
 from data_pipelines.sources.split_builder import begin_split
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.json_files import single_blanks
+from data_pipelines.core.text_files import read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
 

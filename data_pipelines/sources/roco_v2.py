@@ -7,9 +7,9 @@ is read from the concepts that people assigned (`*_concepts_manual.csv`).
 import os
 from pathlib import Path
 
-from data_pipelines.core.csv_files import read_rows
 from data_pipelines.core.errors import MissingField, MissingFile
 from data_pipelines.core.json_files import single_blanks
+from data_pipelines.core.text_files import read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
 
