@@ -72,11 +72,9 @@ def with_files(captions: Sequence[Caption], source: PreparedCaptions, folder: Pa
       DataError: an image cannot be read, or the folder cannot be written.
     """
     made_folder(folder / IMAGES)
-    names: dict[StoredImage, str] = {}
-    for caption in tqdm(captions, desc="images", unit="image", disable=None, leave=False):
-        image = source.images[caption.id]
-        if image not in names:
-            names[image] = _written(image, source.name, folder)
+    wanted = dict.fromkeys(source.images[caption.id] for caption in captions)
+    shown = tqdm(wanted, desc="images", unit="image", disable=None, leave=False)
+    names = {image: _written(image, source.name, folder) for image in shown}
     return [replace(caption, image=names[source.images[caption.id]]) for caption in captions]
 
 

@@ -80,7 +80,10 @@ class Preprocessor:
         whole = augment.crop == 0 or example.task == "detect"
         view = _WHOLE if whole else _random_view([m.box for m in marked], augment.crop, rng)
         tone = _random_tone(augment.brightness, augment.contrast, rng)
-        return self._arrays(example, original, marked, view, tone, answered=True, rng=rng)
+        height, width = original.shape[:2]
+        window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
+        image = self._resized(example) if view == _WHOLE else pixels.resample(original, window, self.image_size)
+        return self._arrays(example, image, MarkedImage(original, marked, tone, view), answered=True, rng=rng)
 
     def evaluation(
         self, example: VQAExample, shown: Shown, *, condition: str = "right", answered: bool = False
@@ -104,9 +107,12 @@ class Preprocessor:
         own = self.cache.image(example.image, example.id)
         changed = changed_picture(own, condition, example.id)
         original = own if changed is None else changed
-        resized = None if changed is None else pixels.resize(changed, self.image_size)
+        image = self._resized(example) if changed is None else pixels.resize(changed, self.image_size)
         marked = [self._marked(region, original, example, region.box) for region in shown.regions]
-        return self._arrays(example, original, marked, _WHOLE, tone, answered=answered, rng=None, resized=resized)
+        return self._arrays(example, image, MarkedImage(original, marked, tone, _WHOLE), answered=answered, rng=None)
+
+    def _resized(self, example: VQAExample) -> UInt8[np.ndarray, "S S 3"]:
+        return self.cache.resized(example.image, example.id, self.image_size)
 
     def prompt_tokens(self, example: VQAExample, shown: Shown) -> int:
         """Tokens of the text that `evaluation` writes, before padding. Raises DataError."""
@@ -131,16 +137,13 @@ class Preprocessor:
     def _arrays(
         self,
         example: VQAExample,
-        original: UInt8[np.ndarray, "H W 3"],
-        marked: Sequence[MarkedRegion],
-        view: Box,
-        tone: UInt8[np.ndarray, " 256"],
+        image: UInt8[np.ndarray, "S S 3"],
+        picture: MarkedImage,
         *,
         answered: bool,
         rng: np.random.Generator | None,
-        resized: UInt8[np.ndarray, "S S 3"] | None = None,
     ) -> Arrays:
-        slots = self.regions.max_regions
+        slots, marked = self.regions.max_regions, picture.regions
         if len(marked) > slots:
             count = len(marked)
             raise DataError(
@@ -148,19 +151,10 @@ class Preprocessor:
                 f"with {count}",
                 code="data.too-many-regions",
             )
-        height, width = original.shape[:2]
-        window = (view[0] * height, view[1] * width, view[2] * height, view[3] * width)
-        if resized is not None:
-            image = resized
-        elif view == _WHOLE:
-            image = self.cache.resized(example.image, example.id, self.image_size)
-        else:
-            image = pixels.resample(original, window, self.image_size)
-        image = tone[image]
-        picture = MarkedImage(original, marked, tone, view)
+        image = picture.tone[image]
         for encoder in self.encoders:
             image = encoder.draw(image, picture, rng)
-        seen = [boxes.within_view(m.box, view) for m in marked]
+        seen = [boxes.within_view(m.box, picture.view) for m in marked]
         turns, length = self.turns(example, seen), self.data.text_length
         tokens = encode_conversation(self.tokenizer, turns, length, example.id, answered=answered)
         region_boxes = np.zeros((slots, 4), np.float32)

@@ -292,14 +292,10 @@ def _write_checksums(stored: Stored, root: str, out: str) -> None:
         for item, checksum in zip(shard.items, note.sha256, strict=True):
             if isinstance(item.source, str) and checksum:
                 checksums[relative(item.file(), root)] = checksum
-    for folder, inner, names in os.walk(root) if root else ():
-        if unnamed:
-            inner.clear()  # so that os.walk does not go into them
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.lower().endswith(_ANNOTATION_FILES) and os.path.isfile(path):
-                with open(path, "rb") as file:
-                    checksums[relative(path, root)] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in Path(root).glob("*" if unnamed else "**/*") if root else ():
+        if path.name.lower().endswith(_ANNOTATION_FILES) and path.is_file():
+            with path.open("rb") as file:
+                checksums[relative(str(path), root)] = hashlib.file_digest(file, "sha256").hexdigest()
     lines = "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
     write_atomically(Path(out, layout.CHECKSUMS_FILE), lines)
 
