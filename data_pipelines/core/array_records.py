@@ -78,15 +78,8 @@ def read_example(record: bytes) -> dict[str, Sequence[Any]]:
         example = _EXAMPLE.FromString(record)
     except Exception as error:  # protobuf's DecodeError, which its implementations derive differently
         raise ValueError(f"no tf.train.Example: {error}") from None
-    return {entry.key: _values(entry.value) for entry in example.features.feature}
-
-
-def _values(feature: Any) -> Sequence[Any]:
-    for kind in _MESSAGES["Feature"]:
-        if feature.HasField(kind):
-            values: Sequence[Any] = getattr(feature, kind).value
-            return values
-    return ()
+    # A feature has one list of the three, or none where it is empty.
+    return {e.key: next((held.value for _, held in e.value.ListFields()), ()) for e in example.features.feature}
 
 
 def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:

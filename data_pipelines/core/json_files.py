@@ -56,14 +56,12 @@ def read_objects(path: str) -> list[tuple[str, dict[str, Any]]]:
 
 def list_of_objects(entries: Any, where: str, *, remedy: str = "is it the published file?") -> list[dict[str, Any]]:
     """Raises: DataError: `entries` is not a list of objects."""
-    if not isinstance(entries, list):
-        found = type(entries).__name__
-    else:
-        wrong = next(((n, entry) for n, entry in enumerate(entries) if not isinstance(entry, dict)), None)
-        if wrong is None:
-            return entries
-        found = f"entry {wrong[0]} of type {type(wrong[1]).__name__}"
-    raise MalformedFile(f"{where}: expected a list of objects, found {found}; {remedy}")
+    wrong = [type(entries).__name__]
+    if isinstance(entries, list):
+        wrong = [f"entry {n} of type {type(e).__name__}" for n, e in enumerate(entries) if not isinstance(e, dict)]
+    if wrong:
+        raise MalformedFile(f"{where}: expected a list of objects, found {wrong[0]}; {remedy}")
+    return list(entries)
 
 
 def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) -> Any:

@@ -37,7 +37,7 @@ def region_questions(images: Iterable[AnnotatedImage], *, families: Sequence[Fam
     label (choose: fewer than three) that is certainly wrong for it, so verify is exactly half yes, half no.
     """
     images = list(images)
-    pools = _LabelPools(images)
+    pools = _label_pools(images)
     examples = []
     for image in images:
         for index, region in enumerate(image.regions):
@@ -47,7 +47,7 @@ def region_questions(images: Iterable[AnnotatedImage], *, families: Sequence[Fam
                 examples.append(_identify(image, index, rng_for(seed, "identify", image.image_id, index)))
             if "localise" in families and sum(r.label == region.label for r in image.regions) == 1:
                 examples.append(_localise(image, index))
-            wrong = pools.wrong_labels(image, region, rng_for(seed, "wrong labels", image.image_id, index))
+            wrong = _wrong_labels(pools, image, region, rng_for(seed, "wrong labels", image.image_id, index))
             if "verify" in families and wrong:
                 examples.extend(_verify(image, index, wrong[0]))
             if "choose" in families and len(wrong) >= CHOICES - 1:
@@ -56,35 +56,31 @@ def region_questions(images: Iterable[AnnotatedImage], *, families: Sequence[Fam
     return examples
 
 
-class _LabelPools:
-    """Every label of the split by how near its images are: same modality and body part, same modality, any."""
+def _keys(image: AnnotatedImage) -> tuple[tuple[str, ...], ...]:
+    """How near other images are, nearest first: of the same modality and body part, the same modality, any."""
+    return (image.modality, image.body_part), (image.modality,), ()
 
-    def __init__(self, images: Sequence[AnnotatedImage]):
-        pools: dict[tuple[str, ...], set[str]] = {}
-        for image in images:
-            labels = {region.label for region in image.regions if region.label}
-            for key in self._keys(image):
-                pools.setdefault(key, set()).update(labels)
-        self._pools = {key: sorted(labels) for key, labels in pools.items()}
 
-    @staticmethod
-    def _keys(image: AnnotatedImage) -> Iterator[tuple[str, ...]]:
-        yield image.modality, image.body_part
-        yield (image.modality,)
-        yield ()
+def _label_pools(images: Sequence[AnnotatedImage]) -> dict[tuple[str, ...], list[str]]:
+    """Every label of the split, by `_keys` of the images that have it."""
+    pools: dict[tuple[str, ...], set[str]] = {}
+    for image in images:
+        for key in _keys(image):
+            pools.setdefault(key, set()).update(region.label for region in image.regions if region.label)
+    return {key: sorted(labels) for key, labels in pools.items()}
 
-    def wrong_labels(self, image: AnnotatedImage, region: Region, rng: np.random.Generator) -> list[str]:
-        """Labels that are certainly wrong for `region`, hardest first: of the same image, then of like images."""
-        same_place = {r.label for r in image.regions if iou(r.box, region.box) > _AMBIGUOUS_IOU}
-        ruled_out = same_place | {region.label}
-        tiers = [sorted({r.label for r in image.regions if r.label})]
-        tiers += [self._pools.get(key, []) for key in self._keys(image)]
-        wrong: list[str] = []
-        for tier in tiers:
-            fresh = [label for label in tier if label not in ruled_out]
-            wrong += [fresh[i] for i in rng.permutation(len(fresh))]
-            ruled_out |= set(fresh)
-        return wrong
+
+def _wrong_labels(
+    pools: dict[tuple[str, ...], list[str]], image: AnnotatedImage, region: Region, rng: np.random.Generator
+) -> list[str]:
+    """Labels that are certainly wrong for `region`, hardest first: of the same image, then of like images."""
+    ruled_out = {r.label for r in image.regions if iou(r.box, region.box) > _AMBIGUOUS_IOU} | {region.label}
+    wrong: list[str] = []
+    for tier in (sorted({r.label for r in image.regions if r.label}), *(pools[key] for key in _keys(image))):
+        fresh = [label for label in tier if label not in ruled_out]
+        wrong += [fresh[i] for i in rng.permutation(len(fresh))]
+        ruled_out |= set(fresh)
+    return wrong
 
 
 def _identify(image: AnnotatedImage, index: int, rng: np.random.Generator) -> VQAExample:
