@@ -151,7 +151,12 @@ def invalid_field(where: str, field: str, value: object, remedy: str) -> Invalid
 
 def unreadable_image(name: object, reason: object, remedy: str = "replace it") -> ImageError:
     """The error of an image that is there and cannot be decoded."""
-    return ImageError(f"{name}: image cannot be read ({reason}); {remedy}", code="image.unreadable")
+    return ImageError(f"{name}: image cannot be read ({reason_of(reason)}); {remedy}", code="image.unreadable")
+
+
+def reason_of(error: object, most: int = 200) -> str:
+    """What an error of another library says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

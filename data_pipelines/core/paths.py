@@ -15,7 +15,7 @@ from pathlib import Path
 
 from etils import epath
 
-from data_pipelines.core.errors import ConfigError, MissingPackage, UnreadableFile
+from data_pipelines.core.errors import ConfigError, MissingPackage, UnreadableFile, reason_of
 
 _REMOTE = "gs://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -84,9 +84,8 @@ def require_bucket(path: Path) -> None:
         # What Orbax asks too, to learn whether the bucket has real folders.
         gcsfs.GCSFileSystem().call("GET", f"b/{bucket}")
     except Exception as error:  # gcsfs, aiohttp and google-auth each raise their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnreadableFile(
-            f"{path}: the bucket {bucket} cannot be opened ({reason}); create it, or log in "
+            f"{path}: the bucket {bucket} cannot be opened ({reason_of(error)}); create it, or log in "
             "(gcloud auth application-default login) as somebody with the roles storage.objectUser and "
             "storage.legacyBucketReader on it"
         ) from None

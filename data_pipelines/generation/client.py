@@ -155,13 +155,10 @@ async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: E
             **options,
         )
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        remedy = (
-            f"set the environment variable {endpoint.api_key_variable} to a valid API key"
-            if endpoint.api_key_variable
-            else f"put an API key into an environment variable and name that with {endpoint.options}api-key-env"
-        )
         raise EndpointError(
-            f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); {remedy}", code="endpoint.refused"
+            f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); put a valid API key into a variable of "
+            f"the environment, and name that with {endpoint.options}api-key-env (now {endpoint.api_key_variable!r})",
+            code="endpoint.refused",
         ) from None
     except openai.NotFoundError as error:
         raise EndpointError(

@@ -95,8 +95,7 @@ def _stored(image: StoredImage) -> bytes:
         raise ImageError(str(error), code=error.code) from None
     # array_record reports bad files with many types: RuntimeError, ValueError, IndexError …
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise unreadable_image(image, reason, "prepare the data set again") from error
+        raise unreadable_image(image, error, "prepare the data set again") from error
 
 
 def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -114,8 +113,7 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
         raise unreadable_image(name, "no known image format") from error
     # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise unreadable_image(name, reason) from error
+        raise unreadable_image(name, error) from error
 
 
 def image_file(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:

@@ -7,7 +7,7 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines.core.errors import MalformedFile
+from data_pipelines.core.errors import MalformedFile, reason_of
 
 LOC_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -88,10 +88,9 @@ class HuggingFaceBackend:
             content |= {"truncation": None, "padding": None}
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library raises nothing narrower
-            reason = " ".join(str(error).split())[:120]
             raise MalformedFile(
-                f"{path}: data.tokenizer is not a Hugging Face tokenizer.json ({reason}); name a file that is one, "
-                "or a tokenizer.model, or '' to train one"
+                f"{path}: data.tokenizer is not a Hugging Face tokenizer.json ({reason_of(error, 120)}); name a file "
+                "that is one, or a tokenizer.model, or '' to train one"
             ) from error
         self._lacks_locations = not _all_or_none(set(self._tokenizer.get_vocab()), LOC_TOKENS + SEG_TOKENS, path)
         if self._lacks_locations:
