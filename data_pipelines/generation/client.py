@@ -156,8 +156,8 @@ async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: E
         )
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise EndpointError(
-            f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); put a valid API key into an "
-            f"environment variable, and name that with {endpoint.options}api-key-env (now {endpoint.api_key_variable!r})",
+            f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); put a valid API key in an environment "
+            f"variable, and name that with {endpoint.options}api-key-env (now {endpoint.api_key_variable!r})",
             code="endpoint.refused",
         ) from None
     except openai.NotFoundError as error:

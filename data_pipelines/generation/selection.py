@@ -18,10 +18,8 @@ QUESTIONS = "questions.jsonl"
 REJECTED = "rejected.jsonl"
 # What a question keeps of the request that it comes from.
 _PROVENANCE = (
-    *("kind", "caption_id", "model", "seed", "temperature"),
-    *("template", "template_sha256", "prompt_sha256"),
-)
-
+    "kind", "caption_id", "model", "seed", "temperature", "template", "template_sha256", "prompt_sha256",
+)  # fmt: skip
 
 RequestsOf = Callable[[Caption], Iterator[Request]]
 

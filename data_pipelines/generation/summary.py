@@ -12,8 +12,7 @@ from data_pipelines.generation.templates import Kind, PromptTemplate
 
 _SETTINGS = (
     "captions", "model", "seed", "temperature", "max_tokens", "json_mode", "pairs", "turns", "language", "split",
-    "limit",
-    "pathologies", "pathology_scope", "caption_words", "question_words", "answer_words", "duplicate_scope",
+    "limit", "pathologies", "pathology_scope", "caption_words", "question_words", "answer_words", "duplicate_scope",
     "duplicate_threshold", "skip_filter", "review", "only_accepted",
 )  # fmt: skip
 
