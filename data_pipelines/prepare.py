@@ -16,7 +16,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from data_pipelines.core.command_line import Parser, run_command, whole, words
+from data_pipelines.core.command_line import Parser, real, run_command, whole, words
 from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
@@ -145,7 +145,8 @@ def _parser() -> Parser:
         "--detections", default="", metavar="FILE",
         help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",
     )  # fmt: skip
-    parser.add_argument("--min-score", type=float, default=0.0, metavar="S", help="leave out boxes that score below")
+    share = real("a number from 0 to 1", lambda score: 0 <= score <= 1)
+    parser.add_argument("--min-score", type=share, default=0.0, metavar="S", help="leave out boxes that score below")
     parser.add_argument(
         "--detection-names", default="", metavar="FILE", help="COCO file with the categories of results alone"
     )

@@ -6,6 +6,7 @@ import pytest
 from expected_errors import refused
 from PIL import Image
 
+from data_pipelines import prepare
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.records import FAMILIES, AnnotatedImage, Region, SourceSplit, VQAExample
 from data_pipelines.regions.detections import attach_detections
@@ -208,10 +209,9 @@ def test_a_question_s_own_annotated_regions_go_too(split, written):
     assert (linked[0].regions, linked[0].provenance) == ((NODULE_REGION,), "detector:question")
 
 
-def test_impossible_scores_and_missing_files_are_errors(split, written, tmp_path):
-    path = written({"synpic1": [NODULE]})
-    with refused(ConfigError, "option.invalid-value", "min_score", "1.5"):
-        attach_detections(split, path, min_score=1.5)
+def test_impossible_scores_and_missing_files_are_errors(split, tmp_path, capsys):
+    assert prepare.main(["slake", "--detections", "boxes.json", "--min-score", "1.5"]) == 2
+    assert "--min-score: '1.5' is invalid; write a number from 0 to 1 [option.invalid-value]" in capsys.readouterr().err
     with refused(DataError, "file.missing", "nothing.json"):
         attach_detections(split, str(tmp_path / "nothing.json"), min_score=0)
 

@@ -41,24 +41,18 @@ def check_destination(destination: Path, *, source: Path, overwrite: bool, ours:
     """
     target, origin = destination.resolve(), source if is_remote(source) else source.resolve()
     if target == origin or target in origin.parents or origin in target.parents:
-        raise ConfigError(
-            f"{destination}: and the source, {source}, lie in one another; choose another destination",
-            code="file.conflict",
-        )
-    if destination.is_symlink():
-        raise ConfigError(
-            f"{destination}: is a symbolic link; name the place that it points to, or another", code="file.conflict"
-        )
-    if not destination.exists():
+        fault = f"and the source, {source}, lie in one another; choose another destination"
+    elif destination.is_symlink():
+        fault = "is a symbolic link; name the place that it points to, or another"
+    elif not destination.exists():
         return
-    if not overwrite:
+    elif not overwrite:
         raise FileExists(f"{destination}: exists; choose another destination, or replace it with --overwrite")
-    if not ours(destination):
-        raise ConfigError(
-            f"{destination}: holds files that this command did not write, so --overwrite does not touch it; "
-            "choose another destination, or remove it yourself",
-            code="file.conflict",
-        )
+    elif ours(destination):
+        return
+    else:
+        fault = "holds files that this command did not write, so --overwrite does not touch it; remove it yourself"
+    raise ConfigError(f"{destination}: {fault}", code="file.conflict")
 
 
 def holds_only(folder: Path, names: Collection[str], patterns: Collection[str] = (), *, mark: str) -> bool:

@@ -23,7 +23,6 @@ from typing import Any
 from data_pipelines.core.errors import (
     DataConflict,
     ImageError,
-    InvalidOption,
     MalformedFile,
     MissingOption,
     UnknownName,
@@ -76,8 +75,6 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
       DataError: a file is missing or malformed, a box leaves its image, no image of the split is named, or a name fits
         several of its images.
     """
-    if not 0 <= min_score <= 1:
-        raise InvalidOption(f"min_score = {min_score}; give a number from 0 to 1")
     detections = read_detections(path, names_path=names_path)
     owners = _owners(split.images)
     found: dict[str, list[Detection]] = {}
