@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
@@ -91,39 +92,48 @@ def endpoint_of(options: argparse.Namespace, prefix: str = "", **settings: Any) 
     return Endpoint(url=url, api_key=key, api_key_variable=variable, options=flag, **given, **settings)
 
 
+def add_endpoint(
+    group: argparse._ArgumentGroup, defaults: Mapping[str, float], *, prefix: str = "", without: str
+) -> None:
+    """Adds the options of a language model's endpoint and of what is sent to it.
+
+    Args:
+      defaults: by attribute. With a prefix, which stands in the attributes too, they are not the parser's, so that it sees which options were given.
+      prefix: of the options' names: "judge-" for --judge-endpoint and its neighbours.
+      without: what becomes of the work without an endpoint.
+    """
+
+    def add(name: str, about: str, **settings: Any) -> None:
+        default = defaults.get(f"{prefix}{name}".replace("-", "_"))
+        said = f"{about} (default: {'none' if default is None else default})"
+        group.add_argument(f"--{prefix}{name}", default=None if prefix else default, help=said, **settings)
+
+    add("endpoint", f"OpenAI-compatible, e.g. http://localhost:11434/v1; without it {without}", metavar="URL")
+    add("api-key-env", "environment variable that holds the endpoint's API key", metavar="VARIABLE")
+    add("seed", "of sampling, and of what is drawn for the requests", type=int, metavar="N")
+    add("max-tokens", "of an answer", type=whole(1), metavar="N")
+    add("concurrency", "requests at once", type=whole(1), metavar="N")
+    tried = "further tries after no connection, a timeout, 429 or 5xx; then a request counts as failed"
+    add("retries", tried, type=whole(), metavar="N")
+    add("timeout", "seconds without a byte after which a request is tried again", type=above_zero, metavar="S")
+
+
 def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--endpoint", metavar="URL",
-        help="OpenAI-compatible, e.g. http://localhost:11434/v1; without it nothing is asked, and the answers that "
-        "--out holds already are filtered anew",
-    )  # fmt: skip
+    defaults = {"seed": 0, "max_tokens": 1024, "concurrency": 4, "retries": 5, "timeout": 120.0}
+    add_endpoint(group, defaults, without="nothing is asked, and the answers that --out holds are filtered anew")
     group.add_argument("--model", required=True, metavar="NAME", help="as the endpoint calls it")
-    group.add_argument(
-        "--api-key-env", metavar="VARIABLE",
-        help="environment variable that holds the endpoint's API key (default: no key is sent)",
-    )  # fmt: skip
     group.add_argument(
         "--templates", metavar="DIR",
         help="folder of your own prompts, one KIND.txt each (default: those of data_pipelines/generation/qa_templates)",
     )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of sampling, options' order, wanted answers")
     degree = real("a number from 0 to 2", lambda t: 0 <= t <= 2)
     group.add_argument("--temperature", type=degree, default=0.0, help="of sampling; at 0 it is greedy")
-    group.add_argument("--max-tokens", type=whole(1), default=1024, metavar="N", help="of an answer")
     group.add_argument(
         "--json-mode", action="store_true", help="have the server allow nothing but JSON; not every server can"
     )
     group.add_argument(
         "--requests-per-minute", type=above_zero, metavar="N", help="upper limit, retries included (default: none)"
     )
-    group.add_argument("--concurrency", type=whole(1), default=4, metavar="N", help="requests at once")
-    group.add_argument(
-        "--timeout", type=above_zero, default=120.0, metavar="S", help="seconds without a byte before a retry"
-    )
-    group.add_argument(
-        "--retries", type=whole(), default=5, metavar="N",
-        help="further tries after no connection, a timeout, 429 or 5xx; then the request counts as failed",
-    )  # fmt: skip
     group.add_argument(
         "--stop-after-failures", type=whole(1), default=10, metavar="N", help="in a row, after which the run ends"
     )

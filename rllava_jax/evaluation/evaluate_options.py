@@ -4,6 +4,7 @@ import argparse
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
 from data_pipelines.core.command_line import Parser, above_zero, whole
+from data_pipelines.generation.options import add_endpoint
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import SOURCES
 from rllava_jax.evaluation.protocols import registry
@@ -121,10 +122,7 @@ def _add_judge_options(parser: Parser) -> None:
         "judge", "a language model that marks answers; question, reference and answer are sent to it"
     )
     group.add_argument("--judge-model", metavar="NAME", help="as the endpoint calls it; asks for the judge")
-    group.add_argument(
-        "--judge-endpoint", metavar="URL",
-        help="OpenAI-compatible, e.g. http://localhost:11434/v1; without it only verdicts in --judge-cache count",
-    )  # fmt: skip
+    add_endpoint(group, _JUDGING, prefix="judge-", without="only verdicts in --judge-cache count")
     group.add_argument(
         "--judge-cache", metavar="FILE", help="JSON Lines of all replies; a second run asks only for what it lacks"
     )
@@ -132,19 +130,5 @@ def _add_judge_options(parser: Parser) -> None:
         "--judge-template", metavar="FILE",
         help="your own prompt (default: rllava_jax/evaluation/judge_templates/medical_answer.txt)",
     )  # fmt: skip
-    group.add_argument(
-        "--judge-api-key-env", metavar="VARIABLE", help="environment variable that holds the API key (default: none)"
-    )
-    group.add_argument("--judge-seed", type=int, metavar="N", help="sent with each request (default: 0)")
-    group.add_argument(
-        "--judge-max-tokens", type=whole(1), metavar="N", help="of a reply with its reasons (default: 512)"
-    )
-    group.add_argument(
-        "--judge-concurrency", type=whole(1), metavar="N", help="requests under way at once (default: 4)"
-    )
-    group.add_argument(
-        "--judge-retries", type=whole(), metavar="N", help="further tries of a failed request (default: 4)"
-    )
-    group.add_argument("--judge-timeout", type=above_zero, metavar="S", help="seconds without a byte (default: 120)")
     names = ("judge_endpoint", "judge_template", "judge_cache", "judge_api_key_env", *_JUDGING)
     parser.goes_with("--judge-model", *(f"--{name.replace('_', '-')}" for name in names))
