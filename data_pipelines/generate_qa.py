@@ -25,7 +25,7 @@ from data_pipelines.core.command_line import made_folder, run_command
 from data_pipelines.core.errors import MissingOption, OptionConflict
 from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
-from data_pipelines.generation.answers import AnswerStore, Completion, Request
+from data_pipelines.generation.answers import AnswerStore, Request
 from data_pipelines.generation.captions import Caption, read_captions
 from data_pipelines.generation.client import Endpoint, ask
 from data_pipelines.generation.filters import Duplicates, Filters, read_pathologies
@@ -132,22 +132,7 @@ def _ask_missing(
         return
     missing = (r for caption in captions for r in requests_of(caption) if r.key not in store)
     with tqdm(total=needed, initial=work.answered_before, desc="asking", unit="request", disable=None) as bar:
-
-        def show() -> None:
-            limited = work.traffic.statuses[429]
-            bar.set_postfix(failed=len(work.failures), tries=work.traffic.tries, rate_limited=limited, refresh=False)
-
-        def answered(request: Request, answer: Completion) -> None:
-            store.add(request, answer)
-            show()
-            bar.update()
-
-        def failed(request: Request, reason: str) -> None:
-            work.failures.append({"caption_id": request.caption_id, "kind": request.kind, "reason": reason})
-            show()
-            bar.refresh()
-
-        asyncio.run(ask(missing, endpoint, work.traffic, answered=answered, failed=failed))
+        asyncio.run(ask(missing, endpoint, store, work.traffic, bar))
 
 
 def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption], Counter[str]]:

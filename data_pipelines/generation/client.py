@@ -6,13 +6,15 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.optional_packages import optional_package
-from data_pipelines.generation.answers import ChatRequest, Completion
+from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completion
 
 if TYPE_CHECKING:
     import openai
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 # Shorter keys are the words that local servers are given for want of one ("ollama", "EMPTY"), which an answer may hold.
 _LEAST_SECRET = 8
 _LONGEST_MESSAGE = 300
-
-_Request = TypeVar("_Request", bound=ChatRequest)
 
 
 class EndpointError(DataError):
@@ -60,21 +60,26 @@ class Endpoint:
 
 @dataclass
 class Traffic:
-    """What went over the line. Attributes: tries: requests sent, retries among them; statuses: of the replies."""
+    """What went over the line.
+
+    Attributes:
+      tries: requests sent, retries among them.
+      statuses: of the replies.
+      failures: the requests whose tries are used up, each with the reason.
+    """
 
     tries: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
+    failures: list[tuple[Any, str]] = field(default_factory=list)
 
 
 async def ask(
-    requests: Iterator[_Request],
-    endpoint: Endpoint,
-    traffic: Traffic,
-    *,
-    answered: Callable[[_Request, Completion], None],
-    failed: Callable[[_Request, str], None],
+    requests: Iterator[ChatRequest], endpoint: Endpoint, store: AnswerStore, traffic: Traffic, bar: tqdm[Any]
 ) -> None:
-    """Sends every request and calls `answered` or, when its tries are used up, `failed` with the reason.
+    """Sends every request, and stores the answers as they come; `traffic` has the requests that got none.
+
+    Args:
+      bar: goes on with every answer.
 
     Raises:
       EndpointError: key, address or model are refused (401, 403, 404), or `stop_after_failures` failed in a row.
@@ -87,9 +92,11 @@ async def ask(
             nonlocal in_a_row
             for request in requests:
                 try:
-                    answer = await _ask_one(client, request, endpoint)
+                    store.add(request, await _ask_one(client, request, endpoint))
+                    in_a_row = 0
+                    bar.update()
                 except _Failure as failure:
-                    failed(request, str(failure))
+                    traffic.failures.append((request, str(failure)))
                     in_a_row += 1
                     if in_a_row >= endpoint.stop_after_failures:
                         raise EndpointError(
@@ -97,9 +104,8 @@ async def ask(
                             "endpoint and run the same command again to resume",
                             code="endpoint.failed",
                         ) from None
-                else:
-                    in_a_row = 0
-                    answered(request, answer)
+                limited, failed = traffic.statuses[429], len(traffic.failures)
+                bar.set_postfix(failed=failed, tries=traffic.tries, rate_limited=limited)
 
         workers = [asyncio.create_task(work()) for _ in range(endpoint.concurrency)]
         try:

@@ -23,12 +23,15 @@ class Work:
 
     Attributes:
       answered_before: requests whose answer an earlier start had stored.
-      failures: caption_id, kind and reason of each request without an answer.
     """
 
     answered_before: int = 0
-    failures: list[dict[str, str]] = field(default_factory=list)
     traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """Caption_id, kind and reason of each request without an answer."""
+        return [{"caption_id": r.caption_id, "kind": r.kind, "reason": why} for r, why in self.traffic.failures]
 
 
 def summarise(

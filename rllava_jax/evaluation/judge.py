@@ -205,7 +205,10 @@ def judge_items(judge: Judge, items: Sequence[Response], *, progress: bool = Tru
     with _open(judge.cache) as store:
         missing = {request.key: request for request in requests.values() if request.key not in store}
         if judge.endpoint is not None and missing:
-            _ask(judge.endpoint, missing, store, failures, progress=progress)
+            traffic = Traffic()
+            with tqdm(total=len(missing), desc="judging", unit="answer", disable=None if progress else True) as bar:
+                asyncio.run(ask(iter(missing.values()), judge.endpoint, store, traffic, bar))
+            failures = {request.key: reason for request, reason in traffic.failures}
             if failures and not any(request.key in store for request in requests.values()):
                 raise EndpointError(
                     f"{judge.endpoint.url}: answered none of {len(failures)} requests, the last by: "
@@ -235,27 +238,6 @@ def _open(cache: Path) -> AnswerStore:
         return AnswerStore(str(cache))
     except OSError as error:
         raise UnwritableFile(f"{cache}: cannot be opened ({error.strerror}); name a file that can be written") from None
-
-
-def _ask(
-    endpoint: Endpoint,
-    missing: Mapping[str, JudgeRequest],
-    store: AnswerStore,
-    failures: dict[str, str],
-    *,
-    progress: bool,
-) -> None:
-    with tqdm(total=len(missing), desc="judging", unit="answer", disable=None if progress else True) as bar:
-
-        def answered(request: JudgeRequest, answer: Completion) -> None:
-            store.add(request, answer)
-            bar.update()
-
-        def failed(request: JudgeRequest, reason: str) -> None:
-            failures[request.key] = reason
-            bar.set_postfix(failed=len(failures))
-
-        asyncio.run(ask(iter(missing.values()), endpoint, Traffic(), answered=answered, failed=failed))
 
 
 def with_judge(protocol: Protocol, verdicts: Verdicts) -> Protocol:
