@@ -70,7 +70,7 @@ class Filters:
     def caption_fault(self, caption: Caption) -> str | None:
         """Why nothing is asked of a caption: too_short, too_long, pathology or language."""
         text = words(caption.caption)
-        if "length" not in self.skipped and (fault := _length_fault(len(text), self.caption_words)):
+        if "length" not in self.skipped and (fault := _length_fault(text, self.caption_words)):
             return fault
         if self.pathology_scope == "caption" and self._lacks_pathology(text):
             return "pathology"
@@ -82,13 +82,11 @@ class Filters:
         """The first fault of a pair; a conversation has the first one of its turns."""
         for turn in pair.turns:
             question, answer = words(turn.question), words(turn.answer)
-            if "length" not in self.skipped:
-                fault = _length_fault(len(question), self.question_words) or _length_fault(
-                    len(answer), self.answer_words
-                )
-                if fault:
-                    return fault
-            if "answer_in_question" not in self.skipped and pair.kind != "closed" and _leaks(question, answer):
+            fault = _length_fault(question, self.question_words) or _length_fault(answer, self.answer_words)
+            if "length" not in self.skipped and fault:
+                return fault
+            bare = (tuple(word for word in text if word not in _ARTICLES) for text in (question, answer))
+            if "answer_in_question" not in self.skipped and pair.kind != "closed" and contains(*bare):
                 return "answer_in_question"
             # Refusals before mentions: "not mentioned in the caption" is both, and the first is what happened.
             if "refusal" not in self.skipped and _REFUSALS.search(turn.answer):
@@ -97,7 +95,9 @@ class Filters:
                 return "mentions_caption"
         if self.pathology_scope == "pair" and self._lacks_pathology(words(pair.text)):
             return "pathology"
-        if "language" not in self.skipped and not is_language(_prose(pair), self.language):
+        # The yes or no of a closed question is English in every language.
+        prose = " ".join(turn.question for turn in pair.turns) if pair.kind == "closed" else pair.text
+        if "language" not in self.skipped and not is_language(prose, self.language):
             return "language"
         return None
 
@@ -120,21 +120,9 @@ def read_pathologies(path: str) -> tuple[tuple[str, ...], ...]:
     return terms
 
 
-def _length_fault(count: int, limits: Sequence[int]) -> str | None:
+def _length_fault(text: tuple[str, ...], limits: Sequence[int]) -> str | None:
     least, most = limits
-    return "too_short" if count < least else "too_long" if count > most else None
-
-
-def _leaks(question: tuple[str, ...], answer: tuple[str, ...]) -> bool:
-    bare = [tuple(word for word in text if word not in _ARTICLES) for text in (question, answer)]
-    return contains(*bare)
-
-
-def _prose(pair: GeneratedPair) -> str:
-    """What a language can be told by: the yes or no of a closed question is English in every language."""
-    if pair.kind == "closed":
-        return " ".join(turn.question for turn in pair.turns)
-    return pair.text
+    return "too_short" if len(text) < least else "too_long" if len(text) > most else None
 
 
 DuplicateScope = Literal["image", "set"]
