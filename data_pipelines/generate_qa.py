@@ -27,13 +27,13 @@ from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import AnswerStore, Request
 from data_pipelines.generation.captions import Caption, read_captions
-from data_pipelines.generation.client import Endpoint, ask
+from data_pipelines.generation.client import Endpoint, Traffic, ask
 from data_pipelines.generation.filters import Duplicates, Filters, read_pathologies
 from data_pipelines.generation.options import check_lengths, endpoint_of, parser
 from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, RequestsOf, Selection, Tally
-from data_pipelines.generation.summary import Work, as_text, summarise
+from data_pipelines.generation.summary import as_text, summarise
 from data_pipelines.generation.templates import Kind, PromptTemplate, load_templates, render
 from data_pipelines.generation.words import check_language
 
@@ -73,16 +73,16 @@ def _work(options: argparse.Namespace) -> int:
     if prepared is not None:
         used = with_files(used, prepared, folder)
     requests_of = functools.partial(_requests, options, templates)
-    work = Work()
+    traffic = Traffic()
     with AnswerStore(str(folder / ANSWERS)) as store:
         if endpoint is None and not len(store):
             raise MissingOption(f"{folder}: holds no answers to filter; ask for some with --endpoint URL")
         try:
-            _ask_missing(used, requests_of, store, endpoint, work)
+            answered_before = _ask_missing(used, requests_of, store, endpoint, traffic)
         finally:
             if endpoint is not None:
-                rows = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in work.failures)
-                write_atomically(folder / FAILED, "".join(rows))
+                rows = ({"caption_id": r.caption_id, "kind": r.kind, "reason": why} for r, why in traffic.failures)
+                write_atomically(folder / FAILED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         selection = Selection(
             filters, duplicates, verdicts, options.only_accepted, options.split, options.language, store
         )
@@ -90,9 +90,9 @@ def _work(options: argparse.Namespace) -> int:
         tally = selection.write(folder, judged, requests_of)
     if options.write_review:
         _write_review(options.write_review, folder / QUESTIONS, {c.id: c.caption for c in captions}, verdicts.keys())
-    summary = summarise(options, templates, len(captions), left_out, work, tally)
-    _report(options, folder, summary, work, tally)
-    return 1 if work.failures else 0
+    summary = summarise(options, templates, len(captions), left_out, answered_before, traffic, tally)
+    _report(options, folder, summary, traffic, tally)
+    return 1 if traffic.failures else 0
 
 
 def _captions(options: argparse.Namespace) -> tuple[list[Caption], PreparedCaptions | None]:
@@ -123,16 +123,19 @@ def _requests(
 
 
 def _ask_missing(
-    captions: Sequence[Caption], requests_of: RequestsOf, store: AnswerStore, endpoint: Endpoint | None, work: Work
-) -> None:
-    """Sends every request that has no stored answer. Without an endpoint only counts the others."""
+    captions: Sequence[Caption],
+    requests_of: RequestsOf,
+    store: AnswerStore,
+    endpoint: Endpoint | None,
+    traffic: Traffic,
+) -> int:
+    """Sends every request that has no stored answer, if there is an endpoint; returns how many had one."""
     stored = Counter(request.key in store for caption in captions for request in requests_of(caption))
-    needed, work.answered_before = stored.total(), stored[True]
-    if endpoint is None or work.answered_before == needed:
-        return
     missing = (r for caption in captions for r in requests_of(caption) if r.key not in store)
-    with tqdm(total=needed, initial=work.answered_before, desc="asking", unit="request", disable=None) as bar:
-        asyncio.run(ask(missing, endpoint, store, work.traffic, bar))
+    if endpoint is not None and stored[False]:
+        with tqdm(total=stored.total(), initial=stored[True], desc="asking", unit="request", disable=None) as bar:
+            asyncio.run(ask(missing, endpoint, store, traffic, bar))
+    return stored[True]
 
 
 def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption], Counter[str]]:
@@ -145,17 +148,17 @@ def _usable(captions: Sequence[Caption], filters: Filters) -> tuple[list[Caption
     return used, left_out
 
 
-def _report(options: argparse.Namespace, folder: Path, summary: dict[str, Any], work: Work, tally: Tally) -> None:
+def _report(options: argparse.Namespace, folder: Path, summary: dict[str, Any], traffic: Traffic, tally: Tally) -> None:
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     if tally.unknown_verdicts:
         logger.warning(
             "%s: %d of its ids are of no question of this run, the first %s; it may be of another model, seed or file",
             options.review, len(tally.unknown_verdicts), tally.unknown_verdicts[0],
         )  # fmt: skip
-    if work.failures:
+    if traffic.failures:
         logger.warning(
             "%d requests failed, the last by: %s; %s lists them, and the same command tries them again",
-            len(work.failures), work.failures[-1]["reason"], folder / FAILED,
+            len(traffic.failures), traffic.failures[-1][1], folder / FAILED,
         )  # fmt: skip
     print(as_text(summary))
     print(f"{tally.kept.total()} questions in {folder / QUESTIONS}")

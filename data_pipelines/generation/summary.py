@@ -3,7 +3,6 @@
 import argparse
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipelines.generation.client import Traffic
@@ -17,29 +16,13 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass
-class Work:
-    """What a start of the command has asked.
-
-    Attributes:
-      answered_before: requests whose answer an earlier start had stored.
-    """
-
-    answered_before: int = 0
-    traffic: Traffic = field(default_factory=Traffic)
-
-    @property
-    def failures(self) -> list[dict[str, str]]:
-        """Caption_id, kind and reason of each request without an answer."""
-        return [{"caption_id": r.caption_id, "kind": r.kind, "reason": why} for r, why in self.traffic.failures]
-
-
 def summarise(
     options: argparse.Namespace,
     templates: Mapping[Kind, PromptTemplate],
     captions: int,
     left_out: Counter[str],
-    work: Work,
+    answered_before: int,
+    traffic: Traffic,
     tally: Tally,
 ) -> dict[str, Any]:
     """The summary as it is stored; counts by reason are in order of their names.
@@ -47,6 +30,7 @@ def summarise(
     Args:
       captions: read.
       left_out: of these, by reason.
+      answered_before: requests whose answer an earlier start had stored.
     """
     return {
         "settings": {name: getattr(options, name) for name in _SETTINGS},
@@ -56,11 +40,11 @@ def summarise(
             "needed": tally.answers + tally.unanswered,
             "answered": tally.answers,
             "unanswered": tally.unanswered,
-            "answered_before": work.answered_before,
-            "answered_now": tally.answers - work.answered_before,
-            "failed": len(work.failures),
-            "tries": work.traffic.tries,
-            "replies_by_status": {str(code): count for code, count in sorted(work.traffic.statuses.items())},
+            "answered_before": answered_before,
+            "answered_now": tally.answers - answered_before,
+            "failed": len(traffic.failures),
+            "tries": traffic.tries,
+            "replies_by_status": {str(code): count for code, count in sorted(traffic.statuses.items())},
         },
         "answers": {
             "malformed": _sorted(tally.malformed_answers),

@@ -73,15 +73,12 @@ def describe(out: str, config: str, card: DataCard, features: dict[str, Any], sp
     )
     info.set_file_format(FileFormat.ARRAY_RECORD)
     template = naming.ShardedFileTemplate(epath.Path(folder), dataset_name=card.name, filetype_suffix="array_record")
-    infos = [
-        SplitInfo(
-            name=name,
-            shard_lengths=list(written.shard_lengths),
-            num_bytes=written.bytes,
-            filename_template=template.replace(split=name),
-        )
-        for name, written in splits.items()
-        if sum(written.shard_lengths)
-    ]
+    infos = []
+    for name, written in splits.items():
+        if sum(lengths := list(written.shard_lengths)):
+            of_split = template.replace(split=name)
+            infos.append(
+                SplitInfo(name=name, shard_lengths=lengths, num_bytes=written.bytes, filename_template=of_split)
+            )
     info.set_splits(SplitDict(infos))
     info.write_to_directory(folder)

@@ -82,12 +82,8 @@ def box_from_mask(mask: Bool[np.ndarray, "H W"], *, where: str) -> Box:
     if rows.size == 0:
         raise InvalidRegion(f"{where}: mask is empty; mark at least one pixel")
     height, width = mask.shape
-    return (
-        float(rows[0] / height),
-        float(columns[0] / width),
-        float((rows[-1] + 1) / height),
-        float((columns[-1] + 1) / width),
-    )
+    y0, x0, y1, x1 = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+    return float(y0), float(x0), float(y1), float(x1)
 
 
 def clip(box: Box) -> Box:
