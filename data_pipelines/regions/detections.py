@@ -14,6 +14,7 @@ A detector's label is a guess. Region questions rebuilt from its boxes take it f
 training data and no way to test: their provenance is "detector".
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from data_pipelines.core.errors import (
 )
 from data_pipelines.core.json_files import finite_numbers, list_of_objects, read_json, text_field
 from data_pipelines.images.reading import size_of
-from data_pipelines.records import AnnotatedImage, Region, SourceSplit
+from data_pipelines.records import AnnotatedImage, Box, Region, SourceSplit
 from data_pipelines.regions.boxes import box_from_pixels
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,6 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
     detections = read_detections(path, names_path=names_path)
     owners = _owners(split.images)
     found: dict[str, list[Detection]] = {}
-    named: set[str] = set()
     elsewhere = below = 0
     for detection in detections:
         # The name, or the last folder and file of a longer path. The file alone would not do: another image's
@@ -90,12 +90,11 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
             continue
         if image_id == _SEVERAL:
             raise DataConflict(f"{detection.where}: its name fits several images; name them by their ids")
-        named.add(image_id)
         if detection.score < min_score:
             below += 1
         else:
             found.setdefault(image_id, []).append(detection)
-    if not named:
+    if elsewhere == len(detections):
         example = split.images[0].image_id if split.images else "none"
         raise UnknownName(
             f"{path}: names no image of the split ({len(split.images)} images, the first {example!r}); "
@@ -183,14 +182,10 @@ def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str]:
 
 
 def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
-    regions: list[Region] = []
-    if detections:
-        try:
-            # Of the image itself: the size in a detector's file may be that of a resized copy.
-            width, height = size_of(image.image, image.image_id)
-        except ImageError:
-            detections, width, height = (), 0, 0
-        for detection in detections:
-            box = box_from_pixels(*detection.pixels, width=width, height=height, where=detection.where)
-            regions.append(Region(box, detection.label))
-    return replace(image, regions=tuple(regions), provenance="detector")
+    boxes: list[Box] = []
+    with contextlib.suppress(ImageError):
+        # Of the image itself: the size in a detector's file may be that of a resized copy.
+        width, height = size_of(image.image, image.image_id) if detections else (0, 0)
+        boxes = [box_from_pixels(*d.pixels, width=width, height=height, where=d.where) for d in detections]
+    regions = tuple(Region(box, detection.label) for box, detection in zip(boxes, detections, strict=False))
+    return replace(image, regions=regions, provenance="detector")
