@@ -5,8 +5,6 @@ section is made, so that a configuration file may complete it by `dataclasses.re
 has pydantic check the whole, once, when the file and the command line have said all they have to say.
 """
 
-from __future__ import annotations
-
 import enum
 import itertools
 import math
@@ -14,7 +12,7 @@ import re
 import string
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
@@ -120,7 +118,7 @@ class PolicyConfig(Settings):
     question_regions: Literal["question", "answer", "none"] = "question"
 
     @model_validator(mode="after")
-    def _check(self) -> PolicyConfig:
+    def _check(self) -> Self:
         if self.wrong and not self.wrong_kinds:
             raise conflict("wrong_kinds", self.wrong_kinds, "name at least one, or write wrong=0")
         return self
@@ -191,7 +189,7 @@ class MixPart(Settings):
         return any(weight > 0 for _, weight in self.points)
 
     @model_validator(mode="after")
-    def _check(self) -> MixPart:
+    def _check(self) -> Self:
         if self.anneal and self.weight != 1:
             raise conflict("weight", self.weight, "anneal takes its place; leave one of them out")
         return self
@@ -276,7 +274,7 @@ class DataConfig(Settings):
     documents: DocumentsConfig = field(default_factory=DocumentsConfig)
 
     @model_validator(mode="after")
-    def _check(self) -> DataConfig:
+    def _check(self) -> Self:
         if self.mix_temperature and not self.mix:
             raise conflict("mix_temperature", self.mix_temperature, "it weighs the parts of mix, which is empty")
         if self.mix and not any(part.drawn for part in self.mix.values()):

@@ -1,7 +1,5 @@
 """Asks a language model behind an OpenAI-compatible endpoint: several requests at once, at a limited rate, retried."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time
@@ -74,7 +72,7 @@ class Traffic:
 
 
 async def ask(
-    requests: Iterator[ChatRequest], endpoint: Endpoint, store: AnswerStore, traffic: Traffic, bar: tqdm[Any]
+    requests: Iterator[ChatRequest], endpoint: Endpoint, store: AnswerStore, traffic: Traffic, bar: "tqdm[Any]"
 ) -> None:
     """Sends every request, and stores the answers as they come; `traffic` has the requests that got none.
 
@@ -120,7 +118,7 @@ class _Failure(Exception):
     """One request has no answer; the message says why, without the API key."""
 
 
-def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
+def _client(endpoint: Endpoint, traffic: Traffic) -> "openai.AsyncOpenAI":
     openai = optional_package("openai", f"{endpoint.options}endpoint", extra=endpoint.extra)
     interval = 60 / endpoint.requests_per_minute if endpoint.requests_per_minute else 0.0
     turn = 0.0
@@ -147,7 +145,7 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> openai.AsyncOpenAI:
     )
 
 
-async def _ask_one(client: openai.AsyncOpenAI, request: ChatRequest, endpoint: Endpoint) -> Completion:
+async def _ask_one(client: "openai.AsyncOpenAI", request: ChatRequest, endpoint: Endpoint) -> Completion:
     import openai
 
     options: dict[str, Any] = {"response_format": {"type": "json_object"}} if request.json_mode else {}

@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,17 +30,15 @@ def check_review_name(path: str, *, new: bool = False) -> None:
 def review_row(record: dict[str, Any], caption: str) -> dict[str, str]:
     """What a person needs to judge a question: its image's path, its caption, all turns of a conversation."""
     turns = [*record["turns"], {"question": record["question"], "answer": record["answer"]}]
-    question = turns[0]["question"]
-    for before, turn in itertools.pairwise(turns):
-        question += f"\n– {before['answer']}\n{turn['question']}"
+    later = (f"\n– {before['answer']}\n{turn['question']}" for before, turn in itertools.pairwise(turns))
+    question = turns[0]["question"] + "".join(later)
     row = {"id": record["id"], "image": record["image"], "caption": caption}
     return {**row, "question": question, "answer": record["answer"], "verdict": "", "comment": ""}
 
 
-def write_review(path: str, rows: Iterable[dict[str, str]]) -> int:
+def write_review(path: str, rows: Sequence[dict[str, str]]) -> int:
     """Writes rows with an empty verdict; returns how many. Raises as `check_review_name` of a new file."""
     check_review_name(path, new=True)
-    rows = list(rows)
     if path.lower().endswith(".csv"):
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

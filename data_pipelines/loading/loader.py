@@ -1,7 +1,5 @@
 """Examples to batches of training: a deterministic, resumable Grain pipeline."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -37,7 +35,7 @@ def training_iterator(
     data: DataConfig,
     process_index: int = 0,
     process_count: int = 1,
-) -> TrainingIterator:
+) -> "TrainingIterator":
     """Endless batches of a mixture of question families, the same for the same seed, examples and settings.
 
     Each family is shuffled anew every time it has been gone through; the mixture interleaves them by weight. Global
@@ -74,7 +72,7 @@ def mixed_iterator(
     data: DataConfig,
     process_index: int = 0,
     process_count: int = 1,
-) -> TrainingIterator:
+) -> "TrainingIterator":
     """The batches of a run on several sources, which `mixture.Schedule` interleaves. As `training_iterator` otherwise.
 
     Each part is gone through in an order of its own, which depends on the seed and its name alone.

@@ -17,7 +17,7 @@ from data_pipelines.records import ImageSource, UnnamedFile
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # A marker, after any fill bytes; within compressed data 0xFF is followed by 0x00 or by a restart marker.
 _MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_END_OF_IMAGE = 0xD9
 _JPEG_METADATA = {*range(0xE0, 0xF0), 0xFE}  # APP0–APP15 and COM …
 _ADOBE = 0xEE  # … of which APP14 says how colours are coded, and a bare JFIF APP0 the pixels' aspect
 _JFIF_WITHOUT_THUMBNAIL = 16

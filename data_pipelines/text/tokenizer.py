@@ -1,13 +1,11 @@
 """Text to ids and back with PaliGemma's loc and seg tokens: the published tokenizer, or a small one of the corpus."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import sentencepiece
 
@@ -74,7 +72,7 @@ class Tokenizer:
         return 0 <= rows - self.vocab_size < _MOST_PADDING_ROWS
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a tokenizer file.
 
         Raises:
