@@ -98,7 +98,8 @@ def add_endpoint(
     """Adds the options of a language model's endpoint and of what is sent to it.
 
     Args:
-      defaults: by attribute. With a prefix, which stands in the attributes too, they are not the parser's, so that it sees which options were given.
+      defaults: by attribute, with the prefix. Where there is one they are not the parser's, so that it sees which
+        options were given.
       prefix: of the options' names: "judge-" for --judge-endpoint and its neighbours.
       without: what becomes of the work without an endpoint.
     """
