@@ -201,16 +201,6 @@ def question_about(image: AnnotatedImage, key: str, **fields: Any) -> VQAExample
     )
 
 
-def caption_of(image: AnnotatedImage, caption: str, *, kind: str = "", **fields: Any) -> VQAExample:
-    """An image's caption as an example: asked nothing, answered by the caption.
-
-    Args:
-      kind: stands in the id, of data sets that also ask questions.
-    """
-    key = f"{kind}/{image.image_id}" if kind else image.image_id
-    return question_about(image, key, question="", answer=caption, family="caption", task="caption", **fields)
-
-
 @dataclass(frozen=True)
 class Count:
     """What a split should contain; None where its authors do not say.

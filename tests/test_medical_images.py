@@ -1,6 +1,7 @@
 """DICOM and NIfTI where an image file may stand: pydicom and nibabel as oracles, orientation, windows, and privacy."""
 
 import gzip
+import importlib.util
 import io
 import logging
 import traceback
@@ -213,7 +214,7 @@ def test_the_window_of_the_name_overrides_the_runs(tmp_path):
     ],
 )
 def test_a_compression_that_nothing_installed_reads_names_what_to_install(name, monkeypatch):
-    if dicom.importlib.util.find_spec("pylibjpeg"):
+    if importlib.util.find_spec("pylibjpeg"):
         pytest.skip("pylibjpeg is installed, and decodes it")
     with refused(ImageError, "image.unreadable", name, "JPEG", "pylibjpeg[all]"):
         decode(packaged(name), "x")

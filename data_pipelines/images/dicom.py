@@ -7,7 +7,6 @@ repeated either: in a damaged file any bytes may stand in them.
 
 import functools
 import importlib
-import importlib.util
 import logging
 import warnings
 from collections.abc import MutableSequence
@@ -111,10 +110,7 @@ def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
             raise
         # The only text of the file in this message is a name from pydicom's own table of transfer syntaxes.
         form = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
-        if importlib.util.find_spec("pylibjpeg") is None:
-            remedy = "install its decoders (pip install 'pylibjpeg[all]')"
-        else:
-            remedy = "decompress it with another tool, such as dcmdjpeg or gdcmconv, or replace it"
+        remedy = "install decoders (pip install 'pylibjpeg[all]'), or decompress it, such as by dcmdjpeg or gdcmconv"
         raise unreadable_image(name, f"nothing installed decodes its {form}", remedy) from None
     except ValueError as error:
         if "less than expected" not in str(error):

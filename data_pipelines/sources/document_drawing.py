@@ -91,8 +91,8 @@ def draw_page(rng: np.random.Generator, width: int) -> Page:
     drawing.heading()
     places = [int(place) for place in rng.permutation(_PLACES)]
     names = [list(CLAUSES)[i] for i in rng.permutation(len(CLAUSES))[: rng.integers(3, 6)]]
-    sums = [AMOUNTS[i] for i in rng.permutation(len(AMOUNTS))[: len(names)]]
-    for name, amount in zip(names, sums, strict=True):
+    amounts = dict(zip(names, (AMOUNTS[i] for i in rng.permutation(len(AMOUNTS))), strict=False))
+    for name, amount in amounts.items():
         drawing.clause(name, amount, places.pop())
     if rng.random() < 0.6:
         drawing.table(places.pop())
@@ -103,7 +103,7 @@ def draw_page(rng: np.random.Generator, width: int) -> Page:
         drawing.stamp(stamp, places.pop())
     circled = list(drawing.boxes)[rng.integers(len(drawing.boxes))]
     drawing.circle(circled)
-    amounts = {f"{name} Clause": amount for name, amount in zip(names, sums, strict=True)}
+    amounts = {f"{name} Clause": amount for name, amount in amounts.items()}
     return Page(drawing.finished(), drawing.normalised(), amounts, circled, stamp)
 
 

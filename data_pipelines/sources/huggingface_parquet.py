@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile
-from data_pipelines.core.json_files import require_folder, single_blanks, text_field
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, reason_of
+from data_pipelines.core.json_files import require_folder, text_field
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
@@ -84,8 +84,7 @@ def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
                 for number, entry in enumerate(entries):
                     yield f"{path}: row {number}", entry
         except (pyarrow.ArrowException, OSError) as error:
-            reason = single_blanks(str(error))
-            raise MalformedFile(f"{path}: not a whole parquet file ({reason}); download it again") from None
+            raise MalformedFile(f"{path}: not a whole parquet file ({reason_of(error)}); download it again") from None
 
 
 def _check_columns(path: str, types: Mapping[str, str]) -> None:

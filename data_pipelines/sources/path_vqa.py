@@ -8,8 +8,8 @@ import os
 import pickle
 from typing import Any
 
-from data_pipelines.core.errors import DataError, MalformedFile, MissingFile, UnreadableFile
-from data_pipelines.core.json_files import list_of_objects, single_blanks, text_field
+from data_pipelines.core.errors import DataError, MalformedFile, MissingFile, UnreadableFile, reason_of
+from data_pipelines.core.json_files import list_of_objects, text_field
 from data_pipelines.core.text_files import PUBLISHED
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
@@ -80,8 +80,7 @@ def _read_entries(path: str) -> list[dict[str, Any]]:
         raise error.within(f"{path}: not read, as") from None
     # A damaged pickle may raise nearly anything: UnpicklingError, EOFError, KeyError, MemoryError …
     except Exception as error:
-        reason = single_blanks(str(error)) or type(error).__name__
-        raise MalformedFile(f"{path}: not a whole pickle ({reason}); copy the file again") from None
+        raise MalformedFile(f"{path}: not a whole pickle ({reason_of(error)}); copy the file again") from None
     return list_of_objects(entries, path)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from data_pipelines.core.array_records import read_example, shards
-from data_pipelines.core.errors import MalformedFile, SettingConflict, UnknownName
+from data_pipelines.core.errors import MalformedFile, SettingConflict, UnknownName, reason_of
 from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
@@ -81,5 +81,4 @@ def _records(root: str, config: str, split: str, kind: type[_Record]) -> Iterato
                 yield fields.record_of(kind, read_example(record), split, reference)
         # array_record reports bad files with many types: RuntimeError, ValueError …
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise MalformedFile(f"{shard.filename}: cannot be read ({reason}); prepare the data set again") from error
+            raise MalformedFile(f"{shard.filename}: cannot be read ({reason_of(error)}); prepare it again") from error

@@ -11,7 +11,6 @@ from data_pipelines.core.json_files import finite_numbers, require_folder, text_
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import AnnotatedImage, AnswerType, Box, DataCard, ImageSource, SourceSplit, VQAExample
-from data_pipelines.records import caption_of as record_of_caption
 from data_pipelines.records import question_about as record_of_question
 from data_pipelines.regions.boxes import box_from_pixels
 
@@ -102,9 +101,14 @@ class SplitBuilder:
         says = {"question": question, "answer": "Yes" if shown else "No", "answer_type": "closed"}
         self.question(image, key, **says, content_type="Abnormality", labels=labels)
 
-    def caption(self, image: AnnotatedImage, caption: str, **fields: Any) -> None:
-        """Adds a caption. Args: as `records.caption_of`."""
-        self.examples.append(record_of_caption(image, caption, **fields))
+    def caption(self, image: AnnotatedImage, caption: str, *, kind: str = "", **fields: Any) -> None:
+        """Adds an image's caption as an example: asked nothing, answered by the caption.
+
+        Args:
+          kind: stands in the id, of data sets that also ask questions.
+        """
+        key = f"{kind}/{image.image_id}" if kind else image.image_id
+        self.question(image, key, question="", answer=caption, family="caption", task="caption", **fields)
 
     def finished(self) -> SourceSplit:
         """The split. What is left out is logged."""
