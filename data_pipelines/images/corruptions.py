@@ -18,9 +18,10 @@ a higher level scales the same noise and hides the same cells and more, so that 
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageFilter
 
 from data_pipelines.conditions import CORRUPTIONS, LEVELS
@@ -56,7 +57,8 @@ def corrupted(image: Pixels, kind: str, level: int, name: str) -> Pixels:
             f"corruption {kind}:{level}: there is none; the kinds are {', '.join(CORRUPTIONS)}, the levels 1 to 5"
         )
     if kind == "noise":
-        return _noisy(image, NOISE_DEVIATIONS[level - 1], name)
+        drawn = _grains(image, rng_for("corruption", "noise", name).standard_normal)
+        return _pixels(image + 255 * NOISE_DEVIATIONS[level - 1] * drawn)
     if kind == "blur":
         radius = BLUR_DEVIATIONS[level - 1] * min(image.shape[:2]) / _SIDE
         return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
@@ -75,17 +77,8 @@ def noise_image(image: Pixels, name: str) -> Pixels:
     Args:
       name: the example's id, which decides what is drawn.
     """
-    height, width = image.shape[:2]
-    grain = _grain(height, width)
-    drawn = rng_for("noise image", name).integers(0, 256, (-(-height // grain), -(-width // grain), 1), np.uint8)
-    return np.repeat(_enlarged(drawn, grain, height, width), 3, axis=2)
-
-
-def _noisy(image: Pixels, deviation: float, name: str) -> Pixels:
-    height, width = image.shape[:2]
-    grain = _grain(height, width)
-    drawn = rng_for("corruption", "noise", name).standard_normal((-(-height // grain), -(-width // grain), 1))
-    return _pixels(image + 255 * deviation * _enlarged(drawn, grain, height, width))
+    rng = rng_for("noise image", name)
+    return np.repeat(_grains(image, lambda shape: rng.integers(0, 256, shape, np.uint8)), 3, axis=2)
 
 
 def _occluded(image: Pixels, share: float, name: str) -> Pixels:
@@ -97,12 +90,11 @@ def _occluded(image: Pixels, share: float, name: str) -> Pixels:
     return np.where(mask[:, :, None], np.uint8(MID_GREY), image)
 
 
-def _grain(height: int, width: int) -> int:
-    """Side in pixels of a grain of noise: 1 up to a shorter side of 335, 2 from there on, …"""
-    return max(1, math.floor(min(height, width) / _SIDE + 0.5))
-
-
-def _enlarged(drawn: np.ndarray, grain: int, height: int, width: int) -> np.ndarray:
+def _grains(image: Pixels, draw: Callable[[tuple[int, int, int]], np.ndarray]) -> Shaped[np.ndarray, "H W 1"]:
+    """Noise for each pixel of an image, in grains of 1 pixel up to a shorter side of 335, of 2 from there on, …"""
+    height, width = image.shape[:2]
+    grain = max(1, math.floor(min(height, width) / _SIDE + 0.5))
+    drawn = draw((math.ceil(height / grain), math.ceil(width / grain), 1))
     return drawn.repeat(grain, axis=0).repeat(grain, axis=1)[:height, :width]
 
 

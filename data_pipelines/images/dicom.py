@@ -17,18 +17,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.core.errors import DataError, unreadable_image
 from data_pipelines.core.optional_packages import optional_package
+from data_pipelines.images import windows
 from data_pipelines.images.scan_parts import ScanPart, refuse, warn_once, within
-from data_pipelines.images.windows import (
-    AUTO,
-    MINMAX,
-    PERCENTILE,
-    Window,
-    is_ct_window,
-    measured_levels,
-    refuse_colours,
-    shown,
-    window_of,
-)
+from data_pipelines.images.windows import AUTO, Window
 
 _CHANNELS = ("Red", "Green", "Blue")
 _ELEMENTS = (
@@ -121,7 +112,7 @@ def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
 def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
     padding = _padding(dataset, stored)
     levels = _levels(dataset, stored, padding, window, name)
-    return shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
+    return windows.shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
 
 
 def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
@@ -140,11 +131,11 @@ def _levels(
 ) -> Float[np.ndarray, "H W"]:
     """0 … 255 by the chosen window, before the polarity."""
     values = _pydicom().pixels.apply_modality_lut(stored, dataset)
-    chosen = window_of(window, name)
-    if is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
+    chosen = windows.window_of(window, name)
+    if windows.is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
         raise DataError(
             f"{name}: window {window!r} is in Hounsfield units, and the file's modality is not CT; "
-            f"choose {AUTO}, {MINMAX}, {PERCENTILE} or CENTRE:WIDTH",
+            f"choose {AUTO}, {windows.MINMAX}, {windows.PERCENTILE} or CENTRE:WIDTH",
             code="image.window-mismatch",
         )
     if chosen == AUTO:
@@ -153,8 +144,8 @@ def _levels(
         own = _own_window(dataset, name)
         if own is None and dataset.get("BitsStored") == 8 and not dataset.PixelRepresentation and values is stored:
             return stored.astype(np.float64)
-        chosen = own or MINMAX
-    return measured_levels(values.astype(np.float64), padding, chosen)
+        chosen = own or windows.MINMAX
+    return windows.measured_levels(values.astype(np.float64), padding, chosen)
 
 
 def _own_window(dataset: Any, name: str) -> Window | None:
@@ -166,7 +157,7 @@ def _own_window(dataset: Any, name: str) -> Window | None:
     shape = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     centre, width = float(centre), float(width)
     if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (1 if shape == "LINEAR" else 1e-9):
-        remedy = f"name another with #window= or data.window, such as {MINMAX}"
+        remedy = f"name another with #window= or data.window, such as {windows.MINMAX}"
         raise unreadable_image(name, "the file's own window is malformed", remedy)
     return Window(centre, width, shape)  # type: ignore[arg-type]
 
@@ -179,7 +170,7 @@ def _voi_table(dataset: Any, values: np.ndarray) -> Float[np.ndarray, "H W"]:
 
 
 def _colours(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    refuse_colours(window, name)
+    windows.refuse_colours(window, name)
     if kind == "PALETTE COLOR":
         picture = _pydicom().pixels.apply_color_lut(stored, dataset)[..., :3]
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])

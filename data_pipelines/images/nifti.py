@@ -67,15 +67,11 @@ def _slice(nibabel: ModuleType, image: Any, axis: int, part: ScanPart, name: str
     chosen[stored_axis] = number if orientation[stored_axis, 1] > 0 else length - 1 - number
     # Through the proxy: of an uncompressed file only the slice is read.
     stored = np.asarray(image.dataobj[tuple([*chosen, volume, *[0] * (len(shape) - 4)][: len(image.shape)])])
-    stored = stored.reshape([shape[i] for i in range(3) if i != stored_axis])  # a flat image has fewer axes
-    rest = [i for i in range(3) if i != stored_axis]
-    if along[rest[0]] > along[rest[1]]:
-        stored, rest = stored.T, rest[::-1]
+    cut = [1 if i == stored_axis else shape[i] for i in range(3)]  # a flat image has fewer axes
+    picture = np.take(nibabel.apply_orientation(stored.reshape(cut), orientation), 0, axis)
     # Now [lower axis, higher axis]. Columns are the lower and rows the higher one; both run against RAS+ on the
     # screen: right to left, front to back, head to foot.
-    forwards = [orientation[i, 1] > 0 for i in rest]
-    picture = stored[:: -1 if forwards[0] else 1, :: -1 if forwards[1] else 1]
-    return picture.T
+    return picture[::-1, ::-1].T
 
 
 def _grey(header: Any, values: Float[np.ndarray, "H W"], window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:

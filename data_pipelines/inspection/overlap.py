@@ -21,7 +21,7 @@ from jaxtyping import UInt64
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.core.errors import ImageError
+from data_pipelines.core.errors import ImageError, listed
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images.reading import decode
 from data_pipelines.inspection.figures import Figure
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_BITS = 4  # of 64
 _PAIRS = 2**24  # of hashes, compared at once
-_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,7 @@ def fingerprints(data_sets: Sequence[DataSet], *, workers: int) -> dict[Key, Fin
             else:
                 unreadable.append(result)
     if unreadable:
-        more = f"; and {len(unreadable) - _NAMED} more" if len(unreadable) > _NAMED else ""
-        logger.warning("left out %d unreadable images: %s%s", len(unreadable), "; ".join(unreadable[:_NAMED]), more)
+        logger.warning("left out %d unreadable images: %s", len(unreadable), listed(unreadable))
     return {key: found[image] for key, image in images.items() if image in found}
 
 

@@ -16,15 +16,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from data_pipelines.core import json_files
-from data_pipelines.core.errors import (
-    DataConflict,
-    DataError,
-    DuplicateId,
-    InvalidValue,
-    MissingFile,
-    UnknownName,
-    invalid_field,
-)
+from data_pipelines.core.errors import DataConflict, DuplicateId, InvalidValue, MissingFile, UnknownName, invalid_field
 from data_pipelines.core.json_files import text_field
 from data_pipelines.images.reading import image_file
 from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
@@ -201,7 +193,7 @@ def _decompressed(text: str, where: str) -> list[int]:
     return counts
 
 
-def _invalid(where: str, fault: str) -> DataError:
+def _invalid(where: str, fault: str) -> InvalidValue:
     return InvalidValue(f"{where}: segmentation {fault}")
 
 
