@@ -14,6 +14,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
+from data_pipelines.core.errors import reason_of
 from rllava_jax.interop.errors import MalformedImport, UnsupportedImport
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.source import DTYPES, Expected, PublishedModel, check_names, recognised
@@ -54,7 +55,7 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
                 with archive.open(member) as stream:
                     headers[name] = _read_header(stream)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
-        raise MalformedImport(f"{path}: is not a whole .npz archive ({_reason(error)}); download it again") from None
+        raise MalformedImport(f"{path}: is not a whole .npz archive ({reason_of(error)}); download it again") from None
     # Training states are stored beside the parameters, under other first names.
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in members) else ""
     parameters = {name.removeprefix(prefix): name for name in members if name.startswith(prefix)}
@@ -69,10 +70,6 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[EMBEDDING].dtype)}
     return PublishedModel(size, arrays, facts=facts, notes=notes)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -100,7 +97,7 @@ def _streamed(
                     block = _read_array(stream, order, dtype)
                     yield block.T if fortran_order else block
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-            raise MalformedImport(f"{path}: {member} is damaged ({_reason(error)}); download it again") from None
+            raise MalformedImport(f"{path}: {member} is damaged ({reason_of(error)}); download it again") from None
 
     return StreamedArray(shape, dtype, rows, blocks)
 
