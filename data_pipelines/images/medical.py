@@ -90,7 +90,7 @@ def _recognise(file: BinaryIO) -> tuple[_Decoder | None, BinaryIO]:
 
 def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
-    refuse(part, part.set_fields(), name, "what is neither DICOM nor NIfTI")
+    refuse(part, vars(part), name, "what is neither DICOM nor NIfTI")
     kind = str(path).lower() if isinstance(path, str) else ""
     if kind.endswith((".dcm", ".dicom")):
         raise unreadable_image(name, "no DICM at byte 128", "write it anew as a DICOM Part 10 file")

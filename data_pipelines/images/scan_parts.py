@@ -35,10 +35,6 @@ class ScanPart:
     volume: int | None = None
     window: str | None = None
 
-    def set_fields(self) -> list[str]:
-        """Names of what is not left to the default."""
-        return [name for name, value in vars(self).items() if value is not None]
-
 
 WHOLE = ScanPart()
 _FIELDS = tuple(field.name for field in dataclasses.fields(ScanPart))
@@ -86,5 +82,5 @@ def warn_once(message: str) -> None:
 def refuse(part: ScanPart, fields: Iterable[str], name: str, kind: str) -> None:
     """Raises DataError where a part has one of the fields, which files of this kind do not have."""
     for field in fields:
-        if field in part.set_fields():
+        if getattr(part, field) is not None:
             raise InvalidPart(f"{name}: {kind} has no {field}; leave {field}= out of the name")

@@ -87,7 +87,8 @@ def load(root: str, split: str) -> SourceSplit:
     """
     found = begin_split(CARD, root, split)
     labels = _labels(os.path.join(root, _FILES.format("chexpert")))
-    views = _views(os.path.join(root, _FILES.format("metadata")))
+    metadata = read_rows(os.path.join(root, _FILES.format("metadata")), ("dicom_id", "ViewPosition"))
+    views = {row["dicom_id"]: row["ViewPosition"].strip() for row in metadata}  # e.g. "PA", "LATERAL"
     reports = _reports_folder(root)
     # Films of one study follow each other, and share its report.
     caption_of = functools.lru_cache(maxsize=1)(functools.partial(_caption, reports))
@@ -180,11 +181,6 @@ def _labels(path: str) -> dict[str, dict[str, bool]]:
                 found[label] = value.startswith("1")
         labels[f"s{row['study_id']}"] = found
     return labels
-
-
-def _views(path: str) -> dict[str, str]:
-    """Image's number → view position, e.g. "PA", "LATERAL"."""
-    return {row["dicom_id"]: row["ViewPosition"].strip() for row in read_rows(path, ("dicom_id", "ViewPosition"))}
 
 
 SOURCE = Source(CARD, load)

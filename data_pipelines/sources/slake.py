@@ -88,8 +88,7 @@ SOURCE = Source(
 
 
 def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
-    path = os.path.join(folder, "detection.json")
-    entries = read_objects(path)
+    entries = read_objects(os.path.join(folder, "detection.json"))
     frame = frame_of(image_path)
     if frame is None:
         return ()
