@@ -61,17 +61,26 @@ def copied(tree):
     return jax.tree.map(lambda x: np.array(x, copy=True), tree)
 
 
+_INITIAL = {}
+
+
+def initial(config):
+    """The initial state, made once on one device: test_sharding holds that every mesh makes the same."""
+    if repr(config) not in _INITIAL:
+        _INITIAL[repr(config)] = copied(initial_state(config, made(config, one_device()), vocab=VOCAB))
+    return _INITIAL[repr(config)]
+
+
 class Run:
     """A compiled step, and a state to begin with as often as wanted."""
 
     def __init__(self, config, mesh, *, accumulate=1):
+        self.initial = initial(config)
         config = replace(config, train=replace(config.train, accumulate=accumulate))
         self.program = made(config, mesh)
-        state = initial_state(config, self.program, vocab=VOCAB)
         self.step = make_train_step(self.program, config, mesh)
         self.mesh = mesh
-        self.shardings = jax.tree.map(lambda x: x.sharding, state)
-        self.initial = copied(state)
+        self.shardings = self.program.shardings
 
     def train(self, *batches):
         """The metrics of each step, and the state after the last."""
@@ -82,6 +91,18 @@ class Run:
             examples = {name: np.asarray(value) for name, value in values.examples.items()}
             metrics.append({name: float(value) for name, value in values.scalars.items()} | examples)
         return metrics, state
+
+
+_RUNS = {}
+
+
+def run_of(config, mesh=None, *, accumulate=1):
+    """The `Run` on one device, or a mesh, that whoever asked first in this process has compiled."""
+    mesh = one_device() if mesh is None else mesh
+    key = repr(config), mesh, accumulate
+    if key not in _RUNS:
+        _RUNS[key] = Run(config, mesh, accumulate=accumulate)
+    return _RUNS[key]
 
 
 def assert_trains_alike(run, expected):

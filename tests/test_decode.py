@@ -1,13 +1,15 @@
 """Decoding against the reference's numbers."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from expected_errors import refused
-from golden_model import assert_close, golden_model, training_inputs
+from flax import nnx
+from golden_model import assert_close, golden_model, logits_of, training_inputs
 
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.inference.decode import Sampling, choose, extend, generate, prefill
@@ -39,6 +41,12 @@ def smallest_errors(golden, logits_of, expected):
     axes = tuple(range(1, expected.ndim))
     errors = [np.abs(np.asarray(logits) - expected).max(axes) / np.abs(expected).max(axes) for logits in nudged]
     return np.min(errors, axis=0)
+
+
+@functools.partial(nnx.jit, static_argnames=("new_tokens", "eos", "pad", "vocab", "sampling"))
+def decode(model, prompt, key=None, **options):
+    """`generate`, compiled once for each set of options."""
+    return generate(model, prompt, key=key, **options)
 
 
 def test_prompts_of_different_lengths_prefill_to_the_references_logits():
@@ -77,24 +85,25 @@ def test_cached_steps_equal_the_whole_sequence_at_once():
         inputs, mask_ar=jnp.zeros_like(tokens), mask_input=jnp.arange(tokens.shape[1])[None] < jnp.full((3, 1), suffix)
     )
     causal = (jnp.arange(tokens.shape[1]) >= suffix).astype(jnp.int32)[None].repeat(3, axis=0)
-    whole = model(dataclasses.replace(inputs, mask_ar=causal)).logits
-    logits, state, _ = prefill(model, prompt, new_tokens=3)
+    whole = logits_of(model, dataclasses.replace(inputs, mask_ar=causal))
+    logits, state, _ = nnx.jit(lambda model, prompt: prefill(model, prompt, new_tokens=3))(model, prompt)
     first = state.filled.shape[1] - 3
+    one_more = nnx.jit(extend)
     for step in range(3):
         assert_close(logits, whole[:, suffix - 1 + step])
-        logits, state, _ = extend(model, state, tokens[:, suffix + step], jnp.asarray(first + step))
+        logits, state, _ = one_more(model, state, tokens[:, suffix + step], jnp.asarray(first + step))
 
 
 def test_greedy_tokens_are_the_references():
     model, golden = golden_model()
-    generated = generate(model, prompts(golden), new_tokens=6, eos=-1)
+    generated = decode(model, prompts(golden), new_tokens=6, eos=-1)
     np.testing.assert_array_equal(generated.tokens, golden["out/greedy_tokens"])
     assert not generated.finished.any()
 
 
 def test_log_probability_is_the_sum_over_the_chosen_tokens():
     model, golden = golden_model()
-    generated = generate(model, prompts(golden), new_tokens=6, eos=-1)
+    generated = decode(model, prompts(golden), new_tokens=6, eos=-1)
     logits = np.concatenate([golden["out/prefill_last_logits"][:, None], golden["out/extend_logits"][:, :-1]], axis=1)
     expected = np.take_along_axis(
         np.asarray(jax.nn.log_softmax(logits)), golden["out/greedy_tokens"][..., None], axis=-1
@@ -108,19 +117,19 @@ def test_a_row_stops_at_eos_and_the_others_go_on():
     row, other = 0, 1
     eos = int(tokens[row, 0])
     assert eos not in tokens[other]
-    generated = generate(model, prompts(golden), new_tokens=6, eos=eos, pad=0)
+    generated = decode(model, prompts(golden), new_tokens=6, eos=eos, pad=0)
     assert generated.tokens[row].tolist() == [eos, 0, 0, 0, 0, 0]
     np.testing.assert_array_equal(generated.tokens[other], tokens[other])
     assert generated.finished[row]
     assert not generated.finished[other]
-    alone = generate(model, prompts(golden, slice(row, row + 1)), new_tokens=1, eos=-1)
+    alone = decode(model, prompts(golden, slice(row, row + 1)), new_tokens=1, eos=-1)
     np.testing.assert_allclose(generated.log_prob[row], alone.log_prob[0], rtol=1e-5)
 
 
 def test_padding_and_neighbours_do_not_change_an_answer():
     model, golden = golden_model()
-    together = generate(model, prompts(golden), new_tokens=6, eos=-1)
-    alone = generate(model, prompts(golden, slice(1, 2), extra_padding=7), new_tokens=6, eos=-1)
+    together = decode(model, prompts(golden), new_tokens=6, eos=-1)
+    alone = decode(model, prompts(golden, slice(1, 2), extra_padding=7), new_tokens=6, eos=-1)
     np.testing.assert_array_equal(together.tokens[1], alone.tokens[0])
     np.testing.assert_allclose(together.log_prob[1], alone.log_prob[0], rtol=1e-5)
 
@@ -140,13 +149,13 @@ def test_a_row_without_a_token_is_never_chosen_and_has_no_probability():
     unbounded = golden["out/greedy_tokens"]
     vocab = int(unbounded[:, 0].max())  # so that at least one first choice is out of bounds
     logits = np.asarray(prefill(model, prompts(golden), new_tokens=1)[0])[:, :vocab]
-    generated = generate(model, prompts(golden), new_tokens=1, eos=-1, vocab=vocab)
+    generated = decode(model, prompts(golden), new_tokens=1, eos=-1, vocab=vocab)
     np.testing.assert_array_equal(generated.tokens[:, 0], logits.argmax(axis=1))
     assert (generated.tokens[:, 0] != unbounded[:, 0]).any()
     expected = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), np.asarray(generated.tokens), axis=1)[:, 0]
     np.testing.assert_allclose(generated.log_prob, expected, rtol=1e-5)
     few, hot = 5, Sampling(temperature=50.0)
-    drawn = generate(model, prompts(golden), new_tokens=6, eos=-1, vocab=few, sampling=hot, key=jax.random.key(0))
+    drawn = decode(model, prompts(golden), new_tokens=6, eos=-1, vocab=few, sampling=hot, key=jax.random.key(0))
     assert set(np.asarray(drawn.tokens).ravel().tolist()) == set(range(few))
 
 

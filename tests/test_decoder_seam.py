@@ -3,6 +3,7 @@
 The family here is Gemma 3's plan in small: three local layers for one global, and a stack that ends within the pattern.
 """
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_runs import CONFIG, SMALL, VOCAB, Run, batch, one_device
+from small_runs import CONFIG, SMALL, VOCAB, batch, one_device, run_of
 
 from rllava_jax.config import ModelConfig
 from rllava_jax.inference.decode import extend, prefill, unrolled_layers
@@ -40,6 +41,7 @@ def randomised(module):
     return nnx.merge(graphdef, jax.tree.unflatten(tree, moved))
 
 
+@functools.cache
 def model(layers="scanned", size=TOY):
     return randomised(PaliGemma(size, settings=ModelConfig(layers=layers), rngs=nnx.Rngs(0)))
 
@@ -50,7 +52,7 @@ def inputs():
 
 
 def test_it_trains_by_the_name_of_its_size():
-    run = Run(replace(CONFIG, model=ModelConfig("toy", layers="scanned")), one_device())
+    run = run_of(replace(CONFIG, model=ModelConfig("toy", layers="scanned")), one_device())
     metrics, state = run.train(batch(), batch())
     assert metrics[1]["loss"] < metrics[0]["loss"]
     for name in ("_query_norm", "_key_norm"):

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from golden_model import CONFIG, GOLDEN, assert_close, load, training_inputs
 from small_runs import CONFIG as TRAINING
-from small_runs import Run, adam, assert_trains_alike, batch, one_device
+from small_runs import adam, assert_trains_alike, batch, one_device, run_of
 
 from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshConfig, ModelConfig, RegionConfig
 from rllava_jax.config.loading import load as load_config
@@ -393,7 +393,7 @@ TRAINED = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return Run(TRAINED, one_device())
+    return run_of(TRAINED, one_device())
 
 
 def test_training_moves_adapters_and_regions_and_leaves_the_base_bit_identical_in_bfloat16(on_one_device):
@@ -425,7 +425,7 @@ def test_training_with_adapters_learns_the_batch_it_sees(on_one_device):
 
 
 def test_eight_devices_train_adapters_as_one(on_one_device):
-    assert_trains_alike(Run(TRAINED, make_mesh(MeshConfig(2, 4))), on_one_device)
+    assert_trains_alike(run_of(TRAINED, make_mesh(MeshConfig(2, 4))), on_one_device)
 
 
 @pytest.mark.parametrize("size", sizes.SIZES)

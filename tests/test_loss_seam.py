@@ -9,7 +9,7 @@ import pytest
 from converted import write_checkpoint
 from expected_errors import refused
 from flax import nnx
-from small_runs import CONFIG, VOCAB, Run, assert_trains_alike, batch, made, one_device
+from small_runs import CONFIG, VOCAB, assert_trains_alike, batch, made, one_device, run_of
 from starting_models import begin, random_params, small_model, small_tokenizer, starting_from, write_model
 
 from rllava_jax.checkpoint.manager import Checkpoints
@@ -64,8 +64,8 @@ def trained_on(**losses):
 
 
 def test_weighted_losses_are_summed_and_their_metrics_logged():
-    (row,), _ = Run(trained_on(cross_entropy=1.0, small_logits=0.5), one_device()).train(batch())
-    (alone,), _ = Run(CONFIG, one_device()).train(batch())
+    (row,), _ = run_of(trained_on(cross_entropy=1.0, small_logits=0.5), one_device()).train(batch())
+    (alone,), _ = run_of(CONFIG, one_device()).train(batch())
     assert row["loss/cross_entropy"] == pytest.approx(alone["loss"], rel=1e-6)
     assert row["loss"] == pytest.approx(row["loss/cross_entropy"] + 0.5 * row["loss/small_logits"], rel=1e-6)
     assert row["logit_square"] == row["loss/small_logits"] == pytest.approx(row["logit_square_each"].mean(), rel=1e-5)
@@ -76,7 +76,7 @@ def test_weighted_losses_are_summed_and_their_metrics_logged():
 
 def test_accumulated_micro_batches_of_two_losses_equal_the_full_batch():
     config = trained_on(cross_entropy=1.0, small_logits=0.5)
-    accumulated, whole = Run(config, one_device(), accumulate=2), Run(config, one_device())
+    accumulated, whole = run_of(config, one_device(), accumulate=2), run_of(config, one_device())
     assert_trains_alike(accumulated, whole)
     rows = [run.train(batch())[0][0] for run in (accumulated, whole)]
     assert rows[0]["logit_square"] == pytest.approx(rows[1]["logit_square"], rel=1e-5)
@@ -85,7 +85,7 @@ def test_accumulated_micro_batches_of_two_losses_equal_the_full_batch():
 
 def test_a_loss_over_the_whole_batch_is_one_on_many_devices_and_refuses_micro_batches():
     config = trained_on(contrastive=1.0)
-    rows = [Run(config, mesh).train(batch())[0][0] for mesh in (one_device(), make_mesh(MeshConfig(2, 4)))]
+    rows = [run_of(config, mesh).train(batch())[0][0] for mesh in (one_device(), make_mesh(MeshConfig(2, 4)))]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-5)
     with refused(ConfigError, "config.conflict", "train.accumulate", "2", "contrastive"):
         made(replace(config, train=replace(config.train, accumulate=2)), one_device())
@@ -112,7 +112,7 @@ def test_a_second_loss_of_one_name_is_refused():
 def with_head():
     """A run with a head on eight devices, after one step."""
     config, mesh = trained_on(cross_entropy=1.0, answer_length=0.1), make_mesh(MeshConfig(1, 8))
-    run = Run(config, mesh)
+    run = run_of(config, mesh)
     return config, run, run.train(batch(0))[1]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from expected_errors import refused
-from small_runs import CONFIG, VOCAB, Run, adam, batch, one_device
+from small_runs import CONFIG, VOCAB, adam, batch, one_device, run_of
 
 from rllava_jax.config import ConfigError, OptimizerConfig
 from rllava_jax.model.params import abstract, matching
@@ -149,7 +149,7 @@ def test_a_scale_for_no_parameter_is_an_error(field):
 
 
 def test_the_first_moment_may_be_kept_in_bfloat16():
-    run = Run(replace(CONFIG, optimizer=replace(CONFIG.optimizer, moment_dtype="bfloat16")), one_device())
+    run = run_of(replace(CONFIG, optimizer=replace(CONFIG.optimizer, moment_dtype="bfloat16")), one_device())
     metrics, state = run.train(*[batch()] * 10)
     assert {moment.dtype for moment in adam(state).mu.values()} == {jnp.dtype("bfloat16")}
     assert {moment.dtype for moment in adam(state).nu.values()} == {jnp.dtype("float32")}
@@ -157,7 +157,7 @@ def test_the_first_moment_may_be_kept_in_bfloat16():
 
 
 def test_the_moving_average_follows_the_parameters_and_answers():
-    run = Run(replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema=0.75)), one_device())
+    run = run_of(replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema=0.75)), one_device())
     _, first = run.train(batch(0))
     _, second = run.train(batch(0), batch(1))
     for name, start in run.initial.params.items():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import CONFIG, GOLDEN, assert_close, golden_model, load, training_inputs, with_params
+from golden_model import CONFIG, GOLDEN, assert_close, golden_model, load, logits_of, training_inputs, with_params
 
 from rllava_jax.config import ModelConfig, RegionConfig, Remat
 from rllava_jax.model.inputs import Inputs
@@ -58,7 +58,7 @@ def test_region_branch_adds_at_most_one_percent_at_3b():
 
 def test_training_logits_are_the_references():
     model, golden = golden_model()
-    logits = model(training_inputs(golden).truncated(11)).logits
+    logits = logits_of(model, training_inputs(golden).truncated(11))
     assert_close(logits, golden["out/logits"])
 
 
@@ -67,7 +67,7 @@ def test_padding_mask_leaves_the_logits_of_real_tokens_unchanged():
     inputs = training_inputs(golden).truncated(11)
     real = np.asarray(inputs.text) != 0
     assert not real.all()
-    masked = model(dataclasses.replace(inputs, mask_input=jnp.asarray(real))).logits
+    masked = logits_of(model, dataclasses.replace(inputs, mask_input=jnp.asarray(real)))
     assert_close(np.asarray(masked)[real], golden["out/logits"][real])
 
 
@@ -87,7 +87,7 @@ def test_gemma2_logits_agree_with_transformers():
     """`golden/make_paligemma2.py` made these with transformers' PaliGemma 2, float32, eager attention, no final cap."""
     golden = load(GOLDEN / "paligemma2_tiny.npz")
     decoder = dataclasses.replace(CONFIG.decoder, kv_heads=2, post_norms=True, attention_cap=50.0, vocab=512)
-    model = with_params(PaliGemma(dataclasses.replace(CONFIG, decoder=decoder), rngs=nnx.Rngs(0)), golden)
+    model = with_params(lambda: PaliGemma(dataclasses.replace(CONFIG, decoder=decoder), rngs=nnx.Rngs(0)), golden)
     valid = jnp.asarray(golden["in/mask_input"], bool)
     inputs = Inputs(
         image=jnp.asarray(golden["in/image"]),
@@ -95,7 +95,7 @@ def test_gemma2_logits_agree_with_transformers():
         mask_ar=jnp.asarray(golden["in/mask_ar"]),
         mask_input=valid,
     )
-    logits = model(inputs).logits
+    logits = logits_of(model, inputs)
     assert_close(np.asarray(logits)[np.asarray(valid)], golden["out/logits"][np.asarray(valid)])
 
 
@@ -146,9 +146,8 @@ def test_layers_are_unrolled_on_cpu_where_they_are_small_and_scanned_elsewhere()
     golden = load(GOLDEN / "paligemma1_tiny.npz")
 
     def loops(layers, remat="none"):
-        model = with_params(
-            PaliGemma(CONFIG, settings=ModelConfig(layers=layers, remat=remat), rngs=nnx.Rngs(0)), golden
-        )
+        settings = ModelConfig(layers=layers, remat=remat)
+        model = with_params(lambda: PaliGemma(CONFIG, settings=settings, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)
         traced = jax.make_jaxpr(lambda params: golden_losses(nnx.merge(graphdef, params), golden))(params)
         return sum(equation.primitive.name == "scan" for equation in traced.eqns)
@@ -170,15 +169,14 @@ def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or
         ("attention", "unrolled"),
         ("full", "unrolled"),
     ]:
-        model = with_params(
-            PaliGemma(CONFIG, settings=ModelConfig(layers=layers, remat=remat), rngs=nnx.Rngs(0)), golden
-        )
+        settings = ModelConfig(layers=layers, remat=remat)
+        model = with_params(lambda settings=settings: PaliGemma(CONFIG, settings=settings, rngs=nnx.Rngs(0)), golden)
         graphdef, params = nnx.split(model)
 
         def loss(params, graphdef=graphdef):
             return golden_losses(nnx.merge(graphdef, params), golden).mean()
 
-        gradients.append(jax.grad(loss)(params))
+        gradients.append(jax.jit(jax.grad(loss))(params))
     plain, *others = map(jax.tree.leaves, gradients)
     for other in others:
         for once, again in zip(plain, other, strict=True):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from expected_errors import refused
 from flax import nnx
-from golden_model import assert_close, golden_model, training_inputs
+from golden_model import assert_close, golden_model, logits_of, training_inputs
 from jax.sharding import PartitionSpec
-from small_runs import BATCH, CONFIG, SMALL, Run, batch
+from small_runs import BATCH, CONFIG, SMALL, batch, run_of
 from test_preprocess import BOX, PATCH, SIZE, example, picture
 from tiny_models import tokenizer_file
 
@@ -118,7 +118,7 @@ def colours():
 
 
 def test_one_step_trains_it_on_eight_devices():
-    run = Run(BOTH, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    run = run_of(BOTH, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     name = f"roi/{NAME}/kernel"
     assert run.shardings.params[name].spec == PartitionSpec(None, "fsdp")
     metrics, state = run.train(batch() | {"region_mean_colour": colours()})
@@ -157,8 +157,8 @@ def test_without_a_valid_region_logits_are_those_of_plain_paligemma():
     }
     expected = np.asarray(plain(training_inputs(golden)).logits)
     absent = training_inputs(golden, **given, region_valid=jnp.zeros((3, 2), bool))
-    assert_close(model(absent).logits, expected, 2e-6)
-    shown = model(training_inputs(golden, **given, region_valid=jnp.ones((3, 2), bool))).logits
+    assert_close(logits_of(model, absent), expected, 2e-6)
+    shown = logits_of(model, training_inputs(golden, **given, region_valid=jnp.ones((3, 2), bool)))
     assert np.abs(np.asarray(shown) - expected).max() > 1e-3
 
 

@@ -7,10 +7,11 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from expected_errors import refused
 from jax.sharding import PartitionSpec
-from small_runs import CONFIG, SMALL, VOCAB, Run, adam, assert_trains_alike, batch, made, one_device
+from small_runs import CONFIG, SMALL, VOCAB, adam, assert_trains_alike, batch, initial, made, one_device, run_of
 
 from rllava_jax.config import Config, ConfigError, LoraConfig, LoraTarget, MeshConfig, ModelConfig, RegionConfig
 from rllava_jax.model import partition_rules, sizes
@@ -18,11 +19,12 @@ from rllava_jax.model.lora import is_adapter
 from rllava_jax.model.params import abstract
 from rllava_jax.model.partition_rules import RULES, check_rules, parameter_spec
 from rllava_jax.model.sharding import make_mesh, parameter_shardings, say_what_is_held_whole
+from rllava_jax.training.program import initial_state
 
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return Run(CONFIG, one_device())
+    return run_of(CONFIG, one_device())
 
 
 @pytest.mark.parametrize(
@@ -34,15 +36,22 @@ def on_one_device():
     ids=["all three axes", "two slices and a head each"],
 )
 def test_every_mesh_trains_as_one_device(on_one_device, mesh):
-    assert_trains_alike(Run(CONFIG, make_mesh(mesh)), on_one_device)
+    assert_trains_alike(run_of(CONFIG, make_mesh(mesh)), on_one_device)
+
+
+def test_every_mesh_makes_the_initial_state_of_one_device():
+    program = made(CONFIG, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    state = initial_state(CONFIG, program, vocab=VOCAB)
+    assert jax.tree.map(lambda x: x.sharding, state) == program.shardings
+    jax.tree.map(np.testing.assert_array_equal, state, initial(CONFIG))
 
 
 def test_gemma_2_is_cut_over_tensor_with_its_key_value_heads():
     decoder = replace(SMALL.decoder, kv_heads=2, post_norms=True, attention_cap=50.0)
     numbers = sizes.dimensions_of(replace(SMALL, decoder=decoder))
     config = replace(CONFIG, model=ModelConfig("custom", numbers, layers="scanned"))
-    run = Run(config, make_mesh(MeshConfig(2, 2, 2)))
-    assert_trains_alike(run, Run(config, one_device()))
+    run = run_of(config, make_mesh(MeshConfig(2, 2, 2)))
+    assert_trains_alike(run, run_of(config, one_device()))
     spec = run.shardings.params["llm/layers/attn/kv_einsum/w"].spec
     assert spec == PartitionSpec(None, None, "tensor", "fsdp")
 
@@ -63,7 +72,7 @@ def test_a_single_key_value_head_is_whole_on_every_device_of_tensor_and_said_so(
 
 def test_tensor_cuts_what_it_computes_apart():
     """No device holds, or computes, all heads, all of a feed-forward, or the whole vocabulary."""
-    run = Run(CONFIG, make_mesh(MeshConfig(1, 1, 8 // 2, slices=2)))
+    run = run_of(CONFIG, make_mesh(MeshConfig(1, 1, 8 // 2, slices=2)))
     width, mlp, heads, dim = 64, 128, 4, 16
     shares = {name: run.shardings.params[name].shard_shape(value.shape) for name, value in run.initial.params.items()}
     assert shares["llm/layers/attn/q_einsum/w"] == (2, heads // 4, width, dim)
@@ -79,7 +88,7 @@ def test_tensor_cuts_what_it_computes_apart():
 
 
 def test_parameters_and_their_moments_are_cut_alike():
-    _, state = Run(CONFIG, make_mesh(MeshConfig(2, 4))).train(batch())
+    _, state = run_of(CONFIG, make_mesh(MeshConfig(2, 4))).train(batch())
     for name, param in state.params.items():
         for moment in (adam(state).mu[name], adam(state).nu[name]):
             assert moment.sharding.is_equivalent_to(param.sharding, param.ndim), name

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import BATCH, CONFIG, TEXT, VOCAB, Run, adam, assert_trains_alike, batch, made, one_device
+from small_runs import BATCH, CONFIG, TEXT, VOCAB, adam, assert_trains_alike, batch, made, one_device, run_of
 
 from rllava_jax.config import MeshConfig
 from rllava_jax.model.inputs import Inputs
@@ -19,24 +19,24 @@ from rllava_jax.training.losses.registry import total_loss
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return Run(CONFIG, one_device())
+    return run_of(CONFIG, one_device())
 
 
 @pytest.fixture(scope="module")
 def on_eight_devices():
     """Both axes at work, and two micro-batches."""
-    return Run(CONFIG, make_mesh(MeshConfig(2, 4)), accumulate=2)
+    return run_of(CONFIG, make_mesh(MeshConfig(2, 4)), accumulate=2)
 
 
 def test_accumulated_micro_batches_equal_the_full_batch(on_one_device):
     lengths = batch()["mask_loss"].sum(axis=1)
     assert len(set(lengths)) > 1  # a mean over all tokens would differ
-    assert_trains_alike(Run(CONFIG, one_device(), accumulate=4), on_one_device)
+    assert_trains_alike(run_of(CONFIG, one_device(), accumulate=4), on_one_device)
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8)])
 def test_eight_devices_train_as_one(on_one_device, data, fsdp):
-    assert_trains_alike(Run(CONFIG, make_mesh(MeshConfig(data, fsdp))), on_one_device)
+    assert_trains_alike(run_of(CONFIG, make_mesh(MeshConfig(data, fsdp))), on_one_device)
 
 
 def test_accumulation_over_both_axes_trains_as_one_device(on_one_device, on_eight_devices):
@@ -62,7 +62,7 @@ def test_a_bad_step_leaves_all_of_the_state_but_its_number():
         optimizer=replace(CONFIG.optimizer, ema=0.9),
         train=replace(CONFIG.train, spike_factor=2.0, on_bad_step="skip"),
     )
-    run = Run(config, one_device())
+    run = run_of(config, one_device())
     poisoned = batch(1)
     poisoned["region_crop_coverage"][3] = np.nan
     poisoned["region_valid"][3] = True
@@ -98,7 +98,7 @@ def test_after_a_bad_step_that_stops_the_run_nothing_moves_any_more(on_one_devic
 
 def test_a_loss_far_above_its_mean_is_a_spike_once_the_mean_is_known(on_one_device):
     config = replace(CONFIG, train=replace(CONFIG.train, spike_factor=1.5, on_bad_step="skip"))
-    run = Run(config, one_device())
+    run = run_of(config, one_device())
     given = batch(0)
     other = given | {"text": np.where(given["mask_loss"], (given["text"] + 7) % VOCAB, given["text"]).astype(np.int32)}
     metrics, _ = run.train(*[given] * 10, other, *[given] * 20, other, given)
@@ -118,7 +118,7 @@ def test_example_losses_stand_in_the_order_of_the_batch(on_one_device, on_eight_
 def test_frozen_parameters_never_change_and_have_no_optimiser_state():
     pattern = r"(roi|img/head)/.*"
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, trainable=(pattern,), weight_decay=0.1))
-    run = Run(config, one_device())
+    run = run_of(config, one_device())
     _, state = run.train(batch(0), batch(1))
     assert {name.split("/")[0] for name in state.frozen} == {"img", "llm"}
     for name, value in run.initial.frozen.items():

@@ -33,6 +33,7 @@ def _sums(leaves: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
     return {name: _sum(leaf) for name, leaf in leaves.items()}
 
 
+@jax.jit  # within the other, so that arrays of one shape are traced once
 def _sum(x: Array) -> UInt32[Array, ""]:
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
