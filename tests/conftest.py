@@ -31,6 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
+from preloaded import Fork
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and programs pass that on: tests that interrupt one
 # would wait for ever.
@@ -157,7 +158,7 @@ config = Config(
 
 
 class CommandLine(NamedTuple):
-    """The entry points as a user starts them: a process of their own, on one device unless the call says otherwise."""
+    """The entry points as users start them: each a process of its own, on one device unless the call says otherwise."""
 
     config: Path
 
@@ -167,9 +168,19 @@ class CommandLine(NamedTuple):
         return [sys.executable, *command, *arguments]
 
     def start(
-        self, command: Sequence[str], *, devices: int = 1, own_group: bool = False, **variables: str
+        self,
+        command: Sequence[str],
+        *,
+        devices: int = 1,
+        own_group: bool = False,
+        anew: bool = False,
+        **variables: str,
     ) -> subprocess.Popen[str]:
-        """Starts a command, with more environment variables."""
+        """Starts a command, with more environment variables.
+
+        Args:
+          anew: starts Python anew also for the project's modules, which are else forked from its libraries.
+        """
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = {
             **os.environ,
@@ -178,19 +189,24 @@ class CommandLine(NamedTuple):
             "PYTHONPATH": _USERS_PATH,
             **variables,
         }
-        return subprocess.Popen(
+        forked = not anew and tuple(command[:2]) == (sys.executable, "-m")
+        if forked:
+            environment.setdefault("GLIBC_TUNABLES", "")  # what sets them starts Python anew
+        return (Fork if forked else subprocess.Popen)(
             command,
             cwd=_ROOT,
-            env=environment | variables,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=own_group,
         )
 
-    def run(self, command: Sequence[str], *, devices: int = 1, **variables: str) -> tuple[int, str, str]:
+    def run(
+        self, command: Sequence[str], *, devices: int = 1, anew: bool = False, **variables: str
+    ) -> tuple[int, str, str]:
         """Runs a command to its end: exit status, standard output, standard error."""
-        process = self.start(command, devices=devices, **variables)
+        process = self.start(command, devices=devices, anew=anew, **variables)
         out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
@@ -215,7 +231,7 @@ def _trained_once(command_line: CommandLine, name: str, factory: pytest.TempPath
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            status, _, err = command_line.run(command_line.main(folder / "finished"))
+            status, _, err = command_line.run(command_line.main(folder / "finished"), anew=True)
             assert status == 0, err
             (folder / "done").touch()
     return folder / "finished"
