@@ -1,8 +1,8 @@
 """The example of docs/ answers, in both versions of transformers, as `predict` does."""
 
-import os
-import subprocess
-import sys
+import contextlib
+import io
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import pytest
 from converted import run_convert
 from other_transformers import run_with_transformers_457
 from PIL import Image
+
+from rllava_jax import predict
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "ask_exported_model.py"
 QUESTIONS = [
@@ -35,15 +37,15 @@ def folder(finished_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predicted(finished_run, image, command_line):
+def predicted(finished_run, image):
     """What `predict` answers to each question."""
     answers = []
     for question, boxes in QUESTIONS:
         marks = [argument for box in boxes for argument in ("--box", box)]
-        command = [sys.executable, "-m", "rllava_jax.predict", "--checkpoint", str(finished_run), "--image", str(image)]
-        status, out, err = command_line.run([*command, *marks, "--question", question, "--max-new-tokens", "24"])
-        assert status == 0, err
-        answers.append(out.splitlines()[0].removesuffix(" … (cut; raise --max-new-tokens)"))
+        command = ["--checkpoint", str(finished_run), "--image", str(image), "--max-new-tokens", "24"]
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert predict.main([*command, *marks, "--question", question]) == 0
+        answers.append(out.getvalue().splitlines()[0].removesuffix(" … (cut; raise --max-new-tokens)"))
     return answers
 
 
@@ -51,13 +53,11 @@ def arguments(folder, image, question, boxes):
     return [str(folder), str(image), question, *(argument for box in boxes for argument in ("--box", box))]
 
 
-def test_the_example_answers_as_predict_does(folder, image, predicted):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+def test_the_example_answers_as_predict_does(folder, image, predicted, monkeypatch, capsys):
     for (question, boxes), expected in zip(QUESTIONS, predicted, strict=True):
-        command = [sys.executable, str(EXAMPLE), *arguments(folder, image, question, boxes)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == expected
+        monkeypatch.setattr("sys.argv", [str(EXAMPLE), *arguments(folder, image, question, boxes)])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        assert capsys.readouterr().out.strip() == expected
     assert any(predicted)
 
 

@@ -1,4 +1,4 @@
-"""Two processes as two hosts, four CPU devices each: they train, lose one another with a message, and go on."""
+"""Two processes as two hosts, two CPU devices each: they train, lose one another with a message, and go on."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ class Pair:
         return [
             self._command_line.start(
                 command,
-                devices=4,
+                devices=2,
                 JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
                 RLLAVA_COORDINATOR=f"localhost:{port}",
                 RLLAVA_NUM_PROCESSES="2",
