@@ -89,6 +89,7 @@ def one_device(monkeypatch):
     monkeypatch.setattr(ours, "make_mesh", lambda config: mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_the_toy_setting_trains_and_decodes(folder):
     run, values = open_task("rllava_jax", folder, TOY, "training step")
@@ -129,6 +130,7 @@ def test_tables_name_the_fastest_peer_the_goals_and_the_share_of_the_peak(tmp_pa
     assert document.read_text() == "before\n<!-- measured: begin -->\n\nnew\n<!-- measured: end -->\nafter\n"
 
 
+@pytest.mark.slow
 def test_growth_counts_the_crops_and_the_tokens_of_regions(monkeypatch):
     from speed import growth
 

@@ -18,6 +18,7 @@ def captions(tmp_path):
     return functools.partial(write_captions, tmp_path / "captions.jsonl")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result_and_asks_nothing_twice(captions, tmp_path):
     path, whole, killed = captions(8), tmp_path / "whole", tmp_path / "killed"
     kinds = "open,choice"

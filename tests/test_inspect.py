@@ -286,6 +286,7 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, said, capsys):
 # The published data sets.
 
 
+@pytest.mark.slow
 def test_202_of_vqa_rads_203_test_images_are_training_images_too(vqa_rad_root, tmp_path):
     assert inspect.main([vqa_rad_root, "--source", "vqa_rad", "--out", str(tmp_path), "--images", "1"]) == 0
     figures = json.loads((tmp_path / "inspect.json").read_text())["figures"]
@@ -295,6 +296,7 @@ def test_202_of_vqa_rads_203_test_images_are_training_images_too(vqa_rad_root, t
     assert (rows["test", "questions", "all"], rows["test", "questions", "answer_type=closed"]) == (451, 272)
 
 
+@pytest.mark.slow
 def test_slakes_other_language_has_84_of_its_96_english_test_images_of_which_one_is_lacking(slake_root, tmp_path):
     assert inspect.main([slake_root, "--source", "slake", "--out", str(tmp_path), "--images", "1"]) == 0
     figures = json.loads((tmp_path / "inspect.json").read_text())["figures"]

@@ -182,6 +182,7 @@ def test_iterator_can_go_back(iterate):
     assert_same(take(iterator, 3), first)
 
 
+@pytest.mark.slow
 def test_worker_process_gives_the_same_batches_and_resumes_exactly(iterate):
     whole = take(iterate(), 6)
     with_worker = iterate(data=settings(workers=1))

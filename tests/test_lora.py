@@ -396,6 +396,7 @@ def on_one_device():
     return run_of(TRAINED, one_device())
 
 
+@pytest.mark.slow
 def test_training_moves_adapters_and_regions_and_leaves_the_base_bit_identical_in_bfloat16(on_one_device):
     _, state = on_one_device.train(batch(0), batch(1), batch(2))
     assert {name.startswith("roi/") or is_adapter(name) for name in state.params} == {True}
@@ -424,6 +425,7 @@ def test_training_with_adapters_learns_the_batch_it_sees(on_one_device):
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_adapters_as_one(on_one_device):
     assert_trains_alike(run_of(TRAINED, make_mesh(MeshConfig(2, 4))), on_one_device)
 

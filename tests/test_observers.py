@@ -82,6 +82,7 @@ def test_what_is_observed_is_the_answer(predictor, image, observed):
     assert bool(observed[1].finished[0]) == answer.finished
 
 
+@pytest.mark.slow
 def test_a_hook_that_takes_nothing_adds_nothing_to_the_program(predictor, image):
     generator, batch = predictor.generator, predictor.inputs(image, QUESTION)
 

@@ -148,6 +148,7 @@ def test_a_scale_for_no_parameter_is_an_error(field):
         make_optimizer(config, learning_rate(config, steps=2, warmup=0), random_tree(0))
 
 
+@pytest.mark.slow
 def test_the_first_moment_may_be_kept_in_bfloat16():
     run = run_of(replace(CONFIG, optimizer=replace(CONFIG.optimizer, moment_dtype="bfloat16")), one_device())
     metrics, state = run.train(*[batch()] * 10)
@@ -156,6 +157,7 @@ def test_the_first_moment_may_be_kept_in_bfloat16():
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
 
 
+@pytest.mark.slow
 def test_the_moving_average_follows_the_parameters_and_answers():
     run = run_of(replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema=0.75)), one_device())
     _, first = run.train(batch(0))

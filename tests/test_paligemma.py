@@ -160,6 +160,7 @@ def test_layers_are_unrolled_on_cpu_where_they_are_small_and_scanned_elsewhere()
     assert not better_unrolled(nnx.split(published.llm.layers)[1])
 
 
+@pytest.mark.slow
 def test_every_rematerialisation_gives_the_same_gradients_with_layers_scanned_or_unrolled():
     golden = load(GOLDEN / "paligemma1_tiny.npz")
     gradients = []

@@ -29,6 +29,7 @@ def test_the_copy_of_slake_lacks_16_images_which_are_named(slake_root, tmp_path)
     assert "slake validate: 2,099 questions expected, 2,044 found" in str(e.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("languages", [("en",), ("zh",), ("en", "zh")])
 @pytest.mark.parametrize("split", ["validate", "test"])
 def test_prepared_slake_is_the_published_one(slake_root, prepared_slake, split, languages):

@@ -83,6 +83,7 @@ def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(generator, mo
     assert lines[1] == {"id": "a", "condition": "right", "run": 1, "answer": runs[1][0].prediction, "confidence": 0.5}
 
 
+@pytest.mark.slow
 def test_a_real_model_answers_otherwise_in_another_run_and_the_same_in_a_repeated_one(tmp_path):
     picture = io.BytesIO()
     Image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)).save(picture, "PNG")

@@ -77,6 +77,7 @@ class TestFit:
         assert law.parameters()["beta"] == pytest.approx(0.25, abs=0.01)
         assert law.parameters()["A"] == pytest.approx(60 * 1e6**-0.3, rel=0.05)
 
+    @pytest.mark.slow
     def test_true_parameters_lie_in_their_intervals_as_often_as_promised(self):
         """30 draws of 12 runs: 95 % of the intervals, less the draws' own error and the tails that 60 resamples miss.
 

@@ -27,6 +27,7 @@ def on_one_device():
     return run_of(CONFIG, one_device())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
@@ -46,6 +47,7 @@ def test_every_mesh_makes_the_initial_state_of_one_device():
     jax.tree.map(np.testing.assert_array_equal, state, initial(CONFIG))
 
 
+@pytest.mark.slow
 def test_gemma_2_is_cut_over_tensor_with_its_key_value_heads():
     decoder = replace(SMALL.decoder, kv_heads=2, post_norms=True, attention_cap=50.0)
     numbers = sizes.dimensions_of(replace(SMALL, decoder=decoder))
@@ -87,6 +89,7 @@ def test_tensor_cuts_what_it_computes_apart():
     assert whole not in program
 
 
+@pytest.mark.slow
 def test_parameters_and_their_moments_are_cut_alike():
     _, state = run_of(CONFIG, make_mesh(MeshConfig(2, 4))).train(batch())
     for name, param in state.params.items():

@@ -28,17 +28,20 @@ def on_eight_devices():
     return run_of(CONFIG, make_mesh(MeshConfig(2, 4)), accumulate=2)
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_equal_the_full_batch(on_one_device):
     lengths = batch()["mask_loss"].sum(axis=1)
     assert len(set(lengths)) > 1  # a mean over all tokens would differ
     assert_trains_alike(run_of(CONFIG, one_device(), accumulate=4), on_one_device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8)])
 def test_eight_devices_train_as_one(on_one_device, data, fsdp):
     assert_trains_alike(run_of(CONFIG, make_mesh(MeshConfig(data, fsdp))), on_one_device)
 
 
+@pytest.mark.slow
 def test_accumulation_over_both_axes_trains_as_one_device(on_one_device, on_eight_devices):
     assert_trains_alike(on_eight_devices, on_one_device)
 
@@ -56,6 +59,7 @@ def test_one_program_trains_with_and_without_regions(on_one_device):
     assert on_one_device.step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_bad_step_leaves_all_of_the_state_but_its_number():
     config = replace(
         CONFIG,
@@ -96,6 +100,7 @@ def test_after_a_bad_step_that_stops_the_run_nothing_moves_any_more(on_one_devic
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_loss_far_above_its_mean_is_a_spike_once_the_mean_is_known(on_one_device):
     config = replace(CONFIG, train=replace(CONFIG.train, spike_factor=1.5, on_bad_step="skip"))
     run = run_of(config, one_device())
@@ -109,6 +114,7 @@ def test_a_loss_far_above_its_mean_is_a_spike_once_the_mean_is_known(on_one_devi
     assert not any(row["bad"] for row in never)
 
 
+@pytest.mark.slow
 def test_example_losses_stand_in_the_order_of_the_batch(on_one_device, on_eight_devices):
     losses = [run.train(batch(0))[0][0]["example_loss"] for run in (on_one_device, on_eight_devices)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)

@@ -231,6 +231,7 @@ def test_bad_input_is_an_error_of_one_line(arguments, message, capsys, tmp_path,
     assert message in error
 
 
+@pytest.mark.slow
 def test_the_published_boxes_are_what_slake_gives_today(slake_root, tmp_path, capsys):
     published = boxes_file.read(Path(__file__).parents[1] / "docs" / "trust" / "slake_test_boxes.jsonl.gz")
     again = tmp_path / "again.jsonl"
