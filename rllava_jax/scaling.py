@@ -24,8 +24,8 @@ from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
 from rllava_jax.scaling_laws.plot import picture
 from rllava_jax.scaling_laws.points import FitTarget, Point, other_differences, points_of, read_runs, templates_of
-from rllava_jax.scaling_laws.refusals import LEAST_CONVERGED, after_fit, before_fit
-from rllava_jax.scaling_laws.report import Outcome, as_json, markdown_table
+from rllava_jax.scaling_laws.refusals import LEAST_CONVERGED, Outcome, after_fit, before_fit
+from rllava_jax.scaling_laws.report import as_json, markdown_table
 
 REFUSED = 3
 
@@ -69,9 +69,9 @@ def fit_template(
     template: FitTarget, points: Sequence[Point], factors: Sequence[Factor], *, delta: float, resamples: int, seed: int
 ) -> Outcome:
     """Fits one template's law, with intervals and left-out errors, or refuses to."""
-    refusals = tuple(before_fit(points, factors))
-    if refusals:
-        return Outcome(template, tuple(points), refusals)
+    points = tuple(points)
+    if refusals := tuple(before_fit(points, factors)):
+        return Outcome(template, points, refusals)
     values = np.array([[getattr(point, factor) for factor in factors] for point in points], float)
     losses = np.array([point.loss for point in points])
     law = fit(factors, values, losses, delta=delta)
@@ -87,13 +87,9 @@ def fit_template(
     predicted, errors = law.predict(values), np.array([point.error for point in points])
     residual = float(np.sqrt(np.mean((np.log(losses) - np.log(predicted)) ** 2)))
     misfit = float(np.sqrt(np.mean(((losses - predicted) / errors) ** 2))) if errors.min() > 0 else 0.0
-    refusals = tuple(after_fit(
-        law, intervals, converged=len(held) / resamples, left_out_error=left_out, left_out_error_of_mean=of_mean,
-        residual=residual, misfit=misfit,
-    ))  # fmt: skip
-    if refusals:
-        return Outcome(template, tuple(points), refusals)
-    return Outcome(template, tuple(points), (), law, intervals, left_out, of_mean, residual)
+    fitted = Outcome(template, points, (), law, intervals, left_out, of_mean, residual)
+    refusals = tuple(after_fit(fitted, law, converged=len(held) / resamples, misfit=misfit))
+    return Outcome(template, points, refusals) if refusals else fitted
 
 
 def _parser() -> Parser:

@@ -62,19 +62,18 @@ class Law:
         logs = np.log(values) - np.log(self.centre)
         return np.exp(self.a - logs @ np.asarray(self.exponents)) + self.irreducible
 
+    def named_exponents(self) -> dict[str, float]:
+        """Alpha and beta, those that it has, by name."""
+        return {EXPONENT[factor]: value for factor, value in zip(self.factors, self.exponents, strict=True)}
+
     def parameters(self) -> dict[str, float]:
         """A, alpha, beta and E, those that it has, by name."""
-        exponents = {EXPONENT[f]: value for f, value in zip(self.factors, self.exponents, strict=True)}
-        return {"A": self.amplitude, **exponents, "E": self.irreducible}
+        return {"A": self.amplitude, **self.named_exponents(), "E": self.irreducible}
 
     def at_bound(self) -> list[str]:
         """The exponents that ended at the edge of what was searched."""
         edges = np.asarray(EXPONENT_BOUNDS)
-        return [
-            EXPONENT[factor]
-            for factor, value in zip(self.factors, self.exponents, strict=True)
-            if np.abs(value - edges).min() < 1e-3
-        ]
+        return [name for name, value in self.named_exponents().items() if np.abs(value - edges).min() < 1e-3]
 
 
 def fit(

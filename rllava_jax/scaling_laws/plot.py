@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rllava_jax.report.plots import FILE_INK, file_picture
-from rllava_jax.scaling_laws.fit import EXPONENT, Factor, Law
+from rllava_jax.scaling_laws.fit import Factor, Law
 from rllava_jax.scaling_laws.points import Point
 from rllava_jax.scaling_laws.report import Outcome
 
@@ -135,10 +135,9 @@ def _title(outcome: Outcome) -> str:
     head = f"{name}: {template.metric}" + ("" if template.condition == "right" else f" ({template.condition})")
     if outcome.law is None:
         return f"{head}\nno law"
-    law = outcome.law
     greek = {"alpha": "α", "beta": "β"}
-    exponents = [f"{greek[EXPONENT[f]]} = {value:.2f}" for f, value in zip(law.factors, law.exponents, strict=True)]
-    return f"{head}\n{', '.join([*exponents, f'E = {law.irreducible:.2f}'])}"
+    exponents = [f"{greek[name]} = {value:.2f}" for name, value in outcome.law.named_exponents().items()]
+    return f"{head}\n{', '.join([*exponents, f'E = {outcome.law.irreducible:.2f}'])}"
 
 
 def _loss_ticks(axes: Axes) -> None:

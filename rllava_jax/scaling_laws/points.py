@@ -208,7 +208,9 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
     match = re.fullmatch(r"(\d+)(-.+)?", file.parent.name)
     if match is None:
         raise InvalidOption(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
-    step, config = int(match[1]), _read_config(folder)
+    with parsing(folder / "config.json", "not a run's configuration", "give a run's workdir", kind=ConfigError):
+        values = provenance.stored_config(folder)
+    step, config = int(match[1]), from_json(values, where=str(folder / "config.json"))
     duration = config.train.duration
     if amount_and_unit(duration)[1] in ("steps", "examples") and config.optimizer.schedule != "constant":
         whole = parse_duration(duration, batch_size=config.train.batch_size) or 0
@@ -223,13 +225,6 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
     named = itemgetter(*FitTarget._fields)
     rows = {FitTarget(*named(row)): row for row in read_rows(file)}
     return FinishedRun(folder, step, _parameters(folder, config, size), amount, config, rows)
-
-
-def _read_config(folder: Path) -> Config:
-    path = folder / "config.json"
-    with parsing(path, "not a run's configuration", "give a run's workdir", kind=ConfigError):
-        values = json.loads(path.read_text(encoding="utf-8"))["config"]
-    return from_json(values, where=str(path))
 
 
 def _parameters(folder: Path, config: Config, size: Size) -> int:

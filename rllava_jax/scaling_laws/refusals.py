@@ -6,6 +6,7 @@ it was not fitted to?). A refused law's parameters are not reported.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import chi2  # type: ignore[import-untyped]
 
 from rllava_jax.scaling_laws.fit import EXPONENT, EXPONENT_BOUNDS, Factor, Law
-from rllava_jax.scaling_laws.points import Point
+from rllava_jax.scaling_laws.points import FitTarget, Point
 
 MARGIN = 4  # runs beyond the number of parameters
 LEAST_LEVELS = 3  # distinct values of a factor: two points lie on any curve
@@ -37,6 +38,28 @@ class Refusal(NamedTuple):
     reason: str
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A template's fit or refusal.
+
+    Attributes:
+      law: None where the fit was refused.
+      intervals: 95 % intervals of the law's parameters, by name.
+      left_out_error: mean absolute error at a run that the law was not fitted to.
+      left_out_error_of_mean: the same when that run's loss is guessed as the mean of the others.
+      log_residual: root mean square of the residuals of log L.
+    """
+
+    template: FitTarget
+    points: tuple[Point, ...]
+    refusals: tuple[Refusal, ...] = ()
+    law: Law | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    left_out_error: float = 0.0
+    left_out_error_of_mean: float = 0.0
+    log_residual: float = 0.0
+
+
 def before_fit(points: Sequence[Point], factors: Sequence[Factor]) -> Iterator[Refusal]:
     """What forbids a fit of these points, all reasons; nothing when it may be tried."""
     needed = len(factors) + 2 + MARGIN
@@ -57,41 +80,28 @@ def before_fit(points: Sequence[Point], factors: Sequence[Factor]) -> Iterator[R
     yield from _ill_valued(points)
 
 
-def after_fit(
-    law: Law,
-    intervals: Mapping[str, tuple[float, float]],
-    *,
-    converged: float,
-    left_out_error: float,
-    left_out_error_of_mean: float,
-    residual: float,
-    misfit: float,
-) -> Iterator[Refusal]:
+def after_fit(outcome: Outcome, law: Law, *, converged: float, misfit: float) -> Iterator[Refusal]:
     """What forbids reporting a fitted law.
 
     Args:
-      intervals: 95 % intervals of its parameters, by name.
       converged: share of the resamples whose fit came to a minimum.
-      left_out_error: mean absolute error of the law at a run that it was not fitted to.
-      left_out_error_of_mean: the same of the other runs' mean.
-      residual: root mean square of the residuals of log L.
       misfit: root mean square of the residuals of L, each over its loss's sampling error.
     """
     if not law.converged or converged < LEAST_CONVERGED:
         which = f"{1 - converged:.0%} of the resampled fits" if law.converged else "the fit"
         yield Refusal("not_converged", f"{which} came to no minimum: many laws fit these runs equally well")
-    yield from _exponents(law, intervals)
-    if left_out_error >= left_out_error_of_mean:
+    yield from _exponents(law, outcome.intervals)
+    if outcome.left_out_error >= outcome.left_out_error_of_mean:
         yield Refusal(
             "no_better_than_mean",
-            f"a left-out run's loss is missed by {left_out_error:.3g} on average, by {left_out_error_of_mean:.3g} "
-            "when guessed as the mean of the others: the law predicts nothing",
+            f"a left-out run's loss is missed by {outcome.left_out_error:.3g} on average, by "
+            f"{outcome.left_out_error_of_mean:.3g} when guessed as the mean of the others: the law predicts nothing",
         )
-    if misfit > MOST_MISFIT and residual > TOLERATED_RESIDUAL:
+    if misfit > MOST_MISFIT and outcome.log_residual > TOLERATED_RESIDUAL:
         yield Refusal(
             "other_shape",
-            f"the law misses the losses it was fitted to by {residual:.0%}, {misfit:.1f} times their sampling errors "
-            f"(at most {MOST_MISFIT:g} is allowed): they do not follow this form",
+            f"the law misses the losses it was fitted to by {outcome.log_residual:.0%}, {misfit:.1f} times their "
+            f"sampling errors (at most {MOST_MISFIT:g} is allowed): they do not follow this form",
         )
 
 
