@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rllava_jax.report.plots import FILE_INK, file_picture
 from rllava_jax.scaling_laws.fit import Factor, Law
 from rllava_jax.scaling_laws.points import Point
-from rllava_jax.scaling_laws.report import Outcome
+from rllava_jax.scaling_laws.refusals import Outcome
 
 _MOST_CURVES = 7  # of more sizes, so many are drawn, evenly spread
 _COLUMNS = 4

@@ -3,11 +3,10 @@
 Axes: N questions of one variant, Q questions of the run.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -40,10 +39,10 @@ class VariantAnswers:
     iou: Float[np.ndarray, " N"]
     named: Bool[np.ndarray, " N"]
 
-    def among(self, members: Bool[np.ndarray, " Q"]) -> VariantAnswers:
+    def among(self, members: Bool[np.ndarray, " Q"]) -> Self:
         """Those of some questions."""
         keep = members[self.index]
-        return VariantAnswers(**{name: value[keep] for name, value in vars(self).items()})
+        return replace(self, **{name: value[keep] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +67,12 @@ class Answers:
         """The image of each question."""
         return [self.questions[i].image_id for i in index]
 
-    def dense(self, variant: str) -> Float[np.ndarray, " Q"]:
-        """Correctness by question, NaN where the variant was not asked."""
+    def dense(self, variant: str, field: str = "correct") -> Float[np.ndarray, " Q"]:
+        """Correctness, or another field, by question; NaN where the variant was not asked."""
         found = np.full(len(self.questions), np.nan)
         if variant in self.by_variant:
             held = self.by_variant[variant]
-            found[held.index] = held.correct
+            found[held.index] = getattr(held, field)
         return found
 
 
@@ -134,8 +133,7 @@ def _answered(index: Sequence[int], variants: Sequence[Variant], held: Sequence[
         correct=np.array([is_right(p) for p in held]),
         confidence=np.array([p.confidence for p in held]),
         implied=implied,
-        followed=implied
-        & np.array([exact_match(v.implied, p.prediction) for v, p in zip(variants, held, strict=True)]),
+        followed=implied & [exact_match(v.implied, p.prediction) for v, p in zip(variants, held, strict=True)],
         iou=np.array([np.nan if v.iou is None else v.iou for v in variants]),
         named=np.array([any(v.labels) for v in variants]),
     )

@@ -20,7 +20,7 @@ metric     accuracy                      normalised equality, as strict as every
            trust_score, use, resistance  of region trust
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -38,6 +38,7 @@ _CONFIDENCE = ("confidence", "brier", "confident_errors", "ece_equal_mass", "aur
 IOU_EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _ONE_BOX = tuple(name for name in VARIANTS if name not in ("none", "two", "contradicted"))
 _Cell = tuple[str, str, float, int, Interval | None]
+_Values = tuple[str, Float[np.ndarray, " N"], Int[np.ndarray, " N"]]  # a name, 0..1 of each question, which these are
 
 
 def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> list[Row]:
@@ -53,31 +54,35 @@ def trust_rows(answers: Answers, *, bootstrap: int = 1000, seed: int = 0) -> lis
     subsets = {"all": np.ones(len(families), bool)} | {f"family={name}": families == name for name in FAMILIES}
     for subset, members in subsets.items():
         if members.any():
-            for condition, metric, value, n, interval in _cells(answers, members, estimator):
-                rows.append(make_row(first.dataset, first.split, subset, condition, metric, value, n, interval))
-            if subset == "all":
-                rows += _counts(answers, first.dataset, first.split)
+            cells = [*_cells(answers, members, estimator), *(_counts(answers) if subset == "all" else ())]
+            rows += [make_row(first.dataset, first.split, subset, *cell) for cell in cells]
     return rows
 
 
 def _cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: Estimator) -> Iterator[_Cell]:
+    def means(condition: str, sets: Iterable[_Values], **bounds: tuple[float, float]) -> Iterator[_Cell]:
+        for metric, values, index in sets:
+            if index.size:
+                yield PREFIX + condition, metric, *estimator.mean(values, answers.images(index), **bounds)
+
     yield from _summary_cells(answers, members, estimator)
     held = {name: found.among(members) for name, found in answers.by_variant.items()}
     held = {name: found for name, found in held.items() if len(found.index)}
     for name, found in held.items():
-        images = answers.images(found.index)
-        yield PREFIX + name, "accuracy", *estimator.mean(found.correct, images)
+        yield from means(name, [("accuracy", found.correct, found.index)])
         if not np.isnan(found.iou).any():
             yield PREFIX + name, "iou", float(found.iou.mean()), len(found.iou), None
-        yield from _hint_cells(answers, name, found, estimator)
+        yield from means(name, _hints(answers, name, found))
         if answers.has_confidence:
+            images = answers.images(found.index)
             figures = confidence_figures(_CONFIDENCE, found.confidence, found.correct, images, estimator)
             yield from ((PREFIX + name, metric, *figure) for metric, figure in figures)
     for reference in ("right", "none"):
         for name, found in held.items():
             if name not in ("right", "none") or (reference, name) == ("right", "none"):
-                yield from _difference_cells(answers, reference, name, found, estimator)
-    yield from _iou_cells(answers, held, estimator)
+                yield from means(f"{reference}-{name}", _differences(answers, reference, found), bounds=(-1.0, 1.0))
+    for name, values, index in _by_iou([held[name] for name in _ONE_BOX if name in held]):
+        yield from means(f"iou={name}", [("accuracy", values, index)])
 
 
 def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator: Estimator) -> Iterator[_Cell]:
@@ -99,74 +104,45 @@ def _summary_cells(answers: Answers, members: Bool[np.ndarray, " Q"], estimator:
             yield SUMMARY, metric, value, n, interval
 
 
-def _hint_cells(answers: Answers, name: str, found: VariantAnswers, estimator: Estimator) -> Iterator[_Cell]:
+def _hints(answers: Answers, name: str, found: VariantAnswers) -> Iterator[_Values]:
     """How often a right answer is lost, and how often a wrong hint is followed."""
     if name not in ("right", "none"):
         for reference, metric in (("right", "lost"), ("none", "lost_from_none")):
             had = answers.dense(reference)[found.index] == 1
-            if had.any():
-                images = answers.images(found.index[had])
-                yield PREFIX + name, metric, *estimator.mean(1 - found.correct[had], images)
-    if found.implied.any():
-        told = found.index[found.implied]
-        images = answers.images(told)
-        yield PREFIX + name, "followed", *estimator.mean(found.followed[found.implied].astype(float), images)
-        anyway = _followed_anyway(answers, name, told)
-        if anyway is not None:
-            yield PREFIX + name, "followed_anyway", *estimator.mean(anyway, images)
-
-
-def _followed_anyway(answers: Answers, name: str, told: Int[np.ndarray, " N"]) -> Float[np.ndarray, " N"] | None:
-    """Whether the question was answered as the hint implies without it; None where that was not asked of all."""
+            yield metric, 1 - found.correct[had], found.index[had]
+    told = found.index[found.implied]
+    yield "followed", found.followed[found.implied].astype(float), told
     texts = answers.texts.get("right" if name == "contradicted" else "none", {})
     questions = [answers.questions[i] for i in told]
-    if any(question.id not in texts for question in questions):
-        return None
-    implied = [normalise_answer(question.variants[VARIANTS.index(name)].implied) for question in questions]
-    return np.array([float(texts[q.id] == answer) for q, answer in zip(questions, implied, strict=True)])
+    if all(question.id in texts for question in questions):
+        implied = [normalise_answer(question.variants[VARIANTS.index(name)].implied) for question in questions]
+        anyway = [float(texts[q.id] == answer) for q, answer in zip(questions, implied, strict=True)]
+        yield "followed_anyway", np.array(anyway), told
 
 
-def _difference_cells(
-    answers: Answers, reference: str, name: str, found: VariantAnswers, estimator: Estimator
-) -> Iterator[_Cell]:
+def _differences(answers: Answers, reference: str, found: VariantAnswers) -> Iterator[_Values]:
     """Accuracy, and confidence, of the reference less the variant's, over the questions answered under both."""
-    if reference not in answers.by_variant:
-        return
-    base = answers.by_variant[reference]
-    place = np.full(len(answers.questions), -1)
-    place[base.index] = np.arange(len(base.index))
-    both = place[found.index] >= 0
-    if not both.any():
-        return
-    other, images = place[found.index[both]], answers.images(found.index[both])
-    pairs = [("accuracy", base.correct[other] - found.correct[both])]
-    if answers.has_confidence:
-        pairs.append(("confidence", base.confidence[other] - found.confidence[both]))
-    for metric, values in pairs:
-        yield f"{PREFIX}{reference}-{name}", metric, *estimator.mean(values, images, bounds=(-1.0, 1.0))
+    fields = {"accuracy": "correct"} | ({"confidence": "confidence"} if answers.has_confidence else {})
+    for metric, field in fields.items():
+        values = answers.dense(reference, field)[found.index] - getattr(found, field)
+        both = np.isfinite(values)
+        yield metric, values[both], found.index[both]
 
 
-def _iou_cells(answers: Answers, held: dict[str, VariantAnswers], estimator: Estimator) -> Iterator[_Cell]:
-    """Every variant of one box, by its actual IoU with the right one: a question counts with each of its variants."""
-    found = [held[name] for name in _ONE_BOX if name in held]
-    if not found:
-        return
-    iou = np.concatenate([f.iou for f in found])
-    correct = np.concatenate([f.correct for f in found])
-    index = np.concatenate([f.index for f in found])
-    bins = {"0": iou == 0}
-    for low, high in pairwise(IOU_EDGES):
-        # (0, 0.2), then [low, high); the last is closed above, and so holds the right boxes.
-        above = iou > low if low == 0 else iou >= low
-        bins[f"{low:g}-{high:g}"] = above & ((iou <= high) if high == 1 else (iou < high))
-    for name, inside in bins.items():
-        if inside.any():
-            yield f"{PREFIX}iou={name}", "accuracy", *estimator.mean(correct[inside], answers.images(index[inside]))
+def _by_iou(found: Sequence[VariantAnswers]) -> Iterator[_Values]:
+    """Variants of one box by the actual IoU with the right one: a question counts with each of its variants.
+
+    None, (0, 0.2), then [low, high); the last is closed above, and so holds the right boxes.
+    """
+    if found:
+        fields = ("iou", "correct", "index")
+        iou, correct, index = (np.concatenate([getattr(one, field) for one in found]) for field in fields)
+        place = np.where(iou == 0, 0, 1 + np.digitize(iou, IOU_EDGES[1:-1]))
+        for number, name in enumerate(["0", *(f"{low:g}-{high:g}" for low, high in pairwise(IOU_EDGES))]):
+            yield name, correct[place == number], index[place == number]
 
 
-def _counts(answers: Answers, dataset: str, split: str) -> list[Row]:
-    rows, total = [], len(answers.questions)
+def _counts(answers: Answers) -> Iterator[_Cell]:
     for metric, counts in (("unavailable", answers.unavailable), ("not_asked", answers.not_asked)):
         for name, count in counts.items():
-            rows.append(make_row(dataset, split, "all", PREFIX + name, metric, float(count), total, None))
-    return rows
+            yield PREFIX + name, metric, float(count), len(answers.questions), None
