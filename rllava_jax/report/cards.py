@@ -17,9 +17,10 @@ from data_pipelines.conditions import ALL, CONTROLS, MAIN
 from data_pipelines.core.errors import ImageError
 from data_pipelines.records import Box
 from data_pipelines.regions.boxes import boxes_from_text
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.metrics import scores_of
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.report.gallery import EFFECTS, Case, ImageOf, is_right
+from rllava_jax.report.gallery import EFFECTS, Case, ImageOf
 from rllava_jax.report.names import condition_name
 
 _THUMBNAIL = 360  # pixels on the longer side
@@ -108,8 +109,7 @@ def example_card(case: Case, group: str, album: Album) -> dict[str, Any]:
             continue
         boxes = [("right" if box in p.right_boxes else "wrong", box) for box in p.boxes]
         picture = album.picture(p, boxes) if condition.startswith("trust:") and boxes else None
-        shown = None if isinstance(picture, str) else picture
-        further.append(answer_row(p, name, note=_shown_note(p), picture=shown))
+        further.append(answer_row(p, name, note=_shown_note(p), picture=picture))
     return card(case, group, album, rows, values=values, effect=_effect(case), further=further)
 
 
@@ -120,7 +120,7 @@ def card(
     rows: Sequence[Mapping[str, Any]],
     *,
     values: Values | None = None,
-    effect: Mapping[str, str] | None = None,
+    effect: Mapping[str, Any] | None = None,
     further: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """A card with these rows of answers.
@@ -131,14 +131,12 @@ def card(
       further: rows that are folded.
     """
     p = case.first
-    shown = album.picture(p, _boxes(case)) if album else None
     return {
         "filter_values": {
             **{"id": p.id, "confidence": round(p.confidence, 4), "group": group, "family": p.family},
             **{"content_type": p.content_type, "modality": p.modality, **(values or {})},
         },
-        "missing": shown if isinstance(shown, str) else "",
-        "picture": None if isinstance(shown, str) else shown,
+        "picture": album.picture(p, _boxes(case)) if album else None,
         "tags": " · ".join(filter(None, (p.family, p.content_type, p.modality))),
         "question": f"Find: {p.question}" if p.family == "localise" else p.question,
         "choices": ", ".join(p.choices),
@@ -150,7 +148,7 @@ def card(
 
 
 def answer_row(
-    p: Prediction, name: str, *, key: str = "", note: str = "", picture: Mapping[str, Any] | None = None
+    p: Prediction, name: str, *, key: str = "", note: str = "", picture: Mapping[str, Any] | str | None = None
 ) -> dict[str, Any]:
     """One answer of a card: the condition's name, the answer with its mark, its confidence."""
     scores = scores_of(p)
@@ -160,21 +158,20 @@ def answer_row(
     }
 
 
-def _effect(case: Case) -> dict[str, str] | None:
-    """One sentence on what the gravest wrong box did."""
+def _effect(case: Case) -> dict[str, Any] | None:
+    """What the gravest wrong box did."""
     p = case.gravest
     if p is None or not (effect := case.effect(p)):
         return None
-    plain = case.under("none")
-    kind = (
-        condition_name(p.condition).lower() if p.condition.startswith("trust:") else p.shown_kind.removeprefix("wrong:")
-    )
-    inside = ", ".join(filter(None, p.box_labels))
-    said = (EFFECTS[effect].partition(":")[2].strip() or effect) + "."
-    if plain:
-        said += f" Confidence {100 * plain.confidence:.0f}\N{NO-BREAK SPACE}% without a box, "
-        said += f"{100 * p.confidence:.0f}\N{NO-BREAK SPACE}% with it."
-    return {"mark": effect.split()[0], "what": f"Wrong box ({kind}{', on ' + inside if inside else ''}):", "said": said}
+    of_trust = p.condition.startswith("trust:")
+    return {
+        "mark": effect.split()[0],
+        "kind": condition_name(p.condition).lower() if of_trust else p.shown_kind.removeprefix("wrong:"),
+        "inside": ", ".join(filter(None, p.box_labels)),
+        "said": EFFECTS[effect].partition(":")[2].strip() or effect,
+        "plain": case.under("none"),
+        "shown": p,
+    }
 
 
 def _shown_note(p: Prediction) -> str:

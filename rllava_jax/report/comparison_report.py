@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_pipelines.conditions import ALL
+from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.comparison import Comparison, Side, in_both
 from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
 from rllava_jax.evaluation.paired import ComparisonRow
 from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.cards import Album, answer_row, card, gallery
-from rllava_jax.report.gallery import Case, ImageOf, cases_of, is_right, new_images_first
+from rllava_jax.report.gallery import Case, ImageOf, cases_of, new_images_first
 from rllava_jax.report.names import condition_name, percent, subset_detail, subset_name
 from rllava_jax.report.page import Section, page_html
 from rllava_jax.report.tables import Cell, PageTable, index_of, signed_cell, small

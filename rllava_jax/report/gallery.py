@@ -7,8 +7,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_pipelines.conditions import ALL
-from rllava_jax.evaluation.answers import exact_match
-from rllava_jax.evaluation.answers import is_right as is_answer_right
+from rllava_jax.evaluation.answers import exact_match, is_right
 from rllava_jax.evaluation.predictions import Prediction
 
 # The image a prediction is about: decoded, or its encoded bytes.
@@ -21,6 +20,15 @@ EFFECTS = {
     "kept": "kept: right without a box and with it",
     "fixed": "fixed: wrong without a box, right with it",
     "wrong anyway": "wrong anyway, with it and without",
+}
+# How the chapters choose their cases.
+_RULES = {
+    "Drawn at random": "No selection: what an ordinary case looks like.",
+    "Decided by the region": "Right with the region, wrong without it; the most confident first.",
+    "Misled by a wrong region": "Right without a region, wrong with a wrong one; the most confident first.",
+    "Worst: confident and wrong": "Wrong with everything in its favour: the image, and the right region where the "
+    "question has one.",
+    "Best: confident and right": "Right with the image, and the right region where the question has one.",
 }
 # Trust variants that show no wrong box, or a right one beside it.
 _NOT_WRONG = ("trust:right", "trust:none", "trust:two", "trust:contradicted")
@@ -43,7 +51,7 @@ class Case(NamedTuple):
     def right(self, condition: str) -> bool | None:
         """Whether the answer was right, None where it was not evaluated."""
         p = self.under(condition)
-        return None if p is None else is_right(p)
+        return None if p is None else bool(is_right(p))
 
     def shown(self, condition: str) -> bool:
         """Whether a region was really shown; a question without one is shown plainly under every condition."""
@@ -76,11 +84,6 @@ class Case(NamedTuple):
         order = [*EFFECTS, ""]
         wrong = self.wrong_boxes
         return min(wrong, key=lambda p: (order.index(self.effect(p)), -p.confidence)) if wrong else None
-
-
-def is_right(p: Prediction) -> bool:
-    """Whether the answer counts as right."""
-    return bool(is_answer_right(p))
 
 
 def _is_wrong_box(p: Prediction) -> bool:
@@ -127,34 +130,14 @@ def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[
     random.Random(seed).shuffle(shuffled)
     surest = sorted(shuffled, key=lambda case: -case.confidence("right"))
     misled = sorted(filter(_misled, shuffled), key=lambda case: -max(p.confidence for p in case.wrong_boxes))
-    plans = (
-        ("Drawn at random", "No selection: what an ordinary case looks like.", shuffled),
-        (
-            "Decided by the region",
-            "Right with the region, wrong without it; the most confident first.",
-            [c for c in surest if c.shown("right") and c.right("right") is True and c.right("none") is False],
-        ),
-        (
-            "Misled by a wrong region",
-            "Right without a region, wrong with a wrong one; the most confident first.",
-            misled,
-        ),
-        (
-            "Worst: confident and wrong",
-            "Wrong with everything in its favour: the image, and the right region where the question has one.",
-            [case for case in surest if case.right("right") is False],
-        ),
-        (
-            "Best: confident and right",
-            "Right with the image, and the right region where the question has one.",
-            [case for case in surest if case.right("right") is True],
-        ),
-    )
+    of_right = {True: [c for c in surest if c.right("right")], False: [c for c in surest if c.right("right") is False]}
+    decided = [c for c in of_right[True] if c.shown("right") and c.right("none") is False]
+    candidates = (shuffled, decided, misled, of_right[False], of_right[True])
     taken: set[str] = set()
     chapters = []
-    for number, (title, rule, candidates) in enumerate(plans):
-        share = -(-(size - len(taken)) // (len(plans) - number))
-        chosen = new_images_first([c for c in candidates if c.first.id not in taken])[:share]
+    for number, ((title, rule), held) in enumerate(zip(_RULES.items(), candidates, strict=True)):
+        share = -(-(size - len(taken)) // (len(_RULES) - number))
+        chosen = new_images_first([c for c in held if c.first.id not in taken])[:share]
         taken.update(case.first.id for case in chosen)
         if chosen:
             chapters.append(Chapter(title, rule, chosen))
