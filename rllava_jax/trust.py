@@ -53,12 +53,7 @@ def _make_boxes(options: argparse.Namespace) -> None:
     out = local_path(options.out, what="--out")
     if out.is_dir():
         raise InvalidOption(f"--out {out}: is a folder; name a file")
-    settings = {
-        "languages": options.languages,
-        "window": options.window,
-        "seed": options.seed,
-        "max_regions": options.max_regions,
-    }
+    settings = {name: getattr(options, name) for name in ("languages", "window", "seed", "max_regions")}
     examples = examples_of(options.data, options.root, options.split, settings)
     made = boxes_file.make(
         examples, lambda example: size_of(example.image, example.id), source=options.data, split=options.split,

@@ -6,7 +6,6 @@ JavaScript (`gallery.js`); without it the page shows every card in the order in 
 
 import base64
 import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +23,6 @@ from rllava_jax.report.gallery import EFFECTS, Case, ImageOf
 from rllava_jax.report.names import condition_name
 
 _THUMBNAIL = 360  # pixels on the longer side
-_LOC_RUN = re.compile(r"(?:<loc\d{4}>){4}")
 _PLAIN_TRUST = ("trust:right", "trust:none")
 _FILTERED_CONDITIONS = (*MAIN, *CONTROLS, *_PLAIN_TRUST)
 
@@ -131,16 +129,11 @@ def card(
       further: rows that are folded.
     """
     p = case.first
+    facts = {name: getattr(p, name) for name in ("id", "family", "content_type", "modality")}
     return {
-        "filter_values": {
-            **{"id": p.id, "confidence": round(p.confidence, 4), "group": group, "family": p.family},
-            **{"content_type": p.content_type, "modality": p.modality, **(values or {})},
-        },
+        "p": p,
+        "filter_values": {**facts, "confidence": round(p.confidence, 4), "group": group, **(values or {})},
         "picture": album.picture(p, _boxes(case)) if album else None,
-        "tags": " · ".join(filter(None, (p.family, p.content_type, p.modality))),
-        "question": f"Find: {p.question}" if p.family == "localise" else p.question,
-        "choices": ", ".join(p.choices),
-        "reference": _readable(p.answer),
         "rows": rows,
         "effect": effect,
         "further": further,
@@ -151,11 +144,7 @@ def answer_row(
     p: Prediction, name: str, *, key: str = "", note: str = "", picture: Mapping[str, Any] | str | None = None
 ) -> dict[str, Any]:
     """One answer of a card: the condition's name, the answer with its mark, its confidence."""
-    scores = scores_of(p)
-    return {
-        **{"name": name, "key": key, "note": note, "picture": picture, "right": bool(scores["accuracy"])},
-        **{"answer": _readable(p.prediction), "iou": scores.get("iou"), "confidence": round(100 * p.confidence)},
-    }
+    return {"name": name, "key": key, "note": note, "picture": picture, "p": p, "scores": scores_of(p)}
 
 
 def _effect(case: Case) -> dict[str, Any] | None:
@@ -179,11 +168,6 @@ def _shown_note(p: Prediction) -> str:
     if p.shown_kind.startswith("wrong:"):
         return ": ".join(filter(None, (p.shown_kind.removeprefix("wrong:"), ", ".join(filter(None, p.box_labels)))))
     return "none shown" if p.condition in ("right", "wrong") and not p.boxes else ""
-
-
-def _readable(text: str) -> str:
-    """An answer without its loc tokens: `<loc0001>… liver` becomes `▢ liver`; the box is drawn in the picture."""
-    return _LOC_RUN.sub("▢", text)
 
 
 def _boxes(case: Case) -> Boxes:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -61,8 +62,18 @@ def _environment() -> Environment:
     """What templates insert is escaped, unless it is `Markup`; a name that they lack is an error."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.loader = PackageLoader("rllava_jax.report")
-    environment.filters |= {"count": "{:,}".format, "percent": percent, "interval": interval_text}
+    environment.filters |= {
+        "count": "{:,}".format,
+        "percent": percent,
+        "interval": interval_text,
+        "readable": _readable,
+    }
     return environment
+
+
+def _readable(text: str) -> str:
+    """An answer without its loc tokens: `<loc0001>… liver` becomes `▢ liver`; the box is drawn in the picture."""
+    return re.sub(r"(?:<loc\d{4}>){4}", "▢", text)
 
 
 def _source(name: str) -> Markup:
