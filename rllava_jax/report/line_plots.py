@@ -1,7 +1,8 @@
 """Plots of accuracy against a degree, and of accuracy by kind of question."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -22,20 +23,12 @@ _CURVES: dict[str, dict[str, Any]] = {
 }
 
 
-class TrustPoint(NamedTuple):
-    """Accuracy under one variant of the box, and how much of the right box it keeps.
-
-    Attributes:
-      curve: "shifted" or "scaled", whose points are joined; "" for a variant that stands alone.
-      iou: mean IoU of what was shown with the right box, 0..1.
-    """
-
-    curve: str
-    iou: float
-    accuracy: Row
+# Of each curve, "shifted" or "scaled", and of "" for variants that stand alone: the mean IoU of what was shown with the
+# right box, 0..1, and the accuracy.
+TrustPoints = Mapping[str, Sequence[tuple[float, Row]]]
 
 
-def trust_plot(runs: Mapping[str, Sequence[TrustPoint]], without: Mapping[str, float]) -> Markup:
+def trust_plot(runs: Mapping[str, TrustPoints], without: Mapping[str, float]) -> Markup:
     """Accuracy against the IoU of the shown box with the right one: the trust curve.
 
     Args:
@@ -48,10 +41,9 @@ def trust_plot(runs: Mapping[str, Sequence[TrustPoint]], without: Mapping[str, f
             prefix = f"{name}, " if len(runs) > 1 else ""
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
             for curve, look in _CURVES.items():
-                held = sorted([p for p in points if p.curve == curve], key=lambda p: p.iou)
-                if held:
+                if held := sorted(points.get(curve, ()), key=itemgetter(0)):
                     label = f"{prefix}{curve or 'other wrong boxes'}"
-                    _draw_curve(axes, [(p.iou, p.accuracy) for p in held], label=label, **style, **look)
+                    _draw_curve(axes, held, label=label, **style, **look)
             if name in without:
                 _draw_without(axes, without[name], color=colour, label=f"{prefix}no box")
         _trust_axes(axes)

@@ -62,12 +62,8 @@ def _environment() -> Environment:
     """What templates insert is escaped, unless it is `Markup`; a name that they lack is an error."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.loader = PackageLoader("rllava_jax.report")
-    environment.filters |= {
-        "count": "{:,}".format,
-        "percent": percent,
-        "interval": interval_text,
-        "readable": _readable,
-    }
+    environment.filters |= {"count": "{:,}".format, "percent": percent}
+    environment.filters |= {"interval": interval_text, "readable": _readable}
     return environment
 
 

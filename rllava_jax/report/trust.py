@@ -4,13 +4,15 @@ It is drawn from the benchmark's rows alone (`python -m rllava_jax.trust score`)
 and "trust".
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from data_pipelines.conditions import TRUST
-from rllava_jax.report.line_plots import TrustPoint, dot_plot, trust_plot
+from rllava_jax.evaluation.metrics import Row
+from rllava_jax.report.line_plots import TrustPoints, dot_plot, trust_plot
 from rllava_jax.report.names import condition_name, subset_name
 from rllava_jax.report.tables import Cell, PageTable, RowIndex, Tile, value_cell
 
@@ -45,16 +47,17 @@ def trust_curves(runs: Mapping[str, RowIndex]) -> Markup | None:
     return trust_plot(points, {name: row["value"] for name, row in plain.items() if row}) if points else None
 
 
-def _points(index: RowIndex) -> list[TrustPoint]:
+def _points(index: RowIndex) -> TrustPoints:
     """Of the trust curve; the right box ends every curve."""
-    points = []
+    points: dict[str, list[tuple[float, Row]]] = defaultdict(list)
     for variant in TRUST:
         overlap, row = index.get(("all", variant, "iou")), index.get(("all", variant, "accuracy"))
         if overlap is None or row is None or variant in _TWO_HINTS:
             continue
         name = variant.split(":")[1]
         curves = {"right": ("shifted", "scaled"), "shifted": ("shifted",), "scaled": ("scaled",)}.get(name, ("",))
-        points += [TrustPoint(curve, overlap["value"], row) for curve in curves]
+        for curve in curves:
+            points[curve].append((overlap["value"], row))
     return points
 
 

@@ -113,14 +113,9 @@ def measure_predictor(
     object.__setattr__(longer, "cache", preprocessor.cache)  # decoded images stay in memory
 
     def ask(asked: Asked) -> tuple[list[Prediction], set[bool]]:
+        generator, params = predictor.generator, predictor.params
         found = evaluate(
-            predictor.generator,
-            predictor.params,
-            longer,
-            requests(asked),
-            batch_size=batch_size,
-            one_shape=True,
-            progress="trust",
+            generator, params, longer, requests(asked), batch_size=batch_size, one_shape=True, progress="trust"
         )
         return found, {True}
 
