@@ -19,11 +19,11 @@ from region_policies import POLICIES, SEEDS
 
 from data_pipelines.core.atomic_files import write_atomically
 from rllava_jax.evaluation.metrics import Row
-from rllava_jax.evaluation.trust.results import read_rows, trust_curves
+from rllava_jax.evaluation.trust.results import curves_of, read_rows
 from rllava_jax.report.line_plots import trust_picture
 
 BEGIN, END = "<!-- made by benchmarks/region_policies_trust.py -->", "<!-- end -->"
-PICTURE = "trust_curves.svg"
+PICTURE = "curves_of.svg"
 ASKED = ("third", "third_wrong10", "third_wrong30")
 # What is said, and (region, metric).
 ROWS = {
@@ -87,7 +87,7 @@ def main() -> int:
         start = old.index(BEGIN) + len(BEGIN)
         write_atomically(options.document, f"{old[:start]}\n{text}\n{old[old.index(END, start) :]}")
         first = {POLICIES[policy].said: runs[0] for policy, runs in found.items()}
-        write_atomically(options.document.parent / PICTURE, trust_picture(*trust_curves(first)))
+        write_atomically(options.document.parent / PICTURE, trust_picture(*curves_of(first)))
     print(text)
     return 0
 

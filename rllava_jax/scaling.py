@@ -22,10 +22,9 @@ from data_pipelines.core.command_line import Parser, above_zero, made_folder, ru
 from data_pipelines.core.errors import MissingOption
 from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
-from rllava_jax.scaling_laws.plot import picture
 from rllava_jax.scaling_laws.points import FitTarget, Point, other_differences, points_of, read_runs, templates_of
 from rllava_jax.scaling_laws.refusals import LEAST_CONVERGED, Outcome, after_fit, before_fit
-from rllava_jax.scaling_laws.report import as_json, markdown_table
+from rllava_jax.scaling_laws.report import as_json, markdown_table, picture
 
 REFUSED = 3
 

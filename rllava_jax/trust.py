@@ -33,7 +33,7 @@ from rllava_jax.evaluation.trust.images import examples_of, images_of, sources_o
 from rllava_jax.evaluation.trust.joined import join
 from rllava_jax.evaluation.trust.metrics import trust_rows
 from rllava_jax.evaluation.trust.models import function_named, measure, measure_predictor
-from rllava_jax.evaluation.trust.results import markdown_table, read_rows, trust_curves
+from rllava_jax.evaluation.trust.results import curves_of, markdown_table, read_rows
 from rllava_jax.evaluation.trust.run import ANSWERS_FILE, Run, read_run
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.report.line_plots import trust_picture
@@ -142,7 +142,7 @@ def _table(options: argparse.Namespace) -> None:
         raise InvalidOption(f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}")
     print(markdown_table(runs, subset=options.subset), end="")
     if options.picture:
-        drawn = trust_picture(*trust_curves(runs, subset=options.subset))
+        drawn = trust_picture(*curves_of(runs, subset=options.subset))
         write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 

@@ -10,11 +10,11 @@ from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
 from rllava_jax.evaluation.paired import ComparisonRow
 from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.cards import Album, answer_row, card, gallery
+from rllava_jax.report.chapters import trust_curves
 from rllava_jax.report.gallery import Case, ImageOf, cases_of, new_images_first
 from rllava_jax.report.names import condition_name, percent, subset_detail, subset_name
 from rllava_jax.report.page import Section, page_html
 from rllava_jax.report.tables import Cell, PageTable, index_of, signed_cell, small
-from rllava_jax.report.trust import trust_curves
 
 _HEADLINE = (*HEADLINE, "answer_type=closed", "answer_type=open")
 _NAMED = 12  # unmatched questions that the page names
@@ -155,20 +155,15 @@ def _answers(pair: CasePair) -> list[dict[str, Any]]:
 
 def _compared(first: Side, second: Side, comparison: Comparison) -> dict[str, Any]:
     sides = (("A", first, comparison.only_first), ("B", second, comparison.only_second))
-    lines = [
-        [
-            Cell(f"{letter}: {side.name}", small(str(side.folder))),
-            *(Cell(f"{len(held):,}") for held in (side.predictions, only)),
-        ]
-        for letter, side, only in sides
-    ]
+    lines = []
+    for letter, side, only in sides:
+        counts = (Cell(f"{len(held):,}") for held in (side.predictions, only))
+        lines.append([Cell(f"{letter}: {side.name}", small(str(side.folder))), *counts])
+    caption = "An answer is one question under one condition. Only those that both have are compared"
+    heads = [*map(Cell, ("Run", "Answers", "Only here, left out"))]
     changed = comparison.changed
     return {
-        "table": PageTable(
-            "An answer is one question under one condition. Only those that both have are compared",
-            [*map(Cell, ("Run", "Answers", "Only here, left out"))],
-            lines,
-        ),
+        "table": PageTable(caption, heads, lines),
         "changed": len(changed),
         "named": ", ".join(changed[:_NAMED]) + (" …" if len(changed) > _NAMED else ""),
     }

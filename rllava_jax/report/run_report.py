@@ -15,7 +15,6 @@ from rllava_jax.report.cards import Album, example_card, gallery
 from rllava_jax.report.gallery import ImageOf, cases_of, choose_chapters, worst_first
 from rllava_jax.report.names import condition_name, subset_name
 from rllava_jax.report.page import Section, page_html
-from rllava_jax.report.published import published
 from rllava_jax.report.summary import headline_bars
 from rllava_jax.report.tables import RowIndex, Tile, flat, index_of, score_table
 
@@ -49,7 +48,7 @@ def write_report(
             Section(chapter, heading + suffix, data, number)
             for chapter, heading, data in (
                 ("region", "Does the region help, and is it trusted too much?", _headline(index)),
-                ("published", "Beside published results", published(dataset, index)),
+                ("published", "Beside published results", chapters.published(dataset, index)),
                 ("trust", "What does a wrong box do?", chapters.wrong_boxes(index)),
                 ("image", "Is the image read?", chapters.controls(index)),
                 ("detected", "With the region that the model finds itself", chapters.detected(index, held)),

@@ -1,6 +1,7 @@
 """The images of a boxes file, found again in its data set."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
@@ -63,15 +64,12 @@ def sources_of(boxes: BoxesFile, root: str) -> dict[str, ImageSource]:
 def images_of(boxes: BoxesFile, root: str) -> Callable[[TrustQuestion], Image.Image]:
     """A function that decodes the image of a question. Raises as `sources_of`."""
     sources, window = sources_of(boxes, root), boxes.header["settings"]["window"]
-    last: dict[str, Image.Image] = {}  # questions about one image follow one another
 
-    def image(question: TrustQuestion) -> Image.Image:
-        if question.image_id not in last:
-            last.clear()
-            last[question.image_id] = Image.fromarray(decode(sources[question.image_id], question.image_id, window))
-        return last[question.image_id]
+    @lru_cache(maxsize=1)  # questions about one image follow one another
+    def image(image_id: str) -> Image.Image:
+        return Image.fromarray(decode(sources[image_id], image_id, window))
 
-    return image
+    return lambda question: image(question.image_id)
 
 
 def request_of(question: TrustQuestion, variant: Variant, image: ImageSource) -> EvaluationRequest:

@@ -28,7 +28,7 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def trust_curves(
+def curves_of(
     runs: Mapping[str, Sequence[Row]], *, subset: str = "all"
 ) -> tuple[dict[str, list[tuple[float, Row]]], dict[str, float]]:
     """Of each run the trust curve, and the accuracy without a box where that was evaluated.
