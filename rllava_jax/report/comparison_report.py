@@ -14,7 +14,7 @@ from rllava_jax.report.chapters import trust_curves
 from rllava_jax.report.gallery import Case, ImageOf, cases_of, new_images_first
 from rllava_jax.report.names import condition_name, percent, subset_detail, subset_name
 from rllava_jax.report.page import Section, page_html
-from rllava_jax.report.tables import Cell, PageTable, index_of, signed_cell, small
+from rllava_jax.report.tables import Cell, PageTable, index_of, signed_cell
 
 _HEADLINE = (*HEADLINE, "answer_type=closed", "answer_type=open")
 _NAMED = 12  # unmatched questions that the page names
@@ -101,7 +101,7 @@ def _table(caption: str, rows: Sequence[ComparisonRow]) -> PageTable:
 
     lines = [
         [
-            Cell(subset_name(row["subset"]), small(subset_detail(row["subset"], row["metric"], explained=False))),
+            Cell(subset_name(row["subset"]), (subset_detail(row["subset"], row["metric"], explained=False),)),
             Cell(condition_name(row["condition"])),
             count(row["n"]),
             Cell(percent(row["first"])),
@@ -158,7 +158,7 @@ def _compared(first: Side, second: Side, comparison: Comparison) -> dict[str, An
     lines = []
     for letter, side, only in sides:
         counts = (Cell(f"{len(held):,}") for held in (side.predictions, only))
-        lines.append([Cell(f"{letter}: {side.name}", small(str(side.folder))), *counts])
+        lines.append([Cell(f"{letter}: {side.name}", (str(side.folder),)), *counts])
     caption = "An answer is one question under one condition. Only those that both have are compared"
     heads = [*map(Cell, ("Run", "Answers", "Only here, left out"))]
     changed = comparison.changed

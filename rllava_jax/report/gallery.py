@@ -53,15 +53,6 @@ class Case(NamedTuple):
         p = self.under(condition)
         return None if p is None else bool(is_right(p))
 
-    def shown(self, condition: str) -> bool:
-        """Whether a region was really shown; a question without one is shown plainly under every condition."""
-        p = self.under(condition)
-        return p is not None and bool(p.boxes)
-
-    def confidence(self, condition: str) -> float:
-        p = self.under(condition)
-        return 0.0 if p is None else p.confidence
-
     @property
     def wrong_boxes(self) -> list[Prediction]:
         """The predictions under a box that is wrong, in the order of `conditions.ALL`."""
@@ -128,10 +119,10 @@ def choose_chapters(cases: Sequence[Case], *, size: int, seed: int = 0) -> list[
     """
     shuffled = sorted(cases, key=lambda case: case.first.id)
     random.Random(seed).shuffle(shuffled)
-    surest = sorted(shuffled, key=lambda case: -case.confidence("right"))
+    surest = sorted(shuffled, key=lambda case: -p.confidence if (p := case.under("right")) else 0.0)
     misled = sorted(filter(_misled, shuffled), key=lambda case: -max(p.confidence for p in case.wrong_boxes))
     of_right = {True: [c for c in surest if c.right("right")], False: [c for c in surest if c.right("right") is False]}
-    decided = [c for c in of_right[True] if c.shown("right") and c.right("none") is False]
+    decided = [c for c in of_right[True] if (p := c.under("right")) and p.boxes and c.right("none") is False]
     candidates = (shuffled, decided, misled, of_right[False], of_right[True])
     taken: set[str] = set()
     chapters = []

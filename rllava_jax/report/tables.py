@@ -16,7 +16,7 @@ RowIndex = Mapping[tuple[str, str, str], Row]
 
 class Cell(NamedTuple):
     """Attributes:
-    small: lines below the text.
+    small: lines below the text, "" for none.
     mark: CSS class.
     key: the condition whose colour stands before the text.
     """
@@ -66,8 +66,7 @@ def score_table(
     main_metric_only: bool = False,
 ) -> PageTable | None:
     """Subsets (a line for each metric) down, conditions across, the paired differences after them; None if empty."""
-    known = {key[0] for key in index}
-    lines_of = [(s, m) for s in subsets if s in known for m in metrics_of(s)[: 1 if main_metric_only else None]]
+    lines_of = [(s, m) for s in subsets for m in metrics_of(s)[: 1 if main_metric_only else None]]
     conditions = [c for c in conditions if any((s, c, m) in index for s, m in lines_of)]
     lines_of = [(s, m) for s, m in lines_of if any((s, c, m) in index for c in conditions)]
     differences = [f"{p.first}-{p.second}" for p in pairs]
@@ -80,7 +79,7 @@ def score_table(
         for d in differences:
             row = index.get((subset, d, metric))
             cells.append(signed_cell(row["value"], row) if row else Cell("–"))
-        lines.append([Cell(subset_name(subset), small(subset_detail(subset, metric))), Cell(n), *cells])
+        lines.append([Cell(subset_name(subset), (subset_detail(subset, metric),)), Cell(n), *cells])
     heads = [Cell(condition_name(c), key=c if c in CONDITIONS else "") for c in conditions]
     heads += [Cell(d.capitalize().replace("-", " − ")) for d in differences]
     return PageTable(caption, [Cell("Questions"), Cell("n"), *heads], lines) if lines else None
@@ -99,23 +98,18 @@ def calibration_table(caption: str, index: RowIndex, subsets: Iterable[str]) -> 
     return PageTable(caption, [*map(Cell, _CALIBRATION)], lines)
 
 
-def small(text: str) -> tuple[str, ...]:
-    """The line below a cell's text, if there is one."""
-    return (text,) if text else ()
-
-
 def value_cell(row: Row | None, *, own_n: bool = False) -> Cell:
     """A percentage over its interval."""
     if row is None:
         return Cell("–")
     n = f"n {row['n']:,}" if own_n else ""
-    return Cell(percent(row["value"]), small(interval_text(row)) + small(n))
+    return Cell(percent(row["value"]), (interval_text(row), n))
 
 
 def signed_cell(value: float, row: Row | ComparisonRow) -> Cell:
     """A signed difference, in bold where the row's interval leaves zero out."""
     clear = row["ci_low"] is not None and row["ci_high"] is not None and (row["ci_low"] > 0 or row["ci_high"] < 0)
-    return Cell(minus(f"{100 * value:+.1f}"), small(interval_text(row)), "clear" if clear else "")
+    return Cell(minus(f"{100 * value:+.1f}"), (interval_text(row),), "clear" if clear else "")
 
 
 def flat(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
