@@ -199,19 +199,16 @@ def _standard_error(row: Row) -> float:
 
 
 def _run_of(file: Path) -> Path:
-    if file.name != "metrics.json" or file.parent.parent.name != "eval":
+    if re.fullmatch(r"eval/\d+(-.+)?/metrics\.json", "/".join(file.parts[-3:])) is None:
         raise InvalidOption(f"--metrics {file}: is not RUN/eval/STEP/metrics.json; the run's configuration is read too")
     return file.parent.parent.parent
 
 
 def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRun:
-    match = re.fullmatch(r"(\d+)(-.+)?", file.parent.name)
-    if match is None:
-        raise InvalidOption(f"{file}: its folder does not begin with a step; give RUN/eval/STEP/metrics.json")
     with parsing(folder / "config.json", "not a run's configuration", "give a run's workdir", kind=ConfigError):
         values = provenance.stored_config(folder)
-    step, config = int(match[1]), from_json(values, where=str(folder / "config.json"))
-    duration = config.train.duration
+    config = from_json(values, where=str(folder / "config.json"))
+    step, duration = int(file.parent.name.partition("-")[0]), config.train.duration
     if amount_and_unit(duration)[1] in ("steps", "examples") and config.optimizer.schedule != "constant":
         whole = parse_duration(duration, batch_size=config.train.batch_size) or 0
         if step < whole:
