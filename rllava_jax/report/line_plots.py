@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from data_pipelines.core.errors import InvalidOption
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.report import plots
+from rllava_jax.report.names import condition_name
 from rllava_jax.report.plots import DOTTED, INK, MARKERS, SERIES, page_plot, percent_axes, whisker
 
 # Of the models in a picture that stands alone: Okabe and Ito's palette.
@@ -138,7 +139,7 @@ def dot_plot(groups: Mapping[str, Mapping[str, Row]], description: str) -> Marku
                 facecolors="none" if condition == "blank" else colour,
                 edgecolors=colour,
                 zorder=3,
-                label=plots.condition_label(condition),
+                label=condition_name(condition).lower(),
             )
         percent_axes(axes, "x")
         axes.set_yticks(range(len(groups)), labels=list(groups))

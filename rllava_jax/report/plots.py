@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from rllava_jax.evaluation.confidence.calibration import ReliabilityBin
 from rllava_jax.evaluation.metrics import Row
+from rllava_jax.report.names import condition_name
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey by their lightness and edge.
 CONDITION_COLOURS = {"right": "#009e73", "none": "#8b94a3", "wrong": "#d55e00", "blank": "none"}
@@ -114,11 +115,6 @@ def whisker(axes: Axes, at: float, row: Row, *, across: bool = False, **style: A
         (axes.hlines if across else axes.vlines)(at, 100 * low, 100 * high, **style)
 
 
-def condition_label(condition: str) -> str:
-    """What a legend calls one of the four conditions."""
-    return {"blank": "blank image", "none": "no region"}.get(condition, f"{condition} region")
-
-
 def condition_colour(condition: str) -> str:
     """The colour of a condition's line; "blank", and one beyond the four, is drawn in the ink."""
     colour = CONDITION_COLOURS.get(condition, "none")
@@ -157,7 +153,7 @@ def _draw_bars(axes: Axes, condition: str, places: Sequence[tuple[float, Row]], 
         edgecolor=condition_colour(condition),
         linewidth=1,
         hatch="///" if hollow else None,
-        label=condition_label(condition),
+        label=condition_name(condition).lower(),
     )
     for at, row in places:
         whisker(axes, at, row, colors=INK, linewidth=1.3)
