@@ -28,12 +28,7 @@ from data_pipelines.sources.registry import DRAWN
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.results import METRICS_FILE, write_rows
-from rllava_jax.evaluation.trust import boxes_file
-from rllava_jax.evaluation.trust.images import examples_of, images_of, sources_of
-from rllava_jax.evaluation.trust.joined import join
-from rllava_jax.evaluation.trust.metrics import trust_rows
-from rllava_jax.evaluation.trust.models import function_named, measure, measure_predictor
-from rllava_jax.evaluation.trust.results import curves_of, markdown_table, read_rows
+from rllava_jax.evaluation.trust import boxes_file, images, joined, metrics, models, results
 from rllava_jax.evaluation.trust.run import ANSWERS_FILE, Run, read_run
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.report.line_plots import trust_picture
@@ -54,7 +49,7 @@ def _make_boxes(options: argparse.Namespace) -> None:
     if out.is_dir():
         raise InvalidOption(f"--out {out}: is a folder; name a file")
     settings = {name: getattr(options, name) for name in ("languages", "window", "seed", "max_regions")}
-    examples = examples_of(options.data, options.root, options.split, settings)
+    examples = images.examples_of(options.data, options.root, options.split, settings)
     made = boxes_file.make(
         examples, lambda example: size_of(example.image, example.id), source=options.data, split=options.split,
         settings=settings,
@@ -74,15 +69,14 @@ def _run(options: argparse.Namespace) -> None:
         raise OptionConflict(f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out")
     out = local_path(options.out, what="--out")
     if options.adapter:
-        function = function_named(options.adapter)
-        measure(
-            function, boxes, images_of(boxes, options.root), name=options.adapter,
+        models.measure(
+            models.function_named(options.adapter), boxes, images.images_of(boxes, options.root), name=options.adapter,
             most_regions=options.max_regions or 2, most_questions=options.questions, out=out,
         )  # fmt: skip
     else:
         stored = OpenedCheckpoint.open(path_of(options.checkpoint), options.step)
-        sources = sources_of(boxes, options.root)
-        measure_predictor(
+        sources = images.sources_of(boxes, options.root)
+        models.measure_predictor(
             Predictor.load(stored, window=boxes.header["settings"]["window"]), boxes, sources,
             model={"checkpoint": str(stored.folder), "step": stored.step}, batch_size=options.batch_size or 64,
             most_questions=options.questions, out=out,
@@ -106,19 +100,20 @@ def _score(options: argparse.Namespace) -> None:
 def _score_folder(folder: Path, boxes_path: Path, out: Path, options: argparse.Namespace) -> None:
     boxes, predictions = boxes_file.read(boxes_path), read_predictions(folder / ANSWERS_FILE)
     run = read_run(folder)
-    answers = join(boxes, predictions, run)
-    rows = trust_rows(answers, bootstrap=options.bootstrap, seed=0)
+    answers = joined.join(boxes, predictions, run)
+    rows = metrics.trust_rows(answers, bootstrap=options.bootstrap, seed=0)
     write_rows(out, rows)
-    print(markdown_table({folder.name: rows}))
+    print(results.markdown_table({folder.name: rows}))
     for name, count in answers.not_asked.items():
         if count:
             print(f"not asked: {count} questions under {name}, which show more boxes than the model takes")
     print(f"{out / METRICS_FILE}: {len(rows)} figures")
     if options.root or boxes.header["source"] in DRAWN:
-        images, questions = images_of(boxes, options.root), {question.id: question for question in boxes.questions}
+        image_of = images.images_of(boxes, options.root)
+        questions = {question.id: question for question in boxes.questions}
         write_report(
             out / REPORT_FILE, title=report_title(run), rows=rows, predictions=predictions,
-            images=lambda prediction: images(questions[prediction.id]), gallery=options.gallery,
+            images=lambda prediction: image_of(questions[prediction.id]), gallery=options.gallery,
             run={**run.model, "boxes, sha256": boxes.sha256, "most regions": run.most_regions},
         )  # fmt: skip
         print(f"report: {out / REPORT_FILE}")
@@ -136,13 +131,13 @@ def _table(options: argparse.Namespace) -> None:
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    runs = {name: read_rows(folder) for name, folder in zip(names, folders, strict=True)}
+    runs = {name: results.read_rows(folder) for name, folder in zip(names, folders, strict=True)}
     subsets = sorted({row["subset"] for rows in runs.values() for row in rows})
     if options.subset not in subsets:
         raise InvalidOption(f"--subset {options.subset}: unknown; choose one of {', '.join(subsets)}")
-    print(markdown_table(runs, subset=options.subset), end="")
+    print(results.markdown_table(runs, subset=options.subset), end="")
     if options.picture:
-        drawn = trust_picture(*curves_of(runs, subset=options.subset))
+        drawn = trust_picture(*results.curves_of(runs, subset=options.subset))
         write_atomically(local_path(options.picture, what="--picture"), drawn)
 
 
