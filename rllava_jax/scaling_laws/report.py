@@ -126,13 +126,14 @@ def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *,
             axes.plot(at, losses, color=colours[level], linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
         elif outcome.law is not None and level in shown:
             _draw_curve(axes, outcome.law, outcome.points, along, level, colours[level])
-    axes.set(xscale="log", yscale="log")
+    axes.set(xscale="log", yscale="log", ylabel="loss, L" if first else "")
     axes.set_title(_title(outcome), fontsize=10, loc="left")
-    if first:
-        axes.set_ylabel("loss, L")
     axes.grid(which="major")
     axes.tick_params(which="both", length=0, labelbottom=False)
-    _loss_ticks(axes)
+    # Plain numbers, and enough of them: losses seldom span a decade.
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_curve(axes: Axes, law: Law, points: Sequence[Point], along: Factor, level: int, colour: Any) -> None:
@@ -143,8 +144,7 @@ def _draw_curve(axes: Axes, law: Law, points: Sequence[Point], along: Factor, le
 
 
 def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, labelled: bool) -> None:
-    axes.set_xscale("log")
-    axes.set_xlabel(_LABELS[along])
+    axes.set(xscale="log", xlabel=_LABELS[along])
     axes.tick_params(which="both", length=0)
     used = sorted({getattr(point, along) for point in outcome.points})
     if len(used) <= _MOST_TICKS:
@@ -167,10 +167,8 @@ def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colou
         color=[colours[getattr(p, _ACROSS[along])] for p in outcome.points],
     )  # fmt: skip
     reach = 1.25 * max(np.abs(residuals).max(), 1e-6)
-    axes.set_ylim(-reach, reach)
+    axes.set(ylim=(-reach, reach), ylabel="residual, %" if labelled else "")
     axes.grid(axis="y")
-    if labelled:
-        axes.set_ylabel("residual, %")
 
 
 def _colours(outcomes: Sequence[Outcome], across: Factor) -> _Colours:
@@ -192,13 +190,6 @@ def _title(outcome: Outcome) -> str:
     greek = {"alpha": "α", "beta": "β"}
     exponents = [f"{greek[name]} = {value:.2f}" for name, value in outcome.law.named_exponents().items()]
     return f"{head}\n{', '.join([*exponents, f'E = {outcome.law.irreducible:.2f}'])}"
-
-
-def _loss_ticks(axes: Axes) -> None:
-    """Plain numbers, and enough of them: losses seldom span a decade."""
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _short(value: float) -> str:
