@@ -166,7 +166,7 @@ def test_a_question_without_a_region_is_not_said_to_be_misled_by_one():
     chapters = {c.title: c.cases for c in choose_chapters(cases_of(predictions), size=30)}
     misled = chapters["Misled by a wrong region"]
     assert misled
-    assert all(case.shown("wrong") for case in misled)
+    assert all(case.by_condition["wrong"].boxes for case in misled)
 
 
 def test_the_gallery_keeps_to_its_size_and_shows_a_question_once(several):
@@ -184,7 +184,7 @@ def test_the_chapters_keep_their_rules(several):
     assert all(case.right("right") is False for case in worst)
     for case in chapters["Misled by a wrong region"]:
         assert case.right("wrong") is False
-        assert case.shown("wrong")
+        assert case.by_condition["wrong"].boxes
 
 
 def test_each_image_is_embedded_once_however_many_cards_show_it(tmp_path):
