@@ -66,7 +66,9 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
     stored = _stored(dataset, frame, name)
     kind = str(dataset.get("PhotometricInterpretation", "")).strip()
     if kind in ("MONOCHROME1", "MONOCHROME2"):
-        return _greys(dataset, stored, kind, window, name)
+        padding = _padding(dataset, stored)
+        levels = _levels(dataset, stored, padding, window, name)
+        return windows.shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
     return _colours(dataset, stored, kind, window, name)
 
 
@@ -107,12 +109,6 @@ def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
         if "less than expected" not in str(error):
             raise
         raise unreadable_image(name, "truncated: fewer pixels than its rows and columns") from None
-
-
-def _greys(dataset: Any, stored: np.ndarray, kind: str, window: str, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    padding = _padding(dataset, stored)
-    levels = _levels(dataset, stored, padding, window, name)
-    return windows.shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
 
 
 def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:

@@ -129,9 +129,6 @@ class ImageCache:
     def __init__(self, max_mb: int, window: str = AUTO):
         self.max_mb = max_mb
         self.window = window
-        self._clear()
-
-    def _clear(self) -> None:
         self._entries: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -164,9 +161,5 @@ class ImageCache:
                 self._bytes -= self._entries.popitem(last=False)[1].nbytes
         return value
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"max_mb": self.max_mb, "window": self.window}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.max_mb, self.window = state["max_mb"], state["window"]
-        self._clear()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.max_mb, self.window)

@@ -49,17 +49,16 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are compared with others': a split, or one language of a split where its data set has several."""
+    """Images that are compared with others': a split, or one language of a split where its data set has several.
+
+    Attributes:
+      name: split and language, e.g. "test/en".
+    """
 
     data_set: str
     split: str
-    language: str
+    name: str
     image_ids: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Split and language, e.g. "test/en"."""
-        return f"{self.split}/{self.language}" if self.language else self.split
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,14 @@ def groups_of(data_sets: Iterable[DataSet]) -> list[Group]:
         for split, content in data_set.splits.items():
             ids = list(dict.fromkeys(image.image_id for image in content.images))
             if len(languages) < 2:
-                groups.append(Group(data_set.name, split, "", tuple(ids)))
+                groups.append(Group(data_set.name, split, split, tuple(ids)))
                 continue
             spoken: dict[str, set[str]] = defaultdict(set)
             for example in content.examples:
                 spoken[example.image_id].add(example.language)
             for language in sorted(languages):
                 chosen = tuple(name for name in ids if language in spoken.get(name, languages))
-                groups.append(Group(data_set.name, split, language, chosen))
+                groups.append(Group(data_set.name, split, f"{split}/{language}", chosen))
     return groups
 
 
