@@ -26,14 +26,7 @@ import jax
 import numpy as np
 
 from data_pipelines.core.command_line import Parser, run_command
-from data_pipelines.core.errors import (
-    ConfigError,
-    DataError,
-    InvalidOption,
-    InvalidOverride,
-    MissingFile,
-    NoExamples,
-)
+from data_pipelines.core.errors import ConfigError, DataError, InvalidOption, InvalidOverride, MissingFile, NoExamples
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.loading.checks import check_leaks, check_lengths, verify_images
 from data_pipelines.loading.examples import load_examples
@@ -109,12 +102,7 @@ def calibrate(
         temperature=temperature,
         bias=bias,
         stops=stops(
-            log_prob,
-            correct,
-            images,
-            temperature=temperature.value,
-            bias=bias.value,
-            failure_chance=FAILURE_CHANCE,
+            log_prob, correct, images, temperature=temperature.value, bias=bias.value, failure_chance=FAILURE_CHANCE
         ),
         target_risks=tuple(target_risks),
         questions=len(predictions),

@@ -44,16 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    compare_runs(
-        options.run_a,
-        options.run_b,
-        options.out,
-        names=options.names,
-        data_of=options.data_of,
-        gallery=options.gallery,
-        bootstrap=options.bootstrap,
-        seed=options.seed,
-    )
+    settings = {name: getattr(options, name) for name in ("names", "data_of", "gallery", "bootstrap", "seed")}
+    compare_runs(options.run_a, options.run_b, options.out, **settings)
 
 
 def compare_runs(

@@ -90,7 +90,7 @@ def _compare_runs(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    protocol = registry.protocol(options.protocol)
+    protocol = registry.PROTOCOLS.get(options.protocol, setting="--protocol")
     _check_read(options, protocol)
     marker = judge.judge_of(options)
     asked = _references(options, protocol)
@@ -242,8 +242,9 @@ def _write(
     about: dict[str, Any],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    scored = ({**{name: getattr(s.answer, name) for name in _SCORED}, "scores": s.scores} for s in ours)
     write_atomically(folder / "scores.json", rows_as_json(rows))
-    write_atomically(folder / "scored.jsonl", json_lines(_scored_line(s) for s in ours))
+    write_atomically(folder / "scored.jsonl", json_lines(scored))
     if options.against:
         write_atomically(folder / "comparison.json", rows_as_json(comparison))
     content = {
@@ -259,10 +260,6 @@ def _write(
         **about,
     }
     write_atomically(folder / "about.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _scored_line(s: scoring.Scored[Response]) -> dict[str, Any]:
-    return {**{name: getattr(s.answer, name) for name in _SCORED}, "scores": s.scores}
 
 
 def _families(text: str | None) -> tuple[str, ...]:

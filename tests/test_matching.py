@@ -8,7 +8,7 @@ import pytest
 
 from rllava_jax.evaluation import matching, references
 from rllava_jax.evaluation.answer_files import read_answers
-from rllava_jax.evaluation.protocols.registry import protocol
+from rllava_jax.evaluation.protocols.registry import PROTOCOLS
 from rllava_jax.evaluation.scoring import scored
 
 FEWER = "questions with fewer than 5 runs"
@@ -31,7 +31,10 @@ def test_runs_are_told_apart_by_their_numbers(tmp_path, given, accuracy, found):
     lines = [{"id": "a", "answer": text} | ({} if run is None else {"run": run}) for run, text in given]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, lines)))
     asked = references.from_file(tmp_path / "questions.jsonl")
-    file, rule = read_answers(tmp_path / "answers.jsonl", lists=True), protocol("multiple_choice")
+    file, rule = (
+        read_answers(tmp_path / "answers.jsonl", lists=True),
+        PROTOCOLS.get("multiple_choice", setting="--protocol"),
+    )
     (answered,) = scored(matching.match(asked, file, rule, file.findings), rule)
     assert answered.scores["mean_accuracy"] == pytest.approx(accuracy)
     assert {what: len(names) for what, names in file.findings.items()} == found

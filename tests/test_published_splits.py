@@ -10,7 +10,7 @@ from scored_files import Scores, write
 
 from data_pipelines.sources import path_vqa, slake, vqa_rad
 from rllava_jax.evaluate import main
-from rllava_jax.evaluation.protocols.registry import protocol
+from rllava_jax.evaluation.protocols.registry import PROTOCOLS
 
 
 def answers_to_vqa_rad(root: str, path: Path, answer) -> Path:
@@ -58,9 +58,9 @@ def test_the_english_test_questions_of_slake_are_those_that_its_protocol_expects
 
 
 def test_the_card_of_slake_counts_both_languages():
-    assert protocol("slake").expected + 1033 == slake.CARD.splits["test"].examples
-    assert protocol("vqa_rad").expected == vqa_rad.CARD.splits["test"].examples == 451
-    assert protocol("pathvqa").expected == path_vqa.CARD.splits["test"].examples == 6761
+    assert PROTOCOLS.get("slake", setting="--protocol").expected + 1033 == slake.CARD.splits["test"].examples
+    assert PROTOCOLS.get("vqa_rad", setting="--protocol").expected == vqa_rad.CARD.splits["test"].examples == 451
+    assert PROTOCOLS.get("pathvqa", setting="--protocol").expected == path_vqa.CARD.splits["test"].examples == 6761
 
 
 def test_450_of_451_are_refused_unless_allowed(vqa_rad_root, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Sampled runs: drawn anew in every run and batch, and the same again with the same seed."""
 
 import io
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def generator(tmp_path, monkeypatch):
 
     def make(seed=0):
         seeds.clear()
-        return SamplingGenerator(None, None, None, new_tokens=4, sampling=Sampling(0.7), seed=seed), seeds
+        return SamplingGenerator(Mock(), Sampling(0.7), seed=seed), seeds
 
     return make
 
@@ -95,7 +96,7 @@ def test_a_real_model_answers_otherwise_in_another_run_and_the_same_in_a_repeate
     config = Config(model=ModelConfig(image_size=28), regions=RegionConfig(crop_size=28, tokens=4))
     graphdef, params = split(build(config, vocab=tokenizer.vocab_size))
     mesh = make_mesh(MeshConfig(data=1), jax.local_devices()[:1])
-    drawing = SamplingGenerator(graphdef, tokenizer, mesh, new_tokens=4, sampling=Sampling(5.0), seed=0)
+    drawing = SamplingGenerator(Generator(graphdef, tokenizer, mesh, new_tokens=4), Sampling(5.0), seed=0)
     asked = EvaluationConfig(conditions=("right",), families=("vqa",), batch_size=2)
     preprocessor = Preprocessor(28, 14, config.regions, DataConfig(text_length=64), tokenizer)
 

@@ -82,11 +82,9 @@ def name_of(folder: Path) -> str:
 
 
 def _evaluations(workdir: Path) -> list[Path]:
-    """Of the test split, the last step first: eval/STEP, then eval/STEP-HASH, asked otherwise than configured."""
-    if not (workdir / "eval").is_dir():
-        return []
+    """Of the test split, the last step first: eval/STEP, then eval/STEP-HASH, evaluated otherwise than configured."""
     found = []
-    for folder in (workdir / "eval").iterdir():
+    for folder in workdir.glob("eval/*"):
         step, _, suffix = folder.name.partition("-")
         if step.isdigit() and suffix not in _NOT_OF_TEST:
             found.append((-int(step), suffix, folder))

@@ -64,12 +64,7 @@ def bootstrap_means(values: Values, clusters: Clusters, *, resamples: int, seed:
 
 
 def mean_interval(
-    values: Values,
-    clusters: Clusters,
-    *,
-    resamples: int,
-    seed: int,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    values: Values, clusters: Clusters, *, resamples: int, seed: int, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Interval | None:
     """Interval of a mean.
 

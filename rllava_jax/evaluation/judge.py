@@ -276,11 +276,7 @@ def summary(judge: Judge, items: Sequence[Response], verdicts: Verdicts) -> dict
         "not_judged": dict(sorted(verdicts.not_judged.items())),
         "asked_now": verdicts.asked,
         "from_cache": verdicts.from_cache,
-        "agreement_with_exact_match": {
-            **dataclasses.asdict(found),
-            "accuracy": found.accuracy,
-            "kappa": found.kappa,
-        },
+        "agreement_with_exact_match": {**dataclasses.asdict(found), "accuracy": found.accuracy, "kappa": found.kappa},
     }
 
 

@@ -25,14 +25,7 @@ import numpy as np
 from typing_extensions import TypedDict  # of which pydantic reads rows, before Python 3.12
 
 from data_pipelines.conditions import DETECTED, MAIN
-from rllava_jax.evaluation.answers import (
-    best,
-    is_right,
-    localisation_iou,
-    token_f1,
-    token_precision,
-    token_recall,
-)
+from rllava_jax.evaluation.answers import best, is_right, localisation_iou, token_f1, token_precision, token_recall
 from rllava_jax.evaluation.confidence import calibration, equal_mass
 from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval, Resampled, Values, Weights
 from rllava_jax.evaluation.predictions import Answered

@@ -136,11 +136,7 @@ def evaluate_test(
         rows=rows,
         predictions=predictions,
         images=image,
-        run={
-            **run,
-            "questions left out": data.left_out or "none",
-            "regions come from": region_sources(predictions),
-        },
+        run={**run, "questions left out": data.left_out or "none", "regions come from": region_sources(predictions)},
         gallery=settings.gallery,
     )
 

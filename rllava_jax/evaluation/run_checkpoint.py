@@ -21,7 +21,7 @@ from data_pipelines.core.paths import path_of
 from data_pipelines.settings import DataConfig
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
-from rllava_jax.config import Config, EvaluationConfig
+from rllava_jax.config import Config
 from rllava_jax.config.loading import validated
 from rllava_jax.evaluation.evaluate_options import ALL_CONTROLS
 from rllava_jax.evaluation.evaluator import choose_examples
@@ -92,31 +92,13 @@ def _folder(options: argparse.Namespace) -> Path:
 
 
 def _write_sampled(
-    path: Path,
-    predictor: Predictor,
-    data: RunData,
-    config: Config,
-    sampling: Sampling,
-    *,
-    runs: int,
+    path: Path, predictor: Predictor, data: RunData, config: Config, sampling: Sampling, *, runs: int
 ) -> None:
-    greedy, settings = predictor.generator, config.evaluation
-    generator = SamplingGenerator(
-        greedy.graphdef,
-        greedy.tokenizer,
-        greedy.mesh,
-        new_tokens=greedy.new_tokens,
-        sampling=sampling,
-        seed=config.seed,
-    )
+    settings = config.evaluation
+    generator = SamplingGenerator(predictor.generator, sampling, seed=config.seed)
+    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
     answered = sampled_runs(
-        generator,
-        predictor.params,
-        data.preprocessor,
-        choose_examples(data.test, settings.families, most=settings.max_examples),
-        settings,
-        runs=runs,
-        progress="sampled",
+        generator, predictor.params, data.preprocessor, examples, settings, runs=runs, progress="sampled"
     )
     write_atomically(path, json_lines(run_lines(answered)))
     logger.info("answers of %d sampled runs: %s", runs, path)
@@ -124,15 +106,22 @@ def _write_sampled(
 
 def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -> Config:
     """The run's configuration, with the data and the questions that the options name."""
-    data = _data(config.data, options)
-    evaluation = _evaluation(config.evaluation, options)
-    batch = options.batch_size or -(-evaluation.batch_size // devices) * devices
+    settings = config.evaluation
+    batch = options.batch_size or -(-settings.batch_size // devices) * devices
     if batch % devices:
         raise MeshMismatch(f"--batch-size {batch}: {devices} devices cannot share it; write a multiple of {devices}")
+    numbers = {name: getattr(options, name) for name in ("bootstrap", "max_examples", "max_new_tokens")}
+    evaluation = dataclasses.replace(
+        settings,
+        conditions=ALL_CONTROLS if options.controls else words(options.conditions or "") or settings.conditions,
+        families=words(options.families or "") or settings.families,
+        batch_size=batch,
+        **{name: number for name, number in numbers.items() if number is not None},
+    )
     return dataclasses.replace(
         config,
-        data=data,
-        evaluation=dataclasses.replace(evaluation, batch_size=batch),
+        data=_data(config.data, options),
+        evaluation=evaluation,
         # Nothing is validated either, so the families asked need not hold the run's best_metric.
         train=dataclasses.replace(config.train, evaluate_every="never"),
     )
@@ -151,15 +140,4 @@ def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:
         # Nothing is trained here, and other sources' folders may not be at hand.
         mix={},
         mix_temperature=0.0,
-    )
-
-
-def _evaluation(settings: EvaluationConfig, options: argparse.Namespace) -> EvaluationConfig:
-    conditions = ALL_CONTROLS if options.controls else words(options.conditions or "") or settings.conditions
-    numbers = {name: getattr(options, name) for name in ("bootstrap", "max_examples", "max_new_tokens")}
-    return dataclasses.replace(
-        settings,
-        conditions=conditions,
-        families=words(options.families or "") or settings.families,
-        **{name: number for name, number in numbers.items() if number is not None},
     )

@@ -4,12 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
-from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.config import EvaluationConfig
 from rllava_jax.evaluation.evaluator import evaluate_examples
 from rllava_jax.evaluation.predictions import Prediction
@@ -25,10 +23,8 @@ class SamplingGenerator(Generator):
     the same answers.
     """
 
-    def __init__(
-        self, graphdef: Any, tokenizer: Tokenizer, mesh: Mesh, *, new_tokens: int, sampling: Sampling, seed: int
-    ):
-        super().__init__(graphdef, tokenizer, mesh, new_tokens=new_tokens, sampling=sampling)
+    def __init__(self, of: Generator, sampling: Sampling, *, seed: int):
+        super().__init__(of.graphdef, of.tokenizer, of.mesh, new_tokens=of.new_tokens, sampling=sampling)
         self._seed = seed
         self.begin(0)
 

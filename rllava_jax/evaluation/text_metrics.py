@@ -49,9 +49,9 @@ def corpus_bleu_statistic(references: Sequence[Sequence[str]], predictions: Sequ
       ConfigError: the package sacrebleu is not installed.
     """
     bleu = _bleu(order)
-    counts = np.array(
-        [_sufficient(bleu.sentence_score(p, list(r))) for r, p in zip(references, predictions, strict=True)], float
-    ).reshape(len(predictions), 2 * order + 2)
+    scores = [bleu.sentence_score(p, list(r)) for r, p in zip(references, predictions, strict=True)]
+    counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores], float)
+    counts = counts.reshape(len(predictions), 2 * order + 2)  # also where there are none
 
     def statistic(weights: Weights) -> Resampled:
         sums: Float[np.ndarray, "S K"] = weights @ counts
@@ -68,10 +68,6 @@ def rouge(references: Sequence[str], prediction: str) -> dict[str, float]:
     """
     found = _rouge_scorer().score_multi(list(references), prediction)
     return {name: float(found[name].fmeasure) for name in ROUGES}
-
-
-def _sufficient(score: Any) -> list[float]:
-    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
 def _from_sums(sums: list[int], order: int) -> float:

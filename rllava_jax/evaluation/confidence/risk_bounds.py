@@ -49,13 +49,7 @@ def design_effect(correct: Values, images: Sequence[str]) -> float:
 
 
 def stops(
-    log_prob: Values,
-    correct: Values,
-    images: Sequence[str],
-    *,
-    temperature: float,
-    bias: float,
-    failure_chance: float,
+    log_prob: Values, correct: Values, images: Sequence[str], *, temperature: float, bias: float, failure_chance: float
 ) -> tuple[Stop, ...]:
     """Thresholds that answer 5, 10 … 100 % of the questions, with bounds that all hold with 1 - `failure_chance`.
 

@@ -67,13 +67,7 @@ def fit(log_prob: Values, correct: Values, weights: Values | None = None) -> Fit
 
 
 def fit_with_intervals(
-    log_prob: Values,
-    correct: Values,
-    images: Sequence[str],
-    *,
-    resamples: int,
-    seed: int,
-    where: str,
+    log_prob: Values, correct: Values, images: Sequence[str], *, resamples: int, seed: int, where: str
 ) -> tuple[Estimate, Estimate]:
     """Temperature and bias with 95 % intervals by image.
 
@@ -114,12 +108,7 @@ def held_out_confidence(log_prob: Values, correct: Values, images: Sequence[str]
 
 
 def quality(
-    confidence: Values,
-    correct: Values,
-    images: Sequence[str],
-    *,
-    resamples: int,
-    seed: int,
+    confidence: Values, correct: Values, images: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, Estimate]:
     """nll, brier, ece and ece_equal_mass of a confidence, with 95 % intervals by image."""
     names = ("nll", "brier", "ece", "ece_equal_mass")

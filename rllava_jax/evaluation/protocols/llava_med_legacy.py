@@ -22,16 +22,14 @@ def score_open(answer: str, prediction: str) -> Scores:
     the share of the prediction's words that are distinct words of the reference."""
     wanted, given = _word_counts(answer), _word_counts(prediction)
     found = sum(times for word, times in given.items() if word in wanted)
-    surplus = given.total() - found
     missed = sum(times for word, times in wanted.items() if word not in given)
     exact = sum(word in given for word in wanted) / given.total() if given else 0.0
-    if not found:
-        return {"legacy_recall": 0.0, "legacy_precision": 0.0, "legacy_f1": 0.0, "legacy_exact_match": exact}
-    precision, recall = found / (found + surplus), found / (found + missed)
+    precision = found / given.total() if found else 0.0
+    recall = found / (found + missed) if found else 0.0
     return {
         "legacy_recall": recall,
         "legacy_precision": precision,
-        "legacy_f1": 2 * precision * recall / (precision + recall),
+        "legacy_f1": 2 * precision * recall / (precision + recall) if found else 0.0,
         "legacy_exact_match": exact,
     }
 

@@ -34,9 +34,7 @@ SLAKE = _published(
             "the 96 images.",),
 )  # fmt: skip
 VQA_RAD = _published(
-    "vqa_rad",
-    vqa_rad.CARD,
-    faults=("The split is by question: 202 of the 203 test images are training images too.",),
+    "vqa_rad", vqa_rad.CARD, faults=("The split is by question: 202 of the 203 test images are training images too.",)
 )
 PATH_VQA = _published(
     "pathvqa",

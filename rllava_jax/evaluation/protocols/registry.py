@@ -24,20 +24,11 @@ PROTOCOLS: Registry[Protocol] = Registry(
 )
 
 
-def protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-      DataError: there is none; names the nearest.
-    """
-    return PROTOCOLS.get(name, setting="--protocol")
-
-
 def description() -> str:
     """Every protocol with its source and known faults, for people."""
     texts = []
     for name in PROTOCOLS:
-        found = protocol(name)
+        found = PROTOCOLS.get(name, setting="--protocol")
         lines = [
             name,
             f"  {found.about}",
