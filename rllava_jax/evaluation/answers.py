@@ -9,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 from data_pipelines.core.errors import InvalidValue
 from data_pipelines.regions.boxes import boxes_from_text, iou
@@ -29,14 +28,6 @@ _BETWEEN_WORDS = re.compile(r"(?<=\w)[-/_](?=\w)")
 _PUNCTUATION = re.compile(r"[^\w\s.+%<>=°-]|(?<=[^\W\d])\.|\.(?!\d)")
 _LOOSE_DASH = re.compile(r"(?<!\w)-(?!\d)")
 _IDEOGRAPH = re.compile(r"([\u3400-\u9fff])")
-
-
-class Overlap(NamedTuple):
-    """Words of a reference and of a prediction, and those they share, each counted as often as both have it."""
-
-    shared: int
-    wanted: int
-    given: int
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -67,10 +58,11 @@ def exact_match(answer: str, prediction: str) -> bool:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def token_overlap(answer: str, prediction: str) -> Overlap:
-    """The counts behind token recall, precision and F1."""
+def token_overlap(answer: str, prediction: str) -> tuple[int, int, int]:
+    """The counts behind token recall, precision and F1: of the words that both have, each as often as both have it, of
+    those of the reference, and of those of the prediction."""
     wanted, given = Counter(answer_tokens(answer)), Counter(answer_tokens(prediction))
-    return Overlap((wanted & given).total(), wanted.total(), given.total())
+    return (wanted & given).total(), wanted.total(), given.total()
 
 
 def token_recall(answer: str, prediction: str) -> float:

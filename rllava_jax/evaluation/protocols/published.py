@@ -20,8 +20,6 @@ def _published(name: str, card: DataCard, *, expected: int | None = None, faults
         source=f"{card.paper}; {STRICT.source}",
         faults=(*STRICT.faults, *faults),
         dataset=card.name,
-        split="test",
-        languages=("en",),
         expected=expected or card.splits["test"].examples,
     )
 
