@@ -7,8 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from rllava_jax.evaluation.confidence.calibration import ones
-from rllava_jax.evaluation.confidence.equal_mass import aurc, confident_error, ece_equal_mass
+from rllava_jax.evaluation.confidence.calibration import aurc, confident_error, ece_equal_mass, ones
 
 
 def test_bins_of_equal_mass_hold_a_tenth_each():

@@ -18,7 +18,7 @@ from report_examples import RIGHT_BOX, WRONG_BOX, asked, picture
 
 from data_pipelines.core.errors import ConfigError, ImageError
 from data_pipelines.regions.boxes import box_to_loc_tokens
-from rllava_jax.evaluation.confidence.equal_mass import reliability_equal_mass
+from rllava_jax.evaluation.confidence.calibration import reliability_equal_mass
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.scoring import score
 from rllava_jax.report.gallery import cases_of, choose_chapters, worst_first

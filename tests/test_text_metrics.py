@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.protocols.text_overlap import TEXT_OVERLAP
-from rllava_jax.evaluation.text_metrics import ORDERS, corpus_bleu_statistic, rouge, sentence_bleu
+from rllava_jax.evaluation.protocols.text_overlap import (
+    ORDERS,
+    TEXT_OVERLAP,
+    corpus_bleu_statistic,
+    rouge,
+    sentence_bleu,
+)
 
 # The example of sacrebleu's own README, for which it prints BLEU = 48.53.
 READ_ME = (

@@ -25,13 +25,18 @@ import numpy as np
 from typing_extensions import TypedDict  # of which pydantic reads rows, before Python 3.12
 
 from data_pipelines.conditions import DETECTED, MAIN
-from rllava_jax.evaluation.answers import best, is_right, localisation_iou, token_f1, token_precision, token_recall
-from rllava_jax.evaluation.confidence import calibration, equal_mass
+from data_pipelines.records import FAMILIES
+from rllava_jax.evaluation import answers
+from rllava_jax.evaluation.confidence import calibration
 from rllava_jax.evaluation.intervals import Clusters, Estimated, Estimator, Interval, Resampled, Values, Weights
 from rllava_jax.evaluation.predictions import Answered
-from rllava_jax.evaluation.subsets import subsets_of
 
 CONDITIONS = MAIN  # those of every evaluation
+_ORDER = ("all", "family=", "has_region=", "answer_type=closed", "answer_type=yes_no", "answer_type=open",
+          "content_type=", "modality=")  # fmt: skip
+_FAMILY_PLACES = {f"family={family}": place for place, family in enumerate(FAMILIES)}
+# In the order of the headline table; the first that was evaluated is also the one of the report's tiles.
+HEADLINE = ("family=identify", "family=verify", "family=choose", "has_region=yes", "family=vqa", "family=localise")
 
 _Statistic = Callable[[Weights, Values, Values], Resampled]
 
@@ -66,27 +71,55 @@ class Metric:
 _OPEN, _LOCALISE = "answer_type=open", "family=localise"
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("higher", is_right, not_in=(_OPEN, _LOCALISE)),  # normalised equality
-    "exact_match": Metric("higher", is_right, _OPEN, label="exact match"),
-    "recall": Metric("higher", best(token_recall), _OPEN, label="token recall"),
-    "precision": Metric("higher", best(token_precision), _OPEN, label="token precision"),
-    "f1": Metric("higher", best(token_f1), _OPEN, label="token F1"),
-    "accuracy@0.5": Metric("higher", is_right, _LOCALISE, label="IoU of at least 0.5"),
-    "iou": Metric("higher", localisation_iou, _LOCALISE, label="mean IoU"),
+    "accuracy": Metric("higher", answers.is_right, not_in=(_OPEN, _LOCALISE)),  # normalised equality
+    "exact_match": Metric("higher", answers.is_right, _OPEN, label="exact match"),
+    "recall": Metric("higher", answers.best(answers.token_recall), _OPEN, label="token recall"),
+    "precision": Metric("higher", answers.best(answers.token_precision), _OPEN, label="token precision"),
+    "f1": Metric("higher", answers.best(answers.token_f1), _OPEN, label="token F1"),
+    "accuracy@0.5": Metric("higher", answers.is_right, _LOCALISE, label="IoU of at least 0.5"),
+    "iou": Metric("higher", answers.localisation_iou, _LOCALISE, label="mean IoU"),
     "confidence": Metric("", of_confidence=lambda confidence, correct: confidence, always=True),
     "brier": Metric("lower", of_confidence=calibration.brier_score, always=True),
     "nll": Metric("lower", of_confidence=calibration.negative_log_likelihood, most=np.inf),
-    "confident_errors": Metric("lower", of_confidence=equal_mass.confident_error),
+    "confident_errors": Metric("lower", of_confidence=calibration.confident_error),
     "ece": Metric("lower", statistic=calibration.expected_calibration_error, always=True),
-    "ece_equal_mass": Metric("lower", statistic=equal_mass.ece_equal_mass),
+    "ece_equal_mass": Metric("lower", statistic=calibration.ece_equal_mass),
     "auroc": Metric("higher", statistic=calibration.auroc, always=True),
-    "aurc": Metric("lower", statistic=equal_mass.aurc),
+    "aurc": Metric("lower", statistic=calibration.aurc),
     **dict.fromkeys(("box_found", "box_iou"), Metric("higher")),  # detected_regions.py
     **dict.fromkeys(("trust_score", "use", "resistance"), Metric("higher")),  # trust/
     **dict.fromkeys(("lost", "lost_from_none", "followed"), Metric("lower")),
     **dict.fromkeys(("followed_anyway", "unavailable", "not_asked"), Metric("")),
 }
 CONFIDENCE_METRICS = tuple(name for name, metric in METRICS.items() if metric.always)
+
+
+def subsets_of(question: Answered) -> tuple[str, ...]:
+    """Those that a question belongs to."""
+    names = ["all", f"family={question.family}"]
+    if question.family == "vqa":
+        if question.has_region:
+            names.append("has_region=yes")
+        names.append(f"answer_type={question.answer_type}")
+        if question.answer_type == "closed" and answers.normalise_answer(question.answer) in ("yes", "no"):
+            names.append("answer_type=yes_no")
+        if question.content_type:
+            names.append(f"content_type={question.content_type}")
+        if question.modality:
+            names.append(f"modality={question.modality}")
+    return tuple(names)
+
+
+def rank(subset: str) -> tuple[int, int, str]:
+    """Sorts subsets into the order of their rows: families in their own, others of a kind by name, and kinds that a
+    protocol alone has last."""
+    place = next((i for i, prefix in enumerate(_ORDER) if subset.startswith(prefix)), len(_ORDER))
+    return place, _FAMILY_PLACES.get(subset, 0), subset
+
+
+def has_confidence_rows(subset: str) -> bool:
+    """Whether the subset has rows on what the confidence of its answers is worth."""
+    return subset == "all" or subset.startswith("family=")
 
 
 def metrics_of(subset: str) -> tuple[str, ...]:

@@ -13,11 +13,18 @@ from jaxtyping import Int
 from data_pipelines.conditions import ALL
 from data_pipelines.core.errors import NoExamples
 from rllava_jax.evaluation.intervals import Estimated, Estimator
-from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, Contrast, Row, confidence_figures, make_row
+from rllava_jax.evaluation.metrics import (
+    CONFIDENCE_METRICS,
+    Contrast,
+    Row,
+    confidence_figures,
+    has_confidence_rows,
+    make_row,
+    rank,
+)
 from rllava_jax.evaluation.predictions import Answered, Prediction, by_key
 from rllava_jax.evaluation.protocols.protocol import Protocol, Scores
 from rllava_jax.evaluation.protocols.strict import OF_A_RUN
-from rllava_jax.evaluation.subsets import has_confidence_rows, rank
 
 A = TypeVar("A", bound=Answered, covariant=True)
 

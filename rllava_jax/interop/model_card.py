@@ -9,9 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax import __version__
 from rllava_jax.config import Config
-from rllava_jax.evaluation.metrics import metrics_of
+from rllava_jax.evaluation.metrics import HEADLINE, metrics_of
 from rllava_jax.evaluation.results import METRICS_FILE, markdown_table, read_rows
-from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
 from rllava_jax.interop.lineage import is_published, lineage
 from rllava_jax.interop.stored_params import StoredCheckpoint

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 from data_pipelines.conditions import ALL
 from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.comparison import Comparison, Side, in_both
-from rllava_jax.evaluation.metrics import CONDITIONS, metrics_of
+from rllava_jax.evaluation.metrics import CONDITIONS, HEADLINE, metrics_of
 from rllava_jax.evaluation.paired import ComparisonRow
-from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.cards import Album, answer_row, card, gallery
 from rllava_jax.report.chapters import trust_curves
 from rllava_jax.report.gallery import Case, ImageOf, cases_of, new_images_first

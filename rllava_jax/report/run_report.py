@@ -7,9 +7,8 @@ from typing import Any
 from data_pipelines.conditions import CONTROLS
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.paths import path_of
-from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
+from rllava_jax.evaluation.metrics import CONDITIONS, HEADLINE, Row, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report import chapters
 from rllava_jax.report.cards import Album, example_card, gallery
 from rllava_jax.report.gallery import ImageOf, cases_of, choose_chapters, worst_first

@@ -12,9 +12,8 @@ from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, words
 from data_pipelines.core.errors import UnknownName
 from data_pipelines.core.paths import path_of
-from rllava_jax.evaluation.metrics import CONDITIONS, Row, metrics_of
+from rllava_jax.evaluation.metrics import CONDITIONS, HEADLINE, Row, metrics_of
 from rllava_jax.evaluation.results import METRICS_FILE, markdown_table, read_rows
-from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.names import subset_name
 from rllava_jax.report.plots import grouped_bars
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rllava_jax.evaluation.intervals import Statistic
-from rllava_jax.evaluation.metrics import Contrast
+from rllava_jax.evaluation.metrics import Contrast, subsets_of
 from rllava_jax.evaluation.predictions import Response
-from rllava_jax.evaluation.subsets import subsets_of
 
 Scores = Mapping[str, float]
 
