@@ -16,14 +16,8 @@ from rllava_jax.evaluation.confidence.calibration import reliability, reliabilit
 from rllava_jax.evaluation.detected_regions import NO_BOX, TOO_MANY
 from rllava_jax.evaluation.metrics import CONDITIONS, DETECTED_CONTRASTS, HEADLINE, Row, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
-<<<<<<< HEAD
-from rllava_jax.evaluation.subsets import HEADLINE
 from rllava_jax.report.line_plots import TrustPoints, corruption_plot, dot_plot, trust_plot
 from rllava_jax.report.names import condition_name, subset_name
-=======
-from rllava_jax.report.line_plots import corruption_plot, dot_plot
-from rllava_jax.report.names import subset_name
->>>>>>> 50f955e (Files of one concept are one: subsets with metrics, bins of equal mass with calibration, BLEU and ROUGE with their protocol)
 from rllava_jax.report.plots import reliability_plot, risk_coverage_plot
 from rllava_jax.report.tables import Cell, PageTable, RowIndex, Tile, calibration_table, score_table, value_cell
 
