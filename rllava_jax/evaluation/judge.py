@@ -193,7 +193,7 @@ def request_of(judge: Judge, item: Response) -> JudgeRequest:
     )
 
 
-def judge_items(judge: Judge, items: Sequence[Response], *, progress: bool = True) -> Verdicts:
+def judge_items(judge: Judge, items: Sequence[Response]) -> Verdicts:
     """Judges every item that has an answer, asking only for what the cache lacks.
 
     Raises:
@@ -206,13 +206,13 @@ def judge_items(judge: Judge, items: Sequence[Response], *, progress: bool = Tru
         missing = {request.key: request for request in requests.values() if request.key not in store}
         if judge.endpoint is not None and missing:
             traffic = Traffic()
-            with tqdm(total=len(missing), desc="judging", unit="answer", disable=None if progress else True) as bar:
+            with tqdm(total=len(missing), desc="judging", unit="answer", disable=None) as bar:
                 asyncio.run(ask(iter(missing.values()), judge.endpoint, store, traffic, bar))
             failures = {request.key: reason for request, reason in traffic.failures}
             if failures and not any(request.key in store for request in requests.values()):
                 raise EndpointError(
                     f"{judge.endpoint.url}: answered none of {len(failures)} requests, the last by: "
-                    f"{list(failures.values())[-1]}; mend the endpoint and start the same command again",
+                    f"{list(failures.values())[-1]}; fix the endpoint and run the same command again",
                     code="endpoint.failed",
                 )
         correct: dict[tuple[str, ...], bool] = {}
