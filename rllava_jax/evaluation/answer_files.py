@@ -74,7 +74,7 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     """
     findings = Findings()
     answers: dict[tuple[str, str], list[GivenAnswer]] = {}
-    for number, line in _objects(path, findings):
+    for number, line in _values(path):
         key = _key(line)
         if key is None:
             findings.add(UNREADABLE, f"line {number}")
@@ -88,23 +88,22 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     return AnswerFile(answers, findings)
 
 
-def _objects(path: Path, findings: Findings) -> Iterator[tuple[int, dict[str, Any]]]:
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines' values with their numbers; None for what is no JSON."""
     for place, (number, line) in enumerate(raw_lines(path)):
         if place == 0 and line.lstrip()[:1] == b"[":
             raise MalformedFile(
                 f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)"
             )
         try:
-            fields = json.loads(line.decode())
+            yield number, json.loads(line.decode())
         except (ValueError, RecursionError):  # JSONDecodeError, UnicodeDecodeError, a number of too many digits
-            fields = None
-        if isinstance(fields, dict):
-            yield number, fields
-        else:
-            findings.add(UNREADABLE, f"line {number}")
+            yield number, None
 
 
-def _key(fields: Mapping[str, Any]) -> tuple[str, str] | None:
+def _key(fields: Any) -> tuple[str, str] | None:
+    if not isinstance(fields, dict):
+        return None
     name, condition = fields.get("id"), fields.get("condition", fields.get("region"))
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)

@@ -79,7 +79,7 @@ def _under_conditions(references: Sequence[Response], conditions: Sequence[str])
 
 def _answered(item: Response, answers: Sequence[GivenAnswer], runs: int, findings: Findings) -> Response:
     name = _named(item.id, item.condition)
-    if runs > 1 and any(_run(answer) is not None for answer in answers):
+    if runs > 1 and any(answer.fields.get("run") is not None for answer in answers):
         answers = _by_run(answers, runs, name, findings)
     texts = [answer.text for answer in answers]
     if runs == 1 and len(texts) > 1:
@@ -103,15 +103,11 @@ def _answered(item: Response, answers: Sequence[GivenAnswer], runs: int, finding
     )
 
 
-def _run(answer: GivenAnswer) -> object:
-    return answer.fields.get("run")
-
-
 def _by_run(answers: Sequence[GivenAnswer], runs: int, name: str, findings: Findings) -> list[GivenAnswer]:
     """One answer for every run that has any, in the order of the runs; without text where its lines differ."""
     found: dict[int, list[GivenAnswer]] = {}
     for answer in answers:
-        run = _run(answer)
+        run = answer.fields.get("run")
         if isinstance(run, int) and not isinstance(run, bool) and 0 <= run < runs:
             found.setdefault(run, []).append(answer)
         else:

@@ -167,14 +167,19 @@ def scores_of(prediction: Answered) -> dict[str, float]:
     }
 
 
-class Row(TypedDict):
-    """One number of a result. ci_low and ci_high are None where no interval could be drawn."""
+class Measured(TypedDict):
+    """What a number is of."""
 
     dataset: str
     split: str
     subset: str
     condition: str
     metric: str
+
+
+class Row(Measured):
+    """One number of a result. ci_low and ci_high are None where no interval could be drawn."""
+
     value: float
     n: int
     ci_low: float | None

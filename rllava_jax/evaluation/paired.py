@@ -9,12 +9,13 @@ Axes: S resamples, N questions, C images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from rllava_jax.evaluation.intervals import Interval, Values, bootstrap_means, mean_interval
+from rllava_jax.evaluation.metrics import Measured
 from rllava_jax.evaluation.predictions import Answered, Key, key_of
 from rllava_jax.evaluation.results import markdown as markdown_table
 from rllava_jax.evaluation.scoring import Scored
@@ -44,14 +45,9 @@ class Difference(NamedTuple):
     mcnemar: McNemar | None
 
 
-class ComparisonRow(TypedDict):
+class ComparisonRow(Measured):
     """One number of a comparison; n questions that both have. None where no interval or test could be had."""
 
-    dataset: str
-    split: str
-    subset: str
-    condition: str
-    metric: str
     first: float
     second: float
     difference: float
@@ -126,14 +122,13 @@ def comparison_rows(
             images = [s.answer.image_id for s, _ in held]
             found = compare(values[:, 0], values[:, 1], images, resamples=resamples, seed=seed)
             low, high = found.interval or (None, None)
-            only = found.mcnemar
+            first_only, second_only, exact = found.mcnemar or (None, None, None)
             rows.append(
                 ComparisonRow(
                     dataset=dataset, split=split, subset=subset, condition=condition, metric=metric,
                     first=float(values[:, 0].mean()), second=float(values[:, 1].mean()),
                     difference=found.difference, n=found.n, ci_low=low, ci_high=high, p=found.p,
-                    first_only=only.first_only if only else None, second_only=only.second_only if only else None,
-                    mcnemar_p=only.p if only else None,
+                    first_only=first_only, second_only=second_only, mcnemar_p=exact,
                 )
             )  # fmt: skip
     return rows
