@@ -12,9 +12,9 @@ from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.records import VQAExample
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax.config import Config, DataConfig, EvaluationConfig, MeshConfig, ModelConfig, RegionConfig
-from rllava_jax.evaluation import sampling
+from rllava_jax.evaluation import run_checkpoint
 from rllava_jax.evaluation.predictions import Prediction
-from rllava_jax.evaluation.sampling import SamplingGenerator, run_lines, sampled_runs
+from rllava_jax.evaluation.run_checkpoint import SamplingGenerator, run_lines, sampled_runs
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.model.params import build, split
@@ -75,7 +75,7 @@ def test_each_run_begins_anew_and_keeps_the_order_of_the_questions(generator, mo
     def evaluate(generator, params, preprocessor, examples, config, *, progress):
         return [predicted(name, generator.answer(params, {})[0].text) for name in examples]
 
-    monkeypatch.setattr(sampling, "evaluate_examples", evaluate)
+    monkeypatch.setattr(run_checkpoint, "evaluate_examples", evaluate)
     runs = sampled_runs(ours, None, None, ["a", "b"], EvaluationConfig(), runs=2)
     assert [[p.id for p in predictions] for predictions in runs] == [["a", "b"]] * 2
     assert [[p.prediction for p in predictions] for predictions in runs] == [run(ours, 0, 2), run(ours, 1, 2)]

@@ -10,22 +10,24 @@ from jaxtyping import Bool, Float, Int
 from rllava_jax.evaluation.confidence.calibration import auroc
 from rllava_jax.evaluation.intervals import Resampled, Values, Weights
 
+_Flags = Bool[np.ndarray, " N"]
+_Numbers = Int[np.ndarray, " N"]  # of classes
+_PerClass = Float[np.ndarray, "S C"]
 
-def binary_auc(weights: Weights, score: Values, positive: Bool[np.ndarray, " N"]) -> Resampled:
+
+def binary_auc(weights: Weights, score: Values, positive: _Flags) -> Resampled:
     """Probability that a positive item scores above a negative one, ties counted half (Hanley & McNeil, 1982)."""
     return auroc(weights, score, positive.astype(float))
 
 
-def binary_f1(weights: Weights, called: Bool[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) -> Resampled:
+def binary_f1(weights: Weights, called: _Flags, positive: _Flags) -> Resampled:
     """2 TP / (2 TP + FP + FN); 0 where nothing is positive or called so, as scikit-learn has it by default."""
     hits = weights @ (called & positive)
     total = weights @ called + weights @ positive
     return np.divide(2 * hits, total, out=np.zeros(len(weights)), where=total > 0)
 
 
-def class_f1(
-    weights: Weights, predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
-) -> Float[np.ndarray, "S C"]:
+def class_f1(weights: Weights, predicted: _Numbers, wanted: _Numbers, classes: int) -> _PerClass:
     """F1 of each class against the rest.
 
     Args:
@@ -34,16 +36,12 @@ def class_f1(
     return np.stack([binary_f1(weights, predicted == c, wanted == c) for c in range(classes)], axis=1)
 
 
-def class_auc(
-    weights: Weights, scores: Float[np.ndarray, "N C"], wanted: Int[np.ndarray, " N"]
-) -> Float[np.ndarray, "S C"]:
+def class_auc(weights: Weights, scores: Float[np.ndarray, "N C"], wanted: _Numbers) -> _PerClass:
     """AUC of each class against the rest, by the score that each item has for it; NaN where undefined."""
     return np.stack([binary_auc(weights, scores[:, c], wanted == c) for c in range(scores.shape[1])], axis=1)
 
 
-def class_accuracy(
-    weights: Weights, predicted: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], classes: int
-) -> Float[np.ndarray, "S C"]:
+def class_accuracy(weights: Weights, predicted: _Numbers, wanted: _Numbers, classes: int) -> _PerClass:
     """Share of each class's items that are called so (its recall); NaN for a class without items.
 
     Its macro mean is the balanced accuracy.
@@ -55,7 +53,7 @@ def class_accuracy(
     return found
 
 
-def macro(values: Float[np.ndarray, "S C"]) -> Resampled:
+def macro(values: _PerClass) -> Resampled:
     """Mean over the classes in which the statistic is defined; NaN where it is in none."""
     defined = np.isfinite(values)
     count = defined.sum(axis=1)

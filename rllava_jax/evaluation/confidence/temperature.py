@@ -86,20 +86,17 @@ def fit_with_intervals(
     def one(weights: Weights, place: int) -> Resampled:
         return np.array([fit(log_prob, correct, row)[place] for row in weights])
 
-    intervals = (
-        bootstrap_interval(partial(one, place=place), images, resamples=resamples, seed=seed) for place in range(2)
-    )
-    temperature, bias = (
-        Estimate(value, *(interval or (None, None))) for value, interval in zip(best, intervals, strict=True)
-    )
-    return temperature, bias
+    estimates = []
+    for place, value in enumerate(best):
+        interval = bootstrap_interval(partial(one, place=place), images, resamples=resamples, seed=seed)
+        estimates.append(Estimate(value, *(interval or (None, None))))
+    return estimates[0], estimates[1]
 
 
 def held_out_confidence(log_prob: Values, correct: Values, images: Sequence[str], *, seed: int) -> Values:
     """Calibrated confidence of each question by a fit to the other images: five folds, each image in one."""
-    names = sorted(set(images))
-    place = dict(zip(names, rng_for("folds", str(seed)).permutation(len(names)) % FOLDS, strict=True))
-    fold = np.array([place[image] for image in images])
+    names, member = np.unique(images, return_inverse=True)
+    fold = rng_for("folds", str(seed)).permutation(len(names))[member] % FOLDS
     found = np.empty(len(log_prob))
     for number in range(FOLDS):
         held = fold == number
