@@ -1,6 +1,5 @@
 """Reading the published JSON files, with errors that name the file, the entry and the field."""
 
-import contextlib
 import json
 import math
 import os
@@ -8,33 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.core.errors import (
-    DataError,
-    InvalidValue,
-    MalformedFile,
-    MissingField,
-    MissingFile,
-    UserError,
-    invalid_field,
-)
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, invalid_field
 from data_pipelines.core.text_files import PUBLISHED, lines_of, reading
 
 # A float holds no more, and Python's own limit lies far beyond.
 _DIGITS = 300
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-@contextlib.contextmanager
-def parsing(path: object, fault: str, remedy: str, *, kind: type[UserError] = DataError) -> Iterator[None]:
-    """Around reading one of our own JSON files: what goes wrong becomes one line, `PATH: FAULT (reason); REMEDY`.
-
-    Raises:
-      an error of that kind, with the code file.malformed.
-    """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise kind(f"{path}: {fault} ({error!r}); {remedy}", code="file.malformed") from None
 
 
 def require_folder(root: str, setting: str = "data.root") -> None:

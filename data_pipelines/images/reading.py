@@ -52,6 +52,17 @@ def size_of(image: ImageSource, where: str) -> tuple[int, int]:
         return width, height
 
 
+def frame_of(image: ImageSource, where: str) -> tuple[int, int] | None:
+    """Width and height of an image in pixels; None of one that cannot be read, which has no frame for boxes.
+
+    Storing or decoding such an image is where it is reported, counted and perhaps skipped.
+    """
+    try:
+        return size_of(image, where)
+    except ImageError:
+        return None
+
+
 def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
     """True inside the mask.
 

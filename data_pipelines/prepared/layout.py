@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.core.errors import DataError, InvalidValue, MissingFile
-from data_pipelines.core.json_files import parsing
+from data_pipelines.core.errors import DataError, InvalidValue, MissingFile, parsing
 
 # Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
 VERSION = "1.0.0"

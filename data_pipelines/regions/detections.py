@@ -14,25 +14,16 @@ A detector's label is a guess. Region questions rebuilt from its boxes take it f
 training data and no way to test: their provenance is "detector".
 """
 
-import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from data_pipelines.core.errors import (
-    DataConflict,
-    ImageError,
-    MalformedFile,
-    MissingOption,
-    UnknownName,
-    invalid_field,
-    listed,
-)
+from data_pipelines.core.errors import DataConflict, MalformedFile, MissingOption, UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, list_of_objects, read_json, text_field
-from data_pipelines.images.reading import size_of
-from data_pipelines.records import AnnotatedImage, Box, Region, SourceSplit
+from data_pipelines.images.reading import frame_of
+from data_pipelines.records import AnnotatedImage, Region, SourceSplit
 from data_pipelines.regions.boxes import box_from_pixels
 
 logger = logging.getLogger(__name__)
@@ -182,10 +173,11 @@ def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str]:
 
 
 def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
-    boxes: list[Box] = []
-    with contextlib.suppress(ImageError):
-        # Of the image itself: the size in a detector's file may be that of a resized copy.
-        width, height = size_of(image.image, image.image_id) if detections else (0, 0)
-        boxes = [box_from_pixels(*d.pixels, width=width, height=height, where=d.where) for d in detections]
-    regions = tuple(Region(box, detection.label) for box, detection in zip(boxes, detections, strict=False))
+    # Of the image itself: the size in a detector's file may be that of a resized copy.
+    frame = frame_of(image.image, image.image_id) if detections else None
+    width, height = frame or (0, 0)
+    regions = tuple(
+        Region(box_from_pixels(*d.pixels, width=width, height=height, where=d.where), d.label)
+        for d in (detections if frame else ())
+    )
     return replace(image, regions=regions, provenance="detector")

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from data_pipelines.core.errors import InvalidValue, MissingField, MissingFile, UnknownName
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.core.text_files import lines_of, read_rows
+from data_pipelines.images.reading import frame_of
 from data_pipelines.records import Count, DataCard, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import SplitBuilder, begin_split, box_in, frame_of
+from data_pipelines.sources.split_builder import SplitBuilder, begin_split, box_in
 
 CARD = DataCard(
     name="chest_xray14",
@@ -148,7 +149,7 @@ def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
 
 
 def _regions(path: str, boxes: Sequence[tuple[str, str, list[float]]]) -> tuple[Region, ...]:
-    frame = frame_of(path) if boxes else None
+    frame = frame_of(path, path) if boxes else None
     if frame is None:
         return ()
     return tuple(Region(box_in(frame, box, where, "box"), label) for where, label, box in boxes)

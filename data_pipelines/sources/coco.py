@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 from data_pipelines.core import json_files
 from data_pipelines.core.errors import DataConflict, DuplicateId, InvalidValue, MissingFile, UnknownName, invalid_field
 from data_pipelines.core.json_files import text_field
-from data_pipelines.images.reading import image_file
+from data_pipelines.images.reading import frame_of, image_file
 from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, box_in, frame_of, polygon_in, require_split
+from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, box_in, polygon_in, require_split
 
 CARD = DataCard(
     name="coco",
@@ -103,7 +103,7 @@ def _image_folder(root: str, split: str) -> str:
 
 def _check_size(listed: tuple[int, int], file: str, name: str, where: str) -> None:
     """Boxes are pixels of the image as listed, so a file of another size would have them in the wrong places."""
-    found = frame_of(file)
+    found = frame_of(file, name)
     if found is not None and found != listed:
         raise DataConflict(
             f"{where}: width x height is {listed[0]} x {listed[1]}, and {name} has {found[0]} x {found[1]} pixels; "

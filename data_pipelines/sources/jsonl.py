@@ -24,9 +24,10 @@ from data_pipelines.core import json_files
 from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
 from data_pipelines.core.json_files import text_field
 from data_pipelines.core.registry import nearest
+from data_pipelines.images.reading import frame_of
 from data_pipelines.records import AnswerType, DataCard, MaskFile, Region, Source, SourceSplit, Task, Turn
 from data_pipelines.regions import boxes
-from data_pipelines.sources.split_builder import SplitBuilder, box_in, frame_of, polygon_in, require_split
+from data_pipelines.sources.split_builder import SplitBuilder, box_in, polygon_in, require_split
 
 CARD = DataCard(
     name="jsonl",
@@ -78,7 +79,7 @@ def load(root: str, split: str) -> SourceSplit:
         if not found.has_file(path, file):
             continue
         regions: tuple[Region, ...] = ()
-        if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path)):
+        if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path, path)):
             regions = tuple(_region(entry, root, frame, f"{where}: region {n}") for n, entry in enumerate(entries))
         image = found.images[_merge(found, row, path, file, regions, where)]
         if "question" in row or "answer" in row:

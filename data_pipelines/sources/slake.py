@@ -16,8 +16,9 @@ from functools import partial
 
 from data_pipelines.core.errors import MalformedFile, UnknownName
 from data_pipelines.core.json_files import read_json, read_objects, text_field
+from data_pipelines.images.reading import frame_of
 from data_pipelines.records import Count, DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import answer_type_field, begin_split, box_in, frame_of
+from data_pipelines.sources.split_builder import answer_type_field, begin_split, box_in
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ SOURCE = Source(
 
 def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
     entries = read_objects(os.path.join(folder, "detection.json"))
-    frame = frame_of(image_path)
+    frame = frame_of(image_path, image_path)
     if frame is None:
         return ()
     mask = os.path.join(folder, "mask.png")

@@ -1,4 +1,4 @@
-"""How every source collects a split, and what their readers share: sizes of images, boxes in pixels, answer types."""
+"""How every source collects a split, and what their readers share: boxes in pixels, answer types."""
 
 import logging
 import os
@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from data_pipelines.core.errors import ImageError, UnknownName, invalid_field, listed
+from data_pipelines.core.errors import UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
-from data_pipelines.images.reading import size_of
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import AnnotatedImage, AnswerType, Box, DataCard, ImageSource, SourceSplit, VQAExample
 from data_pipelines.records import question_about as record_of_question
@@ -134,17 +133,6 @@ def require_split(dataset: str, split: str, known: Collection[str]) -> None:
     """Raises: DataError: `split` is none of the data set's."""
     if split not in known:
         raise UnknownName(f"{dataset}: no split {split!r}; choose one of {', '.join(known)}")
-
-
-def frame_of(path: str) -> tuple[int, int] | None:
-    """Width and height of an image in pixels; None of one that cannot be read, which has no frame for its boxes.
-
-    Storing or decoding such an image is where it is reported, counted and perhaps skipped.
-    """
-    try:
-        return size_of(path, path)
-    except ImageError:
-        return None
 
 
 def box_in(frame: tuple[int, int], pixels: Any, where: str, field: str) -> Box:

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed
-from data_pipelines.core.json_files import parsing
+from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed, parsing
 from data_pipelines.core.paths import require_bucket
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, Effect, MixPart

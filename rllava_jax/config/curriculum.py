@@ -10,8 +10,7 @@ import re
 from pathlib import Path
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, InvalidSetting
-from data_pipelines.core.json_files import parsing
+from data_pipelines.core.errors import ConfigError, InvalidSetting, parsing
 from data_pipelines.core.paths import path_of
 from rllava_jax.config import Config, Curriculum, InitConfig
 from rllava_jax.config.stored import run_facts

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from data_pipelines.core.json_files import parsing, read_json
+from data_pipelines.core.errors import parsing
+from data_pipelines.core.json_files import read_json
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.provenance import TOKENIZER_FILES

@@ -21,8 +21,8 @@ from data_pipelines.core.errors import (
     MissingFile,
     OptionConflict,
     UnknownName,
+    parsing,
 )
-from data_pipelines.core.json_files import parsing
 from data_pipelines.core.paths import is_remote
 from data_pipelines.settings import Effect
 from rllava_jax.checkpoint import provenance

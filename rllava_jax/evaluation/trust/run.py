@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError, MissingFile
-from data_pipelines.core.json_files import parsing
+from data_pipelines.core.errors import DataError, MissingFile, parsing
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.evaluator import choose_examples
 from rllava_jax.evaluation.predictions import Prediction, read_predictions, to_json
