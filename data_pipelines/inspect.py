@@ -23,7 +23,7 @@ from data_pipelines.images.reading import image_file
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
 from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints, groups_of, overlaps
-from data_pipelines.inspection.reading import PREPARED, DataSet, read_data_sets
+from data_pipelines.inspection.reading import PREPARED, read_data_sets
 from data_pipelines.inspection.tables import overlap_tables, split_tables
 from data_pipelines.sources import registry
 
@@ -55,7 +55,9 @@ def _work(options: argparse.Namespace) -> None:
         out = Path(options.out)
         _write(out / "inspect.json", [*figures, *overlapping], matches, options.near_bits)
         for data_set in data_sets:
-            _save(out, data_set, options.images)
+            name = re.sub(r"\W+", "_", data_set.name).strip("_")
+            sheet = image_file(contact_sheet(data_set, count=options.images), optimize=True)
+            write_atomically(out / f"contact_sheet_{name}.png", sheet)
         print(f"\nwritten to {out}")
 
 
@@ -66,12 +68,6 @@ def _write(path: Path, figures: Sequence[Figure], matches: Sequence[Match], bits
         rows = ",\n".join(f"    {json.dumps(dataclasses.asdict(row), ensure_ascii=False)}" for row in found)
         parts.append(f'  "{name}": [\n{rows}\n  ]')
     write_atomically(path, "{\n" + ",\n".join(parts) + "\n}\n")
-
-
-def _save(out: Path, data_set: DataSet, count: int) -> None:
-    """The contact sheet, under its name only once it is whole."""
-    name = re.sub(r"\W+", "_", data_set.name).strip("_")
-    write_atomically(out / f"contact_sheet_{name}.png", image_file(contact_sheet(data_set, count=count), optimize=True))
 
 
 def _parser() -> Parser:

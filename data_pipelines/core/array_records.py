@@ -43,10 +43,8 @@ def _example_class() -> Any:
     for message, fields in _MESSAGES.items():
         described = file.message_type.add(name=message).field
         for number, (name, (kind, label)) in enumerate(fields.items(), 1):
-            if isinstance(kind, str):
-                of = {"type": _FIELD.TYPE_MESSAGE, "type_name": f".tensorflow.{kind}"}
-            else:
-                of = {"type": kind}
+            # The type of one that has a type's name follows from that.
+            of = {"type_name": f".tensorflow.{kind}"} if isinstance(kind, str) else {"type": kind}
             described.add(name=name, number=number, label=label, **of)
     # A pool of its own: TensorFlow, where it is installed too, has these names in the common one.
     pool = descriptor_pool.DescriptorPool()

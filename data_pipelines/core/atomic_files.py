@@ -87,7 +87,9 @@ def appears_whole(destination: Path) -> Iterator[Path]:
     destination = destination.absolute()
     destination.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.partial-", dir=destination.parent))
-    aside.chmod(0o777 & ~_umask())
+    mask = os.umask(0)
+    os.umask(mask)
+    aside.chmod(0o777 & ~mask)
     try:
         yield aside / "new"
         if destination.exists():
@@ -100,9 +102,3 @@ def appears_whole(destination: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

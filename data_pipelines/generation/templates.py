@@ -21,9 +21,8 @@ from data_pipelines.generation.captions import Caption
 Kind = Literal["open", "closed", "choice", "image", "literature", "conversation"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# What may stand in a template, and for which kinds alone.
+# What may stand in every template.
 _PLACEHOLDERS = {"caption", "context", "count", "language"}
-_PLACEHOLDERS_OF_CLOSED = {"answers"}
 _PARTS = re.compile(r"\A\s*\[system\]\n(?P<system>.*?)^\[user\]\n(?P<user>.*)\Z", re.DOTALL | re.MULTILINE)
 
 
@@ -51,7 +50,7 @@ def load_templates(kinds: Sequence[Kind], folder: str | None) -> dict[Kind, Prom
     shelf = resources.files("data_pipelines.generation") / "qa_templates" if folder is None else Path(folder)
     templates: dict[Kind, PromptTemplate] = {}
     for kind in kinds:
-        allowed = _PLACEHOLDERS | (_PLACEHOLDERS_OF_CLOSED if kind == "closed" else set())
+        allowed = _PLACEHOLDERS | ({"answers"} if kind == "closed" else set())
         original = f"data_pipelines/generation/qa_templates/{kind}.txt"
         templates[kind] = read_template(shelf / f"{kind}.txt", original, allowed=allowed, needed=("caption",))
     return templates
@@ -103,17 +102,12 @@ def render(template: PromptTemplate, caption: Caption, *, count: int, language: 
       language: a code, e.g. "en".
       seed: of the wanted answers of closed questions: as many yes as no, an odd one drawn by seed and caption.
     """
+    first, second = rng_for(seed, "closed answers", caption.id).permutation(["yes", "no"])
     values = {
         "caption": caption.caption,
         "context": caption.context or "none",
         "count": str(count),
         "language": language,
-        "answers": ", ".join(_wanted_answers(count, seed, caption.id)),
+        "answers": ", ".join(str(first if number % 2 == 0 else second) for number in range(count)),
     }
     return template.system.substitute(values), template.user.substitute(values)
-
-
-def _wanted_answers(count: int, seed: int, caption_id: str) -> list[str]:
-    rng = rng_for(seed, "closed answers", caption_id)
-    first, second = rng.permutation(["yes", "no"])
-    return [str(first if number % 2 == 0 else second) for number in range(count)]

@@ -20,7 +20,6 @@ Rule = Literal["auto", "minmax", "percentile"]
 AUTO: Rule = "auto"
 MINMAX: Rule = "minmax"
 PERCENTILE: Rule = "percentile"
-_RULES: dict[str, Rule] = {rule: rule for rule in (AUTO, MINMAX, PERCENTILE)}
 
 # MedSAM's share of the darkest and brightest pixels that may saturate (Ma et al., Nature Communications 2024).
 _PERCENTILES = (0.5, 99.5)
@@ -57,6 +56,7 @@ PRESETS = {
     "bone": Window(400, 1800),
 }
 
+_NAMED: dict[str, Window | Rule] = {AUTO: AUTO, MINMAX: MINMAX, PERCENTILE: PERCENTILE, **PRESETS}
 _NUMBERS = re.compile(r"([^:]+):([^:]+)")
 
 
@@ -70,10 +70,8 @@ def window_of(text: str, where: str) -> Window | Rule:
       DataError: it is none of these.
     """
     name = text.strip().lower().replace(" ", "_").replace("-", "_")
-    if name in _RULES:
-        return _RULES[name]
-    if name in PRESETS:
-        return PRESETS[name]
+    if name in _NAMED:
+        return _NAMED[name]
     if numbers := _NUMBERS.fullmatch(text.strip()):
         try:
             centre, width = float(numbers[1]), float(numbers[2])
@@ -82,8 +80,7 @@ def window_of(text: str, where: str) -> Window | Rule:
         if math.isfinite(centre) and math.isfinite(width) and width >= 1:
             return Window(centre, width)
         raise InvalidSetting(f"{where}: {text!r} is no window; write CENTRE:WIDTH in numbers, the width 1 or more")
-    remedy = nearest(name, (*_RULES, *PRESETS))
-    raise InvalidSetting(f"{where}: no window {text!r}; {remedy}, or write CENTRE:WIDTH")
+    raise InvalidSetting(f"{where}: no window {text!r}; {nearest(name, _NAMED)}, or write CENTRE:WIDTH")
 
 
 def is_ct_window(text: str) -> bool:

@@ -238,8 +238,7 @@ def _run(batches: grain.MapDataset, data: DataConfig) -> grain.DatasetIterator:
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=buffer))
     if data.workers > 0:
         # Grain reads absl flags in its workers; they are unparsed unless the program is an absl.app.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
+        flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(data.prefetch, 1)),
             worker_init_fn=_start_worker,

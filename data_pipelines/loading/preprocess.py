@@ -144,8 +144,7 @@ class Preprocessor:
         rng: np.random.Generator | None,
     ) -> Arrays:
         slots, marked = self.regions.max_regions, picture.regions
-        if len(marked) > slots:
-            count = len(marked)
+        if (count := len(marked)) > slots:
             raise DataError(
                 f"{example.id}: {count} regions, but the model has regions.max_regions = {slots}; show fewer, or train "
                 f"with {count}",

@@ -19,15 +19,7 @@ from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.prepared import fields, image_shards, layout
 from data_pipelines.prepared.image_shards import ImageShard, Note, masks_of, relative
 from data_pipelines.prepared.record_shards import Written, describe, write_records
-from data_pipelines.records import (
-    AnnotatedImage,
-    Count,
-    Source,
-    SourceSplit,
-    UnnamedFile,
-    VQAExample,
-    require_unique_ids,
-)
+from data_pipelines.records import AnnotatedImage, Count, Source, SourceSplit, VQAExample, require_unique_ids
 from data_pipelines.regions.detections import attach_detections
 
 logger = logging.getLogger(__name__)
@@ -98,7 +90,11 @@ def prepare(
     aside = f"{out}.incomplete"
     check_destination(Path(out), source=Path(os.path.abspath(root or aside)), overwrite=overwrite, ours=_is_prepared)
     _check_neighbours(out, aside)
-    loaded = _complete(source, root, splits, detections, allow_missing=allow_missing)
+    loaded = _load(source, root, splits)
+    _check_counts(source, loaded, root, allow_missing=allow_missing)
+    _require_content(source, loaded, root)
+    if detections:
+        loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
     shards = image_shards.plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
     made_folder(Path(layout.config_folder(aside, layout.IMAGES)))
     run(shards)
@@ -160,18 +156,6 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
     return loaded
 
 
-def _complete(
-    source: Source, root: str, names: Sequence[str], detections: Detections | None, *, allow_missing: bool
-) -> Splits:
-    """The splits as loaded, held against the card, and with the detections in place of their own boxes."""
-    loaded = _load(source, root, names)
-    _check_counts(source, loaded, root, allow_missing=allow_missing)
-    _require_content(source, loaded, root)
-    if detections is None:
-        return loaded
-    return {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
-
-
 def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: bool) -> None:
     """Raises: DataError: a split falls short of the card, and that is not allowed."""
     problems = []
@@ -193,8 +177,7 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
 
 def _held(split: SourceSplit) -> Count:
     """What a split holds, in the card's terms."""
-    names = {record.image_id for record in split.records}
-    return Count(len(split.examples), len(names))
+    return Count(len(split.examples), len({record.image_id for record in split.records}))
 
 
 def _differences(split: SourceSplit, expected: Count) -> tuple[list[str], list[str]]:
@@ -287,7 +270,7 @@ def _write_checksums(stored: Stored, root: str, out: str) -> None:
     Where images are `UnnamedFile`s, they and what lies in folders, whose names tell as much, are not listed.
     """
     checksums: dict[str, str] = {}
-    unnamed = any(isinstance(item.source, UnnamedFile) for shard, _ in stored for item in shard.items)
+    unnamed = any(not isinstance(item.source, str | bytes) for shard, _ in stored for item in shard.items)
     for shard, note in stored:
         for item, checksum in zip(shard.items, note.sha256, strict=True):
             if isinstance(item.source, str) and checksum:

@@ -79,7 +79,7 @@ def draw_slice(rng: np.random.Generator, size: int) -> Slice:
         boxes, areas = drawing.seen()
         if len(boxes) in _SEEN_AT_ONCE:
             facts["cyst_in"] = facts["cyst_in"] if "Kidney Cyst" in boxes else ""
-            return Slice(drawing.finished(), boxes, areas, **facts)
+            return Slice(drawing.finished(), boxes, areas, drawing.contrast, **facts)
 
 
 class _Drawing:
@@ -201,8 +201,7 @@ class _Drawing:
             x, y = centres[cyst_in]
             at, radius = (x + 0.10 * np.sign(x), y - 0.08), rng.uniform(0.06, 0.09)
             self.blob(at, (radius, radius * 1.2), self.grey["Kidney Cyst"], waver=0.03, name="Kidney Cyst")
-        facts = {"enlarged": enlarged, "cyst_in": cyst_in, "lesion_bright": bool(sign > 0), "stones": stones}
-        return facts | {"contrast": self.contrast}
+        return {"enlarged": enlarged, "cyst_in": cyst_in, "lesion_bright": bool(sign > 0), "stones": stones}
 
     def organ(
         self, name: str, at: _Pair, radii: _Pair, *, turn: float = 0.0, waver: float = 0.07, stray: float = 0.05

@@ -53,11 +53,11 @@ class Tokenizer:
         def malformed(fault: str) -> MalformedFile:
             return MalformedFile(f"{path}: data.tokenizer {fault}; name PaliGemma's own file, or '' to train one")
 
-        found = self._backend.special_ids()
-        if found != (PAD_ID, EOS_ID, BOS_ID):
-            raise malformed(f"has (pad, eos, bos) = {found}, PaliGemma's are {(PAD_ID, EOS_ID, BOS_ID)}")
+        *found, unknown = self._backend.special_ids()
+        if tuple(found) != (PAD_ID, EOS_ID, BOS_ID):
+            raise malformed(f"has (pad, eos, bos) = {tuple(found)}, PaliGemma's are {(PAD_ID, EOS_ID, BOS_ID)}")
         newline = self._backend.encode(NEWLINE)
-        if len(newline) != 1 or newline[0] == self._backend.unknown_id():
+        if len(newline) != 1 or newline[0] == unknown:
             raise malformed(f"has no single token for the newline (it gives {newline})")
         self.newline_id: int = newline[0]
         locations = self._backend.encode("".join(LOC_TOKENS))
@@ -102,11 +102,8 @@ class Tokenizer:
         """`file` with the loc and seg tokens in it, for others to read; `file` itself where it has them."""
         return self._backend.completed_file()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"file": self.file, "path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["file"], state["path"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.file, self.path)
 
 
 def train_tokenizer(texts: Iterable[str], path: str | os.PathLike[str], *, vocab_size: int) -> Tokenizer:

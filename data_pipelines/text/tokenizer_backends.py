@@ -41,13 +41,9 @@ class SentencePieceBackend:
         """One more than the highest id that text can become."""
         return self._processor.get_piece_size()
 
-    def special_ids(self) -> tuple[int | None, int | None, int | None]:
-        """Ids of pad, eos and bos."""
-        return self._processor.pad_id(), self._processor.eos_id(), self._processor.bos_id()
-
-    def unknown_id(self) -> int | None:
-        """The id of what is in no token."""
-        return self._processor.unk_id()
+    def special_ids(self) -> tuple[int | None, ...]:
+        """Ids of pad, eos and bos, and of what is in no token."""
+        return self._processor.pad_id(), self._processor.eos_id(), self._processor.bos_id(), self._processor.unk_id()
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, None if there is no such token."""
@@ -107,13 +103,9 @@ class HuggingFaceBackend:
         # needs no row of the embedding table; PaliGemma's own 257,152 tokens are counted without it.
         return highest if ids.get(IMAGE_TOKEN) == highest else highest + 1
 
-    def special_ids(self) -> tuple[int | None, int | None, int | None]:
-        """Ids of pad, eos and bos."""
-        return self.token_id("<pad>"), self.token_id("<eos>"), self.token_id("<bos>")
-
-    def unknown_id(self) -> int | None:
-        """The id of what is in no token."""
-        return self.token_id("<unk>")
+    def special_ids(self) -> tuple[int | None, ...]:
+        """Ids of pad, eos and bos, and of what is in no token."""
+        return tuple(self.token_id(token) for token in SPECIAL_TOKENS)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, None if there is no such token."""
