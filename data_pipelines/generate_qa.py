@@ -26,11 +26,10 @@ from data_pipelines.core.errors import MissingOption, OptionConflict
 from data_pipelines.core.json_files import json_lines
 from data_pipelines.core.paths import local_path
 from data_pipelines.generation.answers import AnswerStore, Request
-from data_pipelines.generation.captions import Caption, read_captions
+from data_pipelines.generation.captions import Caption, PreparedCaptions, read_captions, read_prepared, with_files
 from data_pipelines.generation.client import Endpoint, Traffic, ask
 from data_pipelines.generation.filters import Duplicates, Filters, read_pathologies
 from data_pipelines.generation.options import check_lengths, endpoint_of, parser
-from data_pipelines.generation.prepared_captions import PreparedCaptions, read_prepared, with_files
 from data_pipelines.generation.review import check_review_name, read_verdicts, review_row, write_review
 from data_pipelines.generation.selection import QUESTIONS, RequestsOf, Selection, Tally
 from data_pipelines.generation.summary import as_text, summarise

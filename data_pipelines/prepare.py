@@ -64,6 +64,11 @@ def _prepare(options: argparse.Namespace) -> None:
         run = functools.partial(run_beam, runner=options.runner, options=options.beam_option)
     else:
         run = functools.partial(run_processes, workers=options.workers)
+    detections = None
+    if options.detections:
+        # How many boxes were taken and left out.
+        logging.getLogger("data_pipelines.regions.detections").setLevel(logging.INFO)
+        detections = Detections(options.detections, options.min_score, options.detection_names)
     record = prepare(
         source,
         root=os.path.normpath(options.source) if options.source else "",
@@ -72,21 +77,13 @@ def _prepare(options: argparse.Namespace) -> None:
         allow_missing=options.allow_missing,
         overwrite=options.overwrite,
         window=options.window,
-        detections=_detections(options),
+        detections=detections,
         run=run,
         command=_command(options),
     )
     for name, split in record["splits"].items():
         print(f"{name}: {split['questions']:,} questions, {split['images']:,} images, {split['boxes']:,} boxes")
     print(f"prepared {options.name} in {options.out}")
-
-
-def _detections(options: argparse.Namespace) -> Detections | None:
-    if not options.detections:
-        return None
-    # How many boxes were taken and left out.
-    logging.getLogger("data_pipelines.regions.detections").setLevel(logging.INFO)
-    return Detections(options.detections, options.min_score, options.detection_names)
 
 
 def _command(options: argparse.Namespace) -> str:

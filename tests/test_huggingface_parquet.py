@@ -14,8 +14,9 @@ from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.images.reading import decode
 from data_pipelines.loading.checks import check_leaks
 from data_pipelines.sources import huggingface_parquet
-from data_pipelines.sources.huggingface_parquet import PATH_VQA_HF, SLAKE_HF, SOURCES, VQA_RAD_HF
+from data_pipelines.sources.huggingface_parquet import PATH_VQA_HF, SLAKE_HF, VQA_RAD_HF
 
+SOURCES = (VQA_RAD_HF, PATH_VQA_HF, SLAKE_HF)
 # As the `datasets` library writes an Image column.
 SCHEMA = pa.schema(
     [

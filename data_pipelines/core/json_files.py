@@ -1,5 +1,6 @@
 """Reading the published JSON files, with errors that name the file, the entry and the field."""
 
+import hashlib
 import json
 import math
 import os
@@ -114,6 +115,11 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise MalformedFile(f"{where}: not valid JSON ({reason}); {remedy}") from None
     return content
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of JSON content, hexadecimal; the order of an object's fields does not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: bool = False) -> str:

@@ -1,8 +1,6 @@
 """Examples to batches of training: a deterministic, resumable Grain pipeline."""
 
 import functools
-import hashlib
-import json
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from absl import flags
 
 from data_pipelines.core.child_processes import follow_parent
 from data_pipelines.core.errors import DataError, SettingConflict
+from data_pipelines.core.json_files import digest_of
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.mixture import Part, Schedule, digest, mixed
 from data_pipelines.loading.preprocess import Arrays, Preprocessor
@@ -58,7 +57,8 @@ def training_iterator(
     places = _shuffled(_by_family(examples, families), families, seed)
     prepared = places.random_map(_Prepare(tuple(examples), preprocessor), seed=_seed(seed, "drawing"))
     batches = _batched(prepared, batch_size, process_index, process_count)
-    identity = {"seed": seed, "batch_size": batch_size, "examples": _digest(examples, families)}
+    of_examples = digest_of([dict(families), [example.id for example in examples]])[:16]
+    identity = {"seed": seed, "batch_size": batch_size, "examples": of_examples}
     return TrainingIterator(batches, data, identity)
 
 
@@ -265,11 +265,6 @@ def _by_family(
                 f"{where}[{family!r}] = {families[family]}, but no training example is of it; set it to 0"
             )
     return groups
-
-
-def _digest(examples: Sequence[VQAExample], families: Mapping[str, float]) -> str:
-    content = json.dumps([dict(families), [example.id for example in examples]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def examples_per_epoch(examples: Sequence[VQAExample], families: Mapping[str, float]) -> int:

@@ -8,8 +8,6 @@ and a part's position at any batch is the number of its draws before it. So a ba
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int8, Int64
 
 from data_pipelines.core.errors import SettingConflict, UserError
+from data_pipelines.core.json_files import digest_of
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.records import VQAExample
 from data_pipelines.settings import DataConfig, MixPart, PolicyConfig
@@ -197,4 +196,4 @@ def digest(parts: Sequence[Part], temperature: float) -> str:
         [part.name, part.settings.families, part.settings.points, part.settings.epochs, [e.id for e in part.examples]]
         for part in parts
     ]
-    return hashlib.sha256(json.dumps([settings, temperature], sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of([settings, temperature])[:16]

@@ -20,7 +20,7 @@ _FLOAT = np.dtype("<f8")
 # What a source's image or mask is stored as.
 Places = Mapping[ImageSource, int]
 
-_Record = TypeVar("_Record", VQAExample, AnnotatedImage)
+Record = TypeVar("Record", VQAExample, AnnotatedImage)
 # The fields of each kind of record that hold a text, several, or regions; further there are its image and its turns.
 _TEXTS = {
     VQAExample: (
@@ -101,7 +101,7 @@ def _region_fields(regions: Sequence[Region], masks: Places) -> dict[str, Any]:
 Reference = Callable[[str, int], StoredImage]
 
 
-def record_of(kind: type[_Record], fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> _Record:
+def record_of(kind: type[Record], fields: Mapping[str, Sequence[Any]], split: str, reference: Reference) -> Record:
     """The record of these fields. Raises KeyError, IndexError or ValueError where they are not of such a record."""
     values: dict[str, Any] = {name: _texts(fields, name)[0] for name in _TEXTS[kind]}
     values |= {name: _texts(fields, name) for name in _LISTS[kind]}

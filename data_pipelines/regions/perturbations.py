@@ -26,15 +26,8 @@ import numpy as np
 from data_pipelines.conditions import TRUST as TRUST_CONDITIONS
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.records import Box, VQAExample
+from data_pipelines.regions import policy
 from data_pipelines.regions.boxes import area, clip, iou
-from data_pipelines.regions.policy import (
-    MIRRORED_IOU,
-    WRONG_IOU,
-    another_structure,
-    mirrored,
-    random_elsewhere,
-    right_overlap,
-)
 
 PREFIX = "trust:"
 VARIANTS = tuple(condition.removeprefix(PREFIX) for condition in TRUST_CONDITIONS)
@@ -129,7 +122,7 @@ def _shown(example: VQAExample, name: str, boxes: Sequence[Box]) -> Variant:
         question=example.question,
         boxes=tuple(boxes),
         labels=tuple(found),
-        ious=tuple(round(right_overlap(box, example), 4) for box in boxes),
+        ious=tuple(round(policy.right_overlap(box, example), 4) for box in boxes),
         implied=implied_answer(example, wrong.pop()) if len(wrong) == 1 else "",
         clipped=name.startswith("scaled") and _is_clipped(example, float(name.partition(":")[2])),
     )
@@ -160,7 +153,7 @@ def _boxes(example: VQAExample, kind: str, degree: str, rng: np.random.Generator
             wanted = float(degree)
             boxes = [moved for box in right if (moved := shift_to_iou(box, wanted, rng))]
             _require(len(boxes) == len(right), "no shift to this IoU stays inside the image")
-            off = [abs(right_overlap(box, example) - wanted) for box in boxes]
+            off = [abs(policy.right_overlap(box, example) - wanted) for box in boxes]
             _require(max(off) <= _SHIFT_TOLERANCE, "the shifted box lies on another right box")
         case "scaled":
             boxes = [clip(_around(box, math.sqrt(float(degree)))) for box in right]
@@ -168,18 +161,20 @@ def _boxes(example: VQAExample, kind: str, degree: str, rng: np.random.Generator
             _require(min(kept) <= _UNCHANGED_IOU, "the image leaves no room to grow")
         case "another":
             _require(example.distractors, "the image has no other annotated structure")
-            boxes = [region.box for region in another_structure(example, rng)]
-            _require(boxes, f"no other structure overlaps the right box by at most {WRONG_IOU:g} of IoU")
+            boxes = [region.box for region in policy.another_structure(example, rng)]
+            _require(boxes, f"no other structure overlaps the right box by at most {policy.WRONG_IOU:g} of IoU")
         case "mirrored":
-            boxes = [region.box for region in mirrored(example)]
-            _require(boxes, f"mirrored, it still overlaps a right box by {MIRRORED_IOU:g} of IoU or more")
+            boxes = [region.box for region in policy.mirrored(example)]
+            _require(boxes, f"mirrored, it still overlaps a right box by {policy.MIRRORED_IOU:g} of IoU or more")
         case "random":
-            boxes = [random_elsewhere(box, example, rng) for box in right]
-            most = max(right_overlap(box, example) for box in boxes)
-            _require(most <= WRONG_IOU, f"no random box overlaps the right one by at most {WRONG_IOU:g} of IoU")
+            boxes = [policy.random_elsewhere(box, example, rng) for box in right]
+            most = max(policy.right_overlap(box, example) for box in boxes)
+            _require(
+                most <= policy.WRONG_IOU, f"no random box overlaps the right one by at most {policy.WRONG_IOU:g} of IoU"
+            )
         case "whole":
             boxes = [(0.0, 0.0, 1.0, 1.0)]
-            _require(right_overlap(boxes[0], example) <= _UNCHANGED_IOU, "the right box is the whole image")
+            _require(policy.right_overlap(boxes[0], example) <= _UNCHANGED_IOU, "the right box is the whole image")
         case "tiny":
             boxes = [clip(_around(box, _TINY_SIDE)) for box in right]
         case "two":
@@ -245,7 +240,7 @@ def _contradicted(example: VQAExample, labels: Sequence[str], rng: np.random.Gen
     right = example.regions[0].label
     _require(right, "the right box has no label, so no name is known to be false")
     _require(example.language == "en", "the sentence is English, and the question is not")
-    same_place = {r.label for r in example.distractors if right_overlap(r.box, example) > _SAME_IOU}
+    same_place = {r.label for r in example.distractors if policy.right_overlap(r.box, example) > _SAME_IOU}
     false = [name for name in labels if name not in same_place | {right}]
     if example.family in ("verify", "choose"):
         false = [name for name in false if implied_answer(example, name)]

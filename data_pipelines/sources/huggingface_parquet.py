@@ -149,4 +149,3 @@ SLAKE_HF = _source(
         "Counts are those of the English questions in the authors' files.",
     ),
 )
-SOURCES = (VQA_RAD_HF, PATH_VQA_HF, SLAKE_HF)

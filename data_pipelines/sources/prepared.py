@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from data_pipelines.core.array_records import read_example, shards
 from data_pipelines.core.errors import MalformedFile, SettingConflict, UnknownName, reason_of
@@ -10,8 +9,6 @@ from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
 from data_pipelines.records import AnnotatedImage, SourceSplit, StoredImage, VQAExample
-
-_Record = TypeVar("_Record", VQAExample, AnnotatedImage)
 
 
 def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
@@ -66,7 +63,7 @@ def _images_of(
     return [by_id[name] for name in dict.fromkeys(example.image_id for example in asked)] + unasked
 
 
-def _records(root: str, config: str, split: str, kind: type[_Record]) -> Iterator[_Record]:
+def _records(root: str, config: str, split: str, kind: type[fields.Record]) -> Iterator[fields.Record]:
     from array_record.python.array_record_module import ArrayRecordReader
 
     reference = functools.partial(StoredImage, layout.config_folder(root, layout.IMAGES))

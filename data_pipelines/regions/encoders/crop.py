@@ -19,14 +19,13 @@ class Crop(RegionEncoder):
         """Raises ConfigError: the crop is not made of whole patches, or has fewer than the tokens it is pooled to."""
         size, patches = config.crop_size, (config.crop_size // patch) ** 2
         if size % patch:
-            fault = f"regions.crop_size: {size!r} is not possible; write a multiple of the patch, {patch} pixels"
-        elif config.tokens > patches:
-            fault = (
+            raise SettingConflict(
+                f"regions.crop_size: {size!r} is not possible; write a multiple of the patch, {patch} pixels"
+            )
+        if config.tokens > patches:
+            raise SettingConflict(
                 f"regions.tokens: {config.tokens!r} is not possible; a crop of {size} pixels has only {patches} patches"
             )
-        else:
-            return
-        raise SettingConflict(fault)
 
     def specs(self, config: RegionConfig, patch: int) -> dict[str, ArraySpec]:
         """Pixels and coverage."""
