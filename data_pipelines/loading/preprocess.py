@@ -16,7 +16,7 @@ from data_pipelines.images import pixels
 from data_pipelines.images.corruptions import MID_GREY
 from data_pipelines.images.reading import ImageCache
 from data_pipelines.loading.controls import changed_picture, picture_kind
-from data_pipelines.records import Box, Region, Task, VQAExample
+from data_pipelines.records import Box, MaskFile, Region, Task, VQAExample
 from data_pipelines.regions import boxes
 from data_pipelines.regions.encoders.protocol import MarkedImage, MarkedRegion, RegionEncoder, region_encoders
 from data_pipelines.regions.policy import Shown, choose_regions
@@ -176,16 +176,13 @@ class Preprocessor:
         self, region: Region, original: UInt8[np.ndarray, "H W 3"], example: VQAExample, box: Box
     ) -> MarkedRegion:
         height, width = original.shape[:2]
-        if not self.regions.outlines:
+        outline = region.mask or region.polygon
+        if not self.regions.outlines or outline is None:
             return MarkedRegion(box, None, region.box)
-        if region.mask is not None:
-            inside = self.cache.mask(region.mask, example.id)
-            source = str(region.mask)
-        elif region.polygon is not None:
-            inside = _fill(region.polygon, height, width)
-            source = f"{example.id}: polygon"
+        if isinstance(outline, MaskFile):
+            inside, source = self.cache.mask(outline, example.id), str(outline)
         else:
-            return MarkedRegion(box, None, region.box)
+            inside, source = _fill(outline, height, width), f"{example.id}: polygon"
         if inside.shape != (height, width):
             raise InvalidRegion(
                 f"{source}: mask of {inside.shape[1]} x {inside.shape[0]} pixels for an image of {width} x {height} "

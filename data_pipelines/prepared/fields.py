@@ -42,7 +42,7 @@ def record_features(kind: type[VQAExample | AnnotatedImage]) -> dict[str, Any]:
     return {
         **{name: features.Text() for name in _TEXTS[kind]},
         "image": features.Scalar(np.int64),
-        **{name: _region_features() for name in _REGIONS[kind]},
+        **{name: _region_features(features) for name in _REGIONS[kind]},
         **{name: features.Sequence(features.Text()) for name in _LISTS[kind]},
         **({"turns": turns} if kind is VQAExample else {}),
     }
@@ -55,10 +55,7 @@ def image_features() -> dict[str, Any]:
     return {"image_id": tfds.features.Text(), "image": tfds.features.Image(shape=(None, None, None))}
 
 
-def _region_features() -> dict[str, Any]:
-    import tensorflow_datasets as tfds
-
-    features = tfds.features
+def _region_features(features: Any) -> dict[str, Any]:
     numbers = {name: features.Sequence(features.Scalar(np.int64)) for name in ("vertices", "mask", "mask_level")}
     return {
         "box": features.Tensor(shape=(None, 4), dtype=np.float64, encoding="bytes"),

@@ -42,7 +42,8 @@ def storable(image: ImageSource, where: str, decode: Callable[[ImageSource, str]
         return encoded
     if stripped is not None and np.array_equal(decode(stripped, where), pixels):
         return stripped
-    return _as_png(pixels)
+    grey = pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all())
+    return image_file(Image.fromarray(pixels[..., 0] if grey else pixels))
 
 
 def without_metadata(encoded: bytes) -> bytes | None:
@@ -102,8 +103,3 @@ def _read(image: ImageSource) -> bytes:
             return file.read()
     except OSError:
         return b""
-
-
-def _as_png(pixels: np.ndarray) -> bytes:
-    grey = pixels.ndim == 3 and bool((pixels == pixels[..., :1]).all())
-    return image_file(Image.fromarray(pixels[..., 0] if grey else pixels))

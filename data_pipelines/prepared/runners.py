@@ -1,6 +1,5 @@
 """Who writes the image shards: processes of this machine, or the workers of an Apache Beam pipeline."""
 
-import logging
 import multiprocessing
 import signal
 from collections.abc import Sequence
@@ -12,8 +11,6 @@ from tqdm import tqdm
 from data_pipelines.core.child_processes import follow_parent
 from data_pipelines.core.errors import DataError, InvalidOption, MissingPackage
 from data_pipelines.prepared.image_shards import ImageShard, write_shard
-
-logger = logging.getLogger(__name__)
 
 
 def run_processes(shards: Sequence[ImageShard], *, workers: int) -> None:
