@@ -36,8 +36,7 @@ class Figure:
 def split_figures(data_set: str, split: str, content: SourceSplit) -> list[Figure]:
     """All numbers of one split that need no pixels. Shares are of 1, areas of the image's, lengths in words
     (separated by blanks) and characters; names of labels and answers are compared without case."""
-    rows: list[tuple[str, str, float]] = []
-    rows += _counts("questions", content.examples, _QUESTION_GROUPS)
+    rows = _counts("questions", content.examples, _QUESTION_GROUPS)
     rows += _counts("images", content.images, _IMAGE_GROUPS)
     questioned = {example.image_id for example in content.examples}
     rows.append(("images_without_questions", "all", len([i for i in content.images if i.image_id not in questioned])))
