@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from data_pipelines.core.atomic_files import write_atomically
@@ -142,7 +141,6 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
             raise
         return str(error)
     held = {example.id: example.image for example in examples}
-    window = config.data.window
 
     def image(p: Prediction) -> Image.Image:
         if p.id not in held:
@@ -150,7 +148,7 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
                 f"{p.id}: {workdir} has no such question; name the workdir of the data set with --data-of",
                 code="image.missing",
             )
-        return Image.fromarray(np.asarray(decode(held[p.id], p.id, window)))
+        return Image.fromarray(decode(held[p.id], p.id, config.data.window))
 
     return image
 

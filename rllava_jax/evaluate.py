@@ -85,8 +85,7 @@ def _compare_runs(options: argparse.Namespace) -> None:
     from rllava_jax import compare
 
     page = f"{options.out}/compare.html"
-    first, second = options.compare
-    compare.compare_runs(first, second, page, bootstrap=options.bootstrap, seed=options.seed)
+    compare.compare_runs(*options.compare, page, bootstrap=options.bootstrap, seed=options.seed)
 
 
 def _score(options: argparse.Namespace) -> None:

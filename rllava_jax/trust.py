@@ -148,7 +148,11 @@ def _parser() -> Parser:
     run = commands.add_parser("run", help="evaluate a model, and score its answers")
     _add_run_options(run)
     score = commands.add_parser("score", help="score answers again")
-    _add_score_options(score)
+    score.set_defaults(work=_score)
+    score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
+    score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
+    score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
+    score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
     for command in (run, score):
         command.add_argument(
             "--bootstrap", type=whole(), default=1000, metavar="N",
@@ -157,7 +161,11 @@ def _parser() -> Parser:
         command.add_argument(
             "--gallery", type=whole(), default=60, metavar="N", help="examples in the report (default: 60)"
         )
-    _add_table_options(commands.add_parser("table", help="several models in one Markdown table"))
+    table = commands.add_parser("table", help="several models in one Markdown table")
+    table.set_defaults(work=_table)
+    table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
+    table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
+    table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
     return parser
 
 
@@ -199,21 +207,6 @@ def _add_run_options(run: Parser) -> None:
     run.add_argument(
         "--questions", type=whole(), default=0, metavar="N", help="at most N of each family (default: all)"
     )
-
-
-def _add_score_options(score: Parser) -> None:
-    score.set_defaults(work=_score)
-    score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
-    score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
-    score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
-    score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
-
-
-def _add_table_options(table: Parser) -> None:
-    table.set_defaults(work=_table)
-    table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
-    table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
-    table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
 
 
 if __name__ == "__main__":

@@ -62,15 +62,14 @@ def read_side(path: str, name: str = "") -> Side:
     given = path_of(path)
     if not given.is_dir():
         raise MissingFile(f"{path}: no such folder; give an eval/STEP folder, or the workdir of a run")
-    folder = next((f for f in (given, *_evaluations(given)) if _answers_of(f)), None)
-    if folder is None:
+    answers = next(filter(None, map(_answers_of, (given, *_evaluations(given)))), None)
+    if answers is None:
         raise MissingFile(f"{path}: holds no {' or '.join(_ANSWER_FILES)}, nor does an eval/STEP below it")
-    answers = _answers_of(folder)
-    assert answers is not None
     predictions = read_predictions(answers)
     if not predictions:
         raise NoExamples(f"{answers}: is empty; evaluate the run again")
     by_key(predictions, where=f"{answers}: ")
+    folder = answers.parent
     rows = folder / METRICS_FILE
     return Side(name or name_of(folder), folder, predictions, read_rows(rows) if rows.is_file() else [])
 

@@ -128,12 +128,10 @@ def detected_rows(predictions: Sequence[Prediction], *, bootstrap: int, seed: in
             ("family=vqa", "box_found", asked, lambda prediction: float(bool(prediction.boxes))),
             ("has_region=yes", "box_iou", annotated, _overlap),
         ):
-            if not held:
-                continue
-            values = np.array([value_of(prediction) for prediction in held])
-            images = [prediction.image_id for prediction in held]
-            figure = Estimator(bootstrap, seed).mean(values, images)
-            found.append(make_row(dataset, split, subset, DETECTED, metric, *figure))
+            if held:
+                values = np.array([value_of(prediction) for prediction in held])
+                figure = Estimator(bootstrap, seed).mean(values, [prediction.image_id for prediction in held])
+                found.append(make_row(dataset, split, subset, DETECTED, metric, *figure))
     return found
 
 

@@ -59,8 +59,7 @@ def bootstrap_means(values: Values, clusters: Clusters, *, resamples: int, seed:
     member, count = _cluster_index(clusters)
     sums, sizes = np.bincount(member, values, minlength=count), np.bincount(member, minlength=count)
     totals = np.stack([sums, sizes], axis=1)
-    means = [np.divide(*(draws @ totals).T) for draws in _draws(count, resamples, seed)]
-    return np.concatenate(means)
+    return np.concatenate([np.divide(*(draws @ totals).T) for draws in _draws(count, resamples, seed)])
 
 
 def mean_interval(
@@ -81,8 +80,7 @@ def mean_interval(
         return Interval(value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value))
     if count < 2:
         return Interval(*bounds)  # one image: nothing is known about others
-    means = bootstrap_means(values, clusters, resamples=resamples, seed=seed)
-    return _percentiles(means)
+    return _percentiles(bootstrap_means(values, clusters, resamples=resamples, seed=seed))
 
 
 Estimated = tuple[float, int, Interval | None]

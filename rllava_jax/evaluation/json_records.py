@@ -25,6 +25,9 @@ Number = Annotated[float, Strict()]
 NumberBox = tuple[Number, Number, Number, Number]
 
 
+_adapter: Any = cache(TypeAdapter)  # mypy takes a class of unknown kind for unhashable
+
+
 def record_of(kind: type[Record], fields: Any, where: str) -> Record:
     """Builds a dataclass from the fields of a JSON object.
 
@@ -32,8 +35,7 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
       DataError: not an object, or a field is unknown, missing, of another type or out of range; begins with `where`.
     """
     try:
-        adapter: Any = _adapter  # mypy takes a class of unknown kind for unhashable
-        found: Record = adapter(kind).validate_python(fields)
+        found: Record = _adapter(kind).validate_python(fields)
         return found
     except ValidationError as error:
         faults = error.errors(include_url=False)
@@ -48,11 +50,6 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
     name = str(faults[0]["loc"][0])
     reason = faults[0].get("ctx", {}).get("error", faults[0]["msg"])
     raise InvalidValue(f"{where}: {name} is {fields[name]!r}; {reason}")
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:

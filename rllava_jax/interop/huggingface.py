@@ -96,10 +96,6 @@ class Tensors:
             value: np.ndarray = opened.get_tensor(key) if rows == slice(None) else opened.get_slice(key)[rows]
             return value
 
-    def forget(self, name: str) -> None:
-        """Takes a tensor out of the account."""
-        del self._place[name], self.shapes[name], self.dtypes[name]
-
 
 def _opened(file: Path) -> Any:
     try:
@@ -196,7 +192,7 @@ def _check_tied(tensors: Tensors) -> None:
         raise UnsupportedImport(
             f"{tensors.folder}: {_LM_HEAD} is not the token embedding, which PaliGemma ties it to; give a tied model"
         )
-    tensors.forget(_LM_HEAD)
+    del tensors.shapes[_LM_HEAD]
 
 
 def _check_keys(tensors: Tensors, table: list[Spelling], shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -250,6 +246,4 @@ def find_tokenizer(folder: Path, *, rows: int) -> Tokenizer | None:
     fitting = [tokenizer for tokenizer in found if tokenizer.fits(rows)]
     if len(fitting) == 2 and fitting[0].vocab_size != fitting[1].vocab_size:
         return fitting[1]  # tokens were added to the tokenizer.json alone
-    if not found:
-        return None
-    return (fitting or found)[0]
+    return next(iter(fitting or found), None)

@@ -35,9 +35,6 @@ from rllava_jax.model.sizes import PaliGemmaConfig, dimensions_of, name_of
 
 logger = logging.getLogger(__name__)
 
-# Room for a question and an answer; training sets its own.
-_TEXT_LENGTH = 64
-
 
 def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None, overwrite: bool) -> None:
     """Reads a big_vision `.npz` or a Hugging Face folder and writes DESTINATION, whole or not at all.
@@ -105,7 +102,8 @@ def expected_shapes(size: PaliGemmaConfig, config: Config | None) -> dict[str, t
 def imported_config(size: PaliGemmaConfig, trained: Config | None = None) -> Config:
     """The configuration of an imported model: `trained`, or plain PaliGemma with the project's prompt template."""
     if trained is None:
-        trained = Config(regions=RegionConfig(encoders=()), data=DataConfig(text_length=_TEXT_LENGTH))
+        # Room for a question and an answer; training sets its own.
+        trained = Config(regions=RegionConfig(encoders=()), data=DataConfig(text_length=64))
     name = name_of(size)
     dimensions = dimensions_of(size) if name == "custom" else {}
     model = dataclasses.replace(trained.model, size=name, dimensions=dimensions, image_size=0, vocab=size.decoder.vocab)

@@ -24,8 +24,6 @@ from rllava_jax.model.sizes import SIZES
 
 Stage = dict[str, Any]
 
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
 
 def _last_part(name: str) -> str:
     """The last part of a path, in one line: no folder of a machine enters a record."""
@@ -33,7 +31,7 @@ def _last_part(name: str) -> str:
 
 
 def _hub_name(name: str) -> str:
-    return name if _HUB_NAME.fullmatch(name) else _last_part(name)
+    return name if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else _last_part(name)
 
 
 _STRICT = ConfigDict(strict=True)

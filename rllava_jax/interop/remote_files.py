@@ -13,7 +13,6 @@ from rllava_jax.config import Config
 from rllava_jax.model.sizes import model_size
 
 _MODEL = "RllavaPaliGemmaForConditionalGeneration"
-_PILLOW_BILINEAR = 2
 
 
 def remote_code_files() -> dict[str, bytes]:
@@ -69,7 +68,7 @@ def _image_processor(config: Config) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": vision.image_size, "width": vision.image_size},
-        "resample": _PILLOW_BILINEAR,
+        "resample": 2,  # Pillow's bilinear
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

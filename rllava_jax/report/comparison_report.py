@@ -159,10 +159,9 @@ def _compared(first: Side, second: Side, comparison: Comparison) -> dict[str, An
         counts = (Cell(f"{len(held):,}") for held in (side.predictions, only))
         lines.append([Cell(f"{letter}: {side.name}", (str(side.folder),)), *counts])
     caption = "An answer is one question under one condition. Only those that both have are compared"
-    heads = [*map(Cell, ("Run", "Answers", "Only here, left out"))]
     changed = comparison.changed
     return {
-        "table": PageTable(caption, heads, lines),
+        "table": PageTable(caption, [*map(Cell, ("Run", "Answers", "Only here, left out"))], lines),
         "changed": len(changed),
         "named": ", ".join(changed[:_NAMED]) + (" …" if len(changed) > _NAMED else ""),
     }

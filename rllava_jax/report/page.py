@@ -69,7 +69,7 @@ def _environment() -> Environment:
 
 def _readable(text: str) -> str:
     """An answer without its loc tokens: `<loc0001>… liver` becomes `▢ liver`; the box is drawn in the picture."""
-    return re.sub(r"(?:<loc\d{4}>){4}", "▢", text)
+    return re.sub(r"(?:<loc\d{4}>){4}", "▢", text) or Markup("<em>empty</em>")
 
 
 def _source(name: str) -> Markup:

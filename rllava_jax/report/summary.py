@@ -44,9 +44,8 @@ def _summarise(options: argparse.Namespace) -> None:
     subsets = list(options.subsets) or [subset for subset in HEADLINE if subset in known]
     if missing := [subset for subset in subsets if subset not in known]:
         raise UnknownName(f"--subsets: {path} has no {', '.join(missing)}; it has {', '.join(known)}")
-    chosen = [row for row in rows if row["subset"] in subsets]
-    if options.metrics:
-        chosen = [row for row in chosen if row["metric"] in options.metrics]
+    metrics = options.metrics or {row["metric"] for row in rows}
+    chosen = [row for row in rows if row["subset"] in subsets and row["metric"] in metrics]
     print(markdown_table(sorted(chosen, key=lambda row: subsets.index(row["subset"]))), end="")
     if options.picture:
         write_atomically(path_of(options.picture), headline_bars(rows, subsets) + "\n")

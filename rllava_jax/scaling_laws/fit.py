@@ -94,8 +94,10 @@ def fit(
     """
     centre = np.exp(np.log(values).mean(axis=0))
     logs = np.log(values) - np.log(centre)
-    objective = _objective(logs, np.log(losses), delta)
-    bounds = _bounds(losses, len(factors))
+    log_losses = np.log(losses)
+    objective = _objective(logs, log_losses, delta)
+    amplitude = (float(log_losses.min()) - _AMPLITUDE_ROOM, float(log_losses.max()) + _AMPLITUDE_ROOM)
+    bounds = [amplitude, *[EXPONENT_BOUNDS] * len(factors), (0.0, float(losses.max()))]
     starts = sorted(_starts(logs, losses, bounds), key=lambda theta: objective(theta)[0])
     if start is not None:
         shift = np.log(start.centre) - np.log(centre)
@@ -185,12 +187,6 @@ def _objective(
         return float(loss), np.clip(residuals, -1, 1) @ jacobian
 
     return value_and_gradient
-
-
-def _bounds(losses: Float[np.ndarray, " N"], factors: int) -> list[tuple[float, float]]:
-    logs = np.log(losses)
-    amplitude = (float(logs.min()) - _AMPLITUDE_ROOM, float(logs.max()) + _AMPLITUDE_ROOM)
-    return [amplitude, *[EXPONENT_BOUNDS] * factors, (0.0, float(losses.max()))]
 
 
 def _starts(

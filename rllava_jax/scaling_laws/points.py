@@ -234,7 +234,6 @@ def _parameters(folder: Path, config: Config, size: Size) -> int:
 
 def _distinct_examples(folder: Path, step: int) -> int:
     path = folder / "examples.jsonl"
-    remedy = "train with train.log_examples, or use --data seen"
-    with parsing(path, "distinct examples cannot be counted", remedy):
+    with parsing(path, "distinct examples cannot be counted", "train with train.log_examples, or use --data seen"):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return len({name for row in rows if row["step"] <= step for name in row["examples"]})

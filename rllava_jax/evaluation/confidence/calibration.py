@@ -71,11 +71,10 @@ def reliability(confidence: Values, correct: Values) -> list[ReliabilityBin]:
     """The bins behind the ECE that hold any question."""
     index = _bin_of(confidence)
     bins = []
-    for b in range(BINS):
+    for b in np.unique(index).tolist():
         held = index == b
-        if held.any():
-            means = float(confidence[held].mean()), float(correct[held].mean())
-            bins.append(ReliabilityBin(b / BINS, (b + 1) / BINS, int(held.sum()), *means))
+        means = float(confidence[held].mean()), float(correct[held].mean())
+        bins.append(ReliabilityBin(b / BINS, (b + 1) / BINS, int(held.sum()), *means))
     return bins
 
 

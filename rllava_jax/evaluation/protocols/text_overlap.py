@@ -103,8 +103,7 @@ def _score(item: Response) -> Scores:
 
 
 def _corpus_bleu(order: int, items: Sequence[Response]) -> Statistic:
-    references = [item.references for item in items]
-    return corpus_bleu_statistic(references, [item.prediction for item in items], order)
+    return corpus_bleu_statistic([item.references for item in items], [item.prediction for item in items], order)
 
 
 _CORPUS: dict[str, Callable[[Sequence[Response]], Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}

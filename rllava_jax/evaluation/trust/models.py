@@ -74,8 +74,7 @@ def measure(
             gives.add(confidence is not None)
         return found, gives
 
-    run = Run({"function": name}, boxes.sha256, most_regions, most_questions)
-    return ask_all(boxes, ask, run, out)
+    return ask_all(boxes, ask, Run({"function": name}, boxes.sha256, most_regions, most_questions), out)
 
 
 def measure_predictor(
@@ -119,8 +118,7 @@ def measure_predictor(
         )
         return found, {True}
 
-    run = Run(model, boxes.sha256, most_regions, most_questions)
-    return ask_all(boxes, ask, run, out)
+    return ask_all(boxes, ask, Run(model, boxes.sha256, most_regions, most_questions), out)
 
 
 def function_named(name: str) -> AnswerFunction:
@@ -135,14 +133,13 @@ def function_named(name: str) -> AnswerFunction:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: AnswerFunction = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module does when it is imported
         said = f"{type(error).__name__}: {error}"
         raise InvalidOption(f"--adapter {name}: cannot be imported ({said}); name a Python function") from error
     if not callable(found):
         raise InvalidOption(f"--adapter {name}: is no function; name one of (image, question, boxes)")
-    function: AnswerFunction = found
-    return function
+    return found
 
 
 def _checked(reply: object, question: TrustQuestion, variant: str) -> tuple[str, float | None]:
