@@ -40,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from rllava_jax.runtime import process_memory
 
         process_memory.start(module)
-    status: int = importlib.import_module(module).main(arguments)
-    return status
+    return importlib.import_module(module).main(arguments)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     risks = _risks(options.target_risk)
-    stored = _open(path_of(options.checkpoint), options.step, options.overrides)
+    for override in options.overrides:
+        if not override.startswith(_SETTINGS):
+            raise InvalidOverride(
+                f"{override}: only settings of data and evaluation can be given; the others are the run's"
+            )
+    stored = OpenedCheckpoint.open(path_of(options.checkpoint), options.step)
+    stored = dataclasses.replace(stored, config=validated(stored.config, options.overrides, where=str(stored.where)))
     config = stored.config
     # Read before anything is asked or written, so that a wrong file costs no time.
     test = _read(options.test_predictions, stored.step) if options.test_predictions else []
@@ -197,17 +203,6 @@ def _risks(text: str) -> tuple[float, ...]:
     if not all(0 < risk < 1 for risk in risks):
         raise InvalidOption(f"--target-risk {text}: a risk is a share of wrong answers, above 0 and below 1")
     return tuple(sorted(set(risks)))
-
-
-def _open(path: Path, step: str | None, overrides: Sequence[str]) -> OpenedCheckpoint:
-    """The checkpoint, its run's configuration with the overrides."""
-    for override in overrides:
-        if not override.startswith(_SETTINGS):
-            raise InvalidOverride(
-                f"{override}: only settings of data and evaluation can be given; the others are the run's"
-            )
-    stored = OpenedCheckpoint.open(path, step)
-    return dataclasses.replace(stored, config=validated(stored.config, overrides, where=str(stored.where)))
 
 
 def _asked(stored: OpenedCheckpoint) -> Path:

@@ -144,7 +144,19 @@ def _table(options: argparse.Namespace) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.trust", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="boxes|run|score|table")
-    _add_boxes_options(commands.add_parser("boxes", help="write the file of perturbed boxes"))
+    boxes = commands.add_parser("boxes", help="write the file of perturbed boxes")
+    boxes.set_defaults(work=_make_boxes)
+    boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
+    boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
+    boxes.add_argument("--split", default="test", help="default: test")
+    boxes.add_argument("--languages", nargs="+", default=["en"], metavar="L", help="of the questions (default: en)")
+    boxes.add_argument("--window", default=AUTO, help="of DICOM and NIfTI images, as in predict (default: auto)")
+    boxes.add_argument("--seed", type=int, default=0, help="of the wording of the region questions (default: 0)")
+    boxes.add_argument(
+        "--max-regions", type=whole(1), default=1, metavar="N",
+        help="questions with more right boxes are left out (default: 1, which every model can be shown)",
+    )  # fmt: skip
+    boxes.add_argument("--out", required=True, metavar="FILE")
     run = commands.add_parser("run", help="evaluate a model, and score its answers")
     _add_run_options(run)
     score = commands.add_parser("score", help="score answers again")
@@ -167,21 +179,6 @@ def _parser() -> Parser:
     table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
     table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
     return parser
-
-
-def _add_boxes_options(boxes: Parser) -> None:
-    boxes.set_defaults(work=_make_boxes)
-    boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
-    boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
-    boxes.add_argument("--split", default="test", help="default: test")
-    boxes.add_argument("--languages", nargs="+", default=["en"], metavar="L", help="of the questions (default: en)")
-    boxes.add_argument("--window", default=AUTO, help="of DICOM and NIfTI images, as in predict (default: auto)")
-    boxes.add_argument("--seed", type=int, default=0, help="of the wording of the region questions (default: 0)")
-    boxes.add_argument(
-        "--max-regions", type=whole(1), default=1, metavar="N",
-        help="questions with more right boxes are left out (default: 1, which every model can be shown)",
-    )  # fmt: skip
-    boxes.add_argument("--out", required=True, metavar="FILE")
 
 
 def _add_run_options(run: Parser) -> None:

@@ -35,8 +35,7 @@ def record_of(kind: type[Record], fields: Any, where: str) -> Record:
       DataError: not an object, or a field is unknown, missing, of another type or out of range; begins with `where`.
     """
     try:
-        found: Record = _adapter(kind).validate_python(fields)
-        return found
+        return _adapter(kind).validate_python(fields)
     except ValidationError as error:
         faults = error.errors(include_url=False)
     if not isinstance(fields, dict):

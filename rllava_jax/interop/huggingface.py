@@ -93,8 +93,7 @@ class Tensors:
         """A tensor, or rows of it. The file is mapped for the read alone, so that its pages do not pile up."""
         file, key = self._place[name]
         with _opened(file) as opened:
-            value: np.ndarray = opened.get_tensor(key) if rows == slice(None) else opened.get_slice(key)[rows]
-            return value
+            return opened.get_tensor(key) if rows == slice(None) else opened.get_slice(key)[rows]
 
 
 def _opened(file: Path) -> Any:

@@ -43,8 +43,7 @@ def trust_plot(runs: Mapping[str, TrustPoints], without: Mapping[str, float]) ->
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
             for curve, look in _CURVES.items():
                 if held := sorted(points.get(curve, ()), key=itemgetter(0)):
-                    label = f"{prefix}{curve or 'other wrong boxes'}"
-                    _draw_curve(axes, held, label=label, **style, **look)
+                    _draw_curve(axes, held, label=f"{prefix}{curve or 'other wrong boxes'}", **style, **look)
             if name in without:
                 _draw_without(axes, without[name], color=colour, label=f"{prefix}no box")
         _trust_axes(axes)

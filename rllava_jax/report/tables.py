@@ -102,8 +102,7 @@ def value_cell(row: Row | None, *, own_n: bool = False) -> Cell:
     """A percentage over its interval."""
     if row is None:
         return Cell("–")
-    n = f"n {row['n']:,}" if own_n else ""
-    return Cell(percent(row["value"]), (interval_text(row), n))
+    return Cell(percent(row["value"]), (interval_text(row), f"n {row['n']:,}" if own_n else ""))
 
 
 def signed_cell(value: float, row: Row | ComparisonRow) -> Cell:

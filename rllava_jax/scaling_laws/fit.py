@@ -70,11 +70,6 @@ class Law:
         """A, alpha, beta and E, those that it has, by name."""
         return {"A": self.amplitude, **self.named_exponents(), "E": self.irreducible}
 
-    def at_bound(self) -> list[str]:
-        """The exponents that ended at the edge of what was searched."""
-        edges = np.asarray(EXPONENT_BOUNDS)
-        return [name for name, value in self.named_exponents().items() if np.abs(value - edges).min() < 1e-3]
-
 
 def fit(
     factors: Sequence[Factor],

@@ -226,8 +226,7 @@ def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRu
 
 def _parameters(folder: Path, config: Config, size: Size) -> int:
     """Parameters of the model as it is built, token table included; shapes alone, no memory."""
-    vocab = config.model.vocab or provenance.read_tokenizer(folder).vocab_size
-    shapes = abstract(config, vocab=vocab)[1]
+    shapes = abstract(config, vocab=config.model.vocab or provenance.read_tokenizer(folder).vocab_size)[1]
     counted = trainable_names(config, shapes) if size == "trainable" else set(shapes)
     return sum(math.prod(shapes[name].shape) for name in counted)
 

@@ -107,18 +107,19 @@ def after_fit(outcome: Outcome, law: Law, *, converged: float, misfit: float) ->
 
 def _exponents(law: Law, intervals: Mapping[str, tuple[float, float]]) -> Iterator[Refusal]:
     low, high = EXPONENT_BOUNDS
-    for name in law.at_bound():
-        yield Refusal(
-            "exponent_at_bound",
-            f"{name} ended at {law.parameters()[name]:.3g}, the edge of what was searched ({low:g} to {high:g}): the "
-            "runs do not tell a power of it from a step",
-        )
-    for name in (EXPONENT[factor] for factor in law.factors):
+    for name, value in law.named_exponents().items():
+        if min(abs(value - low), abs(value - high)) < 1e-3:
+            yield Refusal(
+                "exponent_at_bound",
+                f"{name} ended at {value:.3g}, the edge of what was searched ({low:g} to {high:g}): the runs do not "
+                "tell a power of it from a step",
+            )
+    for name, value in law.named_exponents().items():
         if name in intervals and intervals[name][0] <= 0:
             below = "is below 0: more of it went with more loss" if intervals[name][1] < 0 else "includes 0"
             yield Refusal(
                 "exponent_includes_zero",
-                f"{name} = {law.parameters()[name]:.3g}, and its 95 % interval, {intervals[name][0]:.3g} to "
+                f"{name} = {value:.3g}, and its 95 % interval, {intervals[name][0]:.3g} to "
                 f"{intervals[name][1]:.3g}, {below}: no gain is shown",
             )
 

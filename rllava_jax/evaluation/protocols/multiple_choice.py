@@ -70,8 +70,9 @@ def _score(item: Response) -> Scores:
     right = resolve(item.answer, item.choices)
     assert right is not None  # else it does not count
     named = [resolve(answer, item.choices) for answer in item.predictions]
-    same = [option is not None and _same(item.choices, option, right) for option in named]
     # Options of the same text are the same answer.
+    texts = [_plain(choice) for choice in item.choices]
+    same = [option is not None and texts[option] == texts[right] for option in named]
     named = [right if is_right else option for option, is_right in zip(named, same, strict=True)]
     return {
         "consistent_accuracy": consistency_credit(named, right),
@@ -79,10 +80,6 @@ def _score(item: Response) -> Scores:
         "agreement": agreement(named),
         "named_an_option": sum(option is not None for option in named) / RUNS,
     }
-
-
-def _same(choices: Sequence[str], a: int, b: int) -> bool:
-    return a == b or _plain(choices[a]) == _plain(choices[b])
 
 
 def _plain(text: str) -> str:

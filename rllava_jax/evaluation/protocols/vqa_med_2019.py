@@ -71,13 +71,11 @@ def _matched_orders(precisions: Sequence[Fraction], **_: object) -> list[Fractio
 
 
 def _words(text: str) -> list[str]:
-    stem = _stemmer().stem
-    return [stem(word) for word in _split(text) if word not in _STOP_WORDS]
+    return [_stemmer().stem(word) for word in _split(text) if word not in _STOP_WORDS]
 
 
 def _split(text: str) -> list[str]:
-    words: list[str] = _tokenizer().tokenize(text.lower().translate(_NO_PUNCTUATION))
-    return words
+    return _tokenizer().tokenize(text.lower().translate(_NO_PUNCTUATION))
 
 
 def _nltk(module: str) -> Any:

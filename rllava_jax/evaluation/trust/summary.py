@@ -49,8 +49,7 @@ def trust_figures(
     base = np.maximum(weights @ none, weights @ prior) / total
     use = _ratio((weights @ right) / total - base, 1 - base)
     held = weights * np.isfinite(wrong)
-    kept = held @ (none * np.nan_to_num(wrong))
-    resistance = _ratio(kept, np.maximum(held @ none, held @ prior))
+    resistance = _ratio(held @ (none * np.nan_to_num(wrong)), np.maximum(held @ none, held @ prior))
     defined = np.isfinite(use) & np.isfinite(resistance)
     both = np.maximum(use, 0) + resistance
     score = np.where(defined, _ratio(2 * np.maximum(use, 0) * resistance, both, otherwise=0.0), np.nan)
@@ -72,8 +71,7 @@ def wrong_box(answers: Answers) -> Float[np.ndarray, " Q"]:
 
 def asked_both(answers: Answers) -> Bool[np.ndarray, " Q"]:
     """Questions answered with the right box and without one."""
-    found: Bool[np.ndarray, " Q"] = np.isfinite(answers.dense("right")) & np.isfinite(answers.dense("none"))
-    return found
+    return np.isfinite(answers.dense("right")) & np.isfinite(answers.dense("none"))
 
 
 def _ratio(

@@ -25,11 +25,8 @@
   }
 
   function show() {
-    let count = 0;
-    for (const card of cards) {
-      card.element.hidden = !matches(card);
-      if (!card.element.hidden) count += 1;
-    }
+    for (const card of cards) card.element.hidden = !matches(card);
+    const count = cards.filter((card) => !card.element.hidden).length;
     const order = orders[form.elements.sort.value];
     list.append(...[...cards].sort(order).map((card) => card.element));
     document.getElementById("shown").textContent =
