@@ -84,8 +84,8 @@ def _compare_runs(options: argparse.Namespace) -> None:
         raise MissingOption("--out: is missing; name a folder for compare.html and compare.json")
     from rllava_jax import compare
 
-    page = f"{options.out}/compare.html"
-    compare.compare_runs(*options.compare, page, bootstrap=options.bootstrap, seed=options.seed)
+    first, second = options.compare
+    compare.compare_runs(first, second, f"{options.out}/compare.html", bootstrap=options.bootstrap, seed=options.seed)
 
 
 def _score(options: argparse.Namespace) -> None:

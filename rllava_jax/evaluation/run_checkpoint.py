@@ -37,7 +37,7 @@ from rllava_jax.evaluation.run import ReportWriter, evaluate_test
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.generator import GeneratedAnswer, Generator
 from rllava_jax.inference.predictor import Predictor
-from rllava_jax.inference.run_data import RunData, load_run_data
+from rllava_jax.inference.run_data import load_run_data
 from rllava_jax.model.params import Params
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,14 @@ def run(options: argparse.Namespace, write_report: ReportWriter) -> None:
     )
     logger.info("report: %s", out / "report.html")
     if options.sampled_runs is not None:
-        sampling = Sampling(options.temperature or 0.7)
-        _write_sampled(out / "sampled.jsonl", predictor, data, config, sampling, runs=options.sampled_runs)
+        settings, runs, path = config.evaluation, options.sampled_runs, out / "sampled.jsonl"
+        generator = SamplingGenerator(predictor.generator, Sampling(options.temperature or 0.7), seed=config.seed)
+        examples = choose_examples(data.test, settings.families, most=settings.max_examples)
+        answered = sampled_runs(
+            generator, predictor.params, data.preprocessor, examples, settings, runs=runs, progress="sampled"
+        )
+        write_atomically(path, json_lines(run_lines(answered)))
+        logger.info("answers of %d sampled runs: %s", runs, path)
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -160,19 +166,6 @@ def run_lines(runs: Sequence[Sequence[Prediction]]) -> Iterator[dict[str, Any]]:
                 "answer": prediction.prediction,
                 "confidence": prediction.confidence,
             }
-
-
-def _write_sampled(
-    path: Path, predictor: Predictor, data: RunData, config: Config, sampling: Sampling, *, runs: int
-) -> None:
-    settings = config.evaluation
-    generator = SamplingGenerator(predictor.generator, sampling, seed=config.seed)
-    examples = choose_examples(data.test, settings.families, most=settings.max_examples)
-    answered = sampled_runs(
-        generator, predictor.params, data.preprocessor, examples, settings, runs=runs, progress="sampled"
-    )
-    write_atomically(path, json_lines(run_lines(answered)))
-    logger.info("answers of %d sampled runs: %s", runs, path)
 
 
 def asked_config(config: Config, options: argparse.Namespace, *, devices: int) -> Config:

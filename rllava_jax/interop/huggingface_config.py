@@ -132,7 +132,7 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
     Raises:
       CheckpointError: a decoder of another family.
     """
-    decoder = size.decoder
+    decoder, vision = size.decoder, size.vision
     if decoder.family != GEMMA:
         raise UnsupportedExport(
             "model.size: its decoder is of another family than Gemma 1 and 2, for which PaliGemma's config.json has no "
@@ -151,7 +151,16 @@ def config_json(size: PaliGemmaConfig, *, rows: int, image_token: int, dtype: st
         # Of the version that the tests ran with. Without it 4.57 warns, wrongly, of a tokenizer with a faulty pattern.
         "transformers_version": "5.23.0",
         "text_config": _text_config(size, rows=rows, dtype=dtype),
-        "vision_config": _vision_config(size),
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            **{theirs: getattr(vision, ours) for ours, (theirs, _) in _NUMBERS.items() if hasattr(vision, ours)},
+            "num_image_tokens": vision.grid**2,
+            "projection_dim": decoder.width,
+            "projector_hidden_act": "gelu_fast",
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6,
+            "vision_use_head": False,
+        },
     }
 
 
@@ -182,20 +191,6 @@ def _text_config(size: PaliGemmaConfig, *, rows: int, dtype: str) -> dict[str, A
             "final_logit_softcapping": None,
         }
     return text
-
-
-def _vision_config(size: PaliGemmaConfig) -> dict[str, Any]:
-    vision = size.vision
-    return {
-        "model_type": "siglip_vision_model",
-        **{theirs: getattr(vision, ours) for ours, (theirs, _) in _NUMBERS.items() if hasattr(vision, ours)},
-        "num_image_tokens": vision.grid**2,
-        "projection_dim": size.decoder.width,
-        "projector_hidden_act": "gelu_fast",
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "vision_use_head": False,
-    }
 
 
 def _whole(value: float) -> float | int:

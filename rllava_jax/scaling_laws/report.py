@@ -17,8 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rllava_jax.evaluation.results import markdown, rows_as_json
 from rllava_jax.report.plots import FILE_INK, file_picture
-from rllava_jax.scaling_laws.fit import EXPONENT, Factor, Law
-from rllava_jax.scaling_laws.points import Point
+from rllava_jax.scaling_laws.fit import EXPONENT, Factor
 from rllava_jax.scaling_laws.refusals import Outcome
 
 _MEASURED = ("log_residual", "left_out_error", "left_out_error_of_mean")
@@ -125,7 +124,11 @@ def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *,
         if outcome.law is None and len(mine) > 1:
             axes.plot(at, losses, color=colours[level], linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
         elif outcome.law is not None and level in shown:
-            _draw_curve(axes, outcome.law, outcome.points, along, level, colours[level])
+            ends = [getattr(point, along) for point in outcome.points]
+            grid = np.geomspace(min(ends) / 1.15, max(ends) * 1.15, 100)
+            columns = [grid if factor == along else np.full(grid.size, float(level)) for factor in outcome.law.factors]
+            law = outcome.law.predict(np.column_stack(columns))
+            axes.plot(grid, law, color=colours[level], linewidth=1.5, zorder=2)
     axes.set(xscale="log", yscale="log", ylabel="loss, L" if first else "")
     axes.set_title(_title(outcome), fontsize=10, loc="left")
     axes.grid(which="major")
@@ -134,13 +137,6 @@ def _draw_law(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *,
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_curve(axes: Axes, law: Law, points: Sequence[Point], along: Factor, level: int, colour: Any) -> None:
-    ends = [getattr(point, along) for point in points]
-    grid = np.geomspace(min(ends) / 1.15, max(ends) * 1.15, 100)
-    columns = [grid if factor == along else np.full(grid.size, float(level)) for factor in law.factors]
-    axes.plot(grid, law.predict(np.column_stack(columns)), color=colour, linewidth=1.5, zorder=2)
 
 
 def _draw_residuals(axes: Axes, outcome: Outcome, along: Factor, colours: _Colours, *, labelled: bool) -> None:
