@@ -157,14 +157,15 @@ def markdown(rows: Sequence[ComparisonRow]) -> str:
             difference += f" ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f})"
         exact = "–"
         if row["mcnemar_p"] is not None:  # which is 0.0 where it is too small for a float
-            exact = f"{row['first_only']} : {row['second_only']}, p {_p(row['mcnemar_p'])}"
+            exact = f"{row['first_only']} : {row['second_only']}, p {p_text(row['mcnemar_p'])}"
         first, second = (f"{100 * value:.1f}" for value in (row["first"], row["second"]))
-        lines.append((name, row["metric"], row["n"], first, second, difference, _p(row["p"]), exact))
+        lines.append((name, row["metric"], row["n"], first, second, difference, p_text(row["p"]), exact))
     heads = ("questions", "metric", "n", "first", "second", "difference", "p", "McNemar")
     return markdown_table(heads, lines, words=2)
 
 
-def _p(p: float | None) -> str:
+def p_text(p: float | None) -> str:
+    """A p for people; a dash where there is none."""
     if p is None:
         return "–"
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"

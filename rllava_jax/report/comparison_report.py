@@ -7,7 +7,7 @@ from data_pipelines.conditions import ALL
 from rllava_jax.evaluation.answers import is_right
 from rllava_jax.evaluation.comparison import Comparison, Side, in_both
 from rllava_jax.evaluation.metrics import CONDITIONS, HEADLINE, metrics_of
-from rllava_jax.evaluation.paired import ComparisonRow
+from rllava_jax.evaluation.paired import ComparisonRow, p_text
 from rllava_jax.report.cards import Album, answer_row, card, gallery
 from rllava_jax.report.chapters import trust_curves
 from rllava_jax.report.gallery import Case, ImageOf, cases_of, new_images_first
@@ -95,9 +95,6 @@ def _table(caption: str, rows: Sequence[ComparisonRow]) -> PageTable:
     def count(value: int | None) -> Cell:
         return Cell("–" if value is None else f"{value:,}")
 
-    def p(value: float | None) -> Cell:
-        return Cell("–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}")
-
     lines = [
         [
             Cell(subset_name(row["subset"]), (subset_detail(row["subset"], row["metric"], explained=False),)),
@@ -106,10 +103,10 @@ def _table(caption: str, rows: Sequence[ComparisonRow]) -> PageTable:
             Cell(percent(row["first"])),
             Cell(percent(row["second"])),
             signed_cell(row["difference"], row),
-            p(row["p"]),
+            Cell(p_text(row["p"])),
             count(row["first_only"]),
             count(row["second_only"]),
-            p(row["mcnemar_p"]),
+            Cell(p_text(row["mcnemar_p"])),
         ]
         for row in rows
     ]
