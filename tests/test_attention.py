@@ -297,7 +297,7 @@ def test_a_model_with_the_kernel_has_xlas_logits_and_gradients(interpreted):
 
 
 def test_a_hook_and_one_token_decoding_take_xlas(monkeypatch):
-    monkeypatch.setattr(attend_module, "fused_attention", lambda *_, **__: pytest.fail("a fused kernel was asked"))
+    monkeypatch.setattr(attend_module, "over_mesh", lambda *_, **__: pytest.fail("a fused kernel was asked"))
     case = Case(12, 12, 4, 1, 16, "prefix")
     q, k, v, _, mask = arrays_of(case)
     out, collected = attend(q, k, v, mask, kind="pallas", hook=lambda weights, layer: (weights, weights))

@@ -51,12 +51,11 @@ def revision() -> str:
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+        ran = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD").strip() + (
-            "+changes" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
-        )
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("RLLAVA_REVISION", "unknown")
 
@@ -106,8 +105,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
 
 def stored_config(workdir: Path) -> dict[str, Any]:
     """The configuration in a workdir that `check_workdir` has accepted."""
-    config: dict[str, Any] = run_facts(workdir)["config"]
-    return config
+    return run_facts(workdir)["config"]
 
 
 def started_from(workdir: Path) -> StartedFrom | None:

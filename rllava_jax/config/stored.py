@@ -32,9 +32,7 @@ def to_json(section: Any) -> dict[str, Any]:
     Raises:
       TypeError: a mapping's key is not text.
     """
-    text = json.dumps(dataclasses.asdict(section), default=lambda value: {"not JSON": repr(value)})
-    values: dict[str, Any] = json.loads(text)
-    return values
+    return json.loads(json.dumps(dataclasses.asdict(section), default=lambda value: {"not JSON": repr(value)}))
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Config:
@@ -62,8 +60,7 @@ def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Confi
 
 def run_facts(workdir: Path) -> dict[str, Any]:
     """What the run in a workdir wrote down of itself, `provenance.describe`; unchecked."""
-    facts: dict[str, Any] = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    return facts
+    return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
 
 
 def read(values: Any, kind: Any, *, where: str, structure_alone: bool = False) -> Any:

@@ -140,7 +140,7 @@ def unrolled_layers(model: PaliGemma) -> list[Block] | None:
         block.mlp.gating_einsum = halves
         return block
 
-    return [layer(params) for params in unstacked(params, model.llm.config.depth)]
+    return [layer(params) for params in unstacked(params)]
 
 
 def choose(logits: Float[Array, "B V"], sampling: Sampling, key: PRNGKeyArray | None = None) -> Int[Array, " B"]:

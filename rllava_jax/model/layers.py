@@ -63,8 +63,7 @@ class Dense(nnx.Module):
 
 def stack_layers(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     """One module whose parameters carry a leading layer axis, each layer drawn from its own key."""
-    stack: M = nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=(0,), out_axes=0))(rngs)
-    return stack
+    return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=(0,), out_axes=0))(rngs)
 
 
 def scan_layers(
@@ -116,8 +115,7 @@ def scan_layers(
     def in_order(x: Array, stack: Any, first: Array | int) -> tuple[Array, Any]:
         """Layers `first`, `first` + 1 … one after the other; `first` is a multiple of the pattern's length."""
         collected = []
-        count = jax.tree.leaves(stack)[0].shape[0]
-        for place, (layer_params, extra) in enumerate(unstacked(stack, count)):
+        for place, (layer_params, extra) in enumerate(unstacked(stack)):
             x, new = bodies[place % len(bodies)](x, (layer_params, jnp.asarray(first + place), extra))
             collected.append(new)
         return x, jax.tree.map(lambda *parts: jnp.stack(parts), *collected)
@@ -129,14 +127,12 @@ def scan_layers(
     period = len(bodies)
     scanned = depth // period * period
 
-    def group(carry: Array, xs: tuple[Any, Array]) -> tuple[Array, Any]:
-        return in_order(carry, *xs)
-
     def grouped(leaf: Array) -> Array:
         return leaf[:scanned].reshape(scanned // period, period, *leaf.shape[1:])
 
     stack = (params, per_layer)
-    x, collected = jax.lax.scan(group, x, (jax.tree.map(grouped, stack), jnp.arange(0, scanned, period)))
+    groups = (jax.tree.map(grouped, stack), jnp.arange(0, scanned, period))
+    x, collected = jax.lax.scan(lambda carry, xs: in_order(carry, *xs), x, groups)
     collected = jax.tree.map(lambda leaf: leaf.reshape(scanned, *leaf.shape[2:]), collected)
     if scanned == depth:
         return x, collected
@@ -154,11 +150,10 @@ def better_unrolled(params: Any) -> bool:
     return jax.default_backend() == "cpu" and size <= _UNROLLED_BYTES
 
 
-def unstacked(stack: Any, depth: int) -> list[Any]:
+def unstacked(stack: Any) -> list[Any]:
     """A pytree of stacked arrays as one pytree a layer.
 
     Split at once, so that the gradient of a stack is one concatenation, and not a sum of padded parts.
     """
     leaves, tree = jax.tree.flatten(stack)
-    parts = [jnp.unstack(leaf) for leaf in leaves]
-    return [jax.tree.unflatten(tree, [part[number] for part in parts]) for number in range(depth)]
+    return [jax.tree.unflatten(tree, parts) for parts in zip(*map(jnp.unstack, leaves), strict=True)]

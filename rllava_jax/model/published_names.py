@@ -39,8 +39,7 @@ class Spelling:
 
     def part(self, layer: np.ndarray) -> np.ndarray:
         """Our part of a layer's slice (or of the whole, where there are no layers); a view."""
-        view: np.ndarray = layer if self.index is None else layer[self.index]
-        return view
+        return layer if self.index is None else layer[self.index]
 
     def export(self, part: np.ndarray) -> np.ndarray:
         """Their tensor of our part (one layer, one index)."""

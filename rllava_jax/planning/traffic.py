@@ -114,14 +114,13 @@ def _moved(
     for name, number in parameters.items():
         if number >= len(operands):
             continue
-        whole, uses = size(operands[number]), _uses(name, inside)
-        if whole and uses and all(use.op in ("dynamic-slice", "gather") for use in uses):
+        whole, names = size(operands[number]), _same(name, inside)
+        uses = [i for i in inside if i.name not in names and names & set(i.operands)]
+        if not (whole and uses):
+            read += whole
+        elif all(use.op in ("dynamic-slice", "gather") for use in uses):
             read += min(whole, sum(use.bytes for use in uses))
-        elif (
-            whole
-            and uses
-            and all(use.op == "dynamic-update-slice" and use.operands[0] in _same(name, inside) for use in uses)
-        ):
+        elif all(use.op == "dynamic-update-slice" and use.operands[0] in names for use in uses):
             # Updated in place: only the update is written.
             update = sum(symbols[use.operands[1]].bytes for use in uses if use.operands[1] in symbols)
             written = max(0.0, written - whole) + update
@@ -138,11 +137,6 @@ def _same(name: str, inside: Sequence[Instruction]) -> set[str]:
     return names
 
 
-def _uses(name: str, inside: Sequence[Instruction]) -> list[Instruction]:
-    names = _same(name, inside)
-    return [i for i in inside if i.name not in names and names & set(i.operands)]
-
-
 def _occurrences(program: HloProgram) -> Iterator[tuple[Kind, Instruction, int]]:
     """Collectives with how often they run. One that XLA spread over several fusions, to hide it, occurs once."""
     for name, times in program.runs.items():
@@ -154,10 +148,9 @@ def _occurrences(program: HloProgram) -> Iterator[tuple[Kind, Instruction, int]]
                     continue
                 channel = _CHANNEL.search(found.line)
                 key = f"{kind} {channel[1]}" if channel else found.name
-                if key in seen:
-                    continue
-                seen.add(key)
-                yield "reduce-scatter" if scattered and kind == "all-reduce" else kind, found, times
+                if key not in seen:
+                    seen.add(key)
+                    yield "reduce-scatter" if scattered and kind == "all-reduce" else kind, found, times
 
 
 def _in_or_under(program: HloProgram, instruction: Instruction) -> Iterator[tuple[Instruction, bool]]:

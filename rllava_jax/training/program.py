@@ -85,8 +85,7 @@ def state_shardings(mesh: Mesh, abstract: TrainState) -> TrainState:
         name = getattr(path[-1], "key", None)
         return places[name] if name in places and leaf.shape == shapes[name].shape else whole
 
-    shardings: TrainState = jax.tree_util.tree_map_with_path(of, abstract)
-    return shardings
+    return jax.tree_util.tree_map_with_path(of, abstract)
 
 
 def initial_state(

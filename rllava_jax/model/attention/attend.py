@@ -71,7 +71,8 @@ def attend(
     """
     if kind != "xla" and hook is None and query.shape[1] > 1:
         key, value = key.astype(query.dtype), value.astype(query.dtype)
-        return fused_attention(kind, query, key, value, mask, cap=cap), None
+        kernel = flash_attention if kind == "pallas" else cudnn_attention
+        return over_mesh(functools.partial(kernel, cap=cap))(query, key, value, mask), None
     if recompute:
         # With the barriers against common-subexpression elimination: where layers are apart and not scanned, nothing
         # else keeps the compiler from taking the forward pass's weights, and so from keeping them.
@@ -147,24 +148,6 @@ def _cudnn_refusal(size: PaliGemmaConfig, dtype: Any, compute_capability: str | 
                 f"and the {tower} tower has {dim}; choose xla"
             )
     return None
-
-
-def fused_attention(
-    kind: AttentionKind,
-    query: Float[Array, "B Q N H"],
-    key: Float[Array, "B S K H"],
-    value: Float[Array, "B S K H"],
-    mask: Bool[Array, "B Q S"] | None,
-    *,
-    cap: float,
-) -> Float[Array, "B Q N H"]:
-    """Attention by a fused kernel (any kind but xla), on each device's share of the examples and heads.
-
-    Raises:
-      ConfigError: a cap that the kernel cannot have.
-    """
-    kernel = flash_attention if kind == "pallas" else cudnn_attention
-    return over_mesh(functools.partial(kernel, cap=cap))(query, key, value, mask)
 
 
 def cudnn_attention(

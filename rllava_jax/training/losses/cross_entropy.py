@@ -131,8 +131,7 @@ def _forward(options: _Options, states: Array, table: Array, targets: Array, chu
         return tuple(_put(x, new, number) for x, new in zip(done, (loss, right, normaliser), strict=True))
 
     nothing = jnp.zeros(targets.shape, jnp.float32)
-    done: tuple[Array, ...] = jax.lax.fori_loop(0, chunks, body, (nothing, nothing, nothing))
-    return done
+    return jax.lax.fori_loop(0, chunks, body, (nothing, nothing, nothing))
 
 
 class _Marker(NamedTuple):
