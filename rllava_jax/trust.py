@@ -25,7 +25,7 @@ from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
-from rllava_jax.checkpoint.opened import OpenedCheckpoint
+from rllava_jax.checkpoint.opened import OpenedCheckpoint, workdir_of
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.evaluation.results import METRICS_FILE, write_rows
 from rllava_jax.evaluation.trust import boxes_file, images, joined, metrics, models, results
@@ -33,7 +33,6 @@ from rllava_jax.evaluation.trust.run import ANSWERS_FILE, Run, read_run
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.report.line_plots import trust_picture
 from rllava_jax.report.run_report import write_report
-from rllava_jax.runtime.workdirs import workdir_of
 
 BOXES_FILE, REPORT_FILE = "boxes.jsonl", "report.html"
 

@@ -26,12 +26,12 @@ from data_pipelines.records import Region
 from rllava_jax import convert, predict
 from rllava_jax import main as entry
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
+from rllava_jax.checkpoint.opened import workdir_of
 from rllava_jax.config import ConfigError
 from rllava_jax.config.loading import load
 from rllava_jax.evaluation.predictions import read_predictions
 from rllava_jax.inference.predictor import Predictor
 from rllava_jax.model.params import abstract
-from rllava_jax.runtime.workdirs import workdir_of
 from rllava_jax.training.initialisation import initial_parameters, origins, resolve
 
 STEPS = 14

@@ -103,12 +103,8 @@ class Checkpoints:
         def figure(metrics: Mapping[str, float]) -> float:
             return metrics[best_metric]
 
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(keep_last),
-                checkpoint_managers.BestN(get_metric_fn=figure, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
+        best = checkpoint_managers.BestN(get_metric_fn=figure, n=1, keep_checkpoints_without_metrics=False)
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(keep_last), best])
         if not read_only:
             set_unreadable_aside(folder)
         self._manager = ocp.CheckpointManager(

@@ -13,7 +13,12 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.manager import Checkpoints, find_checkpoint
 from rllava_jax.checkpoint.provenance import StartedFrom, config_from_assets, start_of, tokenizer_from_assets
 from rllava_jax.config import Config
-from rllava_jax.runtime.workdirs import workdir_of
+
+
+def workdir_of(checkpoints: Path) -> Path:
+    """The workdir of a run, or the folder of an imported model, by the folder that holds its checkpoints."""
+    folder = absolute(checkpoints)
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 @dataclass(frozen=True)

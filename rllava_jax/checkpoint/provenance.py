@@ -215,8 +215,7 @@ def config_from_assets(files: Mapping[str, bytes], *, where: str) -> Config:
     Raises:
       CheckpointError: the file is missing or damaged; it is named.
     """
-    path = f"{where}/assets/config.json"
-    return from_json(_json_of(files, "config.json", where)["config"], where=path)
+    return from_json(_json_of(files, "config.json", where)["config"], where=f"{where}/assets/config.json")
 
 
 def tokenizer_from_assets(files: Mapping[str, bytes], *, where: str) -> Tokenizer:

@@ -81,13 +81,18 @@ def _starts(curriculum: Curriculum) -> dict[str, str]:
 
 
 def check_starts(curriculum: Curriculum, workdir: Path) -> None:
-    """Checks that every stage which has begun began with the stage that the configuration starts it from.
+    """Checks that the folder holds no single run, and that every stage which has begun began with the configured one.
 
     Before any trains: a stage put in before one that is there already would be trained for nothing.
 
     Raises:
-      ConfigError: one began with another.
+      ConfigError: it does, or one began with another.
     """
+    if (workdir / "config.json").exists():
+        raise ConfigError(
+            f"{workdir / 'config.json'}: this workdir holds a single run; choose another --workdir",
+            code="config.other-run",
+        )
     for name, start in _starts(curriculum).items():
         _, began = _recorded_start(workdir / name) or ("", start)
         if start not in ("init", began):
@@ -117,15 +122,6 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
             write_atomically(workdir / name / "config.json", json.dumps(facts, indent=2) + "\n")
             moved.append(name)
     return moved
-
-
-def check_workdir_of_stages(workdir: Path) -> None:
-    """Raises ConfigError where the folder holds a single run."""
-    if (workdir / "config.json").exists():
-        raise ConfigError(
-            f"{workdir / 'config.json'}: this workdir holds a single run; choose another --workdir",
-            code="config.other-run",
-        )
 
 
 def finished_stages(workdir: Path) -> dict[str, int]:

@@ -76,9 +76,8 @@ def _check_evaluation(config: Config) -> None:
         return
     field, value, evaluation = "train.best_metric", config.train.best_metric, config.evaluation
     subset, condition, _ = value.split("/")
-    if condition not in evaluation.conditions and not (
-        condition.startswith("wrong:") and "wrong" in evaluation.conditions
-    ):
+    known = condition in evaluation.conditions or ("wrong" in evaluation.conditions and condition.startswith("wrong:"))
+    if not known:
         _refuse(field, value, f"evaluation.conditions has only {', '.join(evaluation.conditions)}")
     if subset.startswith("family=") and subset.removeprefix("family=") not in evaluation.families:
         _refuse(field, value, f"evaluation.families has only {', '.join(evaluation.families)}")

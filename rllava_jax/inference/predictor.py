@@ -102,7 +102,7 @@ class Predictor:
         """
         opened = path if isinstance(path, OpenedCheckpoint) else OpenedCheckpoint.open(path, step)
         config, tokenizer, stored = opened.config, opened.tokenizer, opened.shapes
-        keep_compiled_of(config, opened.where)
+        keep_compiled_of(config, opened.workdir)
         if window is not None:
             window_of(window, "window")
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, window=window))

@@ -85,15 +85,12 @@ def parameter_spec(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) 
     for size, axis in zip(shape, axes, strict=False):
         if axis == TENSOR_OR_WHOLE:
             axis = "tensor" if size % sizes["tensor"] == 0 else None
-        if axis is None or sizes[axis] == 1:
-            spec.append(None)
-        elif size % sizes[axis]:
+        if axis and size % sizes[axis]:
             raise MeshMismatch(
                 f"mesh.{axis}: {sizes[axis]} does not divide axis {len(spec)} of {name} {shape}; "
                 f"choose a divisor of {size}"
             )
-        else:
-            spec.append(axis)
+        spec.append(axis if axis and sizes[axis] > 1 else None)
     while spec and spec[-1] is None:
         spec.pop()
     return PartitionSpec(*spec)

@@ -34,10 +34,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if list(sizes.values()).count(-1) == 1 and len(devices) % known == 0:
         sizes = {name: len(devices) // known if size == -1 else size for name, size in sizes.items()}
     if math.prod(sizes.values()) != len(devices) or (counted > 1 and sizes["slice"] != counted):
+        remedy = "the others must divide that" if -1 in sizes.values() else "set one of the last three to -1"
         if counted > 1 and sizes["slice"] != counted:
             remedy = "set slices to 0, which counts them"
-        else:
-            remedy = "the others must divide that" if -1 in sizes.values() else "set one of the last three to -1"
         raise MeshMismatch(
             f"mesh: slices={sizes['slice']}, data={config.data}, fsdp={config.fsdp} and tensor={config.tensor} do not "
             f"make {len(devices)} devices{f' in {counted} slices' if counted > 1 else ''}; {remedy}"

@@ -104,8 +104,7 @@ class Roofline:
     @property
     def bound(self) -> str:
         """The resource that takes longest."""
-        times: dict[str, float] = dataclasses.asdict(self)
-        return max(times, key=lambda name: times[name])
+        return max(dataclasses.asdict(self).items(), key=lambda resource: resource[1])[0]
 
 
 def roofline(chip: Chip, *, flops: float, hbm: float, collectives: Sequence[Collective]) -> Roofline:

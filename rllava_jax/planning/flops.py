@@ -97,9 +97,8 @@ def _products(config: Config, size: PaliGemmaConfig, trainable: Collection[str])
             for number, p in enumerate(adapters):  # x A, then B, through which A's gradient comes
                 wanted = inputs or (number and p.gradients)
                 yield _Product(p.part, tokens * p.flops, p.gradients + bool(wanted))
-    before = trains_vision or trains_regions or any(name.startswith("img/head") for name in trainable)
     table = "llm/embedder/input_embedding" in trainable
-    before = before or table
+    before = trains_vision or trains_regions or table or any(name.startswith("img/head") for name in trainable)
     decoder, length = size.decoder, sequence_length(config, size)
     sizes = {"D": decoder.width, "N": decoder.heads, "H": decoder.head_dim, "K": decoder.kv_heads, "F": decoder.mlp}
     # A norm after the branch needs the branch's own output in the backward pass.

@@ -82,10 +82,8 @@ def arrays_of(text: str) -> tuple[Array, ...]:
 
 def called(instruction: Instruction) -> list[str]:
     """The computations that an instruction names."""
-    names = list(_CALLS.findall(instruction.line))
-    for branches in _BRANCHES.findall(instruction.line):
-        names += _NAME.findall(branches)
-    return names
+    branches = " ".join(_BRANCHES.findall(instruction.line))
+    return [*_CALLS.findall(instruction.line), *_NAME.findall(branches)]
 
 
 def parse_program(text: str, *, unbounded: int = 1) -> HloProgram:
@@ -144,15 +142,11 @@ def _count_runs(
 ) -> None:
     runs[name] = runs.get(name, 0) + times
     for instruction in computations.get(name, ()):
-        if instruction.op == "while":
-            inner = times * _trips(computations, instruction, unbounded)
-        elif instruction.op in ("call", "conditional"):
-            inner = times
-        else:
-            continue
-        for callee in called(instruction):
-            if callee in computations:
-                _count_runs(computations, callee, inner, runs, unbounded)
+        if instruction.op in ("while", "call", "conditional"):
+            trips = _trips(computations, instruction, unbounded) if instruction.op == "while" else 1
+            for callee in called(instruction):
+                if callee in computations:
+                    _count_runs(computations, callee, times * trips, runs, unbounded)
 
 
 def _trips(computations: Mapping[str, tuple[Instruction, ...]], loop: Instruction, unbounded: int) -> int:

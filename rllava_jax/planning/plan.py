@@ -264,10 +264,9 @@ def run_length(config: Config, examples: int | None) -> tuple[int | None, str]:
     train = config.train
     if amount_and_unit(train.duration)[1] == "epochs" and examples is None:
         try:
-            questions = training_examples(config)
+            examples = len(training_examples(config))
         except (DataError, OSError):
             return None, f"{train.duration!r} of data that is not at hand; give --examples N, an epoch's number"
-        examples = len(questions)
     steps = parse_duration(
         train.duration, batch_size=train.batch_size, examples_per_epoch=examples, field="train.duration"
     )

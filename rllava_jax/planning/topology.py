@@ -126,7 +126,6 @@ def topology_devices(topology: Topology) -> list[Any]:
     """
     require_compiler(topology)
     jax.config.update("jax_platforms", "cpu")
-    options: dict[str, Any]
     if topology.chip.platform == "tpu":
         for name, value in _TPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)

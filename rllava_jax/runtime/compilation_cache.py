@@ -10,7 +10,6 @@ import jax
 
 from data_pipelines.core.paths import is_remote
 from rllava_jax.config import Config
-from rllava_jax.runtime.workdirs import workdir_of
 
 _FOLDER = "compilation_cache"
 
@@ -30,17 +29,16 @@ def keep_compiled(config: Config, workdir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-def keep_compiled_of(config: Config, checkpoint: Path) -> None:
+def keep_compiled_of(config: Config, workdir: Path) -> None:
     """As `keep_compiled`, for what only reads a checkpoint: nothing where a folder is set already.
 
     Where the run's own folder cannot be written, or is remote, the user's cache folder takes its place.
 
     Args:
-      checkpoint: the checkpoints/STEP folder, or that of an imported model.
+      workdir: the checkpoint's, or the folder of an imported model.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    workdir = workdir_of(checkpoint.parent)
     setting = config.train.compilation_cache
     if not _writable(workdir if setting == "workdir" else Path(setting)):
         workdir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rllava_jax"

@@ -23,13 +23,8 @@ _EVALUATING = ("rllava_jax.evaluate", "rllava_jax.trust", "rllava_jax.calibrate"
 GPU_SHARE = 0.92
 
 # One heap for all threads, which grows and is never cut back, instead of a mapping for each large piece; in huge pages.
-TUNABLES = ":".join(
-    (
-        "glibc.malloc.arena_max=1",
-        "glibc.malloc.mmap_max=0",
-        f"glibc.malloc.trim_threshold={2**62}",
-        "glibc.malloc.hugetlb=1",
-    )
+TUNABLES = (
+    f"glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**62}:glibc.malloc.hugetlb=1"
 )
 _CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MALLOC_…, memory is the user's affair
 

@@ -5,7 +5,7 @@ Of a run that trains, also all that it needs before its first step, made and che
 
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,24 +161,22 @@ def parameter_table(abstract: TrainState, origins: Mapping[str, str]) -> str:
     Args:
       origins: of every parameter; see `initialisation.Origin`.
     """
-    groups: dict[tuple[str, ...], list[jax.ShapeDtypeStruct]] = {}
+    groups: dict[tuple[str, str, str, str], list[jax.ShapeDtypeStruct]] = {}
     for kind, params in (("trains", abstract.params), ("frozen", abstract.frozen)):
         for name, shape in params.items():
             part = "adapters" if is_adapter(name) else name.split("/")[0]
             groups.setdefault((part, kind, origins[name], shape.dtype.name), []).append(shape)
 
-    def row(titles: tuple[str, ...], shapes: Iterable[jax.ShapeDtypeStruct], last: str) -> str:
-        shapes = list(shapes)
+    def row(part: str, kind: str, origin: str, shapes: Collection[jax.ShapeDtypeStruct], last: str) -> str:
         count, size = sum(s.size for s in shapes), sum(s.size * s.dtype.itemsize for s in shapes)
-        part, kind, origin = titles
         return f"  {part:8}  {kind:6}  {origin:9}  {count:>14,}  {size / 2**20:>10,.1f}  {last}"
 
     lines = [f"  {'part':8}  {'kind':6}  {'origin':9}  {'parameters':>14}  {'MiB':>10}  dtype"]
     order = ("img", "llm", "roi", "adapters")
     for key in sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1:])):
-        lines.append(row(key[:3], groups[key], key[3]))
+        lines.append(row(*key[:3], groups[key], key[3]))
     everything = {**abstract.params, **abstract.frozen}.values()
     trained = sum(shape.size for shape in abstract.params.values())
     share = trained / sum(shape.size for shape in everything)
-    lines.append(row(("total", "", ""), everything, f"of which {trained:,} train ({share:.2%})"))
+    lines.append(row("total", "", "", everything, f"of which {trained:,} train ({share:.2%})"))
     return "\n".join(lines)

@@ -194,7 +194,14 @@ class TrainingLog:
         if self._compiled:
             values["compile_seconds"], self._compiled = self._compiled, 0.0
         elif self._waited / seconds > self._config.data_wait_warning:  # not at the first row: the pipeline was filling
-            self._warn_of_input(values["data_wait_fraction"])
+            self._slow += 1
+            if self._slow & (self._slow - 1) == 0:  # the 1st, 2nd, 4th, 8th … time
+                logger.warning(
+                    "%.0f %% of the time was spent waiting for input (train.data_wait_warning is %.0f %%): raise "
+                    "data.workers or data.threads, or data.image_cache_mb until the images fit",
+                    100 * values["data_wait_fraction"],
+                    100 * self._config.data_wait_warning,
+                )
         self._since, self._waited, self._step = now, 0.0, step
         state = f"loss {values['loss']:.3f}, {values['examples_per_second']:.1f} examples/s"
         self._bar.set_postfix_str(state)
@@ -202,16 +209,6 @@ class TrainingLog:
             left = timedelta(seconds=round((self._steps - step) * values["step_seconds"]))
             logger.info("step %d of %d: %s, %s left", step, self._steps, state, left)
         self._write({"step": step, **values})
-
-    def _warn_of_input(self, fraction: float) -> None:
-        self._slow += 1
-        if self._slow & (self._slow - 1) == 0:  # the 1st, 2nd, 4th, 8th … time
-            logger.warning(
-                "%.0f %% of the time was spent waiting for input (train.data_wait_warning is %.0f %%): raise "
-                "data.workers or data.threads, or data.image_cache_mb until the images fit",
-                100 * fraction,
-                100 * self._config.data_wait_warning,
-            )
 
     def write_bad_step(self, step: int, *, loss: float, gradient_norm: float, examples: Sequence[str]) -> None:
         """Records a step whose update was not applied, with the ids of the examples behind it."""

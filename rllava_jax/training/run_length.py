@@ -31,8 +31,7 @@ class RunLength:
 
     def logged_before(self, step: int) -> int:
         """The last step before `step` that has a row; 0 before the first."""
-        before = (step - 1) // self.log * self.log
-        return before or int(step > 1)
+        return (step - 1) // self.log * self.log or int(step > 1)
 
 
 def run_length(config: Config, *, examples_per_epoch: int) -> RunLength:

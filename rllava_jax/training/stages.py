@@ -10,14 +10,7 @@ from data_pipelines.core.errors import ConfigError, DataError
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import MissingCheckpoint
 from rllava_jax.config import Config, Curriculum
-from rllava_jax.config.curriculum import (
-    check_starts,
-    check_workdir_of_stages,
-    finished_stages,
-    follow_move,
-    record_finished,
-    stage_configs,
-)
+from rllava_jax.config.curriculum import check_starts, finished_stages, follow_move, record_finished, stage_configs
 from rllava_jax.inference.run_data import check_examples, same_examples
 from rllava_jax.runtime import hosts
 from rllava_jax.runtime.compilation_cache import keep_compiled
@@ -36,7 +29,6 @@ def run_stages(curriculum: Curriculum, workdir: Path, run: Callable[..., int]) -
       ConfigError: a workdir of something else, or of stages that were trained with other settings.
       DataError: the data of any stage that is not done. Both before the first one trains.
     """
-    check_workdir_of_stages(workdir)
     check_starts(curriculum, workdir)
     if jax.process_index() == 0:
         for name in follow_move(curriculum, workdir):

@@ -57,8 +57,7 @@ class RegionBranch(nnx.Module):
             self.token_embedding = nnx.Param(jnp.zeros((len(self.pooled), config.tokens, vision.width)))
             self.inside = nnx.Param(jnp.zeros((len(self.pooled), vision.width)))
         for name, encoder in encoders.items():
-            own = encoder.parameters(config, vision, rngs)
-            if own is not None:
+            if (own := encoder.parameters(config, vision, rngs)) is not None:
                 setattr(self, name, own)
 
     def __call__(self, scene: Scene) -> Float[Array, "B RK W"]:

@@ -106,8 +106,7 @@ ENCODERS: Registry[TokenEncoder] = Registry(
 
 def token_encoders(config: RegionConfig) -> dict[str, TokenEncoder]:
     """The configured encoders that add tokens to the sequence, by name, in the order in which their tokens stand."""
-    wanted = [name for name in ENCODERS if name in config.encoders]
-    return {name: ENCODERS.get(name, setting="regions.encoders") for name in wanted}
+    return {name: ENCODERS.get(name, setting="regions.encoders") for name in ENCODERS if name in config.encoders}
 
 
 def region_tokens(config: RegionConfig) -> int:
