@@ -223,14 +223,12 @@ def _lowered(
       ConfigError: cuDNN's attention, where the library is missing.
     """
     batch = abstract_batch(config, size)
-    arguments = (
-        placed(program.abstract, program.shardings),
-        placed(batch, dict.fromkeys(batch, batch_sharding(mesh))),
-    )
+    batch = placed(batch, dict.fromkeys(batch, batch_sharding(mesh)))
+    state = placed(program.abstract, program.shardings)
     step = make_train_step(program, config, mesh)
     try:
         with jax.set_mesh(mesh):  # a Pallas kernel asks it for what chip it is to be made
-            traced = step.trace(*arguments)
+            traced = step.trace(state, batch)
             return traced, traced.lower()
     except RuntimeError as error:
         if config.model.attention != "cudnn" or "cuDNN" not in str(error):

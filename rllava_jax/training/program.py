@@ -60,6 +60,7 @@ def abstract_state(
     """Shapes and types of the state, without memory, of which the `trainable` parameters train."""
     params = {name: shape for name, shape in shapes.items() if name in trainable}
     frozen = {name: shape for name, shape in shapes.items() if name not in trainable}
+    averaged = params if config.optimizer.ema else {}
     whole_number, number = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
     return TrainState(
         step=whole_number,
@@ -67,9 +68,7 @@ def abstract_state(
         frozen=frozen,
         optimizer=jax.eval_shape(optimizer.init, params),
         # A bfloat16 average would not move: its steps are smaller than the type's.
-        ema={name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in params.items()}
-        if config.optimizer.ema
-        else {},
+        ema={name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in averaged.items()},
         guard=({"loss": number, "steps": whole_number} if config.train.spike_factor else {})
         | ({"stopped": jax.ShapeDtypeStruct((), jnp.bool_)} if config.train.on_bad_step == "stop" else {}),
     )

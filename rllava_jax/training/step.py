@@ -25,9 +25,7 @@ _TRUSTED_AFTER = 20
 # XLA for TPU cuts the product of a gathered weight into one piece for each device, to gather and multiply at once. For
 # full fine-tuning of the 3B size on v5e:4x4 that makes 46,431 exchanges of a step, three times the bytes (72 GiB for
 # 25), and 1 GiB more temporaries (`--mode compile`). A threshold that nothing reaches turns it off.
-_COMPILER_OPTIONS: dict[str, dict[str, bool | str]] = {
-    "tpu": {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-}
+_TPU_OPTIONS: dict[str, bool | str] = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 def make_train_step(program: Program, config: Config, mesh: Mesh) -> jax.stages.Wrapped:
@@ -69,7 +67,7 @@ def make_train_step(program: Program, config: Config, mesh: Mesh) -> jax.stages.
         in_shardings=(program.shardings, batch_sharding(mesh)),
         out_shardings=(program.shardings, Metrics(replicated(mesh), batch_sharding(mesh))),
         donate_argnums=0,
-        compiler_options=_COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
+        compiler_options=_TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None,
     )
 
 

@@ -276,8 +276,7 @@ def _dot(equation: str, a: Array, b: Array) -> Array:
 
 def _parallel(axes: int, *, of: int) -> pltpu.CompilerParams:
     """The first axes of the grid in any order, the others one after another."""
-    semantics = [pltpu.PARALLEL] * axes + [pltpu.ARBITRARY] * (of - axes)
-    return pltpu.CompilerParams(dimension_semantics=semantics)
+    return pltpu.CompilerParams(dimension_semantics=[pltpu.PARALLEL] * axes + [pltpu.ARBITRARY] * (of - axes))
 
 
 def _block(length: int) -> int:
