@@ -291,9 +291,7 @@ class Checkpoints:
         if not hosts.everywhere((self._folder(step) / "checksums").exists()):
             return
         stored = self._read(step, checksums=self._handlers["checksums"].restore)["checksums"]
-        found = checksums(arrays)
-        changed = [name for name, value in found.items() if stored.get(name) != value]
-        if changed:
+        if changed := [name for name, value in checksums(arrays).items() if stored.get(name) != value]:
             raise self._unreadable(step, f"{listed(changed, 3)}: not the numbers that were saved, by their checksum")
 
     def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -93,8 +93,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
     effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
     with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
         stored = stored_config(workdir)
-    names = changed(to_json(from_json(stored, where=str(path))), to_json(config), besides=effects)
-    if names:
+    if names := changed(to_json(from_json(stored, where=str(path))), to_json(config), besides=effects):
         raise ConfigError(
             f"{path}: this workdir holds a run with another {listed(names, 6)}; choose another --workdir, or remove "
             "this one",

@@ -66,14 +66,13 @@ def load_run_data(
     train = check_lengths(train, preprocessor, allowed=data.long_examples_allowed)
     for examples in (validation, test):
         check_lengths(examples, preprocessor, answers=False)
-    asked_of_test = len(test)
     everything = verify_images(train + validation + test, preprocessor, allowed=data.corrupt_images_allowed)
     kept = {id(example) for example in everything}
+    missing = sum(id(example) not in kept for example in test)
     train, validation, test = (
         [example for example in examples if id(example) in kept] for examples in (train, validation, test)
     )
     parts = [_kept(part, kept) for part in parts]
-    missing = asked_of_test - len(test)
     if training:
         check_leaks(train, test, allowed=data.allow_test_images_in_training)
         check_leaks(train, validation, allowed=data.allow_test_images_in_training, held_out="validation")

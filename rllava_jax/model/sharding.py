@@ -100,8 +100,7 @@ def parameter_shardings(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) 
 def say_what_is_held_whole(mesh: Mesh, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Logs the parameters that `tensor` would shard if it could: replicating them is meant, and takes memory."""
     tensor = mesh.shape["tensor"]
-    whole = [f"{name} {shape.shape}" for name, shape in shapes.items() if held_whole(name, shape.shape, tensor)]
-    if whole:
+    if whole := [f"{name} {shape.shape}" for name, shape in shapes.items() if held_whole(name, shape.shape, tensor)]:
         logger.info("mesh.tensor=%d: key-value heads are held whole on each of them: %s", tensor, ", ".join(whole))
 
 

@@ -177,8 +177,7 @@ def from_dimensions(dimensions: Mapping[str, float], *, where: str) -> PaliGemma
       ConfigError: a number is missing, unknown or not of its kind.
     """
     wanted = _numbers(SIZES["tiny"])
-    wrong = sorted(set(wanted) ^ set(dimensions))
-    if wrong:
+    if wrong := sorted(set(wanted) ^ set(dimensions)):
         kind = "lacks" if wrong[0] in wanted else "has an unknown"
         raise UnknownSetting(f"{where}: {kind} {wrong[0]!r}; write exactly {', '.join(wanted)}")
     parts: dict[str, dict[str, Any]] = {"vision": {}, "decoder": {}}

@@ -169,10 +169,9 @@ def _adapter_products(
     site = TARGETS[target]
     a, b, _ = site.equation.replace("->", ",").split(",")
     trains = int(f"{site.adapter}/a" in trainable)
-    rows = math.prod(sizes[letter] for letter in a[:-1])
-    columns = math.prod(sizes[letter] for letter in b[1:])
+    widths = (math.prod(sizes[letter] for letter in axes) for axes in (a[:-1], b[1:]))
     # The gradient of (x A) is wanted for A's own, whether or not x's is.
-    return [_Product("adapters", 2.0 * config.lora.rank * n, trains) for n in (rows, columns)]
+    return [_Product("adapters", 2.0 * config.lora.rank * n, trains) for n in widths]
 
 
 def _region_products(

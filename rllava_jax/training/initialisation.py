@@ -215,8 +215,7 @@ def _resolved(config: Config, pretrained: OpenedCheckpoint) -> Config:
     theirs = dataclasses.replace(pretrained.config.model, vocab=pretrained.shapes[_TABLE].shape[0])
     config = _filled(config, theirs)
     here, there = dimensions_of(model_size(config.model)), dimensions_of(model_size(theirs))
-    other = [name for name in here if here[name] != there[name] and name != "vision.image_size"]
-    if other:
+    if other := [name for name in here if here[name] != there[name] and name != "vision.image_size"]:
         numbers = ", ".join(f"{name} {here[name]:g}, there {there[name]:g}" for name in other[:3])
         raise SettingConflict(
             f"model.size: {config.model.size!r} is not the size of {pretrained.where}, which is {theirs.size!r} "
