@@ -69,8 +69,11 @@ def load(
     stages = values["stages"].values()
     for stage in stages:
         _override(stage["config"], for_all, {})
+    of_stage = "|".join(name for name in fields_of(Stage) if name != "config")
     for override in for_one:
-        _override_stage(values, override)
+        # A field of the stage itself, or one of its configuration, which the user does not name on the way.
+        written = re.sub(rf"^({re.escape(_STAGES)}\.[^.=]+\.)(?!({of_stage})[.=])", r"\1config.", override)
+        _apply_override(values, written, Curriculum, said=override)
     for stage in stages:
         _override(stage["config"], (), placeholders or {})
     curriculum: Curriculum = read(values, Curriculum, where=where)
@@ -106,13 +109,6 @@ def _override(values: dict[str, Any], overrides: Sequence[str], placeholders: Ma
         if key == "data.root":
             for part in values["data"]["mix"].values():
                 part["root"] = part["root"] or value
-
-
-def _override_stage(values: dict[str, Any], override: str) -> None:
-    """A stage's own field, or one of its configuration, which the user does not name on the way."""
-    of_stage = "|".join(name for name in fields_of(Stage) if name != "config")
-    written = re.sub(rf"^({re.escape(_STAGES)}\.[^.=]+\.)(?!({of_stage})[.=])", r"\1config.", override)
-    _apply_override(values, written, Curriculum, said=override)
 
 
 def stage_names(path: str | Path) -> list[str]:

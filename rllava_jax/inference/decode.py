@@ -192,7 +192,6 @@ def generate(
     vocab: int | None = None,
     sampling: Sampling = GREEDY,
     key: PRNGKeyArray | None = None,
-    cache_dtype: Any = None,
     hook: AttentionHook | None = None,
 ) -> Generation:
     """Answers a batch of prompts, stopping when every row has reached eos.
@@ -203,14 +202,13 @@ def generate(
       vocab: ids that the tokenizer has; None is every row of the table. A published table has rows beyond them, which
         are no tokens: they are neither chosen nor given any probability.
       key: needed where `sampling` draws.
-      cache_dtype: of the kept keys and values; None is the compute type.
       hook: sees the attention weights of the prompt [B, N, S, S] and of every decoded token [B, N, 1, C], layer by
         layer. Without one nothing is added to the program.
 
     Raises:
       ValueError: sampling without a key.
     """
-    logits, state, of_prompt = prefill(model, prompt, new_tokens=new_tokens, cache_dtype=cache_dtype, hook=hook)
+    logits, state, of_prompt = prefill(model, prompt, new_tokens=new_tokens, hook=hook)
     batch, first_slot = logits.shape[0], state.filled.shape[1] - new_tokens
     layers = unrolled_layers(model)
     if layers is not None:
