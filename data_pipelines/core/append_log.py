@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from data_pipelines.core.errors import reason_of
 from data_pipelines.core.paths import is_remote
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class AppendLogs:
             try:
                 (self.folder / name).write_bytes(path.read_bytes())
             except Exception as error:  # gcsfs and aiohttp raise their own; training goes on, and the next time may do
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                logger.warning("%s: could not be uploaded (%s); trying again later", self.folder / name, reason)
+                place = self.folder / name
+                logger.warning("%s: could not be uploaded (%s); trying again later", place, reason_of(error))
                 return False
             self._uploaded[name] = state
         return True

@@ -184,8 +184,9 @@ def _differences(split: SourceSplit, expected: Count) -> tuple[list[str], list[s
     """What there is less of than expected, and what more: of another release, perhaps."""
     short: list[str] = []
     more: list[str] = []
+    held = _held(split)
     for what, field in (("questions", "examples"), ("images", "images")):
-        want, have = getattr(expected, field), getattr(_held(split), field)
+        want, have = getattr(expected, field), getattr(held, field)
         if want is not None and want != have:
             (short if have < want else more).append(f"{want:,} {what} expected, {have:,} found")
     return short, more

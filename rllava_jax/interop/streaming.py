@@ -18,6 +18,7 @@ import tensorstore as ts
 from orbax.checkpoint._src.serialization import ocdbt_utils, tensorstore_utils
 from tqdm import tqdm
 
+from data_pipelines.core.errors import reason_of
 from data_pipelines.core.paths import absolute
 from rllava_jax.checkpoint.errors import DamagedCheckpoint
 
@@ -142,8 +143,8 @@ def stored_array(folder: Path, name: str) -> StreamedArray:
             try:
                 read = store[first : min(first + at_once, shape[0])].read().result()
             except ValueError as error:  # what TensorStore raises for a missing, cut or altered chunk
-                reason = " ".join(str(error).split())[:200]
-                raise DamagedCheckpoint(f"{folder}: {name}: cannot be read ({reason}); take another step") from None
+                fault = f"cannot be read ({reason_of(error)})"
+                raise DamagedCheckpoint(f"{folder}: {name}: {fault}; take another step") from None
             for start in range(0, len(read), rows):
                 yield read[start : start + rows]
 

@@ -123,6 +123,8 @@ def _corrupted(index: RowIndex, subset: str) -> dict[str, dict[int, Row]]:
 def detected(index: RowIndex, predictions: Sequence[Prediction]) -> dict[str, Any] | None:
     """Accuracy with the right region, none, and the one that the model found."""
     kinds = Counter(p.shown_kind for p in predictions if p.condition == DETECTED)
+    if not kinds:
+        return None
     table = score_table(
         "Accuracy in percent, with 95 % intervals; differences are taken question by question",
         index,
@@ -133,7 +135,7 @@ def detected(index: RowIndex, predictions: Sequence[Prediction]) -> dict[str, An
     )
     counts = {"total": kinds.total(), "own": kinds[DETECTED], "no_box": kinds[NO_BOX], "too_many": kinds[TOO_MANY]}
     counts["named"] = kinds.total() - kinds["none"]
-    return {**counts, "iou": index.get((_DETECTED[0], DETECTED, "box_iou")), "table": table} if kinds else None
+    return {**counts, "iou": index.get((_DETECTED[0], DETECTED, "box_iou")), "table": table}
 
 
 def wrong_boxes(index: RowIndex) -> dict[str, Any] | None:

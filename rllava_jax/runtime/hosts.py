@@ -51,7 +51,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines.core import exit_codes
 from data_pipelines.core.command_line import last_line
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def shared_failures() -> Iterator[None]:
         if not several() or passes:
             raise
         if not expected and _is_lost_host(error):
-            error, expected = HostLost(f"another host was lost ({_line(error)}); {_AGAIN}"), True
+            error, expected = HostLost(f"another host was lost ({reason_of(error)}); {_AGAIN}"), True
         if expected:
             code, message, last = error.exit_code, str(error), last_line(error)
         else:
@@ -205,7 +205,7 @@ def barrier(name: str) -> None:
         # Not a collective of the devices, which would have no timeout.
         _client().wait_at_barrier(f"rllava/{name}/{next(_barriers)}", timeout * 1000)
     except jax.errors.JaxRuntimeError as error:
-        raise HostLost(f"{name}: not all hosts came within {timeout} s ({_line(error)}); {_AGAIN}") from None
+        raise HostLost(f"{name}: not all hosts came within {timeout} s ({reason_of(error)}); {_AGAIN}") from None
 
 
 def everywhere(holds: bool) -> bool:
@@ -249,7 +249,7 @@ def _is_lost_host(error: Exception) -> bool:
         return True
     if _OWN.search(str(error)):
         return False
-    logger.warning("a computation failed (%s); waiting to see whether another host is gone", _line(error))
+    logger.warning("a computation failed (%s); waiting to see whether another host is gone", reason_of(error))
     time.sleep(1.5 * _number("RLLAVA_HEARTBEAT_TIMEOUT", 100))
     return False
 
@@ -332,7 +332,3 @@ def _say_at_abort(message: str, code: int = exit_codes.LOST_HOST) -> None:
 
 def _client() -> Any:
     return distributed.global_state.client
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
