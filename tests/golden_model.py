@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rllava_jax.inference.decode import generate
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma
 from rllava_jax.model.params import merge, split
@@ -59,6 +60,12 @@ def golden_model(regions=None):
 def logits_of(model, inputs):
     """What the model computes, in one program."""
     return model(inputs).logits
+
+
+@functools.partial(nnx.jit, static_argnames=("new_tokens", "eos", "pad", "vocab", "sampling"))
+def decode(model, prompt, key=None, **options):
+    """`generate`, compiled once for each set of options."""
+    return generate(model, prompt, key=key, **options)
 
 
 def with_regions(inputs, given):

@@ -96,9 +96,8 @@ class Run:
 _RUNS = {}
 
 
-def run_of(config, mesh=None, *, accumulate=1):
-    """The `Run` on one device, or a mesh, that whoever asked first in this process has compiled."""
-    mesh = one_device() if mesh is None else mesh
+def run_of(config, mesh, *, accumulate=1):
+    """The `Run` that whoever asked first in this process has compiled."""
     key = repr(config), mesh, accumulate
     if key not in _RUNS:
         _RUNS[key] = Run(config, mesh, accumulate=accumulate)

@@ -1,7 +1,6 @@
 """Decoding against the reference's numbers."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from expected_errors import refused
 from flax import nnx
-from golden_model import assert_close, golden_model, logits_of, training_inputs
+from golden_model import assert_close, decode, golden_model, logits_of, training_inputs
 
 from data_pipelines.core.errors import ConfigError
 from rllava_jax.inference.decode import Sampling, choose, extend, generate, prefill
@@ -41,12 +40,6 @@ def smallest_errors(golden, logits_of, expected):
     axes = tuple(range(1, expected.ndim))
     errors = [np.abs(np.asarray(logits) - expected).max(axes) / np.abs(expected).max(axes) for logits in nudged]
     return np.min(errors, axis=0)
-
-
-@functools.partial(nnx.jit, static_argnames=("new_tokens", "eos", "pad", "vocab", "sampling"))
-def decode(model, prompt, key=None, **options):
-    """`generate`, compiled once for each set of options."""
-    return generate(model, prompt, key=key, **options)
 
 
 def test_prompts_of_different_lengths_prefill_to_the_references_logits():

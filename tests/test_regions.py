@@ -1,17 +1,16 @@
 """The region branch: what it adds, what it must never change, and its resampling against plain loops."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden_model import CONFIG, assert_close, golden_model, training_inputs, with_regions
+from golden_model import CONFIG, assert_close, decode, golden_model, training_inputs, with_regions
+from golden_model import logits_of as forward
 
 from rllava_jax.config import RegionConfig
-from rllava_jax.inference.decode import generate
 from rllava_jax.model.inputs import Inputs
 from rllava_jax.model.paligemma import PaliGemma, positions_of
 from rllava_jax.model.params import merge, split
@@ -51,18 +50,8 @@ def regions(valid, *, seed=0):
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def forward(graphdef, params, inputs):
-    return merge(graphdef, params)(inputs).logits
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def decode(graphdef, params, prompt, new_tokens):
-    return generate(merge(graphdef, params), prompt, new_tokens=new_tokens, eos=-1)
-
-
 def logits_of(model, golden, given):
-    return np.asarray(forward(*split(model), training_inputs(golden, **given).truncated(11)))
+    return np.asarray(forward(model, training_inputs(golden, **given).truncated(11)))
 
 
 def change(one, other):
@@ -222,11 +211,11 @@ def test_absent_regions_decode_as_plain(encoders):
         mask_ar=jnp.zeros_like(golden["in/prompt_text"]),
         mask_input=jnp.asarray(golden["in/prompt_mask"], bool),
     )
-    expected = decode(*split(plain), prompt, 6)
-    absent = decode(*split(model), with_regions(prompt, regions([False, False])), 6)
+    expected = decode(plain, prompt, new_tokens=6, eos=-1)
+    absent = decode(model, with_regions(prompt, regions([False, False])), new_tokens=6, eos=-1)
     np.testing.assert_array_equal(absent.tokens, expected.tokens)
     np.testing.assert_allclose(absent.log_prob, expected.log_prob, rtol=1e-5)
-    shown = decode(*split(model), with_regions(prompt, regions([True, True])), 6)
+    shown = decode(model, with_regions(prompt, regions([True, True])), new_tokens=6, eos=-1)
     assert np.abs(shown.log_prob - expected.log_prob).max() > 1e-2
 
 
@@ -238,7 +227,7 @@ def test_decoding_with_regions_equals_teacher_forcing():
         mask_ar=jnp.zeros_like(golden["in/prompt_text"]),
         mask_input=jnp.asarray(golden["in/prompt_mask"], bool),
     )
-    generated = decode(*split(model), prompt, 3)
+    generated = decode(model, prompt, new_tokens=3, eos=-1)
     length = golden["in/prompt_mask"].sum(axis=1)
     width = prompt.text.shape[1] + 3
     text, causal, real = (np.zeros((3, width), np.int32) for _ in range(3))
@@ -248,7 +237,7 @@ def test_decoding_with_regions_equals_teacher_forcing():
         causal[row, start:] = 1
         real[row, : start + 3] = 1
     whole = forward(
-        *split(model),
+        model,
         dataclasses.replace(prompt, text=jnp.asarray(text), mask_ar=jnp.asarray(causal), mask_input=real.astype(bool)),
     )
     for row, start in enumerate(length):
@@ -322,7 +311,7 @@ def test_gradients_are_finite_even_for_a_box_of_no_area():
     given = regions([True, False])
     given["regions"] = given["regions"].at[:, 1].set(0)
     inputs = training_inputs(golden, **given).truncated(11)
-    gradients = jax.jit(jax.grad(lambda params: jnp.square(forward(graphdef, params, inputs)).mean()))(params)
+    gradients = jax.jit(jax.grad(lambda params: jnp.square(merge(graphdef, params)(inputs).logits).mean()))(params)
     for name, gradient in gradients.items():
         assert np.isfinite(gradient).all(), name
         assert np.any(gradient), name
