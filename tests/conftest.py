@@ -45,7 +45,7 @@ _USERS_PATH = os.pathsep.join([str(_ROOT / "tests" / "without_oracles"), *filter
 _OTHER_FRAMEWORKS = re.compile(
     r"^\s*(import|from) (torch|transformers|peft|converted|tiny_models|other_transformers|ask_exported)\b", re.MULTILINE
 )
-_STARTS_PROGRAMS = re.compile(r"\b(subprocess\.(run|Popen|check_output)|sys\.executable|launch_world)\b")
+_STARTS_PROGRAMS = re.compile(r"\b(from chromium|subprocess\.(run|Popen|check_output)|sys\.executable|launch_world)\b")
 _TRAINS = {"finished_run", "finished_stages", "stages", "said", "command_line"}
 # The files that take longest, longest first: one that began last would keep one worker when the others are through.
 _LONGEST = [

@@ -128,6 +128,7 @@ def test_every_error_that_a_user_can_fix_has_a_code():
     assert [code for code in codes if not error_codes.is_well_formed(code)] == []
 
 
+@pytest.mark.slow
 def test_the_list_of_codes_is_the_codes():
     assert error_codes.PAGE.read_text(encoding="utf-8") == error_codes.page(error_codes.raised()[0])
 

@@ -99,6 +99,7 @@ def test_skip_goes_on_without_the_batch(stopped, poisoned, tmp_path):
     assert np.isfinite(logged[0]["loss"])
 
 
+@pytest.mark.slow
 def test_more_bad_steps_in_a_row_than_allowed_stop_the_run(tmp_path):
     log, outcomes = outcomes_of(tmp_path, max_skipped=1)
     with log:
@@ -126,6 +127,7 @@ def outcomes_of(tmp_path, **settings):
     [((1.0, np.nan, np.inf), "examples b, c"), ((1.0, 9.0, 1.0), "examples b"), ((1.0, 1.0, 1.1), "examples c")],
     ids=["not finite", "far above", "the highest"],
 )
+@pytest.mark.slow
 def test_the_offending_examples_are_named(tmp_path, caplog, losses_of, named):
     log, outcomes = outcomes_of(tmp_path)
     with log, caplog.at_level(logging.WARNING):

@@ -298,6 +298,7 @@ def test_a_flipped_bit_in_parameters_is_found_by_those_who_only_answer(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [truncate_largest, shutil.rmtree, flip_a_bit], ids=["truncated", "missing", "bit"])
+@pytest.mark.slow
 def test_damaged_newest_checkpoints_are_set_aside_and_the_one_before_is_used(tmp_path, caplog, damage):
     folder = tmp_path / "c"
     saved(folder, [1, 2, 3, 4])

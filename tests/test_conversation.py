@@ -140,6 +140,7 @@ def test_a_caption_asks_nothing(preprocessor, tokenizer):
     assert format_prefix(DataConfig().prompt, "caption", question="", language="zh", where="x") == "caption zh"
 
 
+@pytest.mark.slow
 def test_a_later_turn_changes_nothing_about_an_earlier_answer():
     """On the model: states of the first answer do not see what follows."""
     program = made(CONFIG, one_device())

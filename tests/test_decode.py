@@ -49,6 +49,7 @@ def test_prompts_of_different_lengths_prefill_to_the_references_logits():
     assert (smallest_errors(golden, logits_of, golden["out/prefill_last_logits"]) <= 1e-5).all()
 
 
+@pytest.mark.slow
 def test_cached_steps_give_the_references_logits():
     model, golden = golden_model()
     tokens = jnp.asarray(golden["out/greedy_tokens"])
@@ -68,6 +69,7 @@ def test_cached_steps_give_the_references_logits():
     assert (errors <= np.array([1e-5, 3e-5, 1e-5])).all(), errors
 
 
+@pytest.mark.slow
 def test_cached_steps_equal_the_whole_sequence_at_once():
     """In float32, where no rounding of the cache blurs it: decoding is teacher forcing, one token at a time."""
     model, golden = golden_model()
@@ -104,6 +106,7 @@ def test_log_probability_is_the_sum_over_the_chosen_tokens():
     np.testing.assert_allclose(generated.log_prob, expected, rtol=1e-3)  # the expected one has a bfloat16 cache
 
 
+@pytest.mark.slow
 def test_a_row_stops_at_eos_and_the_others_go_on():
     model, golden = golden_model()
     tokens = golden["out/greedy_tokens"]
@@ -136,6 +139,7 @@ def test_one_program_serves_prompts_of_all_lengths():
     assert compiled._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_row_without_a_token_is_never_chosen_and_has_no_probability():
     """Published tables have more rows than their tokenizer has ids."""
     model, golden = golden_model()
@@ -170,6 +174,7 @@ def test_low_temperature_sharpens_towards_greedy():
     assert np.mean(np.asarray(drawn) == 0) > 0.97
 
 
+@pytest.mark.slow
 def test_sampling_needs_a_key_and_sane_settings():
     model, golden = golden_model()
     with pytest.raises(ValueError, match="needs a key"):

@@ -200,6 +200,7 @@ def test_a_condition_of_the_trust_benchmark_expects_questions_with_a_region_alon
     assert scores.about["found"] == {}
 
 
+@pytest.mark.slow
 def test_families_that_are_rebuilt_from_boxes_can_be_scored(tmp_path):
     examples = load_examples(DataConfig(source="phantom"), "test", seed=0, max_regions=1)
     families = ("vqa", "identify", "localise")
@@ -332,6 +333,7 @@ def test_neither_order_nor_letter_case_nor_repetition_changes_a_score(tmp_path_f
     assert first["all/accuracy"][1] == 5  # whatever was given, no question leaves
 
 
+@pytest.mark.slow
 def test_20_000_predictions_are_scored_well_within_the_target():
     # The target is 100,000 in 10 s of one core (benchmarks/scoring_speed.py); a busy machine is left five times that.
     _, used = scoring_speed.measure(questions=20_000, images=4_000, bootstrap=1000)

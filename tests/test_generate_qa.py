@@ -17,6 +17,7 @@ def captions(tmp_path):
     return functools.partial(write_captions, tmp_path / "captions.jsonl")
 
 
+@pytest.mark.slow
 def test_every_kind_is_written_in_the_fields_of_vqa_examples(captions, tmp_path):
     out = tmp_path / "out"
     with LanguageModel() as server:

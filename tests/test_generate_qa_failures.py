@@ -16,6 +16,7 @@ def captions(tmp_path):
     return functools.partial(write_captions, tmp_path / "captions.jsonl")
 
 
+@pytest.mark.slow
 def test_passing_failures_are_tried_again(captions, tmp_path):
     failures = {
         0: Reply(status=429, headers={"retry-after-ms": "20"}),
@@ -39,6 +40,7 @@ def test_passing_failures_are_tried_again(captions, tmp_path):
     assert requests["replies_by_status"] == {"200": 6, "429": 1, "500": 1}
 
 
+@pytest.mark.slow
 def test_retry_after_is_waited_for(captions, tmp_path):
     def behave(call):
         return Reply(status=429, headers={"Retry-After": "1"}) if call.tries == 1 else None

@@ -62,6 +62,7 @@ def test_a_killed_run_goes_on_to_the_same_result_and_asks_nothing_twice(captions
     assert len(ids) == len(set(ids)) > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_stops_at_once_and_says_that_it_can_go_on(captions, tmp_path):
     with LanguageModel(lambda call: Reply(delay=30)) as server:
         process = run_command(*arguments(captions(8), tmp_path / "out", server))
@@ -75,6 +76,7 @@ def test_an_interrupted_run_stops_at_once_and_says_that_it_can_go_on(captions, t
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_the_api_key_is_sent_and_nowhere_else(captions, tmp_path):
     key = "key-0123456789-of-a-test"
 

@@ -52,6 +52,7 @@ def logged(workdir, observer, **settings):
         log.write_evaluation(2, {"all/right/accuracy": 0.5})
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_figures_of_every_row(wandb, tmp_path):
     (tmp_path / "config.json").write_text('{"config": {"seed": 3}}')
     for _ in range(2):
@@ -66,6 +67,7 @@ def test_weights_and_biases_gets_the_figures_of_every_row(wandb, tmp_path):
     assert wandb.finished == 2
 
 
+@pytest.mark.slow
 def test_without_the_setting_the_package_is_not_asked_for(wandb, tmp_path):
     logged(tmp_path, Recorded())
     assert not wandb.started

@@ -17,6 +17,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_compilation_counts_as_no_steps_time(tmp_path):
     with TrainingLog(tmp_path, TrainConfig(), first_step=0, steps=4) as log:
         with log.phase("compilation"):

@@ -187,6 +187,7 @@ def test_medms_setting_has_the_number_of_parameters_of_the_formula():
 
 
 @pytest.mark.parametrize("name", SIZES)
+@pytest.mark.slow
 def test_with_b_zero_the_model_is_the_base_model_bit_for_bit(models, name):
     model = models[name]
     np.testing.assert_array_equal(model.logits(silenced(model.params)), model.base_logits(model.base))
@@ -208,6 +209,7 @@ def drawn():
     return fresh(LORA, default=0)
 
 
+@pytest.mark.slow
 def test_b_starts_at_zero_and_a_as_pefts(drawn):
     """PEFT draws A by kaiming_uniform(a=√5): uniform within ± 1 / √(all that is contracted)."""
     fan_in = {"q": 64, "k": 64, "v": 64, "o": 64, "gate": 64, "up": 64, "down": 128, "vision.fc2": 64}
@@ -220,6 +222,7 @@ def test_b_starts_at_zero_and_a_as_pefts(drawn):
             assert not np.array_equal(a[0], a[1])
 
 
+@pytest.mark.slow
 def test_base_weights_of_a_seed_are_the_same_with_and_without_lora(drawn):
     base = fresh(None, default=0)
     assert {name for name in drawn if not is_adapter(name)} == base.keys()
@@ -228,6 +231,7 @@ def test_base_weights_of_a_seed_are_the_same_with_and_without_lora(drawn):
 
 
 @pytest.mark.parametrize("seeds", [{"default": 0}, {"params": 0}])
+@pytest.mark.slow
 def test_an_adapters_random_numbers_do_not_depend_on_the_other_targets(drawn, seeds):
     params = fresh(dataclasses.replace(LORA, targets=("down", "head")), **seeds)
     for name in ("llm/layers/mlp/lora_down/a", "img/head/lora/a"):
@@ -410,6 +414,7 @@ def test_training_moves_adapters_and_regions_and_leaves_the_base_bit_identical_i
         np.testing.assert_array_equal(state.frozen[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_optimiser_state_holds_nothing_of_the_base(on_one_device):
     _, state = on_one_device.train(batch())
     leaves = jax.tree_util.tree_leaves_with_path(state.optimizer)
@@ -420,6 +425,7 @@ def test_the_optimiser_state_holds_nothing_of_the_base(on_one_device):
     assert adam(state).mu.keys() == adam(state).nu.keys() == state.params.keys()
 
 
+@pytest.mark.slow
 def test_training_with_adapters_learns_the_batch_it_sees(on_one_device):
     metrics, _ = on_one_device.train(*[batch()] * 10)
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
@@ -431,6 +437,7 @@ def test_eight_devices_train_adapters_as_one(on_one_device):
 
 
 @pytest.mark.parametrize("size", sizes.SIZES)
+@pytest.mark.slow
 def test_fsdp_cuts_the_factor_that_has_the_width(size):
     """As the base: the axis of the decoder's or the vision tower's width is cut, the other factor is whole."""
     config = Config(model=ModelConfig(size), lora=LORA, regions=RegionConfig())

@@ -174,6 +174,7 @@ def test_families_within_a_part_come_by_their_weights(iterate):
     assert families == {"vqa": 30, "identify": 10}
 
 
+@pytest.mark.slow
 def test_hosts_share_each_batch_and_one_resumes_for_two(iterate):
     parts = [part("a", 9, weight=2), part("b", 5), part("c", 3, anneal=ANNEALED)]
     whole = take(iterate(parts), 30)

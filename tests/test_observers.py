@@ -48,6 +48,7 @@ def observed(predictor, image):
     return batch, predictor.generator.observe(predictor.params, batch, weights_of)
 
 
+@pytest.mark.slow
 def test_the_prompts_attention_sums_to_one_over_what_it_may_see(predictor, observed):
     batch, found = observed
     region_tokens = batch["regions"].shape[1] * 4
@@ -61,6 +62,7 @@ def test_the_prompts_attention_sums_to_one_over_what_it_may_see(predictor, obser
     assert (to_patches.sum(axis=-1) < 1).all()
 
 
+@pytest.mark.slow
 def test_every_decoded_token_shows_its_attention_to_the_image(predictor, observed):
     _, found = observed
     assert int((found.tokens[0] != 0).sum()) > 1  # something was decoded

@@ -102,6 +102,7 @@ def random_tree(seed):
     return {name: jnp.asarray(rng.normal(size=shape) * 0.1, jnp.float32) for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 def test_adafactor_is_optax_adafactor():
     """Without scaling by the parameters' size, after a clip of 1."""
     params, gradients = random_tree(0), [random_tree(1), random_tree(2)]

@@ -40,6 +40,7 @@ def test_vision_tower_and_table_have_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_every_named_size_can_be_built(size):
     model = nnx.eval_shape(lambda: PaliGemma(model_size(ModelConfig(size)), rngs=nnx.Rngs(0)))
     assert model.img.pos_embedding.shape[1] == (model_size(ModelConfig(size)).vision.image_size // 14) ** 2
@@ -77,6 +78,7 @@ def golden_losses(model, golden):
     return suffix_losses(states, table, golden["in/text"][:, 1:], golden["in/mask_loss"][:, 1:], chunk=4)[0]
 
 
+@pytest.mark.slow
 def test_loss_per_example_is_the_references():
     model, golden = golden_model()
     losses = golden_losses(model, golden)
@@ -99,6 +101,7 @@ def test_gemma2_logits_agree_with_transformers():
     assert_close(np.asarray(logits)[np.asarray(valid)], golden["out/logits"][np.asarray(valid)])
 
 
+@pytest.mark.slow
 def test_hooks_capture_the_attention_of_every_layer_and_change_nothing():
     model, golden = golden_model()
     inputs = training_inputs(golden).truncated(11)
@@ -128,6 +131,7 @@ def test_a_hook_may_replace_the_weights_of_one_layer():
     assert np.abs(np.asarray(changed.logits) - golden["out/logits"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_an_unused_hook_adds_nothing_to_the_program():
     model, golden = golden_model()
     inputs = training_inputs(golden).truncated(11)

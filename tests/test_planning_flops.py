@@ -76,6 +76,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_flops_by_dimensions_are_those_that_the_program_asks_for(case):
     config = CASES[case]
     traced, made = step_of(config)
@@ -85,6 +86,7 @@ def test_flops_by_dimensions_are_those_that_the_program_asks_for(case):
     assert counted == pytest.approx(asked_for(traced.jaxpr), rel=0.002)
 
 
+@pytest.mark.slow
 def test_flops_agree_with_xla_where_there_is_one_layer_to_count():
     size = PaliGemmaConfig(
         dataclasses.replace(VISION, depth=1, width=128, mlp=512),

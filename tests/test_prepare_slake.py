@@ -39,6 +39,7 @@ def test_prepared_slake_is_the_published_one(slake_root, prepared_slake, split, 
     assert without_places(read.images) == without_places(published.images)
 
 
+@pytest.mark.slow
 def test_prepared_slake_gives_the_batches_of_the_published_one_bit_for_bit(slake_root, prepared_slake, tmp_path):
     texts = ["answer en what is the marked structure?", "detect left lung", "what organ is it"] * 40
     tokenizer = train_tokenizer(texts, tmp_path / "small.model", vocab_size=300)

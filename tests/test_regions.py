@@ -68,6 +68,7 @@ def test_absent_regions_give_plain_logits(encoders):
 
 
 @pytest.mark.parametrize("encoders", ENCODERS)
+@pytest.mark.slow
 def test_a_batch_without_region_slots_is_one_whose_slots_are_empty(encoders):
     model, golden = model_with(encoders)
     empty = regions([False, False])
@@ -76,6 +77,7 @@ def test_a_batch_without_region_slots_is_one_whose_slots_are_empty(encoders):
 
 
 @pytest.mark.parametrize("encoders", ENCODERS)
+@pytest.mark.slow
 def test_absent_regions_leave_every_place_in_the_sequence_to_the_text(encoders):
     """Text positions are those of plain PaliGemma: RoPE would otherwise tell a gap."""
     model, golden = model_with(encoders)
@@ -149,6 +151,7 @@ def test_untrained_region_parameters_are_all_zero(encoders):
 
 
 @pytest.mark.parametrize("tokens", [4, 16])
+@pytest.mark.slow
 def test_an_untrained_crop_of_the_whole_image_gives_pooled_image_tokens(tokens):
     """Region tokens start in the space of the image tokens, which the decoder already reads."""
     side = CONFIG.vision.image_size
@@ -186,6 +189,7 @@ def test_overlay_and_loc_add_no_parameters_and_no_tokens(encoders):
     np.testing.assert_array_equal(logits_of(model, golden, regions([True, True])), logits_of(plain, golden, {}))
 
 
+@pytest.mark.slow
 def test_every_token_making_encoder_adds_its_tokens_for_every_slot():
     inputs = training_inputs(golden_model()[1], **regions([True, True]))
     length = {encoders: model_with(encoders)[0].embed(inputs).x.shape[1] for encoders in ENCODERS}
@@ -202,6 +206,7 @@ def test_a_batch_without_what_the_encoders_need_says_what_is_missing():
 
 
 @pytest.mark.parametrize("encoders", ENCODERS)
+@pytest.mark.slow
 def test_absent_regions_decode_as_plain(encoders):
     model, golden = model_with(encoders)
     plain, _ = golden_model()
@@ -219,6 +224,7 @@ def test_absent_regions_decode_as_plain(encoders):
     assert np.abs(shown.log_prob - expected.log_prob).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_decoding_with_regions_equals_teacher_forcing():
     model, golden = model_with(("crop", "align"))
     prompt = dataclasses.replace(
@@ -304,6 +310,7 @@ def test_align_keeps_regions_images_and_channels_apart():
                 np.testing.assert_allclose(pooled[image, slot, ..., channel], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_even_for_a_box_of_no_area():
     """Empty slots hold the box (0, 0, 0, 0)."""
     model, golden = model_with(("crop", "align"))

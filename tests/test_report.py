@@ -82,6 +82,7 @@ def test_svg_identifiers_are_unique_on_the_page(tmp_path, several):
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_page(tmp_path, several):
     assert write(tmp_path / "a.html", several) == write(tmp_path / "b.html", several)
 

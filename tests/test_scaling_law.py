@@ -194,11 +194,13 @@ class TestRefusals:
         found = outcome(points(values, losses(values, noise=0.005, A=0.05, alpha=-0.2)))
         assert any("below 0: more of it went with more loss" in refusal.reason for refusal in found.refusals)
 
+    @pytest.mark.slow
     def test_a_step_is_no_power(self):
         values = grid()
         found = outcome(points(values, np.where(values[:, 1] > 5_000, 0.2, 0.9)))
         assert "exponent_at_bound" in codes(found.refusals)
 
+    @pytest.mark.slow
     def test_noise_about_one_level_predicts_no_left_out_run(self):
         values = grid()
         noisy = 0.5 * np.exp(0.2 * np.random.default_rng(3).normal(size=len(values)))

@@ -161,6 +161,7 @@ class TestRuns:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_a_law_is_written_printed_and_drawn(self, runs, tmp_path, capsys):
         out = tmp_path / "out"
         arguments = ["--metric", "family=identify/right/accuracy", "--bootstrap", "100"]
@@ -191,6 +192,7 @@ class TestCommand:
         assert "5 runs for 4 parameters" in capsys.readouterr().out
         assert "<svg" in (out / "scaling.svg").read_text()
 
+    @pytest.mark.slow
     def test_data_can_be_left_out(self, tmp_path):
         folders = []
         for width in (8, 12, 16, 24, 32, 48, 64):

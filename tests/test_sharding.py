@@ -40,6 +40,7 @@ def test_every_mesh_trains_as_one_device(on_one_device, mesh):
     assert_trains_alike(run_of(CONFIG, make_mesh(mesh)), on_one_device)
 
 
+@pytest.mark.slow
 def test_every_mesh_makes_the_initial_state_of_one_device():
     program = made(CONFIG, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     state = initial_state(CONFIG, program, vocab=VOCAB)
@@ -72,6 +73,7 @@ def test_a_single_key_value_head_is_whole_on_every_device_of_tensor_and_said_so(
     assert not caplog.text
 
 
+@pytest.mark.slow
 def test_tensor_cuts_what_it_computes_apart():
     """No device holds, or computes, all heads, all of a feed-forward, or the whole vocabulary."""
     run = run_of(CONFIG, make_mesh(MeshConfig(1, 1, 8 // 2, slices=2)))
@@ -103,6 +105,7 @@ def test_parameters_and_their_moments_are_cut_alike():
 
 
 @pytest.mark.parametrize("size", [name for name in sizes.SIZES if name != "small"])
+@pytest.mark.slow
 def test_fsdp_cuts_every_named_size(size):
     regions = RegionConfig(encoders=("crop", "align"))
     _, shapes = abstract(

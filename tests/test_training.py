@@ -46,12 +46,14 @@ def test_accumulation_over_both_axes_trains_as_one_device(on_one_device, on_eigh
     assert_trains_alike(on_eight_devices, on_one_device)
 
 
+@pytest.mark.slow
 def test_training_learns_the_batch_it_sees(on_one_device):
     metrics, state = on_one_device.train(*[batch()] * 10)
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
     assert int(state.step) == 10
 
 
+@pytest.mark.slow
 def test_one_program_trains_with_and_without_regions(on_one_device):
     with_regions, _ = on_one_device.train(batch(shown=True))
     without, _ = on_one_device.train(batch(shown=False))
@@ -121,6 +123,7 @@ def test_example_losses_stand_in_the_order_of_the_batch(on_one_device, on_eight_
     assert len(set(losses[0].round(4))) == BATCH
 
 
+@pytest.mark.slow
 def test_frozen_parameters_never_change_and_have_no_optimiser_state():
     pattern = r"(roi|img/head)/.*"
     config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, trainable=(pattern,), weight_decay=0.1))
@@ -210,6 +213,7 @@ def test_pixels_become_minus_one_to_one_on_the_way_in():
     assert inputs.regions is None
 
 
+@pytest.mark.slow
 def test_resuming_drops_the_log_rows_after_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "loss": 1}\n{"step": 4, "lo')

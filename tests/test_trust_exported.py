@@ -47,6 +47,7 @@ def boxes():
     return boxes_file.make(examples, lambda _: (96, 80), source="toy", split="test", settings=settings)
 
 
+@pytest.mark.slow
 def test_the_example_answers_as_the_model_itself_under_every_variant(example, tmp_path):
     exported = export(tiny_config(("crop", "align")), tmp_path / "folder")
     asked, sources = boxes(), {f"i{i}": image(i) for i in range(2)}

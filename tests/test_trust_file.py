@@ -165,6 +165,7 @@ def test_an_adapter_that_is_no_function_is_named(name):
         function_named(name)
 
 
+@pytest.mark.slow
 def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "toy_adapter.py").write_text("def answer(image, question, boxes):\n    return 'yes', None\n")
