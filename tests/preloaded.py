@@ -20,17 +20,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 LIBRARIES = (
+    "PIL.Image",
+    "einops",
     "flax.nnx",
     "grain",
     "jax",
+    "jaxtyping",
     "jinja2",
+    "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "optax",
     "orbax.checkpoint",
     "pydantic",
-    "scipy.special",
+    "scipy.stats",
+    "sentencepiece",
     "tensorboardX",
     "tokenizers",
+    "tqdm",
 )
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE = 1 << 18  # bytes: arguments and environment
