@@ -3,12 +3,14 @@
 import json
 
 import pytest
-from expected_errors import assert_refused
+import tensorflow_datasets as tfds
+from expected_errors import assert_refused, refused
 from PIL import Image
 from prepared_sets import content, make_source, prepared, row, write_rows
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.prepare import main
+from data_pipelines.prepared.layout import check_split_name
 from data_pipelines.sources import registry
 from rllava_jax.config import ConfigError
 
@@ -106,6 +108,21 @@ def test_the_data_cards_are_printed(capsys):
 def test_every_registered_data_set_has_a_card_of_its_name():
     for name in registry.SOURCES:
         assert registry.SOURCES.get(name, setting="NAME").card.name == name
+
+
+@pytest.mark.parametrize("name", registry.SOURCES)
+def test_every_split_of_a_card_has_a_name_that_can_be_stored(name):
+    for split in registry.SOURCES.get(name, setting="NAME").card.splits:
+        check_split_name(split, name)
+
+
+def test_tfds_finds_a_split_whose_name_begins_with_a_digit(source, tmp_path):
+    write_rows(source, row(1), split="10k")
+    prepared(source, tmp_path / "out", splits=["10k"])
+    questions = tfds.builder_from_directory(str(tmp_path / "out/questions/1.0.0"))
+    assert [record["id"] for record in questions.as_data_source("10k")] == [b"jsonl/1"]
+    with refused(DataError, "data.invalid-value", "'all'"):
+        check_split_name("all", "jsonl")
 
 
 def test_two_questions_of_one_id_are_an_error(source, tmp_path):

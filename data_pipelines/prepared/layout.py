@@ -24,7 +24,7 @@ RECORD_FILE = "prepared.json"
 CHECKSUMS_FILE = "source_files.sha256"
 
 # TFDS reads a split's name from the names of its files, and takes "all" for the union of the others.
-_SPLIT = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_SPLIT = re.compile(r"\w+", re.ASCII)
 
 
 def config_folder(root: str, config: str) -> str:
@@ -35,9 +35,7 @@ def config_folder(root: str, config: str) -> str:
 def check_split_name(split: str, where: str) -> None:
     """Raises: DataError: TFDS could not keep a split of this name."""
     if not _SPLIT.fullmatch(split) or split == "all":
-        raise InvalidValue(
-            f'{where}: split {split!r}; name it with letters, digits and "_", a letter first, and not "all"'
-        )
+        raise InvalidValue(f'{where}: split {split!r}; name it with letters, digits and "_", and not "all"')
 
 
 def read_record(root: str) -> dict[str, Any]:
