@@ -129,7 +129,7 @@ def _means(
     for metric in protocol.metrics_of(subset):
         figure = None
         if metric in protocol.corpus:
-            statistic = protocol.corpus[metric]([table.answers[i] for i in held.tolist()])
+            statistic = protocol.corpus[metric]([table.answers[i] for i in held.tolist()], table.answers)
             figure = table.estimator.statistic(statistic, table.images[held])
         elif metric in table.values:
             at = held[~np.isnan(table.values[metric][held])]

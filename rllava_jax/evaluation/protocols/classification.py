@@ -21,7 +21,9 @@ def _classes(items: Sequence[Response]) -> tuple[list[str], np.ndarray]:
     return names.tolist(), wanted
 
 
-def _macro(of_classes: Callable[..., np.ndarray], items: Sequence[Response]) -> Statistic:
+def _macro(
+    of_classes: Callable[..., np.ndarray], items: Sequence[Response], everyone: Sequence[Response] = ()
+) -> Statistic:
     """The mean over classes of a statistic of answers."""
     names, wanted = _classes(items)
     number = {name: place for place, name in enumerate(names)}
@@ -29,14 +31,14 @@ def _macro(of_classes: Callable[..., np.ndarray], items: Sequence[Response]) -> 
     return lambda weights: statistics.macro(of_classes(weights, predicted, wanted, len(names)))
 
 
-def _auc_macro(items: Sequence[Response]) -> Statistic:
+def _auc_macro(items: Sequence[Response], everyone: Sequence[Response] = ()) -> Statistic:
     """NaN where the file has no `scores`. A question without an answer is ranked last for its class, first for others.
 
     Raises:
       DataError: some answers have scores and others none, or not for every class.
     """
     names, wanted = _classes(items)
-    answered = [item for item in items if item.predictions]
+    answered = [item for item in everyone or items if item.predictions]
     lacking = [item for item in answered if "scores" not in item.fields]
     if len(lacking) == len(answered):
         return lambda weights: np.full(len(weights), np.nan)

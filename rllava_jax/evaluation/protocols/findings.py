@@ -32,7 +32,9 @@ def probability_of_yes(item: Response) -> float | None:
 
 
 def _per_finding(
-    compute: Callable[[Sequence[Response], np.ndarray], np.ndarray], items: Sequence[Response]
+    compute: Callable[[Sequence[Response], np.ndarray], np.ndarray],
+    items: Sequence[Response],
+    everyone: Sequence[Response] = (),
 ) -> Statistic:
     """The mean over findings of a statistic of each one's items; of a single finding, the statistic itself."""
     of_finding = [item.content_type for item in items]
@@ -50,10 +52,16 @@ def _f1_of_finding(items: Sequence[Response], weights: np.ndarray) -> np.ndarray
     return statistics.binary_f1(weights, called, _positive(items))
 
 
+def _auc(items: Sequence[Response], everyone: Sequence[Response] = ()) -> Statistic:
+    """NaN where the whole file has not one probability. Were it each finding's own, one that nobody answered would
+    leave the mean, which may rise by that."""
+    if all(probability_of_yes(item) is None for item in everyone or items):
+        return lambda weights: np.full(len(weights), np.nan)
+    return _per_finding(_auc_of_finding, items)
+
+
 def _auc_of_finding(items: Sequence[Response], weights: np.ndarray) -> np.ndarray:
     scores = [probability_of_yes(item) for item in items]
-    if all(score is None for score in scores):
-        return np.full(len(weights), np.nan)
     positive = _positive(items)
     # What has no probability counts as wrong: ranked last if positive, first if not.
     ranked = [(-np.inf if p else np.inf) if s is None else s for s, p in zip(scores, positive, strict=True)]
@@ -75,12 +83,13 @@ FINDINGS = Protocol(
         "which lifts it.",
         "AUC takes probability_yes, or else the confidence of the whole answer (for no, its complement), which shares "
         "its probability with other wordings; what has neither counts as wrong: ranked last if positive, first if not.",
-        "A finding without a positive, or without a negative, has no AUC and is not in the mean.",
+        "A finding whose references have no positive, or no negative, has no AUC and is not in the mean.",
+        "A finding that no answer gives a probability has an AUC of 0, as long as any other has one.",
         "Accuracy under all is over questions and not over findings.",
     ),
     score=lambda item: {"accuracy": float(exact_match(item.answer, item.prediction))},
     metrics={"": ("auc", "f1", "accuracy")},
     counts=lambda item: bool(item.content_type) and normalise_answer(item.answer) in ("yes", "no"),
     subsets=lambda item: ("all", f"content_type={item.content_type}"),
-    corpus={"auc": partial(_per_finding, _auc_of_finding), "f1": partial(_per_finding, _f1_of_finding)},
+    corpus={"auc": _auc, "f1": partial(_per_finding, _f1_of_finding)},
 )

@@ -26,8 +26,10 @@ class Protocol:
         `corpus` may stand here too.
       counts: whether a question takes part; what does not is counted and named.
       subsets: those that an item belongs to, each a group of rows; "all" among them.
-      corpus: metrics of many answers together (BLEU, AUC): from the items of a subset, a statistic of weights
-        [S, N] → [S] as in `evaluation.intervals`, so that the bootstrap runs through it.
+      corpus: metrics of many answers together (BLEU, AUC): from the items of a subset, and from those of the whole
+        file, a statistic of weights [S, N] → [S] as in `evaluation.intervals`, so that the bootstrap runs through it.
+        Whether a metric can be had at all follows from the whole file: were it the subset's own question, one that
+        nobody answered would leave a mean over subsets.
       contrasts: differences between conditions that have rows, as have then the kinds of wrong region.
       runs: answers per question. Above 1, a line's `answer` may be a list, and lines that share an id are its runs.
       dataset: where the protocol is a published test set: its name in `data_pipelines.sources.registry`,
@@ -44,7 +46,7 @@ class Protocol:
     faults: tuple[str, ...] = ()
     counts: Callable[[Response], bool] = lambda item: True
     subsets: Callable[[Any], Sequence[str]] = subsets_of
-    corpus: Mapping[str, Callable[[Sequence[Any]], Statistic]] = field(default_factory=dict)
+    corpus: Mapping[str, Callable[[Sequence[Any], Sequence[Any]], Statistic]] = field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()
     runs: int = 1
     dataset: str = ""

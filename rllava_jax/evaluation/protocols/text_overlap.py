@@ -102,11 +102,11 @@ def _score(item: Response) -> Scores:
     return {**bleus, **rouge(item.references, item.prediction)}
 
 
-def _corpus_bleu(order: int, items: Sequence[Response]) -> Statistic:
+def _corpus_bleu(order: int, items: Sequence[Response], everyone: Sequence[Response] = ()) -> Statistic:
     return corpus_bleu_statistic([item.references for item in items], [item.prediction for item in items], order)
 
 
-_CORPUS: dict[str, Callable[[Sequence[Response]], Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}
+_CORPUS: dict[str, Callable[..., Statistic]] = {f"bleu{o}": partial(_corpus_bleu, o) for o in ORDERS}
 
 TEXT_OVERLAP = Protocol(
     name="text_overlap",
@@ -119,6 +119,7 @@ TEXT_OVERLAP = Protocol(
         "of \"right lung\".",
         "Corpus BLEU-n is 0 where no answer has n words, and sentence BLEU takes only the orders that an answer is "
         "long enough for: neither may be compared with the other, or with a BLEU whose settings are not given.",
+        "Where no answer has n words, a wrong answer of n words lifts corpus BLEU-n from 0 to what smoothing gives.",
         "ROUGE's tokens are a to z and 0 to 9: a Chinese answer has none and scores 0, µ and β are no letters, and "
         "HER2+ is HER2-.",
     ),
