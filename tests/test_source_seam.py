@@ -21,8 +21,8 @@ CARD = DataCard("toy", "Toy films", "films in a folder", "none", "none", "CC0", 
 def load(root, split):
     found = begin_split(CARD, root, split)
     for name in ("a.png", "b.png", "gone.png"):
-        if found.has_file(os.path.join(root, name), name):
-            image = found.image(os.path.join(root, name), name, regions=(Region((0, 0, 0.5, 0.5), "Lung"),))
+        if file := found.file(os.path.join(root, name), name):
+            image = found.image(file, name, regions=(Region((0, 0, 0.5, 0.5), "Lung"),))
             found.question(image, name, question="Is it a film?", answer="Yes", answer_type="closed")
     return found.finished()
 

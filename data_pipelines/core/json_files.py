@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import PureWindowsPath
 from typing import Any
 
 from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, invalid_field
@@ -162,6 +163,7 @@ def inner_path(name: str, where: str, field: str) -> str:
     Raises:
       DataError: it leaves the folder: what is stored of it would name places of the user's machine.
     """
-    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
+    absolute = os.path.isabs(name) or PureWindowsPath(name).is_absolute()
+    if absolute or os.pardir in re.split(r"[/\\]", name):
         raise invalid_field(where, field, name, "name a file below the data set's folder")
     return name

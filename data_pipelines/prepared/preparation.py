@@ -1,5 +1,6 @@
 """A source becomes a prepared data set: loaded, checked against its card, stored, described."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from data_pipelines.core.atomic_files import check_destination, write_atomically
 from data_pipelines.core.command_line import made_folder
+from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
 from data_pipelines.core.errors import FileExists, InvalidValue, MissingData, MissingFile, OptionConflict, listed
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.prepared import fields, image_shards, layout
@@ -276,12 +278,19 @@ def _write_checksums(stored: Stored, root: str, out: str) -> None:
         for item, checksum in zip(shard.items, note.sha256, strict=True):
             if isinstance(item.source, str) and checksum:
                 checksums[relative(item.file(), root)] = checksum
+    files = DataRoot(root)
     for path in Path(root).glob("*" if unnamed else "**/*") if root else ():
-        if path.name.lower().endswith(_ANNOTATION_FILES) and path.is_file():
+        if path.name.lower().endswith(_ANNOTATION_FILES) and _belongs(files, path):
             with path.open("rb") as file:
                 checksums[relative(str(path), root)] = hashlib.file_digest(file, "sha256").hexdigest()
     lines = "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
     write_atomically(Path(out, layout.CHECKSUMS_FILE), lines)
+
+
+def _belongs(files: DataRoot, path: Path) -> bool:
+    with contextlib.suppress(OutsideRoot, NoPlainFile):
+        return bool(files.layout_file(str(path)))
+    return False
 
 
 def _record(source: Source, splits: Splits, root: str, command: str) -> dict[str, Any]:

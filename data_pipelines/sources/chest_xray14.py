@@ -82,8 +82,7 @@ def load(root: str, split: str) -> SourceSplit:
     for name in [line.strip() for _, line in lines_of(listing)]:
         if name not in findings:
             raise MissingField(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}")
-        path = films.get(name, "")
-        if found.has_file(path, name):
+        if path := found.file(films.get(name, ""), name):
             found.image(path, name, regions=_regions(path, boxes.get(name, ())), modality="X-Ray", body_part="Chest")
     for finding in FINDINGS:
         _ask(found, finding, findings)

@@ -62,7 +62,7 @@ def load(root: str, split: str) -> SourceSplit:
     names = {entry["id"]: text_field(entry, "name", where) for where, entry in _entries(content, "categories", path)}
     listed = {entry["id"]: (where, entry) for where, entry in _entries(content, "images", path)}
     sizes = {key: _size(entry, where) for key, (where, entry) in listed.items()}
-    found = SplitBuilder("coco", split)
+    found = SplitBuilder("coco", split, root)
     crowds = LeftOut()  # by design, unlike images that are missing, so they are logged alone
     regions: dict[Any, list[Region]] = {}
     for where, entry in _entries(content, "annotations", path):
@@ -82,7 +82,7 @@ def load(root: str, split: str) -> SourceSplit:
             raise DuplicateId(f"{where}: file_name {name!r} is another image's as well; list each file once")
         seen.add(name)
         file = os.path.join(folder, name)
-        if found.has_file(file, name):
+        if file := found.file(file, name, where=where):
             if key in regions:
                 _check_size(sizes[key], file, name, where)
             found.image(file, name, regions=tuple(regions.get(key, ())))

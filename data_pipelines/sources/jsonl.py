@@ -21,6 +21,7 @@ from typing import Any, get_args
 from PIL import Image
 
 from data_pipelines.core import json_files
+from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot, spelled_alike
 from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
 from data_pipelines.core.json_files import text_field
 from data_pipelines.core.registry import nearest
@@ -67,7 +68,7 @@ def load(root: str, split: str) -> SourceSplit:
     Raises:
       DataError: no such folder or split; a row that is malformed, has an unknown field, or marks what lies outside.
     """
-    found = SplitBuilder("jsonl", split)
+    found = SplitBuilder("jsonl", split, root)
     named: dict[str, None] = {}
     frames = functools.cache(frame_of)
     for name, row, where in _rows(root):
@@ -75,13 +76,15 @@ def load(root: str, split: str) -> SourceSplit:
         if name != split:
             continue
         file = json_files.inner_path(text_field(row, "image", where), where, "image")
-        path = os.path.join(root, file)
-        if not found.has_file(path, file):
+        path = found.file(os.path.join(root, file), file, where=where)
+        if not path:
             continue
         regions: tuple[Region, ...] = ()
         if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path, path)):
-            regions = tuple(_region(entry, root, frame, f"{where}: region {n}") for n, entry in enumerate(entries))
-        image = found.images[_merge(found, row, path, file, regions, where)]
+            regions = tuple(
+                _region(entry, found.files, frame, f"{where}: region {n}") for n, entry in enumerate(entries)
+            )
+        image = found.images[_merge(found, row, path, spelled_alike(file), regions, where)]
         if "question" in row or "answer" in row:
             key = text_field(row, "id", where)
             provenance = "annotation" if regions else ""
@@ -191,13 +194,13 @@ def _turns(row: dict[str, Any], where: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _region(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str) -> Region:
+def _region(entry: dict[str, Any], files: DataRoot, frame: tuple[int, int], where: str) -> Region:
     _check_fields(entry, _REGION_FIELDS, where)
     polygon = None
     if "polygon" in entry:
         points = _list(entry, "polygon", list, "points [x, y] in pixels", where)
         polygon = polygon_in(frame, [json_files.finite_numbers(point, 2, where, "polygon") for point in points])
-    mask = _mask(entry, root, frame, where) if entry.keys() & {"mask", "mask_level"} else None
+    mask = _mask(entry, files, frame, where) if entry.keys() & {"mask", "mask_level"} else None
     if "box" in entry:
         box = box_in(frame, entry["box"], where, "box")
     elif polygon is not None:
@@ -207,16 +210,20 @@ def _region(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str
     return Region(box, _optional(entry, "label", where), polygon, mask)
 
 
-def _mask(entry: dict[str, Any], root: str, frame: tuple[int, int], where: str) -> MaskFile:
+def _mask(entry: dict[str, Any], files: DataRoot, frame: tuple[int, int], where: str) -> MaskFile:
     """The mask of a region, which has a pixel for each of its image, and grey levels where one of them is meant."""
     if "mask" not in entry:
         raise MissingField(f"{where}: field 'mask_level' is of a mask; write 'mask' too")
     level = entry.get("mask_level")
     if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 0 < level < 256):
         raise invalid_field(where, "mask_level", level, "write a grey level from 1 to 255")
-    file = os.path.join(root, json_files.inner_path(text_field(entry, "mask", where), where, "mask"))
-    if not os.path.isfile(file):
-        raise MissingFile(f"{where}: mask {file}: no such file; restore it, or leave the field out")
+    named = os.path.join(files.root, json_files.inner_path(text_field(entry, "mask", where), where, "mask"))
+    try:
+        file = files.file(named)
+    except (OutsideRoot, NoPlainFile) as error:
+        raise error.within(f"{where}: mask") from None
+    if not file:
+        raise MissingFile(f"{where}: mask {named}: no such file; restore it, or leave the field out")
     try:
         with Image.open(file) as opened:
             size, mode = opened.size, opened.mode

@@ -56,7 +56,7 @@ def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, sp
             found.left_out.add(turns, f"{card.name}/{key}")
             continue
         file = os.path.join(root, "images", name)
-        if not found.has_file(file, name):
+        if not (file := found.file(file, name)):
             continue
         image = found.image(file, name, modality=_modality(entry.get("domain")))
         seen[key] += 1

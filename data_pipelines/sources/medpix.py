@@ -68,7 +68,7 @@ def load(root: str, split: str) -> SourceSplit:
             raise MissingField(f"{where}: field 'Description' is {type(description).__name__}; expected an object")
         caption = _AGE.sub("", _text(description, "Caption")).strip()
         file = os.path.join(root, "images", f"{name}.png")
-        if not found.has_file(file, f"{name}.png"):
+        if not (file := found.file(file, f"{name}.png")):
             continue
         if (unwritten := _NO_CAPTION.match(caption)) or name in found.images:
             found.left_out.add("caption not written" if unwritten else "image described before", name)

@@ -16,6 +16,7 @@ import re
 from itertools import zip_longest
 from pathlib import Path
 
+from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
 from data_pipelines.core.errors import InvalidValue, UnreadableFile
 from data_pipelines.core.text_files import read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit, UnnamedFile
@@ -91,14 +92,14 @@ def load(root: str, split: str) -> SourceSplit:
     views = {row["dicom_id"]: row["ViewPosition"].strip() for row in metadata}  # e.g. "PA", "LATERAL"
     reports = _reports_folder(root)
     # Films of one study follow each other, and share its report.
-    caption_of = functools.lru_cache(maxsize=1)(functools.partial(_caption, reports))
+    caption_of = functools.lru_cache(maxsize=1)(functools.partial(_caption, found.files, reports))
     for row in read_rows(os.path.join(root, _FILES.format("split")), ("dicom_id", "study_id", "subject_id", "split")):
         if row["split"] != split:
             continue
         dicom, subject, study = row["dicom_id"], f"p{row['subject_id']}", f"s{row['study_id']}"
         name = hashed_name(dicom)
         file = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
-        if not found.has_file(file, name):
+        if not (file := found.file(file, name)):
             continue
         image = found.image(UnnamedFile(file, name), name, modality="X-Ray", body_part="Chest")
         findings = labels.get(study, {})
@@ -154,14 +155,15 @@ def _reports_folder(root: str) -> str:
     return ""
 
 
-def _caption(folder: str, subject: str, study: str) -> str:
+def _caption(files: DataRoot, folder: str, subject: str, study: str) -> str:
     """Findings and impression of a study's report; "" where it has neither, or is missing."""
     try:
-        with open(os.path.join(folder, subject[:3], subject, f"{study}.txt"), encoding="utf-8") as file:
+        path = files.file(os.path.join(folder, subject[:3], subject, f"{study}.txt"))
+        if not path:
+            return ""
+        with open(path, encoding="utf-8") as file:
             return findings_and_impression(file.read())
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, OutsideRoot, NoPlainFile):
         # The file's name holds the patient's number.
         raise UnreadableFile(f"{folder}: one of the reports cannot be read; copy them again") from None
 

@@ -73,7 +73,7 @@ def load(root: str, split: str) -> SourceSplit:
             found.left_out.add("no caption", name)
             continue
         file = os.path.join(folder, f"{name}.jpg")
-        if not found.has_file(file, f"{name}.jpg"):
+        if not (file := found.file(file, f"{name}.jpg")):
             continue
         concepts = list(dict.fromkeys([*manual.get(name, ()), *extracted.get(name, ())]))
         for unnamed in (concept for concept in concepts if concept not in names):

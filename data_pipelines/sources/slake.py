@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
+from data_pipelines.core.data_root import DataRoot
 from data_pipelines.core.errors import MalformedFile, UnknownName
 from data_pipelines.core.json_files import read_json, read_objects, text_field
 from data_pipelines.images.reading import frame_of
@@ -66,14 +67,13 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
         if language not in languages:
             continue
         name = text("img_name").split("/")[0]
-        folder = os.path.join(root, "imgs", name)
-        file = os.path.join(folder, "source.jpg")
-        if not found.has_file(file, name):
+        file = found.file(os.path.join(root, "imgs", name, "source.jpg"), name)
+        if not file:
             continue
         image = found.images.get(name)
         if not image:
             says = {"modality": text("modality"), "body_part": text("location")}
-            image = found.image(file, name, regions=_regions(folder, file, levels), **says)
+            image = found.image(file, name, regions=_regions(found.files, file, levels), **says)
         key, answer = f"{language}/{text('qid')}", text("answer", may_be_empty=True)
         if found.has_answer(answer, key, reason="question without an answer"):
             says = {"question": text("question"), "content_type": text("content_type"), "language": language}
@@ -88,18 +88,18 @@ SOURCE = Source(
 )
 
 
-def _regions(folder: str, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
-    entries = read_objects(os.path.join(folder, "detection.json"))
+def _regions(files: DataRoot, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
+    beside = os.path.join(os.path.dirname(image_path), "detection.json")
+    entries = read_objects(files.file(beside) or beside)
     frame = frame_of(image_path, image_path)
     if frame is None:
         return ()
-    mask = os.path.join(folder, "mask.png")
-    has_mask = bool(levels) and os.path.isfile(mask)
+    mask = files.file(os.path.join(os.path.dirname(image_path), "mask.png")) if levels else ""
     regions = []
     for where, entry in entries:
         for label, pixels in entry.items():
             box = box_in(frame, pixels, f"{where}, {label!r}", "box")
-            outline = MaskFile(mask, levels[label]) if has_mask and label in levels else None
+            outline = MaskFile(mask, levels[label]) if mask and label in levels else None
             regions.append(Region(box, label, mask=outline))
     return tuple(regions)
 

@@ -1,15 +1,24 @@
 """How every source collects a split, and what their readers share: boxes in pixels, answer types."""
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
 from data_pipelines.core.errors import UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.scan_parts import split_part
-from data_pipelines.records import AnnotatedImage, AnswerType, Box, DataCard, ImageSource, SourceSplit, VQAExample
+from data_pipelines.records import (
+    AnnotatedImage,
+    AnswerType,
+    Box,
+    DataCard,
+    ImageSource,
+    SourceSplit,
+    UnnamedFile,
+    VQAExample,
+)
 from data_pipelines.records import question_about as record_of_question
 from data_pipelines.regions.boxes import box_from_pixels
 
@@ -42,27 +51,52 @@ class SplitBuilder:
     Attributes:
       images: image_id → image, in the order in which they came.
       left_out: entries that have no place in the split.
+      files: what belongs to the data set; every path that an annotation file has a part in comes from there.
     """
 
-    def __init__(self, dataset: str, split: str):
+    def __init__(self, dataset: str, split: str, root: str = ""):
+        """Args:
+        root: folder of the published files; "" of a data set that reads none.
+        """
         self.dataset, self.split = dataset, split
+        self.files = DataRoot(root)
         self.examples: list[VQAExample] = []
         self.images: dict[str, AnnotatedImage] = {}
         self.left_out = LeftOut()
-        self._found: set[str] = set()
+        self._found: dict[str, str] = {}
 
-    def has_file(self, path: str, name: str) -> bool:
-        """Whether an image file, or the file that `path` names a part of, is there; if not, `name` is left out."""
-        if path not in self._found and not os.path.isfile(split_part(path)[0]):
-            self.left_out.add("image not in the folder", name)
-            return False
-        self._found.add(path)
-        return True
+    def file(self, path: str, name: str, *, where: str = "") -> str:
+        """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out.
+
+        Args:
+          path: the root with the name from the annotation file behind it, perhaps with a part as in `scan_parts`.
+          where: names the row in messages, where a name that leads out of the data set is an error; without it such a
+            row is left out.
+
+        Raises:
+          DataError: see `where`; `core/data_root.py` says what belongs to a data set.
+        """
+        if path not in self._found:
+            whole = split_part(path)[0]
+            try:
+                found = self.files.file(whole)
+            except (OutsideRoot, NoPlainFile) as error:
+                if where:
+                    raise error.within(where) from None
+                outside = isinstance(error, OutsideRoot)
+                self.left_out.add("image leads out of the folder" if outside else "image is no plain file", name)
+                return ""
+            if not found:
+                self.left_out.add("image not in the folder", name)
+                return ""
+            self._found[path] = found + path[len(whole) :]
+        return self._found[path]
 
     def image(self, image: ImageSource, name: str, **fields: Any) -> AnnotatedImage:
         """The image of that image_id, added when it is first named.
 
         Args:
+          image: bytes, or a path that `file` gave.
           fields: further ones of `AnnotatedImage`; without `regions` it has none.
         """
         if name not in self.images:
@@ -85,8 +119,8 @@ class SplitBuilder:
         Args:
           named: what the file is called where it is left out, else `name`.
         """
-        if self.has_file(path, named or name) and self.has_answer(answer, key):
-            self.question(self.image(path, name), key, answer=answer, **fields)
+        if (file := self.file(path, named or name)) and self.has_answer(answer, key):
+            self.question(self.image(file, name), key, answer=answer, **fields)
 
     def finding(self, image: AnnotatedImage, label: str, called: str, *, shown: bool, labels: tuple[str, ...]) -> None:
         """Adds the closed question whether a film shows a finding.
@@ -111,6 +145,12 @@ class SplitBuilder:
 
     def finished(self) -> SourceSplit:
         """The split. What is left out is logged."""
+        records: list[VQAExample | AnnotatedImage] = [*self.images.values(), *self.examples]
+        masks = (region.mask.path for record in records for region in record.regions if region.mask)
+        for image in (*(record.image for record in records), *masks):
+            path = image.path if isinstance(image, UnnamedFile) else image
+            if isinstance(path, str) and not {path, path.rpartition("#")[0]} & self.files.given:
+                raise ValueError(f"{self.dataset} names a file that it has not got from SplitBuilder.file")
         reported = self.left_out.reported(f"{self.dataset} {self.split}")
         return SourceSplit(self.examples, list(self.images.values()), reported)
 
@@ -126,7 +166,7 @@ def begin_split(card: DataCard, root: str, split: str, known: Collection[str] = 
     """
     require_folder(root)
     require_split(card.name, split, known or card.splits)
-    return SplitBuilder(card.name, split)
+    return SplitBuilder(card.name, split, root)
 
 
 def require_split(dataset: str, split: str, known: Collection[str]) -> None:

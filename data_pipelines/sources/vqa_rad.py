@@ -60,7 +60,7 @@ def load(root: str, split: str) -> SourceSplit:
         if split not in _splits_of(text("phrase_type"), name, where):
             continue
         file = os.path.join(root, "images", name)
-        if not found.has_file(file, name):
+        if not (file := found.file(file, name)):
             continue
         image = found.image(file, name, body_part=text("image_organ"))
         key, answer = text("qid"), text("answer", may_be_empty=True)
