@@ -7,13 +7,17 @@ PYTHON ?= python3
 JOBS ?= 3
 PYTEST = env -u PYTHONDONTWRITEBYTECODE $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Of `make fuzz`.
+MINUTES ?= 5
+SEED ?= 0
+
 VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 # Bytecode is written for what is imported, below, rather than for all that is installed: a third of the set-up time.
 INSTALL := $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint docs clean
+.PHONY: help demo test test-fast fuzz lint docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +32,9 @@ test: $(VENV)/.test-installed ## set up and run all tests
 
 test-fast: $(VENV)/.test-installed ## set up and run what needs no second framework and starts no training process: minutes
 	$(PYTEST) --fast
+
+fuzz: $(VENV)/.runtime-installed ## damage the files that commands read, MINUTES=5 long, and look what becomes of them
+	$(VENV_PYTHON) benchmarks/fuzz.py --minutes $(MINUTES) --seed $(SEED)
 
 lint: $(VENV)/.test-installed ## check style, the layers of imports, and types
 	$(VENV_PYTHON) -m ruff check .

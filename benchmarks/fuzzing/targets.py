@@ -1,0 +1,228 @@
+"""What is damaged, the command that reads it, and what must hold where the command accepts it.
+
+A target's inputs are made once, in a folder `in`; each case damages one of its files and runs the command beside it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# Figures that no damage to answers may raise.
+_RIGHT = ("accuracy", "exact_match", "recall", "macro_recall")
+
+
+def _anything(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A command and the files that it reads.
+
+    Attributes:
+      make: writes the inputs into a folder.
+      command: the module and its arguments, of paths relative to the case's folder (`in` and `out`).
+      check: of the case's folder, the undamaged run's, and what both printed: what is wrong, or "" where all is well.
+      damaged: patterns of the files that are damaged.
+      share: how often it is drawn, beside the others.
+    """
+
+    name: str
+    make: Callable[[Path], None]
+    command: Sequence[str]
+    check: Callable[[Path, Path, str, str], str] = _anything
+    damaged: Sequence[str] = ("**/*",)
+    share: float = 1.0
+
+
+def files(target: Target, folder: Path) -> list[str]:
+    """The files that may be damaged, in order."""
+    found = {path for pattern in target.damaged for path in folder.glob(pattern) if path.is_file()}
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def gradient(height: int = 48, width: int = 64) -> np.ndarray:
+    """A picture in which every place has its own value (H, W)."""
+    return (np.add.outer(np.arange(height) * 3, np.arange(width) * 2) % 256).astype(np.uint8)
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def own_data(folder: Path) -> None:
+    """The `jsonl` layout, with an image of every format and every field of a record."""
+    import nibabel
+
+    picture = Image.fromarray(gradient())
+    for name in ("a.png", "b.jpg", "c.tif", "d.webp", "e.bmp", "f.gif"):
+        picture.save(folder / name)
+    Image.fromarray(gradient().astype(np.uint16) * 16).save(folder / "g.png")
+    Image.fromarray(gradient().astype(np.float32) * 3.5).save(folder / "h.tif")
+    volume = np.arange(12 * 10 * 6, dtype=np.int16).reshape(12, 10, 6)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "i.nii.gz")
+    dicom(folder / "j.dcm")
+    names = [
+        "a.png",
+        "b.jpg",
+        "c.tif",
+        "d.webp",
+        "e.bmp",
+        "f.gif",
+        "g.png",
+        "h.tif",
+        "i.nii.gz#axis=2,slice=3",
+        "j.dcm",
+    ]
+    region = {"box": [2, 2, 6, 5], "label": "Liver"}
+    rows = [
+        {
+            "id": index, "image": name, "question": "Is it CT?", "answer": "yes", "answer_type": "closed",
+            "language": "en", "modality": "CT", "content_type": "modality", "regions": [region],
+        }
+        for index, name in enumerate(names)
+    ]  # fmt: skip
+    write_lines(folder / "train.jsonl", rows)
+
+
+def dicom(path: Path) -> None:
+    """A small CT slice with explicit lengths, by pydicom."""
+    import pydicom
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    scan = pydicom.Dataset()
+    scan.file_meta = FileMetaDataset()
+    scan.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    scan.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    scan.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["fuzz"])
+    scan.SOPClassUID, scan.SOPInstanceUID = CTImageStorage, scan.file_meta.MediaStorageSOPInstanceUID
+    scan.Modality, scan.PhotometricInterpretation = "CT", "MONOCHROME2"
+    scan.SamplesPerPixel, scan.PixelRepresentation = 1, 1
+    scan.Rows, scan.Columns = 24, 32
+    scan.BitsAllocated, scan.BitsStored, scan.HighBit = 16, 12, 11
+    scan.RescaleIntercept, scan.RescaleSlope = "-1024", "1"
+    scan.WindowCenter, scan.WindowWidth = "40", "400"
+    scan.PixelPaddingValue = -2000
+    scan.PixelData = (np.arange(24 * 32, dtype=np.int16) % 2000).tobytes()
+    scan.save_as(path, enforce_file_format=True)
+
+
+def scored_answers(folder: Path) -> None:
+    """References of every kind, and answers of which three in four are right."""
+    words = ["yes", "no", "left lung", "2", "a cyst in the liver"]
+    references = [
+        {
+            "id": n, "question": f"Question {n}?", "answer": words[n % 5], "image": f"{n // 2}.png",
+            "answer_type": "closed" if n % 5 < 2 else "open",
+        }
+        for n in range(40)
+    ]  # fmt: skip
+    write_lines(folder / "references.jsonl", references)
+    answers = [{"id": row["id"], "answer": row["answer"] if row["id"] % 4 else "something else"} for row in references]
+    write_lines(folder / "answers.jsonl", answers)
+
+
+def no_score_rose(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+    """Accuracy, exact match and recall are no higher, and over no fewer questions, than of the undamaged answers."""
+    before, after = (_figures(folder) for folder in (undamaged, case))
+    for name, (value, count) in before.items():
+        if name not in after:
+            return f"the row of {name} is gone"
+        if after[name][1] < count:
+            return f"{name} is over {after[name][1]} questions in place of {count}"
+        if after[name][0] > value + 1e-9:
+            return f"{name} rose from {value} to {after[name][0]}"
+    return ""
+
+
+def _figures(folder: Path) -> dict[str, tuple[float, int]]:
+    rows = json.loads((folder / "out" / "scores.json").read_text())
+    return {
+        f"{row['subset']}/{row['condition']}/{row['metric']}": (row["value"], row["n"])
+        for row in rows
+        if row["metric"] in _RIGHT and row["value"] is not None
+    }
+
+
+def same_answer(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+    """What decides an answer is under a checksum: whatever was accepted answers as before."""
+    answers = [json.loads(text.strip().splitlines()[-1]) for text in (undamaged_said, said)]
+    parts = [{key: answer[key] for key in ("answer", "confidence")} for answer in answers]
+    return "" if parts[0] == parts[1] else f"{parts[0]} became {parts[1]}"
+
+
+def same_words(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+    """The command says what it says of undamaged files."""
+    return "" if said == undamaged_said else f"said {said[-200:]!r} in place of {undamaged_said[-200:]!r}"
+
+
+def copied(source: Path) -> Callable[[Path], None]:
+    """Makes the inputs by copying them."""
+    return lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True) and None
+
+
+def data_targets() -> list[Target]:
+    """Reading data sets."""
+    prepare = ("data_pipelines.prepare", "jsonl", "--source", "in", "--out", "out", "--workers", "1")
+    return [
+        Target("prepare jsonl", own_data, prepare, share=3),
+        Target("prepare jsonl, allow missing", own_data, (*prepare, "--allow-missing"), share=3),
+    ]
+
+
+def answer_targets() -> list[Target]:
+    """Scoring answers."""
+    score = (
+        "rllava_jax.evaluate", "--predictions", "in/answers.jsonl", "--references", "in/references.jsonl",
+        "--out", "out", "--bootstrap", "0",
+    )  # fmt: skip
+    return [
+        Target("score answers", scored_answers, score, no_score_rose, ("answers.jsonl",), share=3),
+        Target("score references", scored_answers, score, damaged=("references.jsonl",)),
+    ]
+
+
+def run_targets(run: Path) -> list[Target]:
+    """What reads a trained run, which is slower: seconds a case."""
+    step = max(
+        (path for path in (run / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
+    )
+
+    def with_checkpoint(folder: Path) -> None:
+        for part in ("assets", "params", "checksums", "_CHECKPOINT_METADATA", "commit_success.txt"):
+            source, destination = step / part, folder / "checkpoints" / step.name / part
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, destination)
+        for name in ("config.json", "tokenizer.model"):
+            shutil.copy(run / name, folder)
+        Image.fromarray(gradient()).save(folder / "image.png")
+
+    ask = (
+        "rllava_jax.predict", "--checkpoint", "in", "--image", "in/image.png", "--question", "What is marked?",
+        "--box", "4,5,20,12", "--json",
+    )  # fmt: skip
+    return [
+        Target(
+            "predict, checkpoint",
+            with_checkpoint,
+            ask,
+            same_answer,
+            ("checkpoints/**/*", "config.json", "tokenizer.model"),
+        ),
+        Target("predict, image", with_checkpoint, ask, damaged=("image.png",), share=0.3),
+    ]
+
+
+def image_outside(folder: Path) -> None:
+    """A picture that no command may read."""
+    folder.mkdir()
+    Image.fromarray(gradient()).save(folder / "private.png")
