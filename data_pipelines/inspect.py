@@ -26,6 +26,7 @@ from data_pipelines.inspection.overlap import DEFAULT_BITS, Match, fingerprints,
 from data_pipelines.inspection.reading import PREPARED, read_data_sets
 from data_pipelines.inspection.tables import overlap_tables, split_tables
 from data_pipelines.sources import registry
+from data_pipelines.sources.reading_options import add_reading_options, reading_of
 
 _HASH_BITS = 64
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> None:
     if options.out:
         made_folder(Path(options.out))  # before the work that it is for
-    data_sets = read_data_sets(options.folders, options.source, options.splits)
+    data_sets = read_data_sets(options.folders, options.source, options.splits, reading_of(options))
     figures = [
         figure
         for data_set in data_sets
@@ -83,6 +84,7 @@ def _parser() -> Parser:
         "--splits", type=words, default=(), metavar="A,B",
         help="read these only (default: all that were prepared, or that the authors publish)",
     )  # fmt: skip
+    add_reading_options(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="write inspect.json and the contact sheets there (made if missing)"
     )

@@ -23,6 +23,7 @@ from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
 from data_pipelines.records import Count, DataCard
 from data_pipelines.sources import registry
+from data_pipelines.sources.reading_options import add_reading_options, reading_of
 
 _WIDTH = 110
 
@@ -71,6 +72,7 @@ def _prepare(options: argparse.Namespace) -> None:
         detections = Detections(options.detections, options.min_score, options.detection_names)
     record = prepare(
         source,
+        reading=reading_of(options),
         root=os.path.normpath(options.source) if options.source else "",
         out=options.out,
         splits=options.splits,
@@ -93,6 +95,8 @@ def _command(options: argparse.Namespace) -> str:
         "--out": os.path.basename(os.path.abspath(options.out)),
         "--splits": ",".join(options.splits),
         "--window": options.window if options.window != AUTO else "",
+        "--boxes": options.boxes,
+        "--orientation": options.orientation,
         "--detections": os.path.basename(options.detections),
         "--min-score": f"{options.min_score:g}" if options.detections else "",
         "--detection-names": os.path.basename(options.detection_names),
@@ -138,6 +142,7 @@ def _parser() -> Parser:
         help="what of DICOM and NIfTI files becomes black to white, as data.window (docs/DICOM.md): auto (default), "
         "minmax, percentile, a CT preset such as lung, or CENTRE:WIDTH; a run on the result must have the same",
     )  # fmt: skip
+    add_reading_options(parser)
     parser.add_argument(
         "--detections", default="", metavar="FILE",
         help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",

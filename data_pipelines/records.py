@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from data_pipelines.core.errors import DuplicateId
 from data_pipelines.settings import FAMILIES as FAMILIES
-from data_pipelines.settings import DataConfig
+from data_pipelines.settings import BoxUnit, Orientation
 from data_pipelines.settings import Family as Family
 from data_pipelines.settings import Task as Task
 
@@ -53,8 +53,24 @@ class UnnamedFile:
         return self.name
 
 
+@dataclass(frozen=True)
+class TurnedImage:
+    """An image that is shown turned, because of the EXIF orientation of its file.
+
+    Attributes:
+      source: path of the file, or what it holds.
+      turn: by which `images.orientation.turned` turns its decoded pixels, an EXIF orientation from 2 to 8.
+    """
+
+    source: "str | bytes | UnnamedFile" = field(repr=False)
+    turn: int
+
+    def __str__(self) -> str:
+        return "an image" if isinstance(self.source, bytes) else str(self.source)
+
+
 # Path of a file, encoded bytes, or a place in a prepared data set.
-ImageSource = str | bytes | StoredImage | UnnamedFile
+ImageSource = str | bytes | StoredImage | UnnamedFile | TurnedImage
 
 
 @dataclass(frozen=True)
@@ -158,17 +174,36 @@ class AnnotatedImage:
 
 
 @dataclass(frozen=True)
+class BoxReading:
+    """How the boxes of a data set's files are read.
+
+    Attributes:
+      boxes, orientation: as `DataConfig.boxes` and `DataConfig.orientation`.
+      used: whether the boxes are wanted; those that a detector's replace are neither judged nor kept.
+    """
+
+    boxes: BoxUnit = ""
+    orientation: Orientation = ""
+    used: bool = True
+
+
+AS_FOUND = BoxReading()
+
+
+@dataclass(frozen=True)
 class SourceSplit:
     """One split of a source: the questions its authors ask, and its images (with or without regions).
 
     Attributes:
       left_out: what the files name and the lists above do not hold: reason, e.g. "image not in the folder" → names of
         images or ids of questions. `prepare` lists them where a count falls short.
+      clipped: boxes that were cut to their images.
     """
 
     examples: list[VQAExample]
     images: list[AnnotatedImage]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clipped: int = 0
 
     @property
     def records(self) -> list[VQAExample | AnnotatedImage]:
@@ -243,7 +278,7 @@ class DataCard:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be loaded: its card, and `load(root, split) -> SourceSplit`.
+    """A data set that can be loaded: its card, and `load(root, split) -> SourceSplit`; see `regions/box_reading.py`.
 
     `load` raises DataError where files are missing or malformed, logs what it leaves out with names, and gives the same
     records in the same order on every machine.
@@ -251,9 +286,11 @@ class Source:
     Attributes:
       splits: for a general format, whose card has none: the splits that the files under a root have.
       configured: `load` by a run's settings, of a data set for which more than `data.root` is set.
+      has_boxes: whether its files give boxes; `load` and `configured` then take a `BoxReading` as well.
     """
 
     card: DataCard
-    load: Callable[[str, str], SourceSplit]
+    load: Callable[..., SourceSplit]
     splits: Callable[[str], Sequence[str]] | None = None
-    configured: Callable[[DataConfig, str], SourceSplit] | None = None
+    configured: Callable[..., SourceSplit] | None = None
+    has_boxes: bool = False

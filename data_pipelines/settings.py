@@ -25,6 +25,9 @@ WrongKind = Literal["shifted", "scaled", "another", "mirrored", "random"]
 Family = Literal["vqa", "identify", "localise", "verify", "choose", "caption"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Task = Literal["answer", "detect", "caption"]
+# What the numbers of boxes in files are, and which picture they were drawn on; "" is not said, and refused if unclear.
+BoxUnit = Literal["", "pixels", "normalised"]
+Orientation = Literal["", "stored", "applied"]
 
 T = TypeVar("T")
 
@@ -165,6 +168,7 @@ class MixPart(Settings):
       anneal: weight over the run, piecewise linear, in place of `weight`: points (share of the run, weight), constant
         before the first and after the last. ((0.8, 0), (1, 0.5)) splices the part into the last fifth.
       epochs: how often its examples are gone through before it ends and the others share its weight; 0 never ends it.
+      boxes, orientation: as `data.boxes` and `data.orientation`, of this part's files.
       policy: which regions its examples are shown; None is `data.policy`.
     """
 
@@ -172,6 +176,8 @@ class MixPart(Settings):
     root: Annotated[str, Local, Effect.NOTHING] = ""
     languages: Annotated[tuple[str, ...], Distinct, NotEmpty] = ("en",)
     split: str = "train"
+    boxes: BoxUnit = ""
+    orientation: Orientation = ""
     families: Annotated[Weights, NoneOrAnyWeight] = field(default_factory=dict)
     weight: NonNegativeFloat = 1.0
     anneal: Annotated[tuple[tuple[Share, NonNegativeFloat], ...], Rising] = ()
@@ -228,6 +234,10 @@ class DataConfig(Settings):
       tokenizer_vocab: pieces of the trained one, beside the 1024 loc and 128 seg tokens.
       window: what of a DICOM or NIfTI file becomes black to white (`images/windows.py`): auto is the file's own window,
         else its least to greatest value; minmax; percentile; a CT preset such as lung; or CENTRE:WIDTH.
+      boxes: what the numbers of boxes in published files are: pixels, or normalised (shares of the image). "" is
+        pixels, and refuses files whose boxes do not look like it (`data_pipelines/regions/given_boxes.py`).
+      orientation: of photos that an EXIF tag turns: stored leaves the pixels as they lie in the file, applied turns
+        every image as its tag says; boxes are read on that picture. "" refuses boxes on an image with a tag.
       text_length: T, tokens of prefix, suffix and eos together, of all turns of a conversation. A longer example is an
         error that names it, unless long_examples_allowed.
       workers: processes that decode; 0 decodes in threads of the training process.
@@ -261,6 +271,8 @@ class DataConfig(Settings):
     tokenizer: Annotated[str, Local] = ""
     tokenizer_vocab: PositiveInt = 2000
     window: str = "auto"
+    boxes: BoxUnit = ""
+    orientation: Orientation = ""
     text_length: PositiveInt = 40
     workers: Annotated[NonNegativeInt, Effect.NOTHING] = 0
     threads: Annotated[PositiveInt, Effect.NOTHING] = 2

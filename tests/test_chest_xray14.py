@@ -105,8 +105,8 @@ def test_missing_films_are_left_out_and_named_and_corrupt_ones_kept_for_the_deco
     ("changes", "complaint"),
     [
         (
-            {"boxes": ["00000004_000.png,Mass,1000,1,50,50,,,"]},
-            ("data.invalid-region", "BBox_List_2017.csv", "row 2", "1000,1,50,50"),
+            {"boxes": ["00000004_000.png,Mass,1000,1,50,0,,,"]},
+            ("data.invalid-region", "BBox_List_2017.csv", "row 2", "1000,1,50,0"),
         ),
         ({"boxes": ["00000004_000.png,Mass,a,1,50,50,,,"]}, ("data.invalid-value", "row 2", "a, 1, 50, 50")),
         ({"boxes": ["00000004_000.png,Tumour,1,1,50,50,,,"]}, ("data.unknown-name", "row 2", "'Tumour'")),
@@ -115,7 +115,7 @@ def test_missing_films_are_left_out_and_named_and_corrupt_ones_kept_for_the_deco
             ("data.unknown-name", "Data_Entry_2017.csv", "row 6", "'Masses'"),
         ),
         ({"labels": {"00000004_000.png": "Mass"}}, ("data.missing-field", "test_list.txt", "00000005_000.png")),
-        ({"size": 512}, ("data.invalid-region", "512x512")),
+        ({"size": 512}, ("data.conflict", "512 x 512", "1024 x 1024")),
     ],
 )
 def test_malformed_files_are_named(small_root, changes, complaint):

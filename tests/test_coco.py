@@ -120,7 +120,7 @@ def test_images_are_found_in_the_usual_folders(small_root, folder):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"bbox": [50, 10, 20, 10]}, ("data.invalid-region", "50,10,20,10", "53x37")),
+        ({"bbox": [50, 10, 20, 0]}, ("data.invalid-region", "50,10,20,0")),
         ({"bbox": [1, 2, 3]}, ("data.invalid-value", "'bbox'", "[1, 2, 3]")),
         ({"category_id": 4}, ("data.unknown-name", "image 7", "category 4")),
         ({"image_id": 8}, ("data.unknown-name", "image 8", "category 3")),

@@ -150,7 +150,7 @@ def test_a_corrupt_image_keeps_its_questions_for_the_decoder_to_report(small_roo
         (row(task="count"), ("data.invalid-value", "'task'", "'count'", "answer, detect, caption")),
         (row(choices="a"), ("data.invalid-value", "'choices'", "'a'")),
         (row(turns=[{"question": "?"}]), ("data.missing-field", "turn 0", "'answer'")),
-        (row(regions=[box(90, 10, 40, 20)]), ("data.invalid-region", "region 0", "90,10,40,20", "100x50")),
+        (row(regions=[box(90, 10, 40, -2)]), ("data.invalid-region", "region 0", "90,10,40,-2")),
         (row(regions=[box(1, 2, 3)]), ("data.invalid-value", "region 0", "'box'", "[1, 2, 3]")),
         (row(regions=[box(1, 2, 3, "4")]), ("data.invalid-value", "region 0", "'box'", "'4'")),
         (row(regions=[{"label": "x"}]), ("data.missing-field", "'box'", "'polygon'")),

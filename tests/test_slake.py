@@ -175,7 +175,7 @@ def test_malformed_entry_is_named_by_file_entry_and_field(small_root, changes, c
 @pytest.mark.parametrize(
     ("boxes", "complaint"),
     [
-        ([{"Liver": [90, 10, 40, 20]}], ("data.invalid-region", "entry 0", "'Liver'", "90,10,40,20", "100x50")),
+        ([{"Liver": [90, 10, 40, -2]}], ("data.invalid-region", "entry 0", "'Liver'", "90,10,40,-2")),
         ([{"Liver": [90, 10, 0, 20]}], ("data.invalid-region", "entry 0", "90,10,0,20")),
         ([{"Liver": [90, 10, 3]}], ("data.invalid-value", "entry 0", "[90, 10, 3]")),
         ([{"Liver": ["a", 1, 2, 3]}], ("data.invalid-value", "entry 0", "'a'")),

@@ -141,6 +141,10 @@ class InvalidRegion(DataError, code="data.invalid-region"):
     """A box, polygon or mask does not fit its image."""
 
 
+class UnclearBoxes(DataError, code="data.unclear-boxes"):
+    """Boxes may be meant in two ways, and one of them is wrong; an option settles it."""
+
+
 class InvalidPart(DataError, code="image.invalid-part"):
     """A scan has no such frame, axis, slice or volume."""
 

@@ -16,15 +16,17 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.core.array_records import opened, read_example
 from data_pipelines.core.errors import DataError, ImageError, unreadable_image
 from data_pipelines.images.medical import decode_scan
+from data_pipelines.images.orientation import SIDEWAYS, turned
 from data_pipelines.images.pixels import resize, to_rgb
 from data_pipelines.images.windows import AUTO
-from data_pipelines.records import ImageSource, MaskFile, StoredImage, UnnamedFile
+from data_pipelines.records import ImageSource, MaskFile, StoredImage, TurnedImage, UnnamedFile
 
 
 def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
-    EXIF orientation is ignored, because boxes are drawn on the pixels as stored. Modes are converted by `to_rgb`.
+    EXIF orientation is ignored (Pillow applies that of TIFF files), but for a `TurnedImage`. Modes are converted by
+    `to_rgb`.
 
     Args:
       image: of a DICOM or NIfTI file, the path may say which picture is meant (`scan_parts`).
@@ -35,6 +37,8 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
       ImageError: missing, truncated, unreadable or empty.
       DataError: as `medical.decode_scan`.
     """
+    if isinstance(image, TurnedImage):
+        return turned(decode(image.source, where, window), image.turn)
     image = fetched(image)
     scan = decode_scan(image, where, window)
     return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
@@ -42,6 +46,9 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
 
 def size_of(image: ImageSource, where: str) -> tuple[int, int]:
     """Width and height of the picture in pixels, of Pillow's formats from the header alone. Raises as `decode`."""
+    if isinstance(image, TurnedImage):
+        width, height = size_of(image.source, where)
+        return (height, width) if image.turn in SIDEWAYS else (width, height)
     image = fetched(image)
     try:
         with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
@@ -79,13 +86,15 @@ def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def fetched(image: ImageSource) -> str | bytes:
-    """Encoded bytes, or a path that messages may name.
+    """Encoded bytes, or a path that messages may name; of a turned image, those of its file, which `decode` turns.
 
     Raises:
       ImageError: what is read here, rather than where it is decoded, cannot be read.
     """
     if isinstance(image, StoredImage):
         return _stored(image)
+    if isinstance(image, TurnedImage):
+        return fetched(image.source)
     if isinstance(image, UnnamedFile):
         try:
             with open(image.path, "rb") as file:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from data_pipelines.core.errors import MissingFile, OptionConflict
 from data_pipelines.prepared import layout
-from data_pipelines.records import SourceSplit
+from data_pipelines.records import AS_FOUND, BoxReading, SourceSplit
+from data_pipelines.regions.box_reading import read_split
 from data_pipelines.sources import prepared, registry
 from data_pipelines.sources.split_builder import require_split
 
@@ -27,13 +28,14 @@ class DataSet:
     splits: Mapping[str, SourceSplit]
 
 
-def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet:
+def read_data_set(root: str, source: str, splits: Sequence[str] = (), reading: BoxReading = AS_FOUND) -> DataSet:
     """Reads a folder.
 
     Args:
       root: the folder; drawn sets need none.
       source: the name of a published data set, or "prepared" for what `data_pipelines.prepare` wrote.
       splits: those to read; none names all that are published, or all that were prepared.
+      reading: of the boxes of a published data set.
 
     Raises:
       DataError: no such source, folder or split; files missing or malformed.
@@ -41,6 +43,7 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
     if source not in registry.DRAWN and not os.path.isdir(root):
         raise MissingFile(f"{root}: no such folder; name the one that holds the data set ({source})")
     if source == PREPARED:
+        prepared.check_boxes(root, reading.boxes, reading.orientation)
         described = layout.read_record(root)["splits"]
         for split in splits:
             require_split(f"--splits: {source}", split, described)
@@ -52,10 +55,12 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = ()) -> DataSet
     for split in splits:
         require_split(f"--splits: {source}", split, known)
     published = [split for split in known if split not in _FORMED.get(source, ())]
-    return DataSet(source, {split: found.load(root, split) for split in splits or published})
+    return DataSet(source, {split: read_split(found, root, split, reading) for split in splits or published})
 
 
-def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = ()) -> list[DataSet]:
+def read_data_sets(
+    roots: Sequence[str], sources: Sequence[str], splits: Sequence[str] = (), reading: BoxReading = AS_FOUND
+) -> list[DataSet]:
     """Reads several, with one source for all or one for each; without a source they are prepared sets.
 
     Raises:
@@ -65,7 +70,7 @@ def read_data_sets(roots: Sequence[str], sources: Sequence[str], splits: Sequenc
     if len(sources) > 1 and len(sources) != len(roots):
         raise OptionConflict(f"--source: {len(sources)} names for {len(roots)} folders; give one, or one for each")
     named = sources if len(sources) > 1 else [*(sources or (PREPARED,))] * len(roots)
-    read = [read_data_set(root, source, splits) for root, source in zip(roots, named, strict=True)]
+    read = [read_data_set(root, source, splits, reading) for root, source in zip(roots, named, strict=True)]
     names = [data_set.name for data_set in read]
     return [
         data_set if names.count(data_set.name) == 1 else DataSet(f"{data_set.name} ({root})", data_set.splits)

@@ -2,12 +2,13 @@
 
 import logging
 
-from data_pipelines.records import FAMILIES, SourceSplit, VQAExample, require_unique_ids
+from data_pipelines.records import FAMILIES, BoxReading, SourceSplit, VQAExample, require_unique_ids
+from data_pipelines.regions.box_reading import oriented_split, read_split, require_boxes
 from data_pipelines.regions.named_structures import link_regions
 from data_pipelines.regions.questions import region_questions
 from data_pipelines.settings import DataConfig
 from data_pipelines.sources import registry
-from data_pipelines.sources.prepared import check_window
+from data_pipelines.sources.prepared import check_boxes, check_window
 from data_pipelines.sources.prepared import load as load_prepared
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,12 @@ def load_source(data: DataConfig, split: str) -> SourceSplit:
     """The split as published: questions without regions, and images with theirs. Raises as `load_examples`."""
     if data.source == "prepared":
         check_window(data.root, data.window)
+        check_boxes(data.root, data.boxes, data.orientation)
         return load_prepared(data.root, split, languages=data.languages)
     source = registry.SOURCES.get(data.source, setting="data.source")
-    return source.configured(data, split) if source.configured else source.load(data.root, split)
+    reading = BoxReading(data.boxes, data.orientation)
+    if source.configured is None:
+        return read_split(source, data.root, split, reading)
+    require_boxes(source, reading)
+    loaded = source.configured(data, split, *((reading,) if source.has_boxes else ()))
+    return oriented_split(loaded, reading.orientation)

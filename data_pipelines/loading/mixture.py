@@ -53,8 +53,9 @@ def load_parts(data: DataConfig, *, seed: int, max_regions: int) -> list[Part]:
         policy = settings.policy or data.policy
         root = settings.root or (data.root if settings.source == data.source else "")
         source = dataclasses.replace(
-            data, source=settings.source, root=root, languages=settings.languages, policy=policy, mix={}
-        )
+            data, source=settings.source, root=root, languages=settings.languages, policy=policy, mix={},
+            boxes=settings.boxes, orientation=settings.orientation,
+        )  # fmt: skip
         try:
             examples = load_examples(source, settings.split, seed=seed, max_regions=max_regions)
         except UserError as error:

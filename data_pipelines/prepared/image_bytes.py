@@ -2,7 +2,7 @@
 
 EXIF, XMP, comments, thumbnails and DICOM headers can name a patient, a device or a place. JPEG and PNG files lose the
 segments that carry such things and keep their compressed pixels as they are; where that would change a pixel, and for
-every other format, the pixels are stored anew as PNG. EXIF's orientation is not applied: `images.decode` ignores it.
+every other format, the pixels are stored anew as PNG, and so is an image that its EXIF orientation turns.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.images.reading import image_file
-from data_pipelines.records import ImageSource, UnnamedFile
+from data_pipelines.records import ImageSource, TurnedImage, UnnamedFile
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # A marker, after any fill bytes; within compressed data 0xFF is followed by 0x00 or by a restart marker.
@@ -38,7 +38,7 @@ def storable(image: ImageSource, where: str, decode: Callable[[ImageSource, str]
     pixels = decode(image, where)
     encoded = image if isinstance(image, bytes) else _read(image)
     stripped = without_metadata(encoded)
-    if stripped == encoded:
+    if stripped == encoded and not isinstance(image, TurnedImage):
         return encoded
     if stripped is not None and np.array_equal(decode(stripped, where), pixels):
         return stripped
@@ -98,6 +98,8 @@ def _png_without_metadata(encoded: bytes) -> bytes:
 
 def _read(image: ImageSource) -> bytes:
     """The file's bytes; none where the path names a part of a file, which `decode` alone can read."""
+    if isinstance(image, TurnedImage):
+        return image.source if isinstance(image.source, bytes) else _read(image.source)
     try:
         with open(image.path if isinstance(image, UnnamedFile) else str(image), "rb") as file:
             return file.read()

@@ -26,7 +26,15 @@ from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.fields import Places, image_features
 from data_pipelines.prepared.image_bytes import storable
 from data_pipelines.prepared.layout import IMAGES, MASKS, PICTURES, VERSION, config_folder
-from data_pipelines.records import AnnotatedImage, ImageSource, SourceSplit, StoredImage, UnnamedFile, VQAExample
+from data_pipelines.records import (
+    AnnotatedImage,
+    ImageSource,
+    SourceSplit,
+    StoredImage,
+    TurnedImage,
+    UnnamedFile,
+    VQAExample,
+)
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
 _LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
@@ -38,19 +46,25 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 class StoredItem:
     """An image or a mask to store, and the image_id that it is stored under."""
 
-    source: str | bytes | UnnamedFile
+    source: str | bytes | UnnamedFile | TurnedImage
     image_id: str
+
+    @property
+    def original(self) -> str | bytes | UnnamedFile:
+        """The source as it came, not turned."""
+        return self.source.source if isinstance(self.source, TurnedImage) else self.source
 
     def file(self) -> str:
         """Path of the file that it is in, whole where the source names a part of one; "" where it is in none."""
-        if isinstance(self.source, bytes):
+        source = self.original
+        if isinstance(source, bytes):
             return ""
-        return self.source.path if isinstance(self.source, UnnamedFile) else split_part(self.source)[0]
+        return source.path if isinstance(source, UnnamedFile) else split_part(source)[0]
 
     def size(self) -> int:
         """Bytes of its file, or of itself; 0 where the file is missing."""
-        if isinstance(self.source, bytes):
-            return len(self.source)
+        if isinstance(self.original, bytes):
+            return len(self.original)
         return os.path.getsize(self.file()) if os.path.isfile(self.file()) else 0
 
 
@@ -156,7 +170,7 @@ def write_shard(shard: ImageShard) -> None:
     writer = ArrayRecordWriter(partial, _WRITER_OPTIONS)
     for place, item in enumerate(shard.items):
         checksums.append(_sha256(item))
-        scans += not shard.masks and is_scan(item.source if isinstance(item.source, bytes) else item.file())
+        scans += not shard.masks and is_scan(item.original if isinstance(item.original, bytes) else item.file())
         try:
             encoded = storable(item.source, item.image_id, decode)
         except ImageError as error:
@@ -205,10 +219,12 @@ def _identity(shard: ImageShard) -> str:
     parts: list[object] = [VERSION, shard.masks, shard.window]
     for item in shard.items:
         parts.append(item.image_id)
-        if isinstance(item.source, bytes):
+        if isinstance(item.source, TurnedImage):
+            parts.append(item.source.turn)
+        if isinstance(item.original, bytes):
             parts.append(_sha256(item))
         else:
-            parts.append(relative(str(item.source), shard.root))
+            parts.append(relative(str(item.original), shard.root))
             if os.path.isfile(item.file()):
                 status = os.stat(item.file())
                 parts += [status.st_size, status.st_mtime_ns]
@@ -216,8 +232,8 @@ def _identity(shard: ImageShard) -> str:
 
 
 def _sha256(item: StoredItem) -> str:
-    if isinstance(item.source, bytes):
-        return hashlib.sha256(item.source).hexdigest()
+    if isinstance(item.original, bytes):
+        return hashlib.sha256(item.original).hexdigest()
     try:
         with open(item.file(), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,20 +9,39 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import check_destination, write_atomically
 from data_pipelines.core.command_line import made_folder
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
-from data_pipelines.core.errors import FileExists, InvalidValue, MissingData, MissingFile, OptionConflict, listed
+from data_pipelines.core.errors import (
+    FileExists,
+    InvalidRegion,
+    InvalidValue,
+    MissingData,
+    MissingFile,
+    OptionConflict,
+    listed,
+)
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.prepared import fields, image_shards, layout
 from data_pipelines.prepared.image_shards import ImageShard, Note, masks_of, relative
 from data_pipelines.prepared.record_shards import Written, describe, write_records
-from data_pipelines.records import AnnotatedImage, Count, Source, SourceSplit, VQAExample, require_unique_ids
+from data_pipelines.records import (
+    AS_FOUND,
+    AnnotatedImage,
+    BoxReading,
+    Count,
+    Source,
+    SourceSplit,
+    VQAExample,
+    require_unique_ids,
+)
+from data_pipelines.regions.box_reading import read_split
 from data_pipelines.regions.detections import attach_detections
+from data_pipelines.regions.given_boxes import LOST
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +81,7 @@ def prepare(
     overwrite: bool = False,
     window: str = AUTO,
     detections: Detections | None = None,
+    reading: BoxReading = AS_FOUND,
     run: Callable[[Sequence[ImageShard]], None],
     command: str = "",
 ) -> dict[str, Any]:
@@ -77,6 +97,7 @@ def prepare(
       overwrite: a prepared data set at `out` may be replaced.
       window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
       detections: boxes in place of the annotated ones, in every split.
+      reading: of the boxes, those of `detections` where they are given, and of the images' orientation.
       run: hands `write_shard` every shard, as `runners.run_processes` does.
       command: recorded as it is.
 
@@ -92,11 +113,13 @@ def prepare(
     aside = f"{out}.incomplete"
     check_destination(Path(out), source=Path(os.path.abspath(root or aside)), overwrite=overwrite, ours=_is_prepared)
     _check_neighbours(out, aside)
-    loaded = _load(source, root, splits)
+    loaded = _load(source, root, splits, replace(reading, used=not detections))
     _check_counts(source, loaded, root, allow_missing=allow_missing)
     _require_content(source, loaded, root)
     if detections:
-        loaded = {name: attach_detections(split, **vars(detections)) for name, split in loaded.items()}
+        options = {**vars(detections), "reading": reading}
+        loaded = {name: attach_detections(split, **options) for name, split in loaded.items()}
+    _check_boxes(source, loaded, root, allow_missing=allow_missing)
     shards = image_shards.plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
     made_folder(Path(layout.config_folder(aside, layout.IMAGES)))
     run(shards)
@@ -107,7 +130,11 @@ def prepare(
     _require_content(source, kept, root)
     _write_records(source, kept, stored, aside)
     _write_checksums(stored, root, aside)
-    made = {"window": _window_used(window, stored), "detections": detections.record() if detections else None}
+    made = {
+        "window": _window_used(window, stored),
+        "box_reading": _reading_used(source, reading, detections),
+        "detections": detections.record() if detections else None,
+    }
     record = _record(source, kept, root, command) | made
     image_shards.remove_notes(shards)
     write_atomically(Path(aside, layout.RECORD_FILE), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -139,7 +166,7 @@ def _is_prepared(folder: Path) -> bool:
     return (folder / layout.RECORD_FILE).is_file()
 
 
-def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
+def _load(source: Source, root: str, splits: Sequence[str], reading: BoxReading) -> Splits:
     card = source.card
     names = list(splits or card.splits or (source.splits(root) if source.splits else ()))
     if not names:
@@ -148,7 +175,7 @@ def _load(source: Source, root: str, splits: Sequence[str]) -> Splits:
         layout.check_split_name(name, card.name)
     if len(set(names)) < len(names):
         raise OptionConflict(f"--splits {','.join(names)}: name each split once")
-    loaded = {name: source.load(root, name) for name in names}
+    loaded = {name: read_split(source, root, name, reading) for name in names}
     for name, split in loaded.items():
         require_unique_ids(split.examples, f"{card.name} {name}")
         if others := [record.split for record in split.records if record.split != name]:
@@ -166,7 +193,11 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         short, more = _differences(split, expected)
         # Where the card gives no number, everything that the files name and the split does not hold is missing.
         listed_all = short or expected == Count()
-        missed = {why: names for why, names in split.left_out.items() if listed_all or why == _UNREADABLE}
+        missed = {
+            why: names
+            for why, names in split.left_out.items()
+            if (listed_all or why == _UNREADABLE) and why not in LOST
+        }
         if lacking := [*short, *_reasons(missed)]:
             problems.append(relative(f"{title}: {'; '.join(lacking)}", root))
         if more:
@@ -175,6 +206,16 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         raise MissingData(f"{' | '.join(problems)}; {_REMEDY}")
     for problem in problems:
         logger.warning("%s; going on without them, as --allow-missing says", problem)
+
+
+def _check_boxes(source: Source, splits: Splits, root: str, *, allow_missing: bool) -> None:
+    """Raises: DataError: boxes have no place in their images, and leaving them out is not allowed."""
+    problems = []
+    for name, split in splits.items():
+        if lost := _reasons({why: split.left_out.get(why, ()) for why in LOST}):
+            problems.append(relative(f"{source.card.name} {name}: {'; '.join(lost)}", root))
+    if problems and not allow_missing:
+        raise InvalidRegion(f"{' | '.join(problems)}; correct them, or go on without them with --allow-missing")
 
 
 def _held(split: SourceSplit) -> Count:
@@ -228,7 +269,7 @@ def _readable(split: SourceSplit, stored: Stored) -> SourceSplit:
     examples = [e for e in split.examples if e.image_id not in lost and not problems(e)]
     images = [image for image in split.images if image.image_id not in lost]
     left_out = {**split.left_out, **({_UNREADABLE: list(found)} if found else {})}
-    return SourceSplit(examples, images, left_out)
+    return replace(split, examples=examples, images=images, left_out=left_out)
 
 
 def _window_used(window: str, stored: Stored) -> str | None:
@@ -238,6 +279,12 @@ def _window_used(window: str, stored: Stored) -> str | None:
     if window != AUTO:
         logger.warning("--window %s: changes nothing, since there is no DICOM or NIfTI file among the images", window)
     return None
+
+
+def _reading_used(source: Source, reading: BoxReading, detections: Detections | None) -> dict[str, str]:
+    """What the boxes were taken for, "" where there are none; and the orientation, "" where nobody said."""
+    has_boxes = detections is not None or source.has_boxes
+    return {"boxes": (reading.boxes or "pixels") if has_boxes else "", "orientation": reading.orientation}
 
 
 def _write_records(source: Source, splits: Splits, stored: Stored, out: str) -> None:
@@ -301,6 +348,7 @@ def _record(source: Source, splits: Splits, root: str, command: str) -> dict[str
             "questions": held.examples,
             "images": held.images,
             "boxes": sum(len(image.regions) for image in split.images),
+            "boxes_clipped": split.clipped,
             "languages": dict(sorted(Counter(example.language for example in split.examples).items())),
             "left_out": {
                 why: [relative(text, root) for text in names] for why, names in split.left_out.items() if names

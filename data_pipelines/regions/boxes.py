@@ -16,37 +16,41 @@ from data_pipelines.core.errors import InvalidRegion
 from data_pipelines.records import Box
 
 # Annotation tools round to whole pixels, so a box that ends one pixel outside its image is not a mistake.
-_TOLERANCE_PIXELS = 1.0
+TOLERANCE_PIXELS = 1.0
 _LOC_BINS = 1023
 _FOUR_LOC_TOKENS = re.compile(r"<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>")
 
 
 def box_from_pixels(x: float, y: float, w: float, h: float, *, width: int, height: int, where: str) -> Box:
-    """Box of an `x, y, w, h` rectangle in pixels of an image of `width` x `height` pixels.
+    """Box of an `x, y, w, h` rectangle in pixels of an image of `width` x `height` pixels, cut to the image.
 
-    A rectangle that leaves the image by at most one pixel is clipped to it.
+    `regions/given_boxes.py` judges boxes that somebody gives.
 
     Args:
       where: names the file and the entry in error messages.
 
     Raises:
-      DataError: a number is not finite, the area is not positive, or the rectangle leaves the image.
+      DataError: a number is not finite, the area is not positive, or the rectangle lies outside the image.
     """
     given = f"{where}: box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
-    if not all(math.isfinite(v) for v in (x, y, w, h)):
-        raise InvalidRegion(f"{given} has a number that is not finite; give four finite pixel coordinates")
-    if w <= 0 or h <= 0:
-        raise InvalidRegion(f"{given} has no area; width and height must be positive")
-    outside = max(-x, -y, x + w - width, y + h - height)
-    if outside > _TOLERANCE_PIXELS:
-        raise InvalidRegion(
-            f"{given} leaves the image of {width}x{height} pixels by {outside:g}; "
-            "give pixels of the original image, x,y being the top-left corner"
-        )
+    check_numbers(x, y, w, h, given=given)
     box = clip((y / height, x / width, (y + h) / height, (x + w) / width))
     if area(box) == 0:
         raise InvalidRegion(f"{given} has no area inside the image of {width}x{height} pixels; move it into the image")
     return box
+
+
+def check_numbers(x: float, y: float, w: float, h: float, *, given: str) -> None:
+    """Raises: DataError: a number is not finite, or the area is not positive."""
+    if not all(math.isfinite(v) for v in (x, y, w, h)):
+        raise InvalidRegion(f"{given} has a number that is not finite; give four finite coordinates")
+    if w <= 0 or h <= 0:
+        raise InvalidRegion(f"{given} has no area; width and height must be positive")
+
+
+def overhang(x: float, y: float, w: float, h: float, *, width: int, height: int) -> float:
+    """By how many pixels a rectangle leaves its image at most; 0 or less where it lies inside."""
+    return max(-x, -y, x + w - width, y + h - height)
 
 
 def box_to_pixels(box: Box, *, width: int, height: int) -> tuple[float, float, float, float]:

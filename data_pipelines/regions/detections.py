@@ -1,6 +1,7 @@
 """Regions from a detector's file, in place of annotated ones.
 
-Two formats are read, both with boxes as `x, y, w, h` in pixels of the original image:
+Two formats are read, both with boxes as `x, y, w, h` in pixels of the original image, or in shares of it where the
+reading says so (`regions/given_boxes.py`):
 
   by image  {"synpic1.jpg": [{"label": "Nodule", "box": [10, 20, 30, 40], "score": 0.9}, …], …}
   COCO      results, [{"image_id": 7, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9}, …], alone with the
@@ -22,9 +23,8 @@ from typing import Any
 
 from data_pipelines.core.errors import DataConflict, MalformedFile, MissingOption, UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, list_of_objects, read_json, text_field
-from data_pipelines.images.reading import frame_of
-from data_pipelines.records import AnnotatedImage, Region, SourceSplit
-from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.records import AS_FOUND, AnnotatedImage, BoxReading, Region, SourceSplit, TurnedImage
+from data_pipelines.regions.given_boxes import GivenBoxes
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +39,37 @@ class Detection:
 
     Attributes:
       image: the image's name in the file.
-      pixels: x, y, w, h.
+      numbers: x, y, w, h, in the file's unit.
       where: file and entry, for messages.
     """
 
     image: str
     label: str
-    pixels: tuple[float, float, float, float]
+    numbers: tuple[float, float, float, float]
     score: float
     where: str
 
 
-def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_path: str = "") -> SourceSplit:
+def attach_detections(
+    split: SourceSplit, path: str, *, min_score: float, names_path: str = "", reading: BoxReading = AS_FOUND
+) -> SourceSplit:
     """The split with a detector's boxes as its images' regions, provenance "detector".
 
     They replace what was annotated, so that a run shows what boxes found by a machine are worth. An image without a
     box of `min_score` has no regions, nor has one that cannot be read, which is reported where it is decoded. Regions
     that a question brought itself go; its own words find it others (`question_regions`). Boxes of images outside the
-    split are left out, since one file may serve all splits. What becomes of the boxes is counted in the log.
+    split are left out, since one file may serve all splits; so are those outside their images, which `left_out` names.
+    What becomes of the boxes is counted in the log.
 
     Args:
       path: the detector's file, see the top of this module.
       min_score: boxes below it are left out.
       names_path: the COCO file with "categories" and perhaps "images", for results that stand alone.
+      reading: of the detector's boxes.
 
     Raises:
-      DataError: a file is missing or malformed, a box leaves its image, no image of the split is named, or a name fits
-        several of its images.
+      DataError: a file is missing or malformed, boxes are not what they are taken for, no image of the split is named,
+        or a name fits several of its images.
     """
     detections = read_detections(path, names_path=names_path)
     owners = _owners(split.images)
@@ -91,15 +95,20 @@ def attach_detections(split: SourceSplit, path: str, *, min_score: float, names_
             f"{path}: names no image of the split ({len(split.images)} images, the first {example!r}); "
             "name images by their ids or file names"
         )
-    images = [_with_regions(image, found.get(image.image_id, ())) for image in split.images]
+    boxes = GivenBoxes(reading, path)
+    images = [_with_regions(boxes, image, found.get(image.image_id, ())) for image in split.images]
+    boxes.judge()
     bare = [image.image_id for image in images if not image.regions]
     logger.info(
         "%s: %d boxes on %d of %d images; left out %d boxes that score below %g, and %d on images outside the split; "
-        "images without a box: %s", path, sum(len(boxes) for boxes in found.values()), len(found), len(images), below,
+        "images without a box: %s", path, sum(len(given) for given in found.values()), len(found), len(images), below,
         min_score, elsewhere, listed(bare) or "none",
     )  # fmt: skip
     examples = [replace(example, regions=(), distractors=(), provenance="") for example in split.examples]
-    return replace(split, examples=examples, images=images)
+    for reason, given in boxes.left_out.items():
+        logger.warning("%s: left out %d (%s): %s", path, len(given), reason, listed(given))
+    left_out = {**split.left_out, **boxes.left_out}
+    return replace(split, examples=examples, images=images, left_out=left_out, clipped=len(boxes.clipped))
 
 
 def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
@@ -165,19 +174,17 @@ def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str]:
     """Every name an image may be called by → its id, or `_SEVERAL`. An id is never taken away."""
     owners: dict[str, str] = {}
     for image in images:
-        if isinstance(image.image, str):
-            path = PurePath(image.image)
+        source = image.image.source if isinstance(image.image, TurnedImage) else image.image
+        if isinstance(source, str):
+            path = PurePath(source)
             for name in (path.name, path.stem, f"{path.parent.name}/{path.name}"):
                 owners[name] = image.image_id if owners.get(name, image.image_id) == image.image_id else _SEVERAL
     return owners | {image.image_id: image.image_id for image in images}
 
 
-def _with_regions(image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
+def _with_regions(boxes: GivenBoxes, image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
     # Of the image itself: the size in a detector's file may be that of a resized copy.
-    frame = frame_of(image.image, image.image_id) if detections else None
-    width, height = frame or (0, 0)
-    regions = tuple(
-        Region(box_from_pixels(*d.pixels, width=width, height=height, where=d.where), d.label)
-        for d in (detections if frame else ())
-    )
+    frame = boxes.frame(image.image, image.image_id) if detections else None
+    places = [(boxes.box(d.numbers, frame, d.where), d.label) for d in detections] if frame else []
+    regions = tuple(Region(box, label) for box, label in places if box)
     return replace(image, regions=regions, provenance="detector")

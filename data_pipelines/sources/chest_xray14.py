@@ -8,12 +8,11 @@ import glob
 import os
 from collections.abc import Sequence
 
-from data_pipelines.core.errors import InvalidValue, MissingField, MissingFile, UnknownName
+from data_pipelines.core.errors import DataConflict, InvalidValue, MissingField, MissingFile, UnknownName
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.core.text_files import lines_of, read_rows
-from data_pipelines.images.reading import frame_of
-from data_pipelines.records import Count, DataCard, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import SplitBuilder, begin_split, box_in
+from data_pipelines.records import AS_FOUND, BoxReading, Count, DataCard, Region, Source, SourceSplit
+from data_pipelines.sources.split_builder import SplitBuilder, begin_split
 
 CARD = DataCard(
     name="chest_xray14",
@@ -59,22 +58,24 @@ FINDINGS = {
     "Pneumothorax": "a pneumothorax",
 }
 _ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+# Width and height of the published films, whose pixels the boxes are.
+_SIDE = 1024
 _BOX_COLUMNS = ("Bbox [x", "y", "w", "h]")
 _BOX_LABELS = {"Infiltrate": "Infiltration"}
 
 
-def load(root: str, split: str) -> SourceSplit:
+def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     """Closed questions, half of them answered yes, and the split's films with their findings and boxes.
 
     Ids and image ids are the published file names, which hold a number for the patient that NIH gave out itself.
 
-    Left out, counted and named in a logged warning: films of the list that are not in the folder.
+    Left out, counted and named in a logged warning: films of the list that are not in the folder, boxes outside theirs.
 
     Raises:
       DataError: no such folder or split; a file that is missing or malformed; a finding that is none of the 14; a film
-        without labels; a box outside its film.
+        without labels; a boxed film of another size than was published; boxes as `GivenBoxes`.
     """
-    found = begin_split(CARD, root, split)
+    found = begin_split(CARD, root, split, reading=reading)
     listing = os.path.join(root, f"{split}_list.txt")
     findings = _findings(root)
     films = _films(root)
@@ -83,7 +84,8 @@ def load(root: str, split: str) -> SourceSplit:
         if name not in findings:
             raise MissingField(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}")
         if path := found.file(films.get(name, ""), name):
-            found.image(path, name, regions=_regions(path, boxes.get(name, ())), modality="X-Ray", body_part="Chest")
+            regions = _regions(found, path, boxes.get(name, ()))
+            found.image(path, name, regions=regions, modality="X-Ray", body_part="Chest")
     for finding in FINDINGS:
         _ask(found, finding, findings)
     return found.finished()
@@ -147,11 +149,17 @@ def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
     return boxes
 
 
-def _regions(path: str, boxes: Sequence[tuple[str, str, list[float]]]) -> tuple[Region, ...]:
-    frame = frame_of(path, path) if boxes else None
+def _regions(found: SplitBuilder, path: str, boxes: Sequence[tuple[str, str, list[float]]]) -> tuple[Region, ...]:
+    frame = found.boxes.frame(path, path) if boxes else None
     if frame is None:
         return ()
-    return tuple(Region(box_in(frame, box, where, "box"), label) for where, label, box in boxes)
+    if frame != (_SIDE, _SIDE) and found.boxes.reading.boxes != "normalised":
+        raise DataConflict(
+            f"{path}: has {frame[0]} x {frame[1]} pixels, and its boxes in {boxes[0][0]} are pixels of the published "
+            f"{_SIDE} x {_SIDE}; give the published film, or convert the boxes with --boxes normalised"
+        )
+    places = [(found.box(frame, box, where, "box"), label) for where, label, box in boxes]
+    return tuple(Region(box, label) for box, label in places if box)
 
 
-SOURCE = Source(CARD, load)
+SOURCE = Source(CARD, load, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading))

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 from data_pipelines.core import json_files
 from data_pipelines.core.errors import DataConflict, DuplicateId, InvalidValue, MissingFile, UnknownName, invalid_field
 from data_pipelines.core.json_files import text_field
-from data_pipelines.images.reading import frame_of, image_file
-from data_pipelines.records import DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, box_in, polygon_in, require_split
+from data_pipelines.images.reading import image_file
+from data_pipelines.records import AS_FOUND, BoxReading, DataCard, MaskFile, Region, Source, SourceSplit
+from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, require_split
 
 CARD = DataCard(
     name="coco",
@@ -48,13 +48,14 @@ def splits(root: str) -> tuple[str, ...]:
     return tuple(found.group(1) for path in paths if (found := _INSTANCES.fullmatch(os.path.basename(path))))
 
 
-def load(root: str, split: str) -> SourceSplit:
+def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     """The images of one split with their regions, in the order of the file.
 
-    Left out, counted and named in a logged warning: images that are not in the folder, and crowds.
+    Left out, counted and named in a logged warning: images that are not in the folder, crowds, boxes outside their
+    images.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed; a box outside its image.
+      DataError: no such folder or split; a file that is missing or malformed; boxes as `GivenBoxes`.
     """
     require_split("coco", split, splits(root))
     path = os.path.join(root, "annotations", f"instances_{split}.json")
@@ -62,7 +63,7 @@ def load(root: str, split: str) -> SourceSplit:
     names = {entry["id"]: text_field(entry, "name", where) for where, entry in _entries(content, "categories", path)}
     listed = {entry["id"]: (where, entry) for where, entry in _entries(content, "images", path)}
     sizes = {key: _size(entry, where) for key, (where, entry) in listed.items()}
-    found = SplitBuilder("coco", split, root)
+    found = SplitBuilder("coco", split, root, reading)
     crowds = LeftOut()  # by design, unlike images that are missing, so they are logged alone
     regions: dict[Any, list[Region]] = {}
     for where, entry in _entries(content, "annotations", path):
@@ -72,8 +73,8 @@ def load(root: str, split: str) -> SourceSplit:
             raise UnknownName(f"{where}: names image {owner!r} and category {category!r}, not both listed")
         if entry.get("iscrowd"):
             crowds.add("crowd", str(entry.get("id")))
-        else:
-            regions.setdefault(owner, []).append(_region(entry, names[category], sizes[owner], where))
+        elif region := _region(found, entry, names[category], sizes[owner], where):
+            regions.setdefault(owner, []).append(region)
     folder = _image_folder(root, split)
     seen: set[str] = set()
     for key, (where, entry) in listed.items():
@@ -84,13 +85,15 @@ def load(root: str, split: str) -> SourceSplit:
         file = os.path.join(folder, name)
         if file := found.file(file, name, where=where):
             if key in regions:
-                _check_size(sizes[key], file, name, where)
+                _check_size(sizes[key], found.boxes.frame(file, name), name, where)
             found.image(file, name, regions=tuple(regions.get(key, ())))
     crowds.reported(f"coco {split}")
     return found.finished()
 
 
-SOURCE = Source(CARD, load, splits)
+SOURCE = Source(
+    CARD, load, splits, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading)
+)
 
 
 def _image_folder(root: str, split: str) -> str:
@@ -101,9 +104,8 @@ def _image_folder(root: str, split: str) -> str:
     return folder
 
 
-def _check_size(listed: tuple[int, int], file: str, name: str, where: str) -> None:
+def _check_size(listed: tuple[int, int], found: tuple[int, int] | None, name: str, where: str) -> None:
     """Boxes are pixels of the image as listed, so a file of another size would have them in the wrong places."""
-    found = frame_of(file, name)
     if found is not None and found != listed:
         raise DataConflict(
             f"{where}: width x height is {listed[0]} x {listed[1]}, and {name} has {found[0]} x {found[1]} pixels; "
@@ -132,9 +134,14 @@ def _size(entry: dict[str, Any], where: str) -> tuple[int, int]:
     return entry["width"], entry["height"]
 
 
-def _region(entry: dict[str, Any], label: str, frame: tuple[int, int], where: str) -> Region:
-    box = box_in(frame, entry.get("bbox"), where, "bbox")
+def _region(
+    found: SplitBuilder, entry: dict[str, Any], label: str, frame: tuple[int, int], where: str
+) -> Region | None:
+    """None where it has no place in its image."""
+    box = found.box(frame, entry.get("bbox"), where, "bbox")
     outline = entry.get("segmentation")
+    if not box:
+        return None
     if not outline:
         return Region(box, label)
     if isinstance(outline, dict):
@@ -144,9 +151,11 @@ def _region(entry: dict[str, Any], label: str, frame: tuple[int, int], where: st
     if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons):
         raise _invalid(where, "is neither polygons x,y,x,y,… of three points or more, nor RLE")
     if len(polygons) > 1:
-        return Region(box, label, mask=_mask_file(_filled(polygons, *frame)))
+        return Region(
+            box, label, mask=_mask_file(_filled([found.boxes.in_pixels(part, frame) for part in polygons], *frame))
+        )
     points = list(zip(polygons[0][::2], polygons[0][1::2], strict=True))
-    return Region(box, label, polygon=polygon_in(frame, points))
+    return Region(box, label, polygon=found.boxes.polygon(points, frame, where))
 
 
 def mask_from_rle(rle: dict[str, Any], width: int, height: int, where: str) -> Bool[np.ndarray, "H W"]:

@@ -7,8 +7,8 @@ which something is marked. docs/DATA.md lists the fields.
     {"id": "1", "image": "images/a.png", "question": "Where is the mass?", "answer": "Left",
      "regions": [{"box": [120, 88, 64, 70], "label": "Mass"}]}
 
-Boxes are `x,y,w,h`, polygons `[[x, y], …]`, in pixels of the image. The regions of a question are what it is about;
-what else is marked on an image stands in rows of its own.
+Boxes are `x,y,w,h`, polygons `[[x, y], …]`, in pixels of the image, or in shares of it as the reading says. The
+regions of a question are what it is about; what else is marked on an image stands in rows of its own.
 """
 
 import dataclasses
@@ -25,10 +25,20 @@ from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot, sp
 from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
 from data_pipelines.core.json_files import text_field
 from data_pipelines.core.registry import nearest
-from data_pipelines.images.reading import frame_of
-from data_pipelines.records import AnswerType, DataCard, MaskFile, Region, Source, SourceSplit, Task, Turn
+from data_pipelines.records import (
+    AS_FOUND,
+    AnswerType,
+    BoxReading,
+    DataCard,
+    MaskFile,
+    Region,
+    Source,
+    SourceSplit,
+    Task,
+    Turn,
+)
 from data_pipelines.regions import boxes
-from data_pipelines.sources.split_builder import SplitBuilder, box_in, polygon_in, require_split
+from data_pipelines.sources.split_builder import SplitBuilder, require_split
 
 CARD = DataCard(
     name="jsonl",
@@ -41,7 +51,7 @@ CARD = DataCard(
     splits={},
     traps=(
         "A row's split is its field 'split', or the file's name without .jsonl; images that stand in two splits leak.",
-        "Boxes are x,y,w,h in pixels of the image, x,y the top left corner.",
+        "Boxes are x,y,w,h in pixels of the image, x,y the top left corner; in shares of it with --boxes normalised.",
         "An unknown field is an error, so that a misspelt one is not silently ignored.",
     ),
 )
@@ -60,17 +70,17 @@ def splits(root: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(split for split, _, _ in _rows(root)))
 
 
-def load(root: str, split: str) -> SourceSplit:
+def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     """The questions of one split, each with the regions of its row, and its images with all that is marked on them.
 
-    Left out, counted and named in a logged warning: rows whose image is not in the folder.
+    Left out, counted and named in a logged warning: rows whose image is not in the folder, boxes outside their images.
 
     Raises:
-      DataError: no such folder or split; a row that is malformed, has an unknown field, or marks what lies outside.
+      DataError: no such folder or split; a row that is malformed or has an unknown field; boxes as `GivenBoxes`.
     """
-    found = SplitBuilder("jsonl", split, root)
+    found = SplitBuilder("jsonl", split, root, reading)
     named: dict[str, None] = {}
-    frames = functools.cache(frame_of)
+    frames = functools.cache(found.boxes.frame)
     for name, row, where in _rows(root):
         named[name] = None
         if name != split:
@@ -81,9 +91,8 @@ def load(root: str, split: str) -> SourceSplit:
             continue
         regions: tuple[Region, ...] = ()
         if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path, path)):
-            regions = tuple(
-                _region(entry, found.files, frame, f"{where}: region {n}") for n, entry in enumerate(entries)
-            )
+            marked = [_region(found, entry, frame, f"{where}: region {n}") for n, entry in enumerate(entries)]
+            regions = tuple(region for region in marked if region)
         image = found.images[_merge(found, row, path, spelled_alike(file), regions, where)]
         if "question" in row or "answer" in row:
             key = text_field(row, "id", where)
@@ -98,7 +107,9 @@ def load(root: str, split: str) -> SourceSplit:
     return found.finished()
 
 
-SOURCE = Source(CARD, load, splits)
+SOURCE = Source(
+    CARD, load, splits, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading)
+)
 
 
 def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -194,20 +205,22 @@ def _turns(row: dict[str, Any], where: str) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _region(entry: dict[str, Any], files: DataRoot, frame: tuple[int, int], where: str) -> Region:
+def _region(found: SplitBuilder, entry: dict[str, Any], frame: tuple[int, int], where: str) -> Region | None:
+    """None where it has no place in its image."""
     _check_fields(entry, _REGION_FIELDS, where)
-    polygon = None
+    polygon, points = None, []
     if "polygon" in entry:
-        points = _list(entry, "polygon", list, "points [x, y] in pixels", where)
-        polygon = polygon_in(frame, [json_files.finite_numbers(point, 2, where, "polygon") for point in points])
-    mask = _mask(entry, files, frame, where) if entry.keys() & {"mask", "mask_level"} else None
+        given = _list(entry, "polygon", list, "points [x, y] in pixels", where)
+        points = [json_files.finite_numbers(point, 2, where, "polygon") for point in given]
+        polygon = found.boxes.polygon(points, frame, where)
+    mask = _mask(entry, found.files, frame, where) if entry.keys() & {"mask", "mask_level"} else None
     if "box" in entry:
-        box = box_in(frame, entry["box"], where, "box")
+        box = found.box(frame, entry["box"], where, "box")
     elif polygon is not None:
-        box = boxes.box_from_polygon(polygon, where=where)
+        box = found.boxes.box_around(points, polygon, frame, where)
     else:
         raise MissingField(f"{where}: has neither 'box' nor 'polygon'; write [x, y, w, h] in pixels")
-    return Region(box, _optional(entry, "label", where), polygon, mask)
+    return Region(box, _optional(entry, "label", where), polygon, mask) if box else None
 
 
 def _mask(entry: dict[str, Any], files: DataRoot, frame: tuple[int, int], where: str) -> MaskFile:

@@ -9,6 +9,7 @@ from data_pipelines.core.json_files import require_folder
 from data_pipelines.images.windows import window_of
 from data_pipelines.prepared import fields, layout
 from data_pipelines.records import AnnotatedImage, SourceSplit, StoredImage, VQAExample
+from data_pipelines.settings import BoxUnit, Orientation
 
 
 def load(root: str, split: str, *, languages: Sequence[str]) -> SourceSplit:
@@ -52,6 +53,22 @@ def check_window(root: str, window: str) -> None:
             f"data.window = {window!r}: scans in {root} became pictures by {made!r}; set data.window to that, or "
             f"prepare the data set again with --window {window}"
         )
+
+
+def check_boxes(root: str, boxes: BoxUnit, orientation: Orientation) -> None:
+    """Refuses a run that says of a prepared set's boxes and images what was decided otherwise for the set.
+
+    Raises:
+      DataError: they differ, or there is no prepared data set.
+    """
+    require_folder(root)
+    made = layout.read_record(root).get("box_reading", {})
+    for field, value in (("boxes", boxes), ("orientation", orientation)):
+        if value and value != made.get(field, ""):
+            raise SettingConflict(
+                f"data.{field} = {value!r}: {root} was prepared with {made.get(field, '')!r}; leave it out, or prepare "
+                f"the data set again with --{field} {value}"
+            )
 
 
 def _images_of(

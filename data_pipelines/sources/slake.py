@@ -14,12 +14,10 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from data_pipelines.core.data_root import DataRoot
 from data_pipelines.core.errors import MalformedFile, UnknownName
 from data_pipelines.core.json_files import read_json, read_objects, text_field
-from data_pipelines.images.reading import frame_of
-from data_pipelines.records import Count, DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import answer_type_field, begin_split, box_in
+from data_pipelines.records import AS_FOUND, BoxReading, Count, DataCard, MaskFile, Region, Source, SourceSplit
+from data_pipelines.sources.split_builder import SplitBuilder, answer_type_field, begin_split
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +45,16 @@ CARD = DataCard(
 )
 
 
-def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> SourceSplit:
+def load(root: str, split: str, reading: BoxReading = AS_FOUND, *, languages: Sequence[str] = ("en",)) -> SourceSplit:
     """The questions of one split in the given languages, without regions, and its images with theirs.
 
     Left out, counted and named in a logged warning: questions whose image is not in the folder (SLAKE copies often
-    lack some), and questions without an answer (one English training question).
+    lack some), questions without an answer (one English training question), and boxes outside their images.
 
     Raises:
-      DataError: no such folder, split or language; a file that is missing or malformed; a box outside its image.
+      DataError: no such folder, split or language; a file that is missing or malformed; boxes as `GivenBoxes`.
     """
-    found = begin_split(CARD, root, split)
+    found = begin_split(CARD, root, split, reading=reading)
     for language in languages:
         if language not in LANGUAGES:
             raise UnknownName(f"data.languages: no language {language!r} in slake; choose from {', '.join(LANGUAGES)}")
@@ -73,7 +71,7 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
         image = found.images.get(name)
         if not image:
             says = {"modality": text("modality"), "body_part": text("location")}
-            image = found.image(file, name, regions=_regions(found.files, file, levels), **says)
+            image = found.image(file, name, regions=_regions(found, file, levels), **says)
         key, answer = f"{language}/{text('qid')}", text("answer", may_be_empty=True)
         if found.has_answer(answer, key, reason="question without an answer"):
             says = {"question": text("question"), "content_type": text("content_type"), "language": language}
@@ -83,24 +81,25 @@ def load(root: str, split: str, *, languages: Sequence[str] = ("en",)) -> Source
 
 SOURCE = Source(
     CARD,
-    lambda root, split: load(root, split, languages=LANGUAGES),
-    configured=lambda data, split: load(data.root, split, languages=data.languages),
+    lambda root, split, reading=AS_FOUND: load(root, split, reading, languages=LANGUAGES),
+    configured=lambda data, split, reading: load(data.root, split, reading, languages=data.languages),
+    has_boxes=True,
 )
 
 
-def _regions(files: DataRoot, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
+def _regions(found: SplitBuilder, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
     beside = os.path.join(os.path.dirname(image_path), "detection.json")
-    entries = read_objects(files.file(beside) or beside)
-    frame = frame_of(image_path, image_path)
+    entries = read_objects(found.files.file(beside) or beside)
+    frame = found.boxes.frame(image_path, image_path) if entries else None
     if frame is None:
         return ()
-    mask = files.file(os.path.join(os.path.dirname(image_path), "mask.png")) if levels else ""
+    mask = found.files.file(os.path.join(os.path.dirname(image_path), "mask.png")) if levels else ""
     regions = []
     for where, entry in entries:
         for label, pixels in entry.items():
-            box = box_in(frame, pixels, f"{where}, {label!r}", "box")
             outline = MaskFile(mask, levels[label]) if mask and label in levels else None
-            regions.append(Region(box, label, mask=outline))
+            if box := found.box(frame, pixels, f"{where}, {label!r}", "box"):
+                regions.append(Region(box, label, mask=outline))
     return tuple(regions)
 
 

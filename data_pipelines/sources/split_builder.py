@@ -1,8 +1,8 @@
-"""How every source collects a split, and what their readers share: boxes in pixels, answer types."""
+"""How every source collects a split, and what their readers share: boxes, answer types."""
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
@@ -10,9 +10,11 @@ from data_pipelines.core.errors import UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import (
+    AS_FOUND,
     AnnotatedImage,
     AnswerType,
     Box,
+    BoxReading,
     DataCard,
     ImageSource,
     SourceSplit,
@@ -20,7 +22,8 @@ from data_pipelines.records import (
     VQAExample,
 )
 from data_pipelines.records import question_about as record_of_question
-from data_pipelines.regions.boxes import box_from_pixels
+from data_pipelines.regions.box_reading import oriented_split
+from data_pipelines.regions.given_boxes import GivenBoxes
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +55,17 @@ class SplitBuilder:
       images: image_id → image, in the order in which they came.
       left_out: entries that have no place in the split.
       files: what belongs to the data set; every path that an annotation file has a part in comes from there.
+      boxes: what its files say is marked; `finished` judges them.
     """
 
-    def __init__(self, dataset: str, split: str, root: str = ""):
+    def __init__(self, dataset: str, split: str, root: str = "", reading: BoxReading = AS_FOUND):
         """Args:
         root: folder of the published files; "" of a data set that reads none.
+        reading: of its boxes.
         """
         self.dataset, self.split = dataset, split
         self.files = DataRoot(root)
+        self.boxes = GivenBoxes(reading, f"{dataset} {split}")
         self.examples: list[VQAExample] = []
         self.images: dict[str, AnnotatedImage] = {}
         self.left_out = LeftOut()
@@ -144,57 +150,54 @@ class SplitBuilder:
         self.question(image, key, question="", answer=caption, family="caption", task="caption", **fields)
 
     def finished(self) -> SourceSplit:
-        """The split. What is left out is logged."""
+        """The split. What is left out is logged. Raises: DataError: as `GivenBoxes.judge`."""
+        self.boxes.judge()
         records: list[VQAExample | AnnotatedImage] = [*self.images.values(), *self.examples]
         masks = (region.mask.path for record in records for region in record.regions if region.mask)
         for image in (*(record.image for record in records), *masks):
             path = image.path if isinstance(image, UnnamedFile) else image
             if isinstance(path, str) and not {path, path.rpartition("#")[0]} & self.files.given:
                 raise ValueError(f"{self.dataset} names a file that it has not got from SplitBuilder.file")
+        for reason, given in self.boxes.left_out.items():
+            for box in given:
+                self.left_out.add(reason, box)
         reported = self.left_out.reported(f"{self.dataset} {self.split}")
-        return SourceSplit(self.examples, list(self.images.values()), reported)
+        found = SourceSplit(self.examples, list(self.images.values()), reported, len(self.boxes.clipped))
+        return oriented_split(found, self.boxes.reading.orientation)
+
+    def box(self, frame: tuple[int, int], numbers: Any, where: str, field: str) -> Box | None:
+        """The box of a field that holds x, y, w, h; None where it has no place in its image, which is counted.
+
+        Args:
+          frame: width and height of the image, as `boxes.frame` says.
+
+        Raises:
+          DataError: it is not four numbers, or has no area.
+        """
+        return self.boxes.box(finite_numbers(numbers, 4, where, field), frame, where)
 
 
-def begin_split(card: DataCard, root: str, split: str, known: Collection[str] = ()) -> SplitBuilder:
+def begin_split(
+    card: DataCard, root: str, split: str, known: Collection[str] = (), reading: BoxReading = AS_FOUND
+) -> SplitBuilder:
     """An empty split of a data set whose files are under `root`.
 
     Args:
       known: the splits; those of the card where none are given.
+      reading: of its boxes.
 
     Raises:
       DataError: no such folder, or no such split.
     """
     require_folder(root)
     require_split(card.name, split, known or card.splits)
-    return SplitBuilder(card.name, split, root)
+    return SplitBuilder(card.name, split, root, reading)
 
 
 def require_split(dataset: str, split: str, known: Collection[str]) -> None:
     """Raises: DataError: `split` is none of the data set's."""
     if split not in known:
         raise UnknownName(f"{dataset}: no split {split!r}; choose one of {', '.join(known)}")
-
-
-def box_in(frame: tuple[int, int], pixels: Any, where: str, field: str) -> Box:
-    """The box of a field that holds x, y, w, h in pixels.
-
-    Args:
-      frame: width and height of the image.
-
-    Raises:
-      DataError: it is not four numbers, or the box lies outside the image.
-    """
-    x, y, w, h = finite_numbers(pixels, 4, where, field)
-    return box_from_pixels(x, y, w, h, width=frame[0], height=frame[1], where=where)
-
-
-def polygon_in(frame: tuple[int, int], points: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
-    """Vertices [x, y] in pixels as (y, x) in shares of the image.
-
-    Annotation tools put vertices on the far edge of the last pixel, or a rounding beyond it: these are moved inside.
-    """
-    width, height = frame
-    return tuple((min(max(y / height, 0.0), 1.0), min(max(x / width, 0.0), 1.0)) for x, y in points)
 
 
 def answer_type_field(entry: dict[str, Any], where: str) -> AnswerType:
