@@ -325,14 +325,21 @@ class RegionConfig(Settings):
     outlines: bool = False
 
 
+# A layout may neither look anything up, as {question:{question.__class__}} would, nor pad without end.
+_LAYOUT = re.compile(r"([^{}]?[<>^])?\d{0,3}(\.\d{1,3})?")
+
+
 def _template_fault(task: str, template: str) -> str:
     """What to change in a prompt template; empty for a valid one."""
     try:
-        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        fields = [found[1:] for found in string.Formatter().parse(template) if found[1] is not None]
     except ValueError as error:
         return f"it is not a template: {error}"
+    names = {name for name, _, _ in fields}
     if not names <= {"language", "regions", "question"}:
         return "the placeholders are {language}, {regions} and {question}"
+    if any(conversion or not _LAYOUT.fullmatch(layout) for _, layout, conversion in fields):
+        return "write the placeholders bare, or with a width of at most 999, as in {question:.200}"
     if task != "caption" and "question" not in names:
         return "it must contain {question}"
     return "leave the newline out: it is added after the prompt" if "\n" in template else ""

@@ -45,6 +45,34 @@ from rllava_jax.model.sizes import SIZES, dimensions_of, model_size
             "data.prompt.answer",
         ),
         (
+            Config(data=DataConfig(prompt={"answer": "{question.__class__}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question[0]}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(
+                data=DataConfig(
+                    prompt={"answer": "{question:{question.__class__}}", "detect": "{question}", "caption": ""}
+                )
+            ),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question:>1000000000}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question:.2000}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
+            Config(data=DataConfig(prompt={"answer": "{question!r}", "detect": "{question}", "caption": ""})),
+            "data.prompt.answer",
+        ),
+        (
             Config(data=DataConfig(prompt={"answer": "{} {question}", "detect": "{question}", "caption": ""})),
             "data.prompt.answer",
         ),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from expected_errors import refused
+from flipped_bits import made_old
 from starting_models import (
     POSITIONS,
     TABLE,
@@ -168,7 +169,7 @@ def test_a_tokenizer_of_another_table_is_refused(refused_by_main, config_of_impo
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "said"),  # the sums would name what is changed, whatever it is, before its content is looked at
     [
         ("tokenizer.json", b"{}", "assets/tokenizer.model and tokenizer.json: only one of them belongs there"),
         ("tokenizer.model", None, "assets/tokenizer.model: missing"),
@@ -182,6 +183,7 @@ def test_a_tokenizer_of_another_table_is_refused(refused_by_main, config_of_impo
 def test_a_starting_points_bad_file_is_named(refused_by_main, imported, tmp_path, file, content, said):
     folder = tmp_path / "model"
     shutil.copytree(imported, folder)
+    made_old(folder / "checkpoints" / "0")
     path = folder / "checkpoints" / "0" / "assets" / file
     path.unlink(missing_ok=True)
     if content is not None:

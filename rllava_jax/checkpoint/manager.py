@@ -4,7 +4,8 @@
     checkpoints/STEP/training    step and optimiser state
     checkpoints/STEP/data        the data iterator's position: one for all hosts, so that their number may change
     checkpoints/STEP/checksums   of every array of params and training; see checkpoint/integrity.py
-    checkpoints/STEP/assets      config.json, the tokenizer's file, preprocessing.json: prediction needs nothing else
+    checkpoints/STEP/assets      config.json, the tokenizer's file, preprocessing.json: prediction needs nothing else;
+                                 their checksums in SHA256SUMS
 
 An imported model has params and assets only. A checkpoint is written beside its place and renamed, so that a kill at
 any moment leaves the earlier ones whole; in a bucket, which cannot rename, one is whole when its commit_success.txt
@@ -251,6 +252,7 @@ class Checkpoints:
             step,
             params=self._reader("params", dict(params)),
             training=self._reader("training", training),
+            assets=self._handlers["assets"].restore,
             data=lambda folder: self._put_in_place(data, step, folder),
         )
         self._verify(step, {"params": items["params"], "training": items["training"]})

@@ -1,10 +1,11 @@
 """The small files beside the arrays of checkpoints/STEP, where Orbax's calls do not do what is needed.
 
-assets/                files as they are; Orbax has an item for one file of JSON
+assets/                files as they are, and SHA256SUMS; Orbax has an item for one file of JSON
 metrics/metrics        the validation figures; Orbax has no call to add them after the save
 _CHECKPOINT_METADATA   the items that the checkpoint was written with; Orbax restores without one that is gone
 """
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -16,16 +17,26 @@ from etils import epath
 from orbax.checkpoint import checkpoint_manager
 
 from data_pipelines.core.paths import is_remote
+from rllava_jax.checkpoint.file_sums import SUMS, require_sums, sums_of
 from rllava_jax.runtime import hosts
 
 logger = logging.getLogger(__name__)
 
+CALIBRATION_FILE = "calibration.json"
 _NAME = checkpoint_manager.METRIC_ITEM_NAME
 _ITEMS = "_CHECKPOINT_METADATA"
 
 
 class AssetsHandler(ocp.JsonCheckpointHandler):
-    """Stores a few small files as they are, so that a person can open them."""
+    """Stores a few small files as they are, so that a person can open them, with their checksums in one more.
+
+    `calibration.json`, which is added later and may be removed, has its own (`file_sums.sealed`).
+    """
+
+    @classmethod
+    def typestr(cls) -> str:
+        """What the record of a checkpoint's items says: those that were written before the sums have no number."""
+        return f"{super().typestr()}/2"
 
     async def async_save(
         self, directory: epath.Path, item: object = None, args: ocp.args.JsonSave | None = None
@@ -35,14 +46,32 @@ class AssetsHandler(ocp.JsonCheckpointHandler):
 
         async def write() -> None:
             if ocp.multihost.is_primary_host(0):
-                for name, content in files.items():
+                for name, content in {**files, SUMS: sums_of(files)}.items():
                     (directory / name).write_bytes(content)
 
         return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="assets")]
 
     def restore(self, directory: epath.Path, item: object = None, args: object = None) -> dict[str, bytes]:
-        """Reads every file but Orbax's own mark that the folder is whole."""
-        return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
+        """Reads every file but Orbax's own mark that the folder is whole.
+
+        Raises:
+          ValueError: one is not as it was written.
+        """
+        files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "commit_success.txt"}
+        if (sums := files.pop(SUMS, None)) is not None:
+            require_sums(files, sums, where=directory.name, apart=[CALIBRATION_FILE])
+        elif _written_items(directory.parent).get(directory.name) == self.typestr():
+            raise ValueError(f"{directory.name}/{SUMS}: missing")
+        else:
+            _say_unsummed(directory.parent)
+        return files
+
+
+@functools.cache  # a checkpoint is read more than once
+def _say_unsummed(checkpoint: epath.Path) -> None:
+    if jax.process_index() == 0:
+        said = "was written before there were checksums of its assets, or of an import; taken as it is"
+        logger.warning("%s: %s", checkpoint, said)
 
 
 @ocp.args.register_with_handler(AssetsHandler, for_save=True, for_restore=True)
@@ -82,11 +111,16 @@ def require_items(checkpoint: epath.Path, *names: str) -> None:
     Raises:
       FileNotFoundError: one is gone. ValueError: the record is damaged.
     """
-    record = checkpoint / _ITEMS
-    try:
-        written = frozenset(json.loads(record.read_text())["item_handlers"]) if record.exists() else frozenset()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{_ITEMS} is damaged: {error!r}") from None
+    written = _written_items(checkpoint)
     for name in names:
         if name in written and not (checkpoint / name).is_dir():
             raise FileNotFoundError(f"its folder {name} is missing")
+
+
+def _written_items(checkpoint: epath.Path) -> dict[str, str]:
+    """Item → how it was written, as Orbax recorded it; none where there is no record. Raises ValueError."""
+    record = checkpoint / _ITEMS
+    try:
+        return dict(json.loads(record.read_text())["item_handlers"]) if record.exists() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{_ITEMS} is damaged: {error!r}") from None

@@ -7,6 +7,7 @@ Axes: N answers.
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError, InvalidOption
 from rllava_jax.checkpoint.errors import DamagedCheckpoint
+from rllava_jax.checkpoint.file_sums import sealed, unsealed
+from rllava_jax.checkpoint.orbax_files import CALIBRATION_FILE
 
-CALIBRATION_FILE = "calibration.json"
+logger = logging.getLogger(__name__)
+
 COMMAND = "python -m rllava_jax.calibrate --checkpoint"
 # Half a float32 step below 1: what a decoder that sums float32 logarithms cannot tell from certainty.
 _CERTAIN = -(2.0**-24)
@@ -63,7 +67,7 @@ class Stop:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was fitted on validation questions. `calibration.json` has its fields.
+    """What was fitted on validation questions. `calibration.json` has its fields, and `sha256` of them.
 
     Attributes:
       temperature, bias: confidence = sigmoid(logit(p) / temperature + bias), p the probability of the answer.
@@ -149,23 +153,26 @@ def calibration_of(files: Mapping[str, bytes], *, checkpoint: Path) -> Calibrati
     if CALIBRATION_FILE not in files:
         return None
     try:
-        calibration = TypeAdapter(Calibration).validate_json(files[CALIBRATION_FILE])
+        fields, summed = unsealed(files[CALIBRATION_FILE])
+        calibration = TypeAdapter(Calibration).validate_python(fields)
         values = (calibration.temperature.value, calibration.bias.value)
         if not (all(math.isfinite(value) for value in values) and values[0] > 0 and calibration.stops):
             raise ValueError("its temperature, bias or stops are none")
     except ValueError as error:  # pydantic's, too
         path, reason = checkpoint / "assets" / CALIBRATION_FILE, " ".join(str(error).split())
         raise DamagedCheckpoint(f"{path}: damaged ({reason}); fit it anew: {COMMAND} {checkpoint}") from None
+    if not summed:
+        logger.warning("%s: has no checksum, as those of before had none; taken as it is", checkpoint / "assets")
     return calibration
 
 
 def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
     """Puts a calibration among the assets of checkpoints/STEP, whole or not at all, a field a line; returns its file.
 
-    The checksums cover the arrays, and Orbax lists no assets: nothing else of the checkpoint changes.
+    Orbax lists no assets, and the file has its own checksum: nothing else of the checkpoint changes.
     """
     path = checkpoint / "assets" / CALIBRATION_FILE
-    fields = dataclasses.asdict(calibration)
+    fields = sealed(dataclasses.asdict(calibration))
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items())
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
