@@ -338,7 +338,7 @@ def _template_fault(task: str, template: str) -> str:
     names = {name for name, _, _ in fields}
     if not names <= {"language", "regions", "question"}:
         return "the placeholders are {language}, {regions} and {question}"
-    if any(conversion or not _LAYOUT.fullmatch(layout) for _, layout, conversion in fields):
+    if any(conversion or not _LAYOUT.fullmatch(layout or "") for _, layout, conversion in fields):
         return "write the placeholders bare, or with a width of at most 999, as in {question:.200}"
     if task != "caption" and "question" not in names:
         return "it must contain {question}"

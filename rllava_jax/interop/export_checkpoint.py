@@ -13,10 +13,10 @@ from data_pipelines.core.errors import OptionConflict
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.manager import find_checkpoint
+from rllava_jax.checkpoint.orbax_files import CALIBRATION_FILE
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config, LoraConfig
 from rllava_jax.config.stored import to_json
-from rllava_jax.inference.calibration import CALIBRATION_FILE
 from rllava_jax.interop.big_vision import is_own_npz, write_npz
 from rllava_jax.interop.errors import UnsupportedExport
 from rllava_jax.interop.huggingface_config import config_json, generation_config_json

@@ -8,10 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from data_pipelines.regions.encoders.protocol import region_encoders
 from rllava_jax import __version__
+from rllava_jax.checkpoint.orbax_files import CALIBRATION_FILE
 from rllava_jax.config import Config
 from rllava_jax.evaluation.metrics import HEADLINE, metrics_of
 from rllava_jax.evaluation.results import METRICS_FILE, markdown_table, read_rows
-from rllava_jax.inference.calibration import CALIBRATION_FILE, calibration_of
+from rllava_jax.inference.calibration import calibration_of
 from rllava_jax.interop.lineage import is_published, lineage
 from rllava_jax.interop.stored_params import StoredCheckpoint
 from rllava_jax.model.sizes import model_size
