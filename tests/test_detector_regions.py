@@ -153,7 +153,7 @@ def test_a_file_that_names_no_image_of_the_split_is_an_error(split, written):
             {"synpic1": [NODULE | {"box": [1, 2, 3, float("nan")]}]},
             DataError,
             "data.invalid-value",
-            ["field 'box'", "nan"],
+            ["synpic1[0].box[3]", "NaN"],
         ),
         ({"synpic1": [NODULE | {"score": 90}]}, DataError, "data.invalid-value", ["field 'score'", "90"]),
         ({"synpic1": [NODULE | {"label": ""}]}, DataError, "data.missing-field", ["field 'label'"]),

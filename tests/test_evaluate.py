@@ -286,7 +286,7 @@ def test_a_file_without_a_usable_prediction_is_an_error(tmp_path, capsys, text, 
         ({"id": "a", "answer": "yes", "answer_type": "yes/no"}, "answer_type is 'yes/no'"),
         ({"id": "a", "answer": "yes", "accepted": "y"}, "accepted is 'y'"),
         ({"id": "a", "answer": "yes", "family": "v"}, "family is 'v'"),
-        ("{", "is not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "is list"),
     ],
 )

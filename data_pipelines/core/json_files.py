@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -11,9 +10,11 @@ from typing import Any
 
 from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, invalid_field
 from data_pipelines.core.text_files import PUBLISHED, lines_of, reading
+from data_pipelines.core.values import Settled, is_absent, is_number, number_as_text, require_finite
 
 # A float holds no more, and Python's own limit lies far beyond.
 _DIGITS = 300
+_LARGE_EXPONENT = re.compile(r"[eE]\+?\d{3}")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -26,12 +27,18 @@ def require_folder(root: str, setting: str = "data.root") -> None:
 
 
 def read_objects(path: str) -> list[tuple[str, dict[str, Any]]]:
-    """The list of objects in a JSON file, each with what names it in messages.
+    """The list of objects in a JSON file, each with what names it in messages; values as `core/values.py` says.
 
     Raises:
       DataError: the file is missing, is not JSON, or is not a list of objects.
     """
-    return [(f"{path}: entry {number}", entry) for number, entry in enumerate(list_of_objects(read_json(path), path))]
+    settled = Settled(path)
+    entries = []
+    for number, entry in enumerate(list_of_objects(read_json(path), path)):
+        where = f"{path}: entry {number}"
+        entries.append((where, settled.value(entry, where)))
+    settled.say()
+    return entries
 
 
 def list_of_objects(entries: Any, where: str, *, remedy: str = "is it the published file?") -> list[dict[str, Any]]:
@@ -44,10 +51,11 @@ def list_of_objects(entries: Any, where: str, *, remedy: str = "is it the publis
     return list(entries)
 
 
-def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte order mark.
+def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False, absent: bool = True) -> Any:
+    """The content of a JSON file in UTF-8, with or without a byte order mark. Of its numbers none is NaN or infinite.
 
     Args:
+      absent: NaN is null, and counted; else it is refused.
       remedy: of a file that is missing or cannot be read.
       unique_keys: as `parse_json`.
 
@@ -56,13 +64,19 @@ def read_json(path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False) 
     """
     with reading(path, form="valid JSON", remedy=remedy) as file:
         text = file.read()
-    return parse_json(text, path, remedy="copy the file again", unique_keys=unique_keys)
+    settled = Settled(path)
+    remedy, given = "copy the file again", settled if absent else None
+    content = parse_json(text, path, remedy=remedy, unique_keys=unique_keys, settled=given)
+    settled.say()
+    return content
 
 
 def json_lines(
     path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON Lines file, each with what names its line in messages. Blank lines are passed over.
+    """The objects of a JSON Lines file, each with what names its line in messages; values as `core/values.py` says.
+
+    Blank lines are passed over.
 
     Args:
       remedy, unique_keys: as `read_json`.
@@ -70,19 +84,33 @@ def json_lines(
     Raises:
       DataError: the file cannot be read, is not UTF-8, or has a line that is not an object.
     """
+    settled = Settled(path)
     for number, line in lines_of(path, form="JSON Lines", remedy=remedy):
         where = f"{path}: line {number}"
-        entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys)
+        entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys, settled=settled)
         if not isinstance(entry, dict):
             raise MalformedFile(f"{where}: is {type(entry).__name__}; write one object a line")
-        yield where, entry
+        yield where, settled.value(entry, where)
+    settled.say()
 
 
-def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False) -> Any:
-    """JSON that later stages can compute with and write: no endless nesting, no half characters, no number too long.
+def parse_json(
+    text: str,
+    where: str,
+    *,
+    remedy: str,
+    unique_keys: bool = False,
+    settled: Settled | None = None,
+    half_characters: bool = False,
+) -> Any:
+    """JSON that later stages can compute with and write.
+
+    It has no endless nesting, no half characters, no number that is too long, NaN or infinite.
 
     Args:
       where: names the file, and the line if it is one, in messages.
+      settled: counts NaN, which is then null; without it NaN is refused as Infinity is.
+      half_characters: may be in it; the reader sees to them.
       unique_keys: an object that has a key twice, of which `json` keeps the last, is an error. Published files are
         taken as they are.
 
@@ -104,9 +132,18 @@ def parse_json(text: str, where: str, *, remedy: str, unique_keys: bool = False)
             )
         return entry
 
+    constants: list[str] = []
+
+    def constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    hook = once if unique_keys else None
     try:
-        content = json.loads(text, parse_int=whole, object_pairs_hook=once if unique_keys else None)
-        if _HALF_CHARACTER.search(text):
+        content = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=hook)
+        if constants or _LARGE_EXPONENT.search(text):
+            content = settled.value(content, where) if settled else require_finite(content, where)
+        if not half_characters and _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidValue(
@@ -130,11 +167,15 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
       DataError: the field is missing, is neither text nor a number, or is empty.
     """
     value = entry.get(field)
-    if value is None:
-        raise MissingField(f"{where}: field {field!r} is None; expected text")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if is_absent(value):
+        raise MissingField(
+            f"{where}: field {field!r} is {'null or NaN' if field in entry else 'missing'}; expected text"
+        )
+    if is_number(value):
+        return number_as_text(value)
+    if not isinstance(value, str):
         raise invalid_field(where, field, value, "expected text")
-    text = single_blanks(str(value))
+    text = single_blanks(value)
     if not text and not may_be_empty:
         raise MissingField(f"{where}: field {field!r} is empty; fill it in or remove the entry")
     return text
@@ -152,7 +193,7 @@ def finite_numbers(values: Any, count: int | None, where: str, field: str) -> li
       DataError: it is not.
     """
     good = isinstance(values, list) and count in (None, len(values))
-    if not good or any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+    if not good or not all(map(is_number, values)):
         raise invalid_field(where, field, values, f"write {count or 'a list of'} numbers in pixels")
     return list(values)
 

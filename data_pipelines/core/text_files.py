@@ -4,11 +4,13 @@ import contextlib
 import csv
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from data_pipelines.core.errors import MalformedFile, MissingField, MissingFile, UnreadableFile
+from data_pipelines.core.values import Settled, is_absent
 
 PUBLISHED = "copy it from the published data set"
 
@@ -57,6 +59,9 @@ def read_rows(
 ) -> Iterator[dict[str, str]]:
     """The rows of a CSV file with a header, as column → text; a missing last field is "", one too many is dropped.
 
+    A cell of NaN is empty. Where all cells of a column are whole numbers with a fraction of nought and one is empty,
+    which is how pandas writes whole numbers then, the fractions are left out. Both are counted and said.
+
     Args:
       path: where no such file lies, its twin with or without ".gz" is read.
       columns: that the header must have; it may have others.
@@ -74,12 +79,42 @@ def read_rows(
     damage = (csv.Error, EOFError, zlib.error, gzip.BadGzipFile)
     with reading(path, form="CSV", opener=opener, damage=damage, remedy=remedy) as file:
         delimiter = max(delimiters, key=file.readline().count)
-        file.seek(0)
-        reader = csv.DictReader(file, restkey="", restval="", strict=True, delimiter=delimiter)
+
+        def table() -> "csv.DictReader[str]":
+            file.seek(0)
+            return csv.DictReader(file, restkey="", restval="", strict=True, delimiter=delimiter)
+
+        reader = table()
         found = list(reader.fieldnames or ())
         lacking = [name for name in columns if name not in found]
         if either and not set(either) & set(found):
             lacking.append(" or ".join(either))
         if lacking:
             raise MissingField(f"{path}: no column {', '.join(lacking)} among {found}; {remedy}")
-        yield from reader
+        whole = _whole_columns(reader)
+        settled = Settled(path)
+        for row in table():
+            yield {name: _cell(held, name, name in whole, settled) for name, held in row.items()}
+        settled.say()
+
+
+_WHOLE = re.compile(r"\s*-?\d+\.0+\s*")
+
+
+def _whole_columns(rows: "csv.DictReader[str]") -> set[str]:
+    """The columns of whole numbers that are written with a fraction for the sake of an empty cell."""
+    candidates, empty = set(rows.fieldnames or ()), set()
+    for row in rows:
+        for name in [*candidates]:
+            if not row[name] or is_absent(row[name]):
+                empty.add(name)
+            elif not _WHOLE.fullmatch(row[name]):
+                candidates.discard(name)
+        if not candidates:
+            break
+    return candidates & empty
+
+
+def _cell(held: Any, column: str, whole: bool, settled: Settled) -> Any:
+    text = settled.cell(held, column) if isinstance(held, str) else held  # one cell too many stands in a list
+    return settled.whole_cell(text, column) if whole and text else text

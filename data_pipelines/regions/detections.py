@@ -117,13 +117,13 @@ def read_detections(path: str, *, names_path: str = "") -> list[Detection]:
     Raises:
       DataError: a file is missing or malformed; the message names the entry.
     """
-    content = read_json(path, remedy=_REMEDY, unique_keys=True)
+    content = read_json(path, remedy=_REMEDY, unique_keys=True, absent=False)
     if isinstance(content, dict) and "annotations" not in content:
         return list(_by_image(content, path))
     if isinstance(content, dict):
         results, names, names_path = content["annotations"], content, path
     elif names_path:
-        results, names = content, read_json(names_path, remedy=_REMEDY, unique_keys=True)
+        results, names = content, read_json(names_path, remedy=_REMEDY, unique_keys=True, absent=False)
     else:
         raise MissingOption(
             f"{path}: COCO results give categories by number; name the COCO file that has their names, or write one "

@@ -15,6 +15,7 @@ from typing import Any
 from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, reason_of
 from data_pipelines.core.json_files import require_folder, text_field
 from data_pipelines.core.optional_packages import optional_package
+from data_pipelines.core.values import Settled
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
@@ -81,8 +82,11 @@ def _rows(paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
                 _check_columns(path, {field.name: str(field.type) for field in file.schema_arrow})
                 batches = file.iter_batches(_ROWS_AT_ONCE, columns=list(_COLUMNS))
                 entries = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+                settled = Settled(path)
                 for number, entry in enumerate(entries):
-                    yield f"{path}: row {number}", entry
+                    where = f"{path}: row {number}"
+                    yield where, settled.value(entry, where)
+                settled.say()
         except (pyarrow.ArrowException, OSError) as error:
             raise MalformedFile(f"{path}: not a whole parquet file ({reason_of(error)}); download it again") from None
 

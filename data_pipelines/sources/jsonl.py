@@ -121,16 +121,18 @@ def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
         for where, row in json_files.json_lines(path, remedy="write it in UTF-8", unique_keys=True):
-            _check_fields(row, _FIELDS, where)
+            row = _given(row, _FIELDS, where)
             yield text_field(row, "split", where) if "split" in row else stem, row, where
 
 
-def _check_fields(entry: dict[str, Any], known: Collection[str], where: str) -> None:
+def _given(entry: dict[str, Any], known: Collection[str], where: str) -> dict[str, Any]:
+    """The fields that have a value: null, which NaN is too, stands for none. Raises DataError for an unknown field."""
     for name in entry:
         if name not in known:
             raise DataError(
                 f"{where}: unknown field {name!r}; {nearest(name, sorted(known))}", code="data.unknown-field"
             )
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 def _merge(
@@ -200,14 +202,14 @@ def _turns(row: dict[str, Any], where: str) -> tuple[Turn, ...]:
     turns = []
     for number, entry in enumerate(_list(row, "turns", dict, 'objects {"question": …, "answer": …}', where)):
         at = f"{where}: turn {number}"
-        _check_fields(entry, {"question", "answer"}, at)
+        entry = _given(entry, {"question", "answer"}, at)
         turns.append(Turn(text_field(entry, "question", at), text_field(entry, "answer", at)))
     return tuple(turns)
 
 
 def _region(found: SplitBuilder, entry: dict[str, Any], frame: tuple[int, int], where: str) -> Region | None:
     """None where it has no place in its image."""
-    _check_fields(entry, _REGION_FIELDS, where)
+    entry = _given(entry, _REGION_FIELDS, where)
     polygon, points = None, []
     if "polygon" in entry:
         given = _list(entry, "polygon", list, "points [x, y] in pixels", where)

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipelines.core.errors import MissingField
 from data_pipelines.core.json_files import json_lines, single_blanks, text_field
+from data_pipelines.core.values import is_number, number_as_text
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
 
@@ -94,7 +95,7 @@ def _modality(kind: str) -> str:
 def _text(entry: dict[str, Any], field: str) -> str:
     """A field that may be missing or null."""
     value = entry.get(field)
-    return single_blanks(value) if isinstance(value, str) else ""
+    return number_as_text(value) if is_number(value) else single_blanks(value) if isinstance(value, str) else ""
 
 
 def _descriptions(root: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:

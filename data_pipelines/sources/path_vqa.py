@@ -11,6 +11,7 @@ from typing import Any
 from data_pipelines.core.errors import DataError, MalformedFile, MissingFile, UnreadableFile, reason_of
 from data_pipelines.core.json_files import list_of_objects, text_field
 from data_pipelines.core.text_files import PUBLISHED
+from data_pipelines.core.values import Settled
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
@@ -49,13 +50,16 @@ def load(root: str, split: str) -> SourceSplit:
     """
     found = begin_split(CARD, root, split)
     path = os.path.join(root, "qas", split, f"{split}_qa.pkl")
-    for number, entry in enumerate(_read_entries(path)):
+    settled = Settled(path)
+    for number, given in enumerate(_read_entries(path)):
         where = f"{path}: entry {number}"
+        entry = settled.value(given, where)
         name = text_field(entry, "image", where)
         file = f"images/{split}/{name}.jpg"
         answer = text_field(entry, "answer", where, may_be_empty=True)
         says = {"question": text_field(entry, "question", where), "answer_type": answer_type_by_answer(answer)}
         found.ask(os.path.join(root, file), name, f"{split}/{number}", answer=answer, named=file, **says)
+    settled.say()
     return found.finished()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from data_pipelines.core.errors import MissingField
 from data_pipelines.core.json_files import single_blanks
 from data_pipelines.core.text_files import lines_of
+from data_pipelines.core.values import is_absent
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
 
@@ -111,7 +112,7 @@ def _read_rows(path: str, *, fields: int) -> Iterator[tuple[int, list[str]]]:
       DataError: the file is missing, is not UTF-8, or a line has too few fields.
     """
     for number, line in lines_of(path):
-        row = [single_blanks(field) for field in line.split("|", fields - 1)]
+        row = ["" if is_absent(field) else single_blanks(field) for field in line.split("|", fields - 1)]
         if len(row) < fields or not row[0]:
             raise MissingField(
                 f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them"

@@ -5,14 +5,14 @@ A line is an object with `id` and `answer`, or with `id` and `prediction`, which
 `region` is an older name of it.
 """
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.core.errors import MalformedFile, NoExamples, listed
+from data_pipelines.core.errors import DataError, MalformedFile, NoExamples, listed
+from data_pipelines.core.json_files import parse_json
+from data_pipelines.core.values import Settled, is_number, number_as_text
 from rllava_jax.evaluation.json_records import raw_lines
 
 _NAMED = 5  # of each kind of bad line
@@ -39,9 +39,10 @@ class Findings(dict[str, list[str]]):
 
 
 UNREADABLE = "lines that are not a JSON object with an id (what they answered counts as missing)"
-NO_TEXT = "answers that are no text (null, true, a list, an object or not there; counted as wrong)"
+NO_TEXT = "answers that are no text (null, NaN, true, a list, an object or not there; counted as wrong)"
 NUMBERS = "answers that are numbers (read as text)"
 EMPTY = "empty answers (right only where the reference is empty)"
+NOT_FINITE = "values that are NaN or infinite (counted as not there)"
 NO_CONFIDENCE = "confidences that are no number from 0 to 1 (not used)"
 
 
@@ -74,7 +75,7 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     """
     findings = Findings()
     answers: dict[tuple[str, str], list[GivenAnswer]] = {}
-    for number, line in _values(path):
+    for number, line in _values(path, findings):
         key = _key(line)
         if key is None:
             findings.add(UNREADABLE, f"line {number}")
@@ -88,25 +89,28 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     return AnswerFile(answers, findings)
 
 
-def _values(path: Path) -> Iterator[tuple[int, Any]]:
+def _values(path: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
     """The lines' values with their numbers; None for what is no JSON."""
+    settled = Settled(str(path), infinite_too=True)
     for place, (number, line) in enumerate(raw_lines(path)):
         if place == 0 and line.lstrip()[:1] == b"[":
             raise MalformedFile(
                 f"{path}: is a JSON list; write one object a line (jq -c '.[]' turns one into the other)"
             )
         try:
-            yield number, json.loads(line.decode())
-        except (ValueError, RecursionError):  # JSONDecodeError, UnicodeDecodeError, a number of too many digits
+            yield number, parse_json(line.decode(), str(path), remedy="", settled=settled, half_characters=True)
+        except (DataError, UnicodeDecodeError):
             yield number, None
+    for field, count in settled.absent.items():
+        findings.setdefault(NOT_FINITE, []).extend([field] * count)
 
 
 def _key(fields: Any) -> tuple[str, str] | None:
     if not isinstance(fields, dict):
         return None
     name, condition = fields.get("id"), fields.get("condition", fields.get("region"))
-    if isinstance(name, int) and not isinstance(name, bool):
-        name = str(name)
+    if is_number(name):
+        name = number_as_text(name)
     if not isinstance(name, str) or not name or not (condition is None or isinstance(condition, str)):
         return None
     return _encodable(name), _encodable(condition or "")
@@ -126,16 +130,9 @@ def _text(value: object, name: str, findings: Findings) -> str | None:
         return _encodable(value)
     if is_number(value):
         findings.add(NUMBERS, repr(name))
-        return str(value)
+        return number_as_text(value)
     findings.add(NO_TEXT, repr(name))
     return None
-
-
-def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number; true and false are none."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _encodable(text: str) -> str:

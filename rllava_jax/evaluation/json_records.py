@@ -1,6 +1,5 @@
 """JSON Lines that users may have written: read with the line's number, and checked by the types of a dataclass."""
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Strict, TypeAdapter, ValidationError
 
 from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingFile
+from data_pipelines.core.json_files import parse_json
+from data_pipelines.core.values import Settled
 
 Record = TypeVar("Record")
 
@@ -67,17 +68,24 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def parsed_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def parsed_lines(path: Path, *, settle: bool = False) -> Iterator[tuple[str, Any]]:
     """The values of a JSON Lines file that has to be right, each with what names its line in messages.
+
+    NaN is null, and counted.
+
+    Args:
+      settle: the forms of numbers too are as `core/values.py` says.
 
     Raises:
       DataError: the file cannot be read, or a line is not JSON in UTF-8.
     """
+    settled = Settled(str(path))
     for number, line in raw_lines(path):
         where = f"{path}, line {number}"
         try:
-            yield where, json.loads(line.decode())
+            text = line.decode()
         except UnicodeDecodeError as error:
             raise MalformedFile(f"{where}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
-        except (ValueError, RecursionError) as error:
-            raise MalformedFile(f"{where}: is not JSON ({error}); write one object a line") from None
+        value = parse_json(text, where, remedy="write one object a line", settled=settled, half_characters=True)
+        yield where, settled.value(value, where) if settle else value
+    settled.say()

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.errors import DuplicateId, InvalidValue, MalformedFile, NoExamples
+from data_pipelines.core.values import is_absent, is_number, number_as_text
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.sources import registry
-from rllava_jax.evaluation.answer_files import is_number
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.json_records import parsed_lines, record_of
 from rllava_jax.evaluation.predictions import Prediction, Response, check_box, common_fields
@@ -55,7 +55,7 @@ def from_file(path: Path) -> list[Response]:
       DataError: no file, a malformed line, or two questions of one id.
     """
     found: dict[str, Response] = {}
-    for where, fields in parsed_lines(path):
+    for where, fields in parsed_lines(path, settle=True):
         item = _of_fields(fields, where, dataset=path.stem)
         if item.id in found:
             raise DuplicateId(f"{where}: a second question has the id {item.id!r}; ids must be unique")
@@ -77,9 +77,9 @@ def from_predictions(predictions: Iterable[Prediction]) -> list[Response]:
 def _of_fields(fields: Any, where: str, *, dataset: str) -> Response:
     if not isinstance(fields, dict):
         raise MalformedFile(f"{where}: is {type(fields).__name__}; write one object a line, with id and answer")
-    given = {"id": None, "answer": None} | {name: fields[name] for name in _READ if fields.get(name) is not None}
+    given = {"id": None, "answer": None} | {name: fields[name] for name in _READ if not is_absent(fields.get(name))}
     given = {name: _numbers_as_text(value) for name, value in given.items()}
-    if fields.get("has_region") is not None:
+    if not is_absent(fields.get("has_region")):
         given["has_region"] = fields["has_region"]
     if given.get("id") == "":
         raise InvalidValue(f"{where}: id is empty; give each question one")
@@ -97,4 +97,4 @@ def _of_fields(fields: Any, where: str, *, dataset: str) -> Response:
 def _numbers_as_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers_as_text(item) for item in value]
-    return str(value) if is_number(value) else value
+    return number_as_text(value) if is_number(value) else value

@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 
 from data_pipelines.core.errors import InvalidValue
+from data_pipelines.core.values import is_number
 from rllava_jax.evaluation import classification as statistics
-from rllava_jax.evaluation.answer_files import is_number
 from rllava_jax.evaluation.answers import exact_match, normalise_answer
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.predictions import Response
