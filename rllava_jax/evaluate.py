@@ -13,6 +13,7 @@ model, with its controls; the last puts two runs side by side, as compare.html a
 """
 
 import argparse
+import dataclasses
 import gc
 import json
 import logging
@@ -93,6 +94,7 @@ def _score(options: argparse.Namespace) -> None:
     _check_read(options, protocol)
     marker = judge.judge_of(options)
     asked = _references(options, protocol)
+    protocol = _of_content_types(protocol, asked, words(options.content_types or ""))
     _check_complete(protocol, len(asked), options.allow_missing, what="the copy of the data set has", lacking=0)
     ours, findings = _scoring(options.predictions, asked, protocol, options.allow_missing)
     theirs = _scoring(options.against, asked, protocol, options.allow_missing)[0] if options.against else None
@@ -123,6 +125,25 @@ def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
             f"--allow-missing: --protocol {protocol.name} expects no number of questions; leave it out (what the "
             "predictions lack counts as wrong)"
         )
+
+
+def _of_content_types(protocol: Protocol, asked: Sequence[Response], wanted: Sequence[str]) -> Protocol:
+    """The protocol, of the questions of these content types alone, letter case aside; of all where none is named."""
+    if not wanted:
+        return protocol
+    if protocol.expected is not None:
+        raise OptionConflict(
+            f"--content-types: --protocol {protocol.name} is of every question of its split; leave it out, and read "
+            "the rows content_type=…, or use strict"
+        )
+    known = {item.content_type.casefold(): item.content_type for item in asked if item.content_type}
+    if unknown := [name for name in wanted if name.casefold() not in known]:
+        there = ", ".join(sorted(known.values())) or "none: no question names one"
+        raise UnknownName(f"--content-types: no question is of {unknown[0]!r}; there are {there}")
+    chosen = {name.casefold() for name in wanted}
+    return dataclasses.replace(
+        protocol, counts=lambda item: item.content_type.casefold() in chosen and protocol.counts(item)
+    )
 
 
 def _references(options: argparse.Namespace, protocol: Protocol) -> list[Response]:
@@ -253,6 +274,7 @@ def _write(
         "predictions": str(options.predictions),
         "against": options.against,
         "references": options.references or options.data or protocol.dataset or "those of the predictions' file",
+        "content_types": list(words(options.content_types or "")),
         "questions": len(ours),
         "bootstrap": options.bootstrap,
         "seed": options.seed,

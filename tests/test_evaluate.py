@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from expected_errors import assert_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_files import Scores, write
@@ -56,6 +57,21 @@ def test_scores_are_those_computed_by_hand(tmp_path):
     assert scores["answer_type=open/recall"] == (1, 2)
     assert {row["condition"] for row in scores.rows} == {""}
     assert scores.about["found"] == {}
+
+
+def test_content_types_choose_the_questions_that_are_scored(tmp_path, capsys):
+    questions = [
+        question | {"content_type": "Organ" if question["id"] == "d" else "Modality"} for question in QUESTIONS
+    ]
+    options = ("--protocol", "classification", "--content-types", "modality")
+    scores = evaluate(tmp_path, ANSWERS, *options, questions=questions)
+    assert scores["all/accuracy"] == (3 / 4, 4)  # classes: yes, no, mri, 3; "abnormal" is none
+    assert scores["all/balanced_accuracy"] == (3 / 4, 4)
+    assert scores.found("questions that the protocol does not score, or that --content-types leaves out") == 1
+    assert scores.found("predictions whose id") == 0
+    command = ["--predictions", str(tmp_path / "answers.jsonl"), "--references", str(tmp_path / "questions.jsonl")]
+    assert main([*command, "--content-types", "Modality,Plane"]) == 2
+    assert_refused(capsys.readouterr().err, "data.unknown-name", "--content-types", "Plane", "Modality, Organ")
 
 
 def test_the_best_of_the_accepted_answers_counts(tmp_path):

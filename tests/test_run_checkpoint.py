@@ -11,6 +11,7 @@ import pytest
 from data_pipelines.loading.evaluation_batches import evaluation_batches, requests_under
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.regions.policy import NOTHING, regions_under
+from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.evaluate import main
 from rllava_jax.evaluation.evaluate_options import ALL_CONTROLS, make_parser
 from rllava_jax.evaluation.evaluator import evaluate_examples
@@ -117,6 +118,27 @@ def test_earlier_results_are_not_written_over(workdir, results, capsys):
     assert main(["--checkpoint", str(workdir), "--out", str(results)]) == 2
     assert f"--out {results}: holds results already" in capsys.readouterr().err
     assert (results / "predictions.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_part_of_the_questions_is_said_with_how_to_evaluate_all_and_resamples_may_be_none(workdir, tmp_path, caplog):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", str(workdir), "--out", str(out), "--conditions", "right", "--families", "vqa"]
+    assert main([*arguments, "--bootstrap", "0"]) == 0
+    (said,) = [record.getMessage() for record in caplog.records if "max_examples" in record.getMessage()]
+    whole = len(load_examples_of(workdir, "vqa"))
+    assert f"8 of {whole} vqa questions" in said
+    assert "--max-examples 0" in said
+    assert f"8 of {whole} vqa questions" in (out / "report.html").read_text()
+    rows = json.loads((out / "metrics.json").read_text())
+    assert {(row["ci_low"], row["ci_high"]) for row in rows} == {(None, None)}
+    assert {row["n"] for row in rows if row["subset"] == "all"} == {8}
+
+
+def load_examples_of(workdir, family):
+    stored = OpenedCheckpoint.open(workdir, None).config
+    examples = load_examples(stored.data, stored.data.test_split, seed=stored.seed, max_regions=4)
+    return [example for example in examples if example.family == family]
 
 
 def test_controls_are_one_flag():

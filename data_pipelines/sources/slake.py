@@ -88,6 +88,8 @@ SOURCE = Source(
 
 
 def _regions(found: SplitBuilder, image_path: str, levels: dict[str, int]) -> tuple[Region, ...]:
+    if not os.path.isfile(image_path):
+        return ()
     beside = os.path.join(os.path.dirname(image_path), "detection.json")
     entries = read_objects(found.files.file(beside) or beside)
     frame = found.boxes.frame(image_path, image_path) if entries else None

@@ -1,8 +1,10 @@
 """How every source collects a split, and what their readers share: boxes, answer types."""
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
@@ -26,6 +28,20 @@ from data_pipelines.regions.box_reading import oriented_split
 from data_pipelines.regions.given_boxes import GivenBoxes
 
 logger = logging.getLogger(__name__)
+
+
+_PICTURES_NEEDED = ContextVar("pictures needed", default=True)
+
+
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """While it lasts, sources keep questions whose image file is missing, for scoring, which shows none. Such an image
+    has no regions."""
+    token = _PICTURES_NEEDED.set(False)
+    try:
+        yield
+    finally:
+        _PICTURES_NEEDED.reset(token)
 
 
 class LeftOut:
@@ -70,9 +86,11 @@ class SplitBuilder:
         self.images: dict[str, AnnotatedImage] = {}
         self.left_out = LeftOut()
         self._found: dict[str, str] = {}
+        self._absent: set[str] = set()
 
     def file(self, path: str, name: str, *, where: str = "") -> str:
-        """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out.
+        """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out; but
+        within `without_pictures` `path` as it is.
 
         Args:
           path: the root with the name from the annotation file behind it, perhaps with a part as in `scan_parts`.
@@ -92,6 +110,10 @@ class SplitBuilder:
                 outside = isinstance(error, OutsideRoot)
                 self.left_out.add("image leads out of the folder" if outside else "image is no plain file", name)
                 return ""
+            if not found and not _PICTURES_NEEDED.get():
+                self._absent.add(path)
+                self.files.given.add(whole)
+                return path
             if not found:
                 self.left_out.add("image not in the folder", name)
                 return ""
@@ -162,6 +184,11 @@ class SplitBuilder:
             for box in given:
                 self.left_out.add(reason, box)
         reported = self.left_out.reported(f"{self.dataset} {self.split}")
+        if self._absent:
+            logger.warning(
+                "%s %s: %d images are not in the folder; their questions are kept, without regions",
+                self.dataset, self.split, len(self._absent),
+            )  # fmt: skip
         found = SourceSplit(self.examples, list(self.images.values()), reported, len(self.boxes.clipped))
         return oriented_split(found, self.boxes.reading.orientation)
 

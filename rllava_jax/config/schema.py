@@ -275,7 +275,8 @@ class EvaluationConfig(Settings):
         of the boxes among the evaluated questions.
       families: question families that are evaluated.
       max_examples: at most so many examples per family; 0 asks them all.
-      bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent.
+      bootstrap: resamples behind each 95 % interval, drawn by image because questions of one image are not independent;
+        0 leaves the intervals out.
       gallery: example images shown in the report.
     """
 
@@ -287,7 +288,7 @@ class EvaluationConfig(Settings):
     max_new_tokens: PositiveInt = 24
     max_examples: NonNegativeInt = 0
     during_examples: PositiveInt = 200
-    bootstrap: PositiveInt = 1000
+    bootstrap: NonNegativeInt = 1000
     gallery: Annotated[NonNegativeInt, Effect.NOTHING] = 60
 
     @model_validator(mode="after")

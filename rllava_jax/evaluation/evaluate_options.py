@@ -38,6 +38,10 @@ def make_parser(description: str) -> Parser:
         help=f"questions of --data: {', '.join(FAMILIES)}; all but vqa are rebuilt from boxes (default: vqa)",
     )  # fmt: skip
     parser.add_argument(
+        "--content-types", metavar="A,B",
+        help="score the questions of these content types alone, e.g. Modality for classification (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
         "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
     )
     modes.add_argument(
@@ -67,7 +71,9 @@ def make_parser(description: str) -> Parser:
     )  # fmt: skip
     _add_checkpoint_options(parser)
     _add_judge_options(parser)
-    parser.goes_with("--predictions", "--references", "--against", "--allow-missing", "--judge-model")
+    parser.goes_with(
+        "--predictions", "--references", "--content-types", "--against", "--allow-missing", "--judge-model"
+    )
     parser.goes_with(
         ("--predictions", "--checkpoint"), "--protocol", "--data", "--root", "--split", "--languages", "--families"
     )

@@ -1,7 +1,7 @@
 """Evaluates a model: every question under every condition (right region, none, wrong, a blank image, controls)."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -40,6 +40,13 @@ def choose_examples(examples: Sequence[Question], families: Sequence[str], *, mo
             group = [example for example in group if example.id in keep]
         chosen += group
     return chosen
+
+
+def not_all(examples: Sequence[Question], families: Sequence[str], *, most: int) -> str:
+    """What `choose_examples` takes of families that it cuts, for people: "300 of 500 vqa questions"; "" of none."""
+    counts = Counter(example.family for example in examples)
+    cut = [f"{most:,} of {counts[family]:,} {family}" for family in families if 0 < most < counts[family]]
+    return f"{', '.join(cut)} questions" if cut else ""
 
 
 def evaluate_examples(

@@ -15,7 +15,7 @@ CONFLICTING = "questions answered several times in different words (counted as w
 BAD_RUN = "answers whose run is no whole number of the protocol's runs, counted from 0 (not used)"
 REPEATED_RUN = "runs of a question given again with the same answer (counted once)"
 CONFLICTING_RUN = "runs of a question given several times in different words (counted as wrong)"
-NOT_OF_PROTOCOL = "questions that the protocol does not score"
+NOT_OF_PROTOCOL = "questions that the protocol does not score, or that --content-types leaves out"
 _TRUST = "trust:"
 
 

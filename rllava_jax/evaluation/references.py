@@ -10,6 +10,7 @@ from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.sources import registry
+from data_pipelines.sources.split_builder import without_pictures
 from rllava_jax.evaluation.answers import normalise_answer
 from rllava_jax.evaluation.json_records import parsed_lines, record_of
 from rllava_jax.evaluation.predictions import Prediction, Response, check_box, common_fields
@@ -36,7 +37,8 @@ def from_data(
     # Scoring shows no picture, so whichever window the pictures were made with is the right one.
     window = layout.read_record(root).get("window") if name == "prepared" else None
     data = DataConfig(source=name, root=root, languages=tuple(languages), window=window or "auto")
-    examples = load_examples(data, split, seed=seed, max_regions=RegionConfig().max_regions)
+    with without_pictures():
+        examples = load_examples(data, split, seed=seed, max_regions=RegionConfig().max_regions)
     asked = [e for e in examples if e.family in families and (not e.language or e.language in languages)]
     if not asked:
         raise NoExamples(

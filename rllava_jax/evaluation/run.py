@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rllava_jax.config import Config
 from rllava_jax.config.stored import to_json
 from rllava_jax.evaluation.confidence.selective import selective_rows
 from rllava_jax.evaluation.detected_regions import detected_rows, region_sources
-from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples, not_all
 from rllava_jax.evaluation.metrics import CONFIDENCE_METRICS, METRICS, metrics_of
 from rllava_jax.evaluation.predictions import Prediction
 from rllava_jax.evaluation.results import write_results
@@ -27,6 +28,8 @@ from rllava_jax.inference.generator import Generator
 from rllava_jax.inference.run_data import RunData
 from rllava_jax.model.params import Params
 from rllava_jax.runtime import hosts
+
+logger = logging.getLogger(__name__)
 
 ReportWriter = Callable[..., object]
 
@@ -115,6 +118,13 @@ def evaluate_test(
     settings = config.evaluation
     calibration = stored_calibration(checkpoint)  # a damaged one is told before the work
     examples = choose_examples(data.test, settings.families, most=settings.max_examples)
+    if part := not_all(data.test, settings.families, most=settings.max_examples):
+        run = {**run, "questions evaluated": f"{part}, drawn by id (evaluation.max_examples)"}
+        logger.warning(
+            "evaluates %s (evaluation.max_examples is %d); --config.evaluation.max_examples=0, or --max-examples 0 "
+            "beside --checkpoint, evaluates all",
+            part, settings.max_examples,
+        )  # fmt: skip
     predictions = evaluate_examples(
         generator, params, data.preprocessor, examples, settings, split=data.test, progress=config.data.test_split
     )
