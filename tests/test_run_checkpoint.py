@@ -121,11 +121,11 @@ def test_earlier_results_are_not_written_over(workdir, results, capsys):
 
 
 @pytest.mark.slow
-def test_a_part_of_the_questions_is_said_with_how_to_evaluate_all_and_resamples_may_be_none(workdir, tmp_path, caplog):
+def test_a_part_of_the_questions_is_said_with_how_to_evaluate_all_and_resamples_may_be_none(workdir, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--checkpoint", str(workdir), "--out", str(out), "--conditions", "right", "--families", "vqa"]
     assert main([*arguments, "--bootstrap", "0"]) == 0
-    (said,) = [record.getMessage() for record in caplog.records if "max_examples" in record.getMessage()]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "max_examples" in line]
     whole = len(load_examples_of(workdir, "vqa"))
     assert f"8 of {whole} vqa questions" in said
     assert "--max-examples 0" in said
