@@ -89,8 +89,9 @@ class SplitBuilder:
         self._absent: set[str] = set()
 
     def file(self, path: str, name: str, *, where: str = "") -> str:
-        """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out; but
-        within `without_pictures` `path` as it is.
+        """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out.
+
+        Within `without_pictures` a missing file is not left out, and has `path` as it is.
 
         Args:
           path: the root with the name from the annotation file behind it, perhaps with a part as in `scan_parts`.
