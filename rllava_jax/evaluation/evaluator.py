@@ -44,7 +44,7 @@ def choose_examples(examples: Sequence[Question], families: Sequence[str], *, mo
 
 def not_all(examples: Sequence[Question], families: Sequence[str], *, most: int) -> str:
     """What `choose_examples` takes of families that it cuts, for people: "300 of 500 vqa questions"; "" of none."""
-    counts = Counter(example.family for example in examples)
+    counts: Counter[str] = Counter(example.family for example in examples)
     cut = [f"{most:,} of {counts[family]:,} {family}" for family in families if 0 < most < counts[family]]
     return f"{', '.join(cut)} questions" if cut else ""
 
