@@ -27,6 +27,7 @@ from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import PRESETS, window_of
 from data_pipelines.records import Task
+from data_pipelines.sources.reading_options import add_reading_options
 from rllava_jax.inference.calibration import COMMAND, Stop
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predicted, Predictor
@@ -59,6 +60,8 @@ def _work(options: argparse.Namespace) -> None:
         task=options.task,
         language=options.language,
         seed=options.seed,
+        box_unit=options.boxes,
+        orientation=options.orientation,
     )
     show = _print_json if options.json else _print_text
     show(predictor, answer, stop, options)
@@ -173,6 +176,7 @@ def _parser() -> Parser:
         "--box", action="append", default=[], metavar="X,Y,W,H",
         help="a region, in pixels of the image from its top left corner; repeat for several",
     )  # fmt: skip
+    add_reading_options(parser)
     add(
         "--detect", action="append", default=[], metavar="STRUCTURE",
         help="ask the model where this is, and answer the question with the box that it writes, in place of --box; "
@@ -196,6 +200,7 @@ def _parser() -> Parser:
     add("--show-withheld", action="store_true", help="with --risk: print a withheld answer, marked")
     add("--json", action="store_true", help="print one JSON object")
     parser.goes_with("--risk", "--show-withheld")
+    parser.goes_with("--box", "--boxes")
     return parser
 
 

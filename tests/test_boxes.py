@@ -28,7 +28,8 @@ def test_box_one_pixel_outside_is_clipped_to_the_image():
         ((10, 10, 5, -5), "no area"),
         ((float("nan"), 10, 5, 5), "not finite"),
         ((10, 10, float("inf"), 5), "not finite"),
-        ((110, 10, 50, 5), "no area inside the image of 100x80 pixels"),
+        ((60, 10, 50, 5), "leaves the image of 100x80 pixels by 10"),
+        ((10, -3, 50, 5), "leaves the image"),
         ((-1, 10, 1, 5), "no area inside the image"),
     ],
 )

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from boxed_sources import Picture, photo
 from dicom_files import write_dicom
 from expected_errors import assert_refused
+from expected_errors import refused as expected
+from PIL import Image
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.loading.examples import load_examples
@@ -199,7 +202,7 @@ def test_a_caption_is_asked_without_a_question(finding, image, capsys):
         (["--question", "what?", "--detect", "liver", "--detect", "Liver"], "option.invalid-value", "--detect"),
         (["--question", "what?", "--max-new-tokens", "0"], "option.invalid-value", "--max-new-tokens: '0'"),
         (["--question", "what?", "--show-withheld"], "option.conflict", "--show-withheld"),
-        (["--question", "what?", "--boxes", "1"], "option.unknown", "--boxes"),
+        (["--question", "what?", "--boxes", "1"], "option.invalid-value", "--boxes"),
     ],
 )
 def test_what_does_not_fit_the_task_is_refused(finding, image, capsys, arguments, code, named):
@@ -211,10 +214,10 @@ def test_what_does_not_fit_the_task_is_refused(finding, image, capsys, arguments
 def refused(workdir, image, capsys):
     """Runs predict in this process with some options replaced: exit status 2 and one line, with a code and names."""
 
-    def run(code, *named, boxes=(), **options):
+    def run(code, *named, boxes=(), extra=(), **options):
         options = {"checkpoint": workdir, "image": image, "question": "what is this?", **options}
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        arguments += [f"--box={box}" for box in boxes]
+        arguments += [*(f"--box={box}" for box in boxes), *extra]
         assert predict.main(arguments) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
@@ -223,9 +226,59 @@ def refused(workdir, image, capsys):
     return run
 
 
-@pytest.mark.parametrize("box", ["90,10,30,20", "10,90,5,30", "200,200,10,10", "-20,5,30,30"])
+@pytest.mark.parametrize("box", ["96,10,30,20", "10,99,5,30", "200,200,10,10", "-30,5,30,30"])
 def test_a_box_outside_its_image_is_refused(refused, image, box):
-    refused(None, f"box {box}", str(image), "96", boxes=[box])
+    refused("data.invalid-region", f"box {box}", str(image), "96", boxes=[box])
+
+
+def marked(predict_out):
+    return json.loads(predict_out)["answer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "cut"), [("90,10,30,20", "90,10,6,20"), ("10,90,5,30", "10,90,5,6"), ("-20,5,30,30", "0,5,10,30")]
+)
+def test_a_box_partly_outside_is_cut_to_its_image_and_that_is_said(finding, image, capsys, given, cut):
+    asked = ["--checkpoint", "run", "--image", str(image), "--question", "is it healthy?", "--json"]
+    assert predict.main([*asked, f"--box={cut}"]) == 0
+    inside = capsys.readouterr()
+    assert inside.err == ""
+    assert predict.main([*asked, f"--box={given}"]) == 0
+    printed = capsys.readouterr()
+    assert (marked(printed.out), "1 boxes leave their images" in printed.err) == (marked(inside.out), True)
+
+
+def test_normalised_boxes_are_refused_until_it_is_said_that_they_are(finding, refused, image, capsys):
+    refused("data.unclear-boxes", "0.25,0.5,0.25,0.25", str(image), "--boxes normalised", boxes=["0.25,0.5,0.25,0.25"])
+    refused("option.conflict", "--boxes", "--box", extra=["--boxes", "pixels"])
+    asked = ["--checkpoint", "run", "--image", str(image), "--question", "is it healthy?", "--json"]
+    answers = []
+    for box in (["--box=0.25,0.5,0.25,0.25", "--boxes", "normalised"], ["--box=24,48,24,24"]):
+        assert predict.main([*asked, *box]) == 0
+        answers.append(marked(capsys.readouterr().out))
+    assert answers == ["marked [0.5, 0.25, 0.75, 0.5]"] * 2
+    refused("data.unclear-boxes", "--boxes pixels", boxes=["24,48,24,24"], extra=["--boxes", "normalised"])
+
+
+@pytest.mark.parametrize("tag", range(2, 9))
+def test_a_box_on_a_turned_photo_is_refused_until_it_is_said_on_which_picture_it_was_drawn(
+    predictor, workdir, tmp_path, tag
+):
+    """What a viewer shows is asked about as a file without a tag; Pillow's exif_transpose makes what is stored."""
+    shown, path = Picture(), tmp_path / "photo.png"
+    path.write_bytes(photo(shown, "PNG", tag))
+    question, box = "what is the marked structure?", shown.square
+    with expected(DataError, "data.unclear-boxes", str(path), f"orientation {tag}", "--orientation applied"):
+        predictor.ask(path, question, boxes=[box])
+    upright = predictor.ask(shown.pixels, question, boxes=[box])
+    for form in (path, path.read_bytes(), Image.open(path)):
+        assert predictor.ask(form, question, boxes=[box], orientation="applied") == upright
+    assert predictor.ask(path, question, orientation="applied") == predictor.ask(shown.pixels, question)
+    with Image.open(path) as opened:
+        stored = np.asarray(opened)
+    assert predictor.ask(path, question) == predictor.ask(stored, question)
+    mine = predictor.ask(stored, question, boxes=[(5, 5, 20, 20)])
+    assert predictor.ask(path, question, boxes=[(5, 5, 20, 20)], orientation="stored") == mine
 
 
 @pytest.mark.parametrize("box", ["10,10,0,20", "10,10,20,0", "10,10,-5,20", "nan,10,20,20", "10,10,inf,20"])

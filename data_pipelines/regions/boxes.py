@@ -22,18 +22,25 @@ _FOUR_LOC_TOKENS = re.compile(r"<loc(\d{4})>\s*<loc(\d{4})>\s*<loc(\d{4})>\s*<lo
 
 
 def box_from_pixels(x: float, y: float, w: float, h: float, *, width: int, height: int, where: str) -> Box:
-    """Box of an `x, y, w, h` rectangle in pixels of an image of `width` x `height` pixels, cut to the image.
+    """Box of an `x, y, w, h` rectangle in pixels of an image of `width` x `height` pixels.
 
-    `regions/given_boxes.py` judges boxes that somebody gives.
+    A rectangle that leaves the image by at most one pixel is clipped to it. `regions/given_boxes.py` judges boxes that
+    somebody gives, and cuts those that leave their images by more.
 
     Args:
       where: names the file and the entry in error messages.
 
     Raises:
-      DataError: a number is not finite, the area is not positive, or the rectangle lies outside the image.
+      DataError: a number is not finite, the area is not positive, or the rectangle leaves the image.
     """
     given = f"{where}: box x,y,w,h = {x:g},{y:g},{w:g},{h:g}"
     check_numbers(x, y, w, h, given=given)
+    outside = overhang(x, y, w, h, width=width, height=height)
+    if outside > TOLERANCE_PIXELS:
+        raise InvalidRegion(
+            f"{given} leaves the image of {width}x{height} pixels by {outside:g}; "
+            "give pixels of the original image, x,y being the top-left corner"
+        )
     box = clip((y / height, x / width, (y + h) / height, (x + w) / width))
     if area(box) == 0:
         raise InvalidRegion(f"{given} has no area inside the image of {width}x{height} pixels; move it into the image")
@@ -41,9 +48,9 @@ def box_from_pixels(x: float, y: float, w: float, h: float, *, width: int, heigh
 
 
 def check_numbers(x: float, y: float, w: float, h: float, *, given: str) -> None:
-    """Raises: DataError: a number is not finite, or the area is not positive."""
+    """Raises: DataError: a number is not finite, or the area is not positive; `given` is the box as a user finds it."""
     if not all(math.isfinite(v) for v in (x, y, w, h)):
-        raise InvalidRegion(f"{given} has a number that is not finite; give four finite coordinates")
+        raise InvalidRegion(f"{given} has a number that is not finite; give four finite pixel coordinates")
     if w <= 0 or h <= 0:
         raise InvalidRegion(f"{given} has no area; width and height must be positive")
 

@@ -33,7 +33,10 @@ _NORMALISED = 1.5
 _TINY_PIXELS = 1.5
 # So many boxes make a habit of leaving their images.
 _SEVERAL = 4
-_UNITS = "--boxes normalised (x,y,w,h as shares of the image) or --boxes pixels settles it (data.boxes in a run)"
+_UNITS = (
+    "--boxes normalised (x,y,w,h as shares of the image) or --boxes pixels settles it (in a run data.boxes, in Python "
+    "box_unit)"
+)
 _TURNS = (
     "were the boxes drawn on the pixels as stored, or on the picture turned as viewers show it? --orientation stored "
     "or --orientation applied settles it (data.orientation in a run)"
@@ -79,9 +82,13 @@ class GivenBoxes:
         """
         if not self.reading.used:
             return None
+        return frame_of(self.shown(image, where), where)
+
+    def shown(self, image: ImageSource, where: str) -> ImageSource:
+        """The picture that boxes are read on. Raises as `frame`."""
         if not self.reading.orientation and (tag := orientation_of(image)) != 1:
             raise UnclearBoxes(f"{where}: has boxes and the EXIF orientation {tag}; {_TURNS}")
-        return frame_of(oriented(image, self.reading.orientation), where)
+        return oriented(image, self.reading.orientation)
 
     def box(self, numbers: Sequence[float], frame: tuple[int, int], where: str) -> Box | None:
         """The box of x, y, w, h on a picture of this width and height; None where it has no place there.
@@ -104,10 +111,9 @@ class GivenBoxes:
             return None
         if overhang(x, y, w, h, width=width, height=height) > TOLERANCE_PIXELS:
             self.clipped.append(given)
-        if self.reading.boxes == "normalised":
-            width = height = 1  # as written, not by way of pixels and back
-            x, y, w, h = numbers
-        return box_from_pixels(x, y, w, h, width=width, height=height, where=where)
+        unit_width, unit_height = (1, 1) if self.reading.boxes == "normalised" else frame
+        x, y, w, h = _inside(numbers, unit_width, unit_height)
+        return box_from_pixels(x, y, w, h, width=unit_width, height=unit_height, where=where)
 
     def polygon(self, points: Sequence[Sequence[float]], frame: tuple[int, int], where: str) -> Polygon:
         """Vertices [x, y], in the boxes' unit, as (y, x) in shares of the image.
@@ -141,8 +147,11 @@ class GivenBoxes:
         """x, y, x, y, … in the boxes' unit as pixels."""
         return self._pixels(points, frame)
 
-    def judge(self) -> None:
+    def judge(self, *, strict: bool = False) -> None:
         """Logs how many boxes were cut to their images, and refuses boxes that are not what they are taken for.
+
+        Args:
+          strict: also refuses a box that has no place in its image.
 
         Raises:
           DataError: see the top of this module.
@@ -150,6 +159,8 @@ class GivenBoxes:
         for kind, tally in self._tallies.items():
             if fault := _fault(kind, tally, self.reading):
                 raise UnclearBoxes(f"{self.name}: {fault}; {_UNITS}")
+        for reason, lost in self.left_out.items() if strict else ():
+            raise InvalidRegion(f"{lost[0]}: {reason}; give a part of the image, in its pixels")
         if self.clipped:
             logger.warning(
                 "%s: %d boxes leave their images and were cut to them: %s",
@@ -197,13 +208,16 @@ def _fault(kind: str, tally: _Tally, reading: BoxReading) -> str:
     return ""
 
 
+def _inside(numbers: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of x, y, w, h in 0..width and 0..height; as it was, to the last bit, where nothing has to be cut."""
+    x, y, w, h = numbers
+    if overhang(x, y, w, h, width=width, height=height) <= 0:
+        return x, y, w, h
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    return x0, y0, x1 - x0, y1 - y0
+
+
 def _extent(points: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
     """x, y, w, h around points [x, y]."""
     xs, ys = zip(*points, strict=True) if points else ((0.0,), (0.0,))
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def require_places(left_out: dict[str, list[str]]) -> None:
-    """Raises: DataError: a box has no place in its image, where none may be left out."""
-    for reason, given in left_out.items():
-        raise InvalidRegion(f"{given[0]}: is a {reason}; give a part of the image")

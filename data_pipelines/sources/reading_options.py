@@ -1,4 +1,4 @@
-"""The options of commands that read boxes: what their numbers are, and which picture they were drawn on."""
+"""The options of every command that takes boxes: what their numbers are, and which picture they were drawn on."""
 
 import argparse
 from typing import get_args
@@ -18,7 +18,7 @@ def add_reading_options(parser: Parser) -> None:
     parser.add_argument(
         "--orientation", default="", choices=[orientation for orientation in get_args(Orientation) if orientation],
         help="of photos with an EXIF orientation: stored leaves the pixels as they lie in the file, applied turns "
-        "every image as viewers show it; boxes are of that picture. Left out, boxes on such a photo are refused",
+        "each as viewers show it; boxes are of that picture. Left out, boxes on such a photo are refused",
     )  # fmt: skip
 
 

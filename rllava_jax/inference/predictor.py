@@ -14,12 +14,15 @@ from PIL import Image
 
 from data_pipelines.core.errors import DataError, InvalidOption, OptionConflict
 from data_pipelines.core.paths import path_of
+from data_pipelines.images.orientation import oriented
 from data_pipelines.images.reading import image_file
 from data_pipelines.images.windows import window_of
 from data_pipelines.loading.preprocess import Preprocessor
-from data_pipelines.records import Box, Region, Task, VQAExample
-from data_pipelines.regions.boxes import box_from_pixels, box_to_pixels, first_box
+from data_pipelines.records import Box, BoxReading, ImageSource, Region, Task, VQAExample
+from data_pipelines.regions.boxes import box_to_pixels, first_box
+from data_pipelines.regions.given_boxes import GivenBoxes
 from data_pipelines.regions.policy import Shown
+from data_pipelines.settings import BoxUnit, Orientation
 from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, MeshConfig
@@ -156,33 +159,42 @@ class Predictor:
         task: Task = "answer",
         language: str = "en",
         seed: int = 0,
+        box_unit: BoxUnit = "",
+        orientation: Orientation = "",
     ) -> Predicted:
         """Answers a question about an image, looking at the boxes; printed, it reads "liver (confidence 0.826)".
 
         Args:
           image: a file, its content, a picture of Pillow's, or its pixels, uint8 [H, W] or [H, W, 3].
-          boxes: x, y, w, h in pixels of the original image.
+          boxes: x, y, w, h in pixels of the original image, or in shares of it. One that leaves it is cut to it.
           detect: structures that the model is asked to find first, whose boxes it is then shown beside `boxes`.
           task: "answer"; "detect" what the question names, or "caption", whose question is "".
           language, seed: of the question, of sampling.
+          box_unit: what the boxes are, "pixels" or "normalised"; "" is pixels, unless they look normalised.
+          orientation: of a photo with an EXIF orientation: "stored" shows the pixels as they lie in the file, "applied"
+            as viewers do; boxes are of that picture. "" is stored, without boxes.
 
         Raises:
           ImageError: the image is missing or unreadable.
-          DataError: a box that is not in the image, an empty or over-long question, or more regions than the model
-            has slots.
+          DataError: a box that is not in the image, or may be meant in two ways; an empty or over-long question; or
+            more regions than the model has slots.
           CheckpointError: the calibration is damaged.
         """
-        source = _encoded(image)
+        source = oriented(_encoded(image), orientation)
+        file = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
         height, width, _ = self.preprocessor.cache.image(source, "image").shape
-        where = f" on {source}" if isinstance(source, str) else ""
-        regions = []
+        where = f" on {file}" if file else ""
+        regions, given = [], GivenBoxes(BoxReading(box_unit, orientation), file or "image")
         for box in boxes:
+            given.shown(source, file or "image")
             said = f"box {','.join(str(number) for number in box)}"
             try:
                 x, y, w, h = (float(number) for number in box)
             except ValueError:
                 raise InvalidOption(f"{said}: is not x,y,w,h; give four numbers") from None
-            regions.append(Region(box_from_pixels(x, y, w, h, width=width, height=height, where=f"{said}{where}")))
+            if place := given.box((x, y, w, h), (width, height), f"{said}{where}"):
+                regions.append(Region(place))
+        given.judge(strict=True)
         found = {name: self.detect(source, name, seed=seed) for name in detect}
         regions += [Region(box) for box in found.values() if box is not None]
         answer = self.answer(source, question, regions, task=task, language=language, seed=seed)
@@ -192,7 +204,7 @@ class Predictor:
         }
         return answer._replace(detected=tuple(pixels.items()))
 
-    def detect(self, image: str | bytes, structure: str, *, seed: int = 0) -> Box | None:
+    def detect(self, image: ImageSource, structure: str, *, seed: int = 0) -> Box | None:
         """Where the model finds a structure, by its own task `detect`; None where its answer has no box.
 
         The name is asked in lower case, as in training. Raises as `answer`.
@@ -201,7 +213,7 @@ class Predictor:
 
     def answer(
         self,
-        image: str | bytes,
+        image: ImageSource,
         question: str,
         regions: Sequence[Region] = (),
         *,
@@ -226,7 +238,7 @@ class Predictor:
 
     def inputs(
         self,
-        image: str | bytes,
+        image: ImageSource,
         question: str,
         regions: Sequence[Region] = (),
         *,
@@ -280,4 +292,5 @@ def _encoded(image: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
         if image.dtype != np.uint8:
             raise DataError(f"image: is an array of {image.dtype}; give uint8, or a file", code="image.unreadable")
         image = Image.fromarray(image)
-    return image_file(image)
+    image.load()  # Pillow turns TIFF files here, and takes their tag away
+    return image_file(image, exif=image.getexif())
