@@ -262,7 +262,7 @@ def test_two_files_are_compared_question_by_question(tmp_path, capsys):
         (["--data", "vqa_rat", "--root", "x"], "did you mean 'vqa_rad'?"),
         (["--data", "vqa_rad"], "needs --root"),
         (["--references", "x.jsonl", "--data", "vqa_rad"], "give one of them"),
-        (["--references", "no.jsonl"], "no.jsonl: cannot be read"),
+        (["--references", "no.jsonl"], "no.jsonl: no such file"),
         (["--data", "phantom", "--families", "vqas"], "no family 'vqas'"),
         (["--bootstrap", "-1"], "--bootstrap: '-1'"),
         ([], "say what to score against"),
@@ -280,7 +280,7 @@ def test_mistaken_options_end_in_one_line(tmp_path, capsys, options, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has no prediction (0 unreadable lines)"),
+        ("", "is empty"),
         ("not json\n", "has no prediction (1 unreadable lines)"),
         ('[{"id": "a", "answer": "yes"}]', "is a JSON list"),
         ('{"id": "vqa_rad/a", "answer": "yes"}\n', "no prediction has an id of the references: predictions have"),

@@ -82,7 +82,7 @@ def test_a_data_set_without_boxes_is_refused():
         (lambda text: text.replace("0.4", "0.5", 1), "its content was changed after it was written"),
         (lambda text: "".join(text.splitlines(True)[:-1]), "has 2 questions, its header says 3"),
         (lambda text: text.replace('"version": 1', '"version": 7'), "version is 7, this program reads 1"),
-        (lambda text: "", "is no file of perturbed boxes"),
+        (lambda text: "", "is empty"),
         (lambda text: "{}\n", "is no file of perturbed boxes"),
         (lambda text: "[1]\nx", "is no file of perturbed boxes"),
     ],
@@ -287,7 +287,7 @@ def test_further_right_answers_count(path):
 def test_a_compressed_file_that_is_damaged_is_refused(path, tmp_path):
     damaged = tmp_path / "boxes.jsonl.gz"
     damaged.write_bytes(gzip.compress(path.read_bytes())[:-20])
-    with pytest.raises(DataError, match="is no file of perturbed boxes"):
+    with refused(DataError, "file.malformed", "boxes.jsonl.gz"):
         boxes_file.read(damaged)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.core.errors import UserError, unreadable_image
+from data_pipelines.core.first_bytes import HEAD, disguise
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
 from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, split_part
@@ -92,6 +93,11 @@ def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
     refuse(part, vars(part), name, "what is neither DICOM nor NIfTI")
     kind = str(path).lower() if isinstance(path, str) else ""
+    if kind.endswith((".dcm", ".dicom", ".nii", ".nii.gz", ".hdr")):
+        with open(path, "rb") as file:
+            what, _, remedy = disguise(file.read(HEAD)).partition("; ")
+        if what and not what.startswith("compressed with gzip"):
+            raise unreadable_image(name, what, remedy)
     if kind.endswith((".dcm", ".dicom")):
         raise unreadable_image(name, "no DICM at byte 128", "write it anew as a DICOM Part 10 file")
     if kind.endswith((".nii", ".nii.gz", ".hdr")):

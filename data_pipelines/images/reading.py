@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.core.array_records import opened, read_example
 from data_pipelines.core.errors import DataError, ImageError, unreadable_image
+from data_pipelines.core.first_bytes import HEAD, disguise
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.orientation import SIDEWAYS, turned
 from data_pipelines.images.pixels import resize, to_rgb
@@ -130,10 +131,18 @@ def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image
         raise ImageError(f"{name}: image is missing; restore it", code="image.missing") from error
     except UnidentifiedImageError as error:
         # Pillow's own message has the path, or where in memory the bytes are.
-        raise unreadable_image(name, "no known image format") from error
+        what, _, remedy = disguise(_head(image)).partition("; ")
+        raise unreadable_image(name, what or "no known image format", remedy or "replace it") from error
     # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
     except Exception as error:
         raise unreadable_image(name, error) from error
+
+
+def _head(image: str | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image[:HEAD]
+    with open(image, "rb") as file:
+        return file.read(HEAD)
 
 
 def image_file(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:

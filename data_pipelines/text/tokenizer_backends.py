@@ -8,6 +8,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.core.errors import MalformedFile, reason_of
+from data_pipelines.core.first_bytes import HEAD, disguise
 
 LOC_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -135,6 +136,8 @@ def load_backend(file: bytes, path: str) -> SentencePieceBackend | HuggingFaceBa
     Raises:
       DataError: the file is of neither kind, or has some loc and seg tokens but not all.
     """
+    if what := disguise(file[:HEAD]):
+        raise MalformedFile(f"{path}: data.tokenizer is {what}")
     return HuggingFaceBackend(file, path) if file.startswith(b"{") else SentencePieceBackend(file, path)
 
 

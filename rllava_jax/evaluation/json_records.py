@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Strict, TypeAdapter, ValidationError
 
-from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingFile
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile
 from data_pipelines.core.json_files import parse_json
+from data_pipelines.core.text_files import content_of
 from data_pipelines.core.values import Settled
 
 Record = TypeVar("Record")
@@ -58,12 +59,9 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
       DataError: the file cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise MissingFile(f"{path}: cannot be read ({error.strerror}); give a JSONL file") from None
+    raw = content_of(path, form="JSON Lines", remedy="give a JSONL file")
     # Not splitlines(): JSON may hold U+2028 and its like unescaped.
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(raw.split(b"\n"), start=1):
         if line.strip():
             yield number, line
 

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from data_pipelines.core.errors import reason_of
+from data_pipelines.core.first_bytes import disguise_of
 from rllava_jax.interop.errors import MalformedImport, UnsupportedImport
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.source import DTYPES, Expected, PublishedModel, check_names, recognised
@@ -55,6 +56,8 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
                 with archive.open(member) as stream:
                     headers[name] = _read_header(stream)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        if not zipfile.is_zipfile(path) and (what := disguise_of(path)):
+            raise MalformedImport(f"{path}: is {what}") from None
         raise MalformedImport(f"{path}: is not a whole .npz archive ({reason_of(error)}); download it again") from None
     # Training states are stored beside the parameters, under other first names.
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in members) else ""

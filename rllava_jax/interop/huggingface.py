@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 
 from data_pipelines.core.errors import parsing
+from data_pipelines.core.first_bytes import disguise_of
 from data_pipelines.core.json_files import read_json
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
@@ -102,6 +103,8 @@ def _opened(file: Path) -> Any:
     except FileNotFoundError:
         raise MissingImport(f"{file}: is missing; {_AGAIN}") from None
     except (safetensors.SafetensorError, OSError) as error:
+        if what := disguise_of(file):
+            raise MalformedImport(f"{file}: is {what}") from None
         reason = " ".join(str(error).split())
         raise MalformedImport(f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}") from None
 

@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import MalformedFile, MissingFile, NoExamples
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, NoExamples
+from data_pipelines.core.json_files import list_of_objects, parse_json
+from data_pipelines.core.text_files import content_of
 from data_pipelines.records import AnswerType, Box, VQAExample
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
@@ -132,14 +133,13 @@ def read(path: Path) -> BoxesFile:
     Raises:
       DataError: missing, of another format or version, or changed since it was written.
     """
-    if not path.is_file():
-        raise MissingFile(f"{path}: no such file; {_REMEDY}")
+    content = plain_bytes(path)
     try:
         # Not splitlines, which also cuts at signs that a question may hold.
-        lines = plain_bytes(path).decode().removesuffix("\n").split("\n")
-        header = json.loads(lines[0])
+        lines = content.decode().removesuffix("\n").split("\n")
+        header = parse_json(lines[0], f"{path}: line 1", remedy=_REMEDY)
         known = isinstance(header, dict) and header.get("format") == FORMAT
-    except (ValueError, EOFError, OSError, zlib.error):
+    except (DataError, UnicodeDecodeError):
         known = False
     if not known:
         raise _malformed(path, f"is no file of perturbed boxes (its first line is no {FORMAT} header)")
@@ -150,8 +150,11 @@ def read(path: Path) -> BoxesFile:
     if _sha256(lines[1:]) != header.get("sha256"):
         raise _malformed(path, "its content was changed after it was written (sha256 differs)")
     try:
-        return BoxesFile(header, tuple(_from_json(json.loads(line)) for line in lines[1:]))
-    except (KeyError, TypeError, ValueError) as error:
+        return BoxesFile(
+            header,
+            tuple(_question_of(line, f"{path}: line {number}") for number, line in enumerate(lines[1:], start=2)),
+        )
+    except DataError as error:
         raise _malformed(path, f"a question cannot be read ({error})") from None
 
 
@@ -160,9 +163,8 @@ def _malformed(path: Path, fault: str) -> MalformedFile:
 
 
 def plain_bytes(path: Path) -> bytes:
-    """The file's bytes, decompressed where its name ends in .gz."""
-    content = path.read_bytes()
-    return gzip.decompress(content) if path.suffix == ".gz" else content
+    """The file's bytes, unpacked where they are compressed. Raises DataError as `read`."""
+    return content_of(path, form="JSON Lines", remedy=_REMEDY)
 
 
 def _question(example: VQAExample, size: tuple[int, int], found: Sequence[Variant]) -> TrustQuestion:
@@ -203,20 +205,22 @@ def _variant_to_json(variant: Variant, question: TrustQuestion) -> dict[str, Any
     return fields
 
 
-def _from_json(fields: dict[str, Any]) -> TrustQuestion:
-    if differ := fields.keys() ^ {field.name for field in dataclasses.fields(TrustQuestion)}:
-        raise ValueError(f"unknown or missing fields {sorted(differ)}")
-    found = tuple(_variant_from_json(variant, fields["question"]) for variant in fields["variants"])
+def _question_of(line: str, where: str) -> TrustQuestion:
+    fields = parse_json(line, where, remedy=_REMEDY)
+    names = {field.name for field in dataclasses.fields(TrustQuestion)}
+    if differ := fields.keys() ^ names if isinstance(fields, dict) else names:
+        raise InvalidValue(f"{where}: unknown or missing fields {sorted(differ)}")
+    given = list_of_objects(fields["variants"], f"{where}: variants", remedy=_REMEDY)
+    found = tuple(_variant_of(variant, fields["question"], where) for variant in given)
     if tuple(variant.name for variant in found) != VARIANTS:
-        raise ValueError(f"{fields['id']}: its variants are not {', '.join(VARIANTS)}")
-    return record_of(TrustQuestion, {**fields, "variants": found}, fields["id"])
+        raise InvalidValue(f"{where}: its variants are not {', '.join(VARIANTS)}")
+    return record_of(TrustQuestion, {**fields, "variants": found}, where)
 
 
-def _variant_from_json(fields: dict[str, Any], question: str) -> Variant:
-    if "unavailable" in fields:
-        return Variant(fields["name"], unavailable=fields["unavailable"])
-    given = {"question": question, "clipped": False, **fields}
-    return record_of(Variant, {name: given[name] for name in _READ}, "variant")
+def _variant_of(fields: dict[str, Any], question: str, where: str) -> Variant:
+    given: dict[str, Any] = {"question": question, "clipped": False, **fields}
+    kept = ("name", "unavailable") if "unavailable" in fields else _READ
+    return record_of(Variant, {name: given[name] for name in kept if name in given}, f"{where}: variant")
 
 
 def _sha256(lines: Iterable[str]) -> str:
