@@ -5,9 +5,10 @@
     python benchmarks/fuzz.py --run runs/demo --minutes 60         # with what reads a trained run
     python benchmarks/fuzz.py --seed 0 --case 17                   # one case, with its traceback
 
-Outcomes: refused (one line, a code, exit status 2) and accepted are well; faults are a traceback, a hang, memory
-without bound, and wrong success: the command accepts damage and an invariant of its target is broken (what decides an
-answer is under a checksum, no score rises by damage, nothing outside the folder is read). Exit status 1 with a fault.
+Outcomes: refused (one line, a code, exit status 2) and accepted are well. Faults are a traceback, a hang, memory
+without bound, a refusal that names an exception in place of the matter (unclear), and wrong success: the command
+accepts damage and an invariant of its target is broken (what decides an answer is under a checksum, no score rises by
+damage, nothing outside the folder is read). Exit status 1 where a fault was found.
 """
 
 import argparse

@@ -12,6 +12,9 @@ def main(arguments):
     if content[:1] == b"r":
         print("error: in/file: is damaged; copy it again [file.damaged]", file=sys.stderr)
         return 2
+    if content[:1] == b"u":
+        print("error: in/file: ValueError('box') [file.damaged]", file=sys.stderr)
+        return 2
     if content[:1] == b"t":
         raise KeyError("box")
     if content[:1] == b"h":
@@ -26,8 +29,8 @@ def main(arguments):
     return 0
 
 
-def same(case, undamaged, said, undamaged_said):
-    return "" if said.strip() == undamaged_said.strip() else "another answer"
+def same(damaged, undamaged):
+    return "" if damaged.out == undamaged.out else "another answer"
 
 
 def made(folder):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import fuzz
 import planted_faults
-from fuzzing.cases import ACCEPTED, FAULTS, HANG, MEMORY, REFUSED, TRACEBACK, WRONG_SUCCESS, Worker, draw
+from fuzzing.cases import ACCEPTED, FAULTS, HANG, MEMORY, REFUSED, TRACEBACK, UNCLEAR, WRONG_SUCCESS, Worker, draw
 from fuzzing.limits import Limits, rows
 from fuzzing.mutations import MUTATIONS
 from fuzzing.targets import own_data
@@ -41,6 +41,7 @@ def damaged(worker, monkeypatch):
     [
         (b"abc", ACCEPTED, ""),
         (b"r", REFUSED, ""),
+        (b"u", UNCLEAR, "error: in/file: ValueError('box') [file.damaged]"),
         (b"t", TRACEBACK, "KeyError: 'box'"),
         (b"x", WRONG_SUCCESS, "another answer"),
         (b"o", WRONG_SUCCESS, "read in/../outside/private.png"),
@@ -49,7 +50,7 @@ def damaged(worker, monkeypatch):
 def test_what_came_out_is_told_apart(damaged, content, outcome, said):
     row = damaged(content)
     assert (row.outcome, row.said) == (outcome, said)
-    assert row.code == ("file.damaged" if outcome == REFUSED else "")
+    assert row.code == ("file.damaged" if outcome in (REFUSED, UNCLEAR) else "")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -19,15 +20,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fuzzing.mutations import MUTATIONS, chosen
-from fuzzing.targets import Target, files, image_outside
+from fuzzing.targets import Read, Target, files, image_outside
 
 # The outcomes that are well, and those that are faults.
 REFUSED, ACCEPTED = "refused", "accepted"
-TRACEBACK, HANG, MEMORY, WRONG_SUCCESS = "traceback", "hang", "memory", "wrong success"
-FAULTS = (TRACEBACK, HANG, MEMORY, WRONG_SUCCESS)
+TRACEBACK, HANG, MEMORY, WRONG_SUCCESS, UNCLEAR = "traceback", "hang", "memory", "wrong success", "unclear"
+FAULTS = (TRACEBACK, HANG, MEMORY, WRONG_SUCCESS, UNCLEAR)
 # Exit codes of an error that a user can fix; see data_pipelines/core/exit_codes.py.
 _REFUSALS = (2, 3)
 _OUTSIDE = "outside"
+# An exception's name in place of words: ours end a line in a code, and need none.
+_EXCEPTION = re.compile(r"\b[A-Z][a-z]+[A-Za-z]*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Worker:
         if opened:
             outcome, why = WRONG_SUCCESS, f"read {opened[0]}"
         elif outcome == ACCEPTED:
-            why = drawn.target.check(folder, undamaged, said, self._said[drawn.target.name])
+            why = drawn.target.check(Read(folder, said, err), Read(undamaged, self._said[drawn.target.name]))
             outcome = WRONG_SUCCESS if why else ACCEPTED
         seconds = round(time.monotonic() - begun, 1)
         shutil.rmtree(folder, ignore_errors=True)
@@ -185,7 +188,8 @@ def _judged(status: int, said: str, err: str) -> tuple[str, str, str]:
         return ACCEPTED, "", ""
     if status not in _REFUSALS or not last.startswith("error: ") or not last.endswith("]"):
         return TRACEBACK, "", f"status {status}: {last[:300]}"
-    return REFUSED, last[last.rindex("[") + 1 : -1], ""
+    code = last[last.rindex("[") + 1 : -1]
+    return (UNCLEAR, code, last[:300]) if _EXCEPTION.search(last) else (REFUSED, code, "")
 
 
 @contextlib.contextmanager

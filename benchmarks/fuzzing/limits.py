@@ -15,6 +15,8 @@ from fuzzing.targets import Target
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _START = 300.0  # seconds for a process to import what it needs and to read a target's undamaged inputs
 
+_END = 2.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,7 +42,7 @@ def rows(
     while True:
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
-        process = context.Process(target=_serve, args=(make_targets, scratch, seed, its), daemon=True)
+        process = context.Process(target=_serve, args=(make_targets, scratch, seed, its))
         process.start()
         its.close()
         try:
@@ -51,9 +53,10 @@ def rows(
                 if row.outcome in (HANG, MEMORY):
                     break
         finally:
+            ours.close()  # which ends a process that waits for the next case
+            process.join(_END)
             process.kill()
             process.join()
-            ours.close()
 
 
 def _serve(make_targets: Callable[[], Sequence[Target]], scratch: Path, seed: int, connection: Connection) -> None:

@@ -3,8 +3,12 @@
 A target's inputs are made once, in a folder `in`; each case damages one of its files and runs the command beside it.
 """
 
+import contextlib
+import importlib
+import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +21,16 @@ from PIL import Image
 _RIGHT = ("accuracy", "exact_match", "recall", "macro_recall")
 
 
-def _anything(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+@dataclass(frozen=True)
+class Read:
+    """What a command left of its inputs: a folder with `in` and `out`, its standard output and standard error."""
+
+    folder: Path
+    out: str
+    err: str = ""
+
+
+def _anything(damaged: Read, undamaged: Read) -> str:
     return ""
 
 
@@ -28,7 +41,7 @@ class Target:
     Attributes:
       make: writes the inputs into a folder.
       command: the module and its arguments, of paths relative to the case's folder (`in` and `out`).
-      check: of the case's folder, the undamaged run's, and what both printed: what is wrong, or "" where all is well.
+      check: of the damaged and the undamaged inputs: what is wrong, or "" where all is well.
       damaged: patterns of the files that are damaged.
       share: how often it is drawn, beside the others.
     """
@@ -36,7 +49,7 @@ class Target:
     name: str
     make: Callable[[Path], None]
     command: Sequence[str]
-    check: Callable[[Path, Path, str, str], str] = _anything
+    check: Callable[[Read, Read], str] = _anything
     damaged: Sequence[str] = ("**/*",)
     share: float = 1.0
 
@@ -131,9 +144,9 @@ def scored_answers(folder: Path) -> None:
     write_lines(folder / "answers.jsonl", answers)
 
 
-def no_score_rose(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+def no_score_rose(damaged: Read, undamaged: Read) -> str:
     """Accuracy, exact match and recall are no higher, and over no fewer questions, than of the undamaged answers."""
-    before, after = (_figures(folder) for folder in (undamaged, case))
+    before, after = (_figures(read.folder) for read in (undamaged, damaged))
     for name, (value, count) in before.items():
         if name not in after:
             return f"the row of {name} is gone"
@@ -144,8 +157,8 @@ def no_score_rose(case: Path, undamaged: Path, said: str, undamaged_said: str) -
     return ""
 
 
-def _figures(folder: Path) -> dict[str, tuple[float, int]]:
-    rows = json.loads((folder / "out" / "scores.json").read_text())
+def _figures(folder: Path, file: str = "scores.json") -> dict[str, tuple[float, int]]:
+    rows = json.loads((folder / "out" / file).read_text())
     return {
         f"{row['subset']}/{row['condition']}/{row['metric']}": (row["value"], row["n"])
         for row in rows
@@ -153,34 +166,66 @@ def _figures(folder: Path) -> dict[str, tuple[float, int]]:
     }
 
 
-def same_answer(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
+def same_answer(damaged: Read, undamaged: Read) -> str:
     """What decides an answer is under a checksum: whatever was accepted answers as before."""
-    answers = [json.loads(text.strip().splitlines()[-1]) for text in (undamaged_said, said)]
+    answers = [json.loads(text.strip().splitlines()[-1]) for text in (undamaged.out, damaged.out)]
     parts = [{key: answer[key] for key in ("answer", "confidence")} for answer in answers]
     return "" if parts[0] == parts[1] else f"{parts[0]} became {parts[1]}"
 
 
-def same_words(case: Path, undamaged: Path, said: str, undamaged_said: str) -> str:
-    """The command says what it says of undamaged files."""
-    return "" if said == undamaged_said else f"said {said[-200:]!r} in place of {undamaged_said[-200:]!r}"
+def same_unless_said(damaged: Read, undamaged: Read) -> str:
+    """The command prints what it prints of undamaged files, or says what it left out."""
+    if damaged.out == undamaged.out or "left out" in damaged.err:
+        return ""
+    return f"said {damaged.out[-200:]!r} in place of {undamaged.out[-200:]!r}"
 
 
-def copied(source: Path) -> Callable[[Path], None]:
-    """Makes the inputs by copying them."""
-    return lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True) and None
+def prepared_set(folder: Path) -> None:
+    """What `prepare` writes of `own_data`."""
+    with tempfile.TemporaryDirectory() as source:
+        own_data(Path(source))
+        _run("data_pipelines.prepare", "jsonl", "--source", source, "--out", folder / "set", "--workers", "1")
 
 
 def data_targets() -> list[Target]:
     """Reading data sets."""
     prepare = ("data_pipelines.prepare", "jsonl", "--source", "in", "--out", "out", "--workers", "1")
+    inspect = ("data_pipelines.inspect", "in/set", "--out", "out")
     return [
         Target("prepare jsonl", own_data, prepare, share=3),
         Target("prepare jsonl, allow missing", own_data, (*prepare, "--allow-missing"), share=3),
+        Target("inspect prepared", prepared_set, inspect, same_unless_said, share=0.5),
     ]
+
+
+def always_yes(image: object, question: str, boxes: object) -> tuple[str, float]:
+    """A model for the trust benchmark."""
+    return "yes", 0.5 + len(question) % 50 / 100
+
+
+def trust_answers(folder: Path) -> None:
+    """A run of the trust benchmark over `own_data`, by a model that answers yes."""
+    with tempfile.TemporaryDirectory() as root:
+        own_data(Path(root))
+        boxes = folder / "boxes.jsonl"
+        _run("rllava_jax.trust", "boxes", "--data", "jsonl", "--root", root, "--split", "train", "--out", boxes)
+        _run(
+            "rllava_jax.trust", "run", "--adapter", "fuzzing.targets:always_yes", "--boxes", boxes, "--root", root,
+            "--out", folder / "run", "--bootstrap", "0", "--gallery", "1",
+        )  # fmt: skip
+        boxes.unlink()
+
+
+def trust_is_as_before(damaged: Read, undamaged: Read) -> str:
+    """No figure of the benchmark changes unless an answer did, and none of accuracy rises."""
+    before, after = (_figures(read.folder, "metrics.json") for read in (undamaged, damaged))
+    risen = [name for name in before if name not in after or after[name][0] > before[name][0] + 1e-9]
+    return f"{risen[0]} rose, or is gone" if risen else ""
 
 
 def answer_targets() -> list[Target]:
     """Scoring answers."""
+    trust = ("rllava_jax.trust", "score", "--answers", "in/run", "--out", "out", "--bootstrap", "0")
     score = (
         "rllava_jax.evaluate", "--predictions", "in/answers.jsonl", "--references", "in/references.jsonl",
         "--out", "out", "--bootstrap", "0",
@@ -188,6 +233,7 @@ def answer_targets() -> list[Target]:
     return [
         Target("score answers", scored_answers, score, no_score_rose, ("answers.jsonl",), share=3),
         Target("score references", scored_answers, score, damaged=("references.jsonl",)),
+        Target("trust score", trust_answers, trust, trust_is_as_before, ("run/*.json", "run/*.jsonl")),
     ]
 
 
@@ -210,6 +256,7 @@ def run_targets(run: Path) -> list[Target]:
         "rllava_jax.predict", "--checkpoint", "in", "--image", "in/image.png", "--question", "What is marked?",
         "--box", "4,5,20,12", "--json",
     )  # fmt: skip
+    into = ("rllava_jax.convert", "import", "in", "out")
     return [
         Target(
             "predict, checkpoint",
@@ -218,8 +265,19 @@ def run_targets(run: Path) -> list[Target]:
             same_answer,
             ("checkpoints/**/*", "config.json", "tokenizer.model"),
         ),
+        Target(
+            "import", lambda folder: _run("rllava_jax.convert", "export", run, folder, "--plain", "--overwrite"), into
+        ),
         Target("predict, image", with_checkpoint, ask, damaged=("image.png",), share=0.3),
     ]
+
+
+def _run(module: str, *arguments: str | Path) -> None:
+    """A command, which must succeed."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = importlib.import_module(module).main([str(argument) for argument in arguments])
+    if status:
+        raise RuntimeError(f"{module} {arguments}: status {status}")
 
 
 def image_outside(folder: Path) -> None:
