@@ -56,10 +56,17 @@ class Request(ChatRequest):
 
 @dataclass(frozen=True)
 class Completion:
-    """Attributes: text: as the model wrote it; finish_reason: "stop", "length" where it was cut off, or another."""
+    """What came back.
+
+    Attributes:
+      text: as the model wrote it.
+      finish_reason: "stop", "length" where it was cut off, or another.
+      not_taken: parameters of the request that the endpoint does not take, e.g. temperature, and which were not sent.
+    """
 
     text: str
     finish_reason: str
+    not_taken: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -73,6 +80,7 @@ class _Row(BaseModel, strict=True):
     key: str
     text: str
     finish_reason: str
+    not_taken: list[str] = []  # pydantic copies it
 
 
 class AnswerStore(contextlib.AbstractContextManager["AnswerStore"]):
@@ -112,6 +120,8 @@ class AnswerStore(contextlib.AbstractContextManager["AnswerStore"]):
         """Appends an answer; on return it survives the end of the process."""
         key = request.key
         row = {"key": key, **asdict(request), "prompt_sha256": request.prompt_sha256, **asdict(answer)}
+        if not answer.not_taken:
+            del row["not_taken"]
         self._file.seek(0, os.SEEK_END)
         place = self._file.tell()
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
@@ -122,7 +132,7 @@ class AnswerStore(contextlib.AbstractContextManager["AnswerStore"]):
         """The answer to a request. Raises KeyError."""
         self._file.seek(self._places[key])
         row = _Row.model_validate_json(self._file.readline())
-        return Completion(row.text, row.finish_reason)
+        return Completion(row.text, row.finish_reason, tuple(row.not_taken))
 
     def _read_places(self) -> dict[str, int]:
         places: dict[str, int] = {}

@@ -1,18 +1,22 @@
 """Asks a language model behind an OpenAI-compatible endpoint: several requests at once, at a limited rate, retried."""
 
 import asyncio
+import dataclasses
+import ipaddress
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.generation.answers import AnswerStore, ChatRequest, Completion
+from data_pipelines.generation.parameters import Parameters
 
 if TYPE_CHECKING:
     import openai
@@ -64,11 +68,13 @@ class Traffic:
       tries: requests sent, retries among them.
       statuses: of the replies.
       failures: the requests whose tries are used up, each with the reason.
+      not_taken: parameters that the endpoint does not take.
     """
 
     tries: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[tuple[Any, str]] = field(default_factory=list)
+    not_taken: tuple[str, ...] = ()
 
 
 async def ask(
@@ -85,12 +91,13 @@ async def ask(
     """
     async with _client(endpoint, traffic) as client:
         in_a_row = 0
+        parameters = Parameters(endpoint.url)
 
         async def work() -> None:
             nonlocal in_a_row
             for request in requests:
                 try:
-                    store.add(request, await _ask_one(client, request, endpoint))
+                    store.add(request, await _ask_one(client, request, endpoint, parameters))
                     in_a_row = 0
                     bar.update()
                 except _Failure as failure:
@@ -102,6 +109,7 @@ async def ask(
                             "endpoint and run the same command again to resume",
                             code="endpoint.failed",
                         ) from None
+                traffic.not_taken = parameters.not_taken
                 limited, failed = traffic.statuses[429], len(traffic.failures)
                 bar.set_postfix(failed=failed, tries=traffic.tries, rate_limited=limited)
 
@@ -141,23 +149,57 @@ def _client(endpoint: Endpoint, traffic: Traffic) -> "openai.AsyncOpenAI":
         api_key=endpoint.api_key or "none",
         timeout=endpoint.timeout,
         max_retries=endpoint.retries,
-        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [before], "response": [after]}),
+        http_client=openai.DefaultAsyncHttpxClient(
+            event_hooks={"request": [before], "response": [after]}, mounts=_past_proxies(endpoint.url)
+        ),
     )
 
 
-async def _ask_one(client: "openai.AsyncOpenAI", request: ChatRequest, endpoint: Endpoint) -> Completion:
+def _past_proxies(url: str) -> dict[str, None]:
+    """Of an endpoint on this machine, that the proxies of the environment are not for it: another machine, which a
+    proxy is, has another loopback."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+        is_here = address.is_loopback or address.is_unspecified
+    except ValueError:
+        is_here = host == "localhost" or host.endswith(".localhost")
+    return {f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_here else {}
+
+
+async def _ask_one(
+    client: "openai.AsyncOpenAI", request: ChatRequest, endpoint: Endpoint, parameters: Parameters
+) -> Completion:
+    """The answer. What the endpoint refuses to be told (`Parameters`) is not sent, and the request is made again."""
     import openai
 
-    options: dict[str, Any] = {"response_format": {"type": "json_object"}} if request.json_mode else {}
+    while True:
+        sent = parameters.of(request)
+        try:
+            return await _ask_with(client, request, endpoint, sent, parameters.not_taken)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            parameters.learn(f"{error} {error.body}")  # or another request has, while this one was under way
+            if parameters.of(request) == sent:
+                raise _Failure(_message(error, endpoint)) from None
+
+
+async def _ask_with(
+    client: "openai.AsyncOpenAI",
+    request: ChatRequest,
+    endpoint: Endpoint,
+    parameters: Mapping[str, Any],
+    not_taken: tuple[str, ...],
+) -> Completion:
+    import openai
+
     try:
         completion = await client.chat.completions.create(
             model=request.model,
             messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-            seed=request.seed,
-            temperature=request.temperature,
-            max_tokens=request.max_tokens,
-            **options,
+            **parameters,
         )
+    except (openai.BadRequestError, openai.UnprocessableEntityError):
+        raise
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise EndpointError(
             f"{endpoint.url}: refuses the request ({_message(error, endpoint)}); put a valid API key in an environment "
@@ -172,17 +214,25 @@ async def _ask_one(client: "openai.AsyncOpenAI", request: ChatRequest, endpoint:
         ) from None
     except (openai.OpenAIError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _Failure(_message(error, endpoint)) from None
-    return _answer(completion, endpoint)
+    return dataclasses.replace(_answer(completion, endpoint), not_taken=not_taken)
+
+
+def _text_of(content: Any) -> Any:
+    """The text of a message: a string, or a list of parts, of which those of another kind (reasoning) are none."""
+    if not isinstance(content, list):
+        return content or ""
+    given = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    return "".join(part["text"] for part in given if part.get("type", "text") in ("text", "output_text"))
 
 
 def _answer(completion: Any, endpoint: Endpoint) -> Completion:
     """The text of a completion. A server that is not quite OpenAI's may send anything, which the client lets pass."""
     try:
         choice = completion.choices[0]
-        text, reason = choice.message.content or "", choice.finish_reason or ""
+        text, reason = _text_of(choice.message.content), choice.finish_reason or ""
         if not isinstance(text, str) or not isinstance(reason, str):
             raise TypeError
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, IndexError, KeyError, TypeError):
         raise _Failure("the reply is not a chat completion") from None
     return Completion(_redacted(text.encode(errors="replace").decode(), endpoint), reason)
 

@@ -45,6 +45,7 @@ def summarise(
             "failed": len(traffic.failures),
             "tries": traffic.tries,
             "replies_by_status": {str(code): count for code, count in sorted(traffic.statuses.items())},
+            **({"not_taken": traffic.not_taken} if traffic.not_taken else {}),
         },
         "answers": {
             "malformed": _sorted(tally.malformed_answers),

@@ -73,6 +73,7 @@ class Verdicts:
       not_judged: how many items have none, by reason.
       from_cache, asked: verdicts and replies of before and of now. Equal prompts are asked once.
       failures: of single requests, the reasons; the same command tries them again.
+      not_taken: parameters that the endpoint of these verdicts does not take, e.g. temperature.
     """
 
     correct: Mapping[tuple[str, ...], bool]
@@ -80,6 +81,7 @@ class Verdicts:
     from_cache: int
     asked: int
     failures: Sequence[str] = ()
+    not_taken: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ def judge_items(judge: Judge, items: Sequence[Response]) -> Verdicts:
                 correct[key_of(item)] = verdict
         asked = sum(key in store for key in missing)
         needed = {request.key for request in requests.values()}
-    return Verdicts(correct, not_judged, len(needed) - len(missing), asked, tuple(failures.values()))
+        replies = (store.get(key) for key in needed if key in store)
+        not_taken = sorted({name for reply in replies for name in reply.not_taken})
+    return Verdicts(correct, not_judged, len(needed) - len(missing), asked, tuple(failures.values()), not_taken)
 
 
 def _open(cache: Path) -> AnswerStore:
@@ -269,8 +273,8 @@ def summary(judge: Judge, items: Sequence[Response], verdicts: Verdicts) -> dict
         "model": judge.model,
         "template": judge.template.name,
         "template_sha256": judge.template.sha256,
-        "temperature": 0.0,
-        "seed": judge.seed,
+        "temperature": None if "temperature" in verdicts.not_taken else 0.0,  # None: the model's own
+        "seed": None if "seed" in verdicts.not_taken else judge.seed,
         "answers": len(items),
         "judged": found.n,
         "not_judged": dict(sorted(verdicts.not_judged.items())),
