@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data_pipelines.core.errors import DuplicateId
+from data_pipelines.core.errors import DataError, DuplicateId
 from data_pipelines.settings import FAMILIES as FAMILIES
 from data_pipelines.settings import BoxUnit, Orientation
 from data_pipelines.settings import Family as Family
@@ -198,17 +198,31 @@ class SourceSplit:
       left_out: what the files name and the lists above do not hold: reason, e.g. "image not in the folder" → names of
         images or ids of questions. `prepare` lists them where a count falls short.
       clipped: boxes that were cut to their images.
+      malformed: the reasons of `left_out` that are faults of rows; of these, `left_out` holds places and values.
     """
 
     examples: list[VQAExample]
     images: list[AnnotatedImage]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     clipped: int = 0
+    malformed: frozenset[str] = frozenset()
 
     @property
     def records(self) -> list[VQAExample | AnnotatedImage]:
         """The images, then the questions."""
         return [*self.images, *self.examples]
+
+
+class MalformedRows(DataError):
+    """Rows of a source's files cannot be taken as they are: the code is the first one's, the line says of all.
+
+    Attributes:
+      rest: the split without them.
+    """
+
+    def __init__(self, message: str, *, code: str = "", fault: str = "", rest: SourceSplit | None = None):
+        super().__init__(message, code=code, fault=fault)
+        self.rest = rest or SourceSplit([], [])
 
 
 def require_unique_ids(examples: Iterable[VQAExample], where: str) -> None:
@@ -281,7 +295,8 @@ class Source:
     """A data set that can be loaded: its card, and `load(root, split) -> SourceSplit`; see `regions/box_reading.py`.
 
     `load` raises DataError where files are missing or malformed, logs what it leaves out with names, and gives the same
-    records in the same order on every machine.
+    records in the same order on every machine. Where single rows are malformed it raises `MalformedRows`, which has the
+    rest.
 
     Attributes:
       splits: for a general format, whose card has none: the splits that the files under a root have.

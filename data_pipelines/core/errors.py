@@ -18,27 +18,31 @@ class UserError(Exception):
 
     Attributes:
       code: see above.
+      fault: what is wrong, without places and values: what rows with the same fault are counted by.
     """
 
     exit_code = exit_codes.USER_ERROR
     code = ""
+    fault = ""
 
-    def __init_subclass__(cls, *, code: str = "") -> None:
+    def __init_subclass__(cls, *, code: str = "", fault: str = "") -> None:
         """Args:
-        code: of all errors of the class.
+        code, fault: of all errors of the class.
         """
         cls.code = code or cls.code
+        cls.fault = fault or cls.fault
 
-    def __init__(self, message: str, *, code: str = ""):
+    def __init__(self, message: str, *, code: str = "", fault: str = ""):
         """Args:
-        code: of this error, where its class has none.
+        code, fault: of this error, where its class has none, or a less exact one.
         """
         super().__init__(message)
         self.code = code or self.code
+        self.fault = fault or self.fault or self.code
 
     def within(self, where: str) -> Self:
         """The same error with its place before the line: `raise error.within("stages.align") from None`."""
-        return type(self)(f"{where}: {self}", code=self.code)
+        return type(self)(f"{where}: {self}", code=self.code, fault=self.fault)
 
 
 class ConfigError(UserError, ValueError):
@@ -97,15 +101,15 @@ class UnwritableFile(ConfigError, code="file.unwritable"):
     """A file or folder cannot be written."""
 
 
-class MissingFile(DataError, code="file.missing"):
+class MissingFile(DataError, code="file.missing", fault="a file is missing"):
     """A file or folder does not exist."""
 
 
-class UnreadableFile(DataError, code="file.unreadable"):
+class UnreadableFile(DataError, code="file.unreadable", fault="a file cannot be read"):
     """A file exists and cannot be read."""
 
 
-class MalformedFile(DataError, code="file.malformed"):
+class MalformedFile(DataError, code="file.malformed", fault="it cannot be parsed"):
     """A file is not of the format that it should be of."""
 
 
@@ -113,23 +117,23 @@ class MissingData(DataError, code="data.missing"):
     """There is nothing where data should be."""
 
 
-class MissingField(DataError, code="data.missing-field"):
+class MissingField(DataError, code="data.missing-field", fault="a field is missing"):
     """An entry of a file lacks a field."""
 
 
-class InvalidValue(DataError, code="data.invalid-value"):
+class InvalidValue(DataError, code="data.invalid-value", fault="a field has a value that it cannot have"):
     """A field of an entry has a value that it cannot have."""
 
 
-class UnknownName(DataError, code="data.unknown-name"):
+class UnknownName(DataError, code="data.unknown-name", fault="a name is not among those that there are"):
     """A name is not among those that there are."""
 
 
-class DuplicateId(DataError, code="data.duplicate-id"):
+class DuplicateId(DataError, code="data.duplicate-id", fault="an id stands twice"):
     """An id stands twice where it must be unique."""
 
 
-class DataConflict(DataError, code="data.conflict"):
+class DataConflict(DataError, code="data.conflict", fault="it contradicts its image or another row"):
     """Parts of the data contradict each other."""
 
 
@@ -137,7 +141,7 @@ class NoExamples(DataError, code="data.no-examples"):
     """No example fits what was chosen."""
 
 
-class InvalidRegion(DataError, code="data.invalid-region"):
+class InvalidRegion(DataError, code="data.invalid-region", fault="a region does not fit its image"):
     """A box, polygon or mask does not fit its image."""
 
 
@@ -145,13 +149,13 @@ class UnclearBoxes(DataError, code="data.unclear-boxes"):
     """Boxes may be meant in two ways, and one of them is wrong; an option settles it."""
 
 
-class InvalidPart(DataError, code="image.invalid-part"):
+class InvalidPart(DataError, code="image.invalid-part", fault="a scan has no such part"):
     """A scan has no such frame, axis, slice or volume."""
 
 
 def invalid_field(where: str, field: str, value: object, remedy: str) -> InvalidValue:
     """The error of a field that is there and holds what it must not."""
-    return InvalidValue(f"{where}: field {field!r} is {value!r}; {remedy}")
+    return InvalidValue(f"{where}: field {field!r} is {shortened(value)}; {remedy}", fault=f"field {field!r}: {remedy}")
 
 
 def unreadable_image(name: object, reason: object, remedy: str = "replace it") -> ImageError:
@@ -175,6 +179,12 @@ def parsing(path: object, fault: str, remedy: str, *, kind: type[UserError] = Da
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise kind(f"{path}: {fault} ({error!r}); {remedy}", code="file.malformed") from None
+
+
+def shortened(value: object, most: int = 200) -> str:
+    """A value for a message, as Python writes it, or its beginning."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -41,6 +41,50 @@ def read_objects(path: str) -> list[tuple[str, dict[str, Any]]]:
     return entries
 
 
+def read_list(path: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSON file that is a list, as `settled_rows`.
+
+    Raises:
+      DataError: the file is missing, is not JSON, or is not a list.
+    """
+    entries = raw_json(path)
+    if not isinstance(entries, list):
+        raise MalformedFile(
+            f"{path}: expected a list of objects, found {type(entries).__name__}; is it the published file?"
+        )
+    return settled_rows(entries, path)
+
+
+def settled_rows(entries: list[Any], path: str, name: str = "entry") -> Iterator[tuple[str, Any]]:
+    """Each entry of a list, of any type, after what names it in messages; values as `core/values.py` says.
+
+    An entry with a value that is refused is the error that says so, in its place.
+
+    Args:
+      path: of the file, for messages.
+      name: of the entries, for messages.
+    """
+    settled = Settled(path)
+    for number, entry in enumerate(entries):
+        where = f"{path}: {name} {number}"
+        row: Any
+        try:
+            row = settled.value(entry, where)
+        except DataError as error:
+            row = error
+        except RecursionError:
+            row = MalformedFile(f"{where}: not valid JSON (nested too deeply); copy the file again")
+        yield where, row
+    settled.say()
+
+
+def raw_json(path: str) -> Any:
+    """As `read_json`, but what its numbers are is left to the reader."""
+    with reading(path, form="valid JSON") as file:
+        text = file.read()
+    return parse_json(text, path, remedy="copy the file again", numbers=False)
+
+
 def list_of_objects(entries: Any, where: str, *, remedy: str = "is it the published file?") -> list[dict[str, Any]]:
     """Raises: DataError: `entries` is not a list of objects."""
     wrong = [type(entries).__name__]
@@ -84,13 +128,30 @@ def json_lines(
     Raises:
       DataError: the file cannot be read, is not UTF-8, or has a line that is not an object.
     """
+    for where, entry in row_lines(path, remedy=remedy, unique_keys=unique_keys):
+        if isinstance(entry, DataError):
+            raise entry
+        yield where, entry
+
+
+def row_lines(
+    path: str, *, remedy: str = PUBLISHED, unique_keys: bool = False
+) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+    """As `json_lines`, but a line that is no such object is the error that says so, in its place."""
     settled = Settled(path)
     for number, line in lines_of(path, form="JSON Lines", remedy=remedy):
         where = f"{path}: line {number}"
-        entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys, settled=settled)
-        if not isinstance(entry, dict):
-            raise MalformedFile(f"{where}: is {type(entry).__name__}; write one object a line")
-        yield where, settled.value(entry, where)
+        row: dict[str, Any] | DataError
+        try:
+            entry = parse_json(line, where, remedy="write one object a line", unique_keys=unique_keys, settled=settled)
+            if not isinstance(entry, dict):
+                raise MalformedFile(f"{where}: is {type(entry).__name__}; write one object a line")
+            row = settled.value(entry, where)
+        except DataError as error:
+            row = error
+        except RecursionError:
+            row = MalformedFile(f"{where}: not valid JSON (nested too deeply); write one object a line")
+        yield where, row
     settled.say()
 
 
@@ -101,6 +162,7 @@ def parse_json(
     remedy: str,
     unique_keys: bool = False,
     settled: Settled | None = None,
+    numbers: bool = True,
     half_characters: bool = False,
 ) -> Any:
     """JSON that later stages can compute with and write.
@@ -110,6 +172,7 @@ def parse_json(
     Args:
       where: names the file, and the line if it is one, in messages.
       settled: counts NaN, which is then null; without it NaN is refused as Infinity is.
+      numbers: are checked; else the reader sees to them.
       half_characters: may be in it; the reader sees to them.
       unique_keys: an object that has a key twice, of which `json` keeps the last, is an error. Published files are
         taken as they are.
@@ -141,7 +204,7 @@ def parse_json(
     hook = once if unique_keys else None
     try:
         content = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=hook)
-        if constants or _LARGE_EXPONENT.search(text):
+        if numbers and (constants or _LARGE_EXPONENT.search(text)):
             content = settled.value(content, where) if settled else require_finite(content, where)
         if not half_characters and _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
@@ -169,7 +232,8 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
     value = entry.get(field)
     if is_absent(value):
         raise MissingField(
-            f"{where}: field {field!r} is {'null or NaN' if field in entry else 'missing'}; expected text"
+            f"{where}: field {field!r} is {'null or NaN' if field in entry else 'missing'}; expected text",
+            fault=f"field {field!r} is missing",
         )
     if is_number(value):
         return number_as_text(value)
@@ -177,8 +241,17 @@ def text_field(entry: dict[str, Any], field: str, where: str, *, may_be_empty: b
         raise invalid_field(where, field, value, "expected text")
     text = single_blanks(value)
     if not text and not may_be_empty:
-        raise MissingField(f"{where}: field {field!r} is empty; fill it in or remove the entry")
+        raise MissingField(
+            f"{where}: field {field!r} is empty; fill it in or remove the entry", fault=f"field {field!r} is empty"
+        )
     return text
+
+
+def id_of(value: Any) -> str | None:
+    """An id as text, None for what is none: ids are compared by value, so that 7, 7.0 and "7" are one."""
+    if is_number(value):
+        return number_as_text(value)
+    return None if is_absent(value) or not isinstance(value, str) else single_blanks(value) or None
 
 
 def single_blanks(text: str) -> str:

@@ -126,6 +126,12 @@ def lines_of(path: str, *, form: str = "text", remedy: str = PUBLISHED) -> Itera
                 yield number, line.rstrip("\r\n")
 
 
+def numbered_rows(path: str, columns: Sequence[str], **options: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file as `read_rows` gives them, each after what names it in messages; the header is row 1."""
+    for number, row in enumerate(read_rows(path, columns, **options), start=2):
+        yield f"{path}: row {number}", row
+
+
 def read_rows(
     path: str, columns: Sequence[str], *, either: Sequence[str] = (), delimiters: str = ",", remedy: str = PUBLISHED
 ) -> Iterator[dict[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data_pipelines.core.errors import MissingFile, OptionConflict
 from data_pipelines.prepared import layout
 from data_pipelines.records import AS_FOUND, BoxReading, SourceSplit
-from data_pipelines.regions.box_reading import read_split
+from data_pipelines.regions.box_reading import read_splits
 from data_pipelines.sources import prepared, registry
 from data_pipelines.sources.split_builder import require_split
 
@@ -55,7 +55,7 @@ def read_data_set(root: str, source: str, splits: Sequence[str] = (), reading: B
     for split in splits:
         require_split(f"--splits: {source}", split, known)
     published = [split for split in known if split not in _FORMED.get(source, ())]
-    return DataSet(source, {split: read_split(found, root, split, reading) for split in splits or published})
+    return DataSet(source, read_splits(found, root, splits or published, reading, named=bool(splits)))
 
 
 def read_data_sets(

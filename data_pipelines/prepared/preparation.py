@@ -39,7 +39,7 @@ from data_pipelines.records import (
     VQAExample,
     require_unique_ids,
 )
-from data_pipelines.regions.box_reading import read_split
+from data_pipelines.regions.box_reading import read_splits
 from data_pipelines.regions.detections import attach_detections
 from data_pipelines.regions.given_boxes import LOST
 
@@ -175,7 +175,7 @@ def _load(source: Source, root: str, splits: Sequence[str], reading: BoxReading)
         layout.check_split_name(name, card.name)
     if len(set(names)) < len(names):
         raise OptionConflict(f"--splits {','.join(names)}: name each split once")
-    loaded = {name: read_split(source, root, name, reading) for name in names}
+    loaded = read_splits(source, root, names, reading, named=bool(splits))
     for name, split in loaded.items():
         require_unique_ids(split.examples, f"{card.name} {name}")
         if others := [record.split for record in split.records if record.split != name]:
@@ -193,10 +193,10 @@ def _check_counts(source: Source, splits: Splits, root: str, *, allow_missing: b
         short, more = _differences(split, expected)
         # Where the card gives no number, everything that the files name and the split does not hold is missing.
         listed_all = short or expected == Count()
+        # Malformed rows are in no card's count.
+        always = {_UNREADABLE, *split.malformed}
         missed = {
-            why: names
-            for why, names in split.left_out.items()
-            if (listed_all or why == _UNREADABLE) and why not in LOST
+            why: names for why, names in split.left_out.items() if (listed_all or why in always) and why not in LOST
         }
         if lacking := [*short, *_reasons(missed)]:
             problems.append(relative(f"{title}: {'; '.join(lacking)}", root))

@@ -1,11 +1,12 @@
 """A split as a user wants its boxes read: the one way to call a source's `load`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from data_pipelines.core.errors import OptionConflict
+from data_pipelines.core.errors import MissingFile, OptionConflict
 from data_pipelines.images.orientation import oriented
-from data_pipelines.records import AS_FOUND, BoxReading, Source, SourceSplit
+from data_pipelines.records import AS_FOUND, BoxReading, MalformedRows, Source, SourceSplit
 from data_pipelines.settings import Orientation
 
 
@@ -22,6 +23,36 @@ def read_split(source: Source, root: str, split: str, reading: BoxReading = AS_F
     require_boxes(source, reading)
     taken = (reading,) if source.has_boxes else ()
     return oriented_split(source.load(root, split, *taken, **options), reading.orientation)
+
+
+def read_splits(
+    source: Source, root: str, names: Sequence[str], reading: BoxReading = AS_FOUND, *, named: bool
+) -> dict[str, SourceSplit]:
+    """Several splits of a data set, without their malformed rows, which are among what is left out.
+
+    Args:
+      named: whether a person chose the splits; else one whose files are missing is an error that names the others.
+
+    Raises:
+      DataError: as `read_split`, but not `MalformedRows`.
+      ConfigError: as `read_split`.
+    """
+    loaded: dict[str, SourceSplit] = {}
+    missing = None
+    for name in names:
+        try:
+            loaded[name] = read_split(source, root, name, reading)
+        except MalformedRows as error:
+            loaded[name] = oriented_split(error.rest, reading.orientation)
+        except MissingFile as error:
+            if named:
+                raise
+            missing = missing or error
+    if missing and loaded:
+        raise MissingFile(f"{missing}, or take only what is there: --splits {','.join(loaded)}")
+    if missing:
+        raise missing
+    return loaded
 
 
 def require_boxes(source: Source, reading: BoxReading) -> None:

@@ -52,7 +52,7 @@ def check_numbers(x: float, y: float, w: float, h: float, *, given: str) -> None
     if not all(math.isfinite(v) for v in (x, y, w, h)):
         raise InvalidRegion(f"{given} has a number that is not finite; give four finite pixel coordinates")
     if w <= 0 or h <= 0:
-        raise InvalidRegion(f"{given} has no area; width and height must be positive")
+        raise InvalidRegion(f"{given} has no area; width and height must be positive", fault="a box has no area")
 
 
 def overhang(x: float, y: float, w: float, h: float, *, width: int, height: int) -> float:

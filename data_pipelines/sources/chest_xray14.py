@@ -4,13 +4,15 @@ Each finding of a split is asked about on as many films without it as films with
 finding and the split draws. The boxes become the films' regions.
 """
 
+import functools
 import glob
 import os
 from collections.abc import Sequence
 
 from data_pipelines.core.errors import DataConflict, InvalidValue, MissingField, MissingFile, UnknownName
+from data_pipelines.core.json_files import text_field
 from data_pipelines.core.seeding import rng_for
-from data_pipelines.core.text_files import lines_of, read_rows
+from data_pipelines.core.text_files import lines_of, numbered_rows
 from data_pipelines.records import AS_FOUND, BoxReading, Count, DataCard, Region, Source, SourceSplit
 from data_pipelines.sources.split_builder import SplitBuilder, begin_split
 
@@ -72,20 +74,29 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     Left out, counted and named in a logged warning: films of the list that are not in the folder, boxes outside theirs.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed; a finding that is none of the 14; a film
-        without labels; a boxed film of another size than was published; boxes as `GivenBoxes`.
+      DataError: no such folder or split; a file that is missing or is not CSV; boxes as `GivenBoxes`.
+      MalformedRows: a finding that is none of the 14; a film without labels; a box that is not four numbers, or lies on
+        a film of another size than was published.
     """
     found = begin_split(CARD, root, split, reading=reading)
     listing = os.path.join(root, f"{split}_list.txt")
-    findings = _findings(root)
+    findings = _findings(root, found)
     films = _films(root)
-    boxes = _boxes(os.path.join(root, "BBox_List_2017.csv"))
-    for name in [line.strip() for _, line in lines_of(listing)]:
+    names = {line.strip(): f"{listing}: line {number}" for number, line in lines_of(listing)}
+    boxes = _boxes(
+        os.path.join(root, "BBox_List_2017.csv"), found, {name: films[name] for name in names & films.keys()}
+    )
+
+    def take(where: str, name: str) -> None:
         if name not in findings:
-            raise MissingField(f"{listing}: film {name!r} has no line in {_ENTRIES[-1]}")
+            raise MissingField(
+                f"{where}: film {name!r} has no line in {_ENTRIES[-1]}; copy it from the published data set",
+                fault=f"a film has no line in {_ENTRIES[-1]}",
+            )
         if path := found.file(films.get(name, ""), name):
-            regions = _regions(found, path, boxes.get(name, ()))
-            found.image(path, name, regions=regions, modality="X-Ray", body_part="Chest")
+            found.image(path, name, regions=tuple(boxes.get(name, ())), modality="X-Ray", body_part="Chest")
+
+    found.each(((where, name) for name, where in names.items()), take)
     for finding in FINDINGS:
         _ask(found, finding, findings)
     return found.finished()
@@ -104,22 +115,28 @@ def _ask(found: SplitBuilder, finding: str, findings: dict[str, tuple[str, ...]]
             found.finding(image, finding, FINDINGS[finding], shown=shown, labels=findings[name])
 
 
-def _findings(root: str) -> dict[str, tuple[str, ...]]:
+def _findings(root: str, found: SplitBuilder) -> dict[str, tuple[str, ...]]:
     """Film → its findings, none for "No Finding". The file writes "Pleural_Thickening"."""
     paths = [os.path.join(root, name) for name in _ENTRIES]
     path = next((path for path in paths if os.path.isfile(path)), paths[-1])
     findings = {}
-    for number, row in enumerate(read_rows(path, ("Image Index", "Finding Labels")), start=2):
+
+    def take(where: str, row: dict[str, str]) -> None:
         labels = [label.strip().replace("_", " ") for label in row["Finding Labels"].split("|")]
-        found = tuple(label for label in labels if label != "No Finding")
-        _require_findings(found, f"{path}: row {number}")
-        findings[row["Image Index"].strip()] = found
+        there = tuple(label for label in labels if label != "No Finding")
+        _require_findings(there, where)
+        findings[text_field(row, "Image Index", where)] = there
+
+    found.each(numbered_rows(path, ("Image Index", "Finding Labels")), take)
     return findings
 
 
 def _require_findings(labels: Sequence[str], where: str) -> None:
     if unknown := [label for label in labels if label not in FINDINGS]:
-        raise UnknownName(f"{where}: unknown finding {unknown[0]!r}; expected one of {', '.join(FINDINGS)}")
+        raise UnknownName(
+            f"{where}: unknown finding {unknown[0]!r}; expected one of {', '.join(FINDINGS)}",
+            fault="an unknown finding",
+        )
 
 
 def _films(root: str) -> dict[str, str]:
@@ -131,11 +148,12 @@ def _films(root: str) -> dict[str, str]:
     return {os.path.basename(path): path for path in paths}
 
 
-def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
-    """Film → (where it is written, label, x y w h in pixels) of its boxes."""
-    boxes: dict[str, list[tuple[str, str, list[float]]]] = {}
-    for number, row in enumerate(read_rows(path, ("Image Index", "Finding Label", *_BOX_COLUMNS)), start=2):
-        where = f"{path}: row {number}"
+def _boxes(path: str, found: SplitBuilder, films: dict[str, str]) -> dict[str, list[Region]]:
+    """Film → its boxes, of those films alone whose paths are given."""
+    boxes: dict[str, list[Region]] = {}
+    frames = functools.cache(functools.partial(_frame, found, path))
+
+    def take(where: str, row: dict[str, str]) -> None:
         label = _BOX_LABELS.get(row["Finding Label"].strip(), row["Finding Label"].strip())
         _require_findings([label], where)
         given = [row[column] for column in _BOX_COLUMNS]
@@ -143,23 +161,34 @@ def _boxes(path: str) -> dict[str, list[tuple[str, str, list[float]]]]:
             box = [float(number) for number in given]
         except ValueError:
             raise InvalidValue(
-                f"{where}: box is {', '.join(given)!r}; expected four numbers x, y, w, h in pixels"
+                f"{where}: box is {', '.join(given)!r}; expected four numbers x, y, w, h in pixels",
+                fault="a box is not four numbers",
             ) from None
-        boxes.setdefault(row["Image Index"].strip(), []).append((where, label, box))
+        film = text_field(row, "Image Index", where)
+        file = found.files.file(films[film]) if film in films else ""
+        if file and (frame := frames(file)) and (placed := found.box(frame, box, where, "box")):
+            boxes.setdefault(film, []).append(Region(placed, label))
+
+    found.each(numbered_rows(path, ("Image Index", "Finding Label", *_BOX_COLUMNS)), take)
     return boxes
 
 
-def _regions(found: SplitBuilder, path: str, boxes: Sequence[tuple[str, str, list[float]]]) -> tuple[Region, ...]:
-    frame = found.boxes.frame(path, path) if boxes else None
-    if frame is None:
-        return ()
-    if frame != (_SIDE, _SIDE) and found.boxes.reading.boxes != "normalised":
+def _frame(found: SplitBuilder, written: str, path: str) -> tuple[int, int] | None:
+    """Width and height of a boxed film.
+
+    Args:
+      written: the file of its boxes.
+
+    Raises:
+      DataError: it has another size than was published, of which the boxes are pixels.
+    """
+    frame = found.boxes.frame(path, path)
+    if frame not in (None, (_SIDE, _SIDE)) and found.boxes.reading.boxes != "normalised":
         raise DataConflict(
-            f"{path}: has {frame[0]} x {frame[1]} pixels, and its boxes in {boxes[0][0]} are pixels of the published "
+            f"{path}: has {frame[0]} x {frame[1]} pixels, and its boxes in {written} are pixels of the published "
             f"{_SIDE} x {_SIDE}; give the published film, or convert the boxes with --boxes normalised"
         )
-    places = [(found.box(frame, box, where, "box"), label) for where, label, box in boxes]
-    return tuple(Region(box, label) for box, label in places if box)
+    return frame
 
 
 SOURCE = Source(CARD, load, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading))

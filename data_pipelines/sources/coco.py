@@ -8,19 +8,30 @@ cocodataset.org/#format-data.
 import glob
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from data_pipelines.core import json_files
-from data_pipelines.core.errors import DataConflict, DuplicateId, InvalidValue, MissingFile, UnknownName, invalid_field
-from data_pipelines.core.json_files import text_field
+from data_pipelines.core.errors import (
+    DataConflict,
+    DuplicateId,
+    InvalidValue,
+    MalformedFile,
+    MissingFile,
+    UnknownName,
+    invalid_field,
+    shortened,
+)
+from data_pipelines.core.json_files import id_of, text_field
 from data_pipelines.images.reading import image_file
 from data_pipelines.records import AS_FOUND, BoxReading, DataCard, MaskFile, Region, Source, SourceSplit
-from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, require_split
+from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, require_split, row_object
+
+T = TypeVar("T")
 
 CARD = DataCard(
     name="coco",
@@ -51,34 +62,46 @@ def splits(root: str) -> tuple[str, ...]:
 def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     """The images of one split with their regions, in the order of the file.
 
-    Left out, counted and named in a logged warning: images that are not in the folder, crowds, boxes outside their
-    images.
+    Ids are compared by value: 7 and "7" are one. Left out, counted and named in a logged warning: images that are not
+    in the folder, crowds, boxes outside their images.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed; boxes as `GivenBoxes`.
+      DataError: no such folder or split; a file that is missing or malformed; two images or categories of one id; boxes
+        as `GivenBoxes`.
+      MalformedRows: annotations or images are malformed.
     """
     require_split("coco", split, splits(root))
     path = os.path.join(root, "annotations", f"instances_{split}.json")
-    content = json_files.read_json(path)
-    names = {entry["id"]: text_field(entry, "name", where) for where, entry in _entries(content, "categories", path)}
-    listed = {entry["id"]: (where, entry) for where, entry in _entries(content, "images", path)}
-    sizes = {key: _size(entry, where) for key, (where, entry) in listed.items()}
+    content = json_files.raw_json(path)
     found = SplitBuilder("coco", split, root, reading)
+    names = _by_id(content, "categories", path, found, lambda where, entry: text_field(entry, "name", where))
+    sizes = _by_id(content, "images", path, found, lambda where, entry: _size(entry, where))
     crowds = LeftOut()  # by design, unlike images that are missing, so they are logged alone
-    regions: dict[Any, list[Region]] = {}
-    for where, entry in _entries(content, "annotations", path):
-        owner, category = entry.get("image_id"), entry.get("category_id")
-        known = isinstance(owner, int | str) and isinstance(category, int | str)
-        if not known or owner not in sizes or category not in names:
-            raise UnknownName(f"{where}: names image {owner!r} and category {category!r}, not both listed")
-        if entry.get("iscrowd"):
+    regions: dict[str, list[Region]] = {}
+
+    def take_annotation(where: str, row: Any) -> None:
+        entry = row_object(row, where)
+        owner, category = id_of(entry.get("image_id")), id_of(entry.get("category_id"))
+        if owner not in sizes or category not in names:
+            given = (shortened(entry.get(field)) for field in ("image_id", "category_id"))
+            raise UnknownName(
+                f"{where}: names image {' and category '.join(given)}, not both listed",
+                fault="its image or category is not listed",
+            )
+        if _is_crowd(entry, where):
             crowds.add("crowd", str(entry.get("id")))
         elif region := _region(found, entry, names[category], sizes[owner], where):
             regions.setdefault(owner, []).append(region)
+
+    found.each(_rows(content, "annotations", path), take_annotation)
     folder = _image_folder(root, split)
     seen: set[str] = set()
-    for key, (where, entry) in listed.items():
-        name = json_files.inner_path(text_field(entry, "file_name", where), where, "file_name")
+
+    def take_image(where: str, row: Any) -> None:
+        key = id_of(row.get("id")) if isinstance(row, dict) else None
+        if key not in sizes:
+            return  # said when its size was read
+        name = json_files.inner_path(text_field(row, "file_name", where), where, "file_name")
         if name in seen:
             raise DuplicateId(f"{where}: file_name {name!r} is another image's as well; list each file once")
         seen.add(name)
@@ -87,6 +110,8 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
             if key in regions:
                 _check_size(sizes[key], found.boxes.frame(file, name), name, where)
             found.image(file, name, regions=tuple(regions.get(key, ())))
+
+    found.each(_rows(content, "images", path), take_image)
     crowds.reported(f"coco {split}")
     return found.finished()
 
@@ -113,17 +138,51 @@ def _check_size(listed: tuple[int, int], found: tuple[int, int] | None, name: st
         )
 
 
-def _entries(content: Any, name: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of one list of the file, each after what names it in messages; images and categories have an id."""
-    entries = json_files.list_of_objects(content.get(name) if isinstance(content, dict) else None, f"{path}: {name!r}")
-    seen = set()
-    for number, entry in enumerate(entries):
-        where, identity = f"{path}: {name} {number}", entry.get("id")
-        if name != "annotations":
-            if not isinstance(identity, int | str) or identity in seen:
-                raise DuplicateId(f"{where}: id {identity!r} is missing or another's; give each its own")
-            seen.add(identity)
-        yield where, entry
+def _rows(content: Any, name: str, path: str) -> Iterator[tuple[str, Any]]:
+    """The entries of one list of the file, each after what names it in messages."""
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise MalformedFile(f"{path}: {name!r} is {type(entries).__name__}; expected a list of objects")
+    return json_files.settled_rows(entries, path, name)
+
+
+def _by_id(
+    content: Any, name: str, path: str, found: SplitBuilder, read: Callable[[str, dict[str, Any]], T]
+) -> dict[str, T]:
+    """id → what is read of the entry, of images or categories.
+
+    Raises:
+      DataError: two have one id: nobody can tell whose an annotation is.
+    """
+    by_id: dict[str, T] = {}
+
+    def take(where: str, row: Any) -> None:
+        key = id_of(row_object(row, where).get("id"))
+        if key is None or key in by_id:
+            error = DuplicateId(
+                f"{where}: id {shortened(row.get('id'))} is missing or another's; give each its own",
+                fault="an image or category without an id",
+            )
+            if key is not None:
+                twice.append(error)
+            raise error
+        by_id[key] = read(where, row)
+
+    twice: list[DuplicateId] = []
+    found.each(_rows(content, name, path), take)
+    if twice:
+        raise twice[0]
+    return by_id
+
+
+def _is_crowd(entry: dict[str, Any], where: str) -> bool:
+    match entry.get("iscrowd"):
+        case None | 0 | "0":
+            return False
+        case 1 | "1":
+            return True
+        case other:
+            raise invalid_field(where, "iscrowd", other, "write 0 or 1")
 
 
 def _size(entry: dict[str, Any], where: str) -> tuple[int, int]:
@@ -149,7 +208,10 @@ def _region(
     parts = outline if isinstance(outline, list) else [None]
     polygons = [json_files.finite_numbers(part, None, where, "segmentation") for part in parts]
     if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons):
-        raise _invalid(where, "is neither polygons x,y,x,y,… of three points or more, nor RLE")
+        raise InvalidValue(
+            f"{where}: segmentation is neither polygons x,y,x,y,… of three points or more, nor RLE",
+            fault="a polygon of less than three points",
+        )
     if len(polygons) > 1:
         return Region(
             box, label, mask=_mask_file(_filled([found.boxes.in_pixels(part, frame) for part in polygons], *frame))
@@ -203,7 +265,7 @@ def _decompressed(text: str, where: str) -> list[int]:
 
 
 def _invalid(where: str, fault: str) -> InvalidValue:
-    return InvalidValue(f"{where}: segmentation {fault}")
+    return InvalidValue(f"{where}: segmentation {fault}", fault="a segmentation is not RLE of its image's size")
 
 
 def _filled(polygons: list[list[float]], width: int, height: int) -> Bool[np.ndarray, "H W"]:

@@ -40,9 +40,12 @@ def load(card: DataCard, root: str, split: str) -> SourceSplit:
 
     Raises:
       DataError: no such folder or split; a parquet file that is missing, damaged or lacks a column; pyarrow is missing.
+      MalformedRows: rows without a question, or whose question or answer is neither text nor a number.
     """
     found = begin_split(card, root, split)
-    for number, (where, entry) in enumerate(_rows(_shards(root, split))):
+
+    def take(where: str, numbered: tuple[int, dict[str, Any]]) -> None:
+        number, entry = numbered
         key = f"{split}/{number}"
         content = (entry["image"] or {}).get("bytes")
         answer = text_field(entry, "answer", where, may_be_empty=True)
@@ -52,6 +55,9 @@ def load(card: DataCard, root: str, split: str) -> SourceSplit:
             image = found.image(content, hashlib.sha256(content).hexdigest()[:16])
             question, answer_type = text_field(entry, "question", where), answer_type_by_answer(answer)
             found.question(image, key, question=question, answer=answer, answer_type=answer_type)
+
+    rows = enumerate(_rows(_shards(root, split)))
+    found.each(((where, (number, entry)) for number, (where, entry) in rows), take)
     return found.finished()
 
 

@@ -38,7 +38,7 @@ from data_pipelines.records import (
     Turn,
 )
 from data_pipelines.regions import boxes
-from data_pipelines.sources.split_builder import SplitBuilder, require_split
+from data_pipelines.sources.split_builder import SplitBuilder, require_split, row_object
 
 CARD = DataCard(
     name="jsonl",
@@ -66,8 +66,21 @@ _IMAGE_FIELDS = {"image", "image_id", "split", "modality", "body_part", "regions
 
 
 def splits(root: str) -> tuple[str, ...]:
-    """The splits of the rows under a root, in the order in which they are first named. Raises DataError as `load`."""
-    return tuple(dict.fromkeys(split for split, _, _ in _rows(root)))
+    """The splits of the rows under a root, in the order in which they are first named.
+
+    Raises:
+      DataError: no such folder, or no row that can be read.
+    """
+    names: dict[str, None] = {}
+    faults: list[DataError] = []
+    for where, row in _rows(root):
+        try:
+            names[_split_of(row_object(row, where), where)] = None
+        except DataError as error:  # which `load` reports
+            faults.append(error)
+    if faults and not names:
+        raise faults[0]
+    return tuple(names)
 
 
 def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
@@ -76,33 +89,43 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     Left out, counted and named in a logged warning: rows whose image is not in the folder, boxes outside their images.
 
     Raises:
-      DataError: no such folder or split; a row that is malformed or has an unknown field; boxes as `GivenBoxes`.
+      DataError: no such folder or split; boxes as `GivenBoxes`.
+      MalformedRows: rows are malformed or have an unknown field.
     """
     found = SplitBuilder("jsonl", split, root, reading)
     named: dict[str, None] = {}
     frames = functools.cache(found.boxes.frame)
-    for name, row, where in _rows(root):
+
+    def take(where: str, entry: Any) -> None:
+        row = row_object(entry, where)
+        name = _split_of(row, where)
         named[name] = None
         if name != split:
-            continue
+            return
+        row = _given(row, _FIELDS, where)
         file = json_files.inner_path(text_field(row, "image", where), where, "image")
         path = found.file(os.path.join(root, file), file, where=where)
         if not path:
-            continue
+            return
         regions: tuple[Region, ...] = ()
         if (entries := _list(row, "regions", dict, "objects", where)) and (frame := frames(path, path)):
             marked = [_region(found, entry, frame, f"{where}: region {n}") for n, entry in enumerate(entries)]
             regions = tuple(region for region in marked if region)
-        image = found.images[_merge(found, row, path, spelled_alike(file), regions, where)]
-        if "question" in row or "answer" in row:
-            key = text_field(row, "id", where)
-            provenance = "annotation" if regions else ""
-            found.question(image, key, regions=regions, provenance=provenance, **_fields(row, where))
-        elif unasked := sorted(row.keys() - _IMAGE_FIELDS):
+        asks = "question" in row or "answer" in row
+        says = _fields(row, where) if asks else {}
+        key = text_field(row, "id", where) if asks else ""
+        if not asks and (unasked := sorted(row.keys() - _IMAGE_FIELDS)):
             raise DataError(
                 f"{where}: field {unasked[0]!r} belongs to a question; write 'question' and 'answer' too",
                 code="data.unknown-field",
+                fault=f"field {unasked[0]!r} without a question",
             )
+        image = found.images[_merge(found, row, path, spelled_alike(file), regions, where)]
+        if asks:
+            provenance = "annotation" if regions else ""
+            found.question(image, key, regions=regions, provenance=provenance, **says)
+
+    found.each(_rows(root), take)
     require_split(f"{root}: jsonl", split, named)
     return found.finished()
 
@@ -112,17 +135,20 @@ SOURCE = Source(
 )
 
 
-def _rows(root: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(split, row, where) of every line of every file, files by name."""
+def _rows(root: str) -> Iterator[tuple[str, Any]]:
+    """The rows of all files, files by name, as `row_lines`."""
     json_files.require_folder(root)
     paths = sorted(glob.glob(os.path.join(glob.escape(root), "*.jsonl")))
     if not paths:
         raise MissingFile(f"{root}: has no .jsonl file; write one row a question, as docs/DATA.md shows")
     for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        for where, row in json_files.json_lines(path, remedy="write it in UTF-8", unique_keys=True):
-            row = _given(row, _FIELDS, where)
-            yield text_field(row, "split", where) if "split" in row else stem, row, where
+        yield from json_files.row_lines(path, remedy="write it in UTF-8", unique_keys=True)
+
+
+def _split_of(row: dict[str, Any], where: str) -> str:
+    if row.get("split") is not None:
+        return text_field(row, "split", where)
+    return os.path.splitext(os.path.basename(where.rpartition(": line ")[0]))[0]
 
 
 def _given(entry: dict[str, Any], known: Collection[str], where: str) -> dict[str, Any]:
@@ -130,7 +156,9 @@ def _given(entry: dict[str, Any], known: Collection[str], where: str) -> dict[st
     for name in entry:
         if name not in known:
             raise DataError(
-                f"{where}: unknown field {name!r}; {nearest(name, sorted(known))}", code="data.unknown-field"
+                f"{where}: unknown field {name!r}; {nearest(name, sorted(known))}",
+                code="data.unknown-field",
+                fault=f"unknown field {name!r}",
             )
     return {name: value for name, value in entry.items() if value is not None}
 

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from data_pipelines.core.errors import invalid_field
-from data_pipelines.core.json_files import read_objects, single_blanks, text_field
+from data_pipelines.core.json_files import inner_path, read_list, single_blanks, text_field
 from data_pipelines.records import Count, DataCard, Family, Source, SourceSplit, Turn
-from data_pipelines.sources.split_builder import begin_split
+from data_pipelines.sources.split_builder import begin_split, row_object
 
 _IMAGE_TOKEN = "<image>"
 # The five domains; a figure of none or several has no modality.
@@ -31,37 +30,45 @@ _MODALITIES = {
 def load(card: DataCard, files: Mapping[str, str], family: Family, root: str, split: str) -> SourceSplit:
     """The conversations of one file, and their images, which have no regions.
 
-    Left out, counted and named in a logged warning: conversations whose image is not in the folder, that are empty
-    or do not alternate between human and gpt, beginning with human and ending with gpt, or that have an empty question
-    or answer. Where several conversations have one identifier, the second is named …/2, and so on.
+    Left out, counted and named in a logged warning: conversations without an image or with several, whose image is not
+    in the folder, that are empty or do not alternate between human and gpt, beginning with human and ending with gpt,
+    or that have an empty question or answer. Where several have one identifier, the second is named …/2, and so on.
 
     Args:
       files: split → JSON file, which is also found without its folder.
       family: of all the file's examples.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or is not a list of objects with id and image.
+      DataError: no such folder or split; a file that is missing or is not a list.
+      MalformedRows: entries are not objects with an id, or name an image by anything but text.
     """
     found = begin_split(card, root, split, files)
     flat = os.path.join(root, os.path.basename(files[split]))
     path = flat if os.path.isfile(flat) else os.path.join(root, files[split])
     seen: Counter[str] = Counter()
-    for where, entry in read_objects(path):
+
+    def take(where: str, row: Any) -> None:
+        entry = row_object(row, where)
         key = f"{split}/{text_field(entry, 'id', where)}"
-        name = text_field(entry, "image", where)
-        if os.path.basename(name) != name:
-            raise invalid_field(where, "image", name, "expected the name of a file in images/")
         turns = _turns(entry.get("conversations", entry.get("conversatons")))
-        if isinstance(turns, str):
-            found.left_out.add(turns, f"{card.name}/{key}")
-            continue
+        names = entry.get("image")
+        if isinstance(names, list) and len(names) == 1:
+            (names,) = names
+        several = isinstance(names, list) and names
+        if isinstance(turns, str) or not names or several:
+            why = turns if isinstance(turns, str) else "several images" if several else "no image"
+            found.left_out.add(why, f"{card.name}/{key}")
+            return
+        name = inner_path(text_field({"image": names}, "image", where), where, "image")
         file = os.path.join(root, "images", name)
         if not (file := found.file(file, name)):
-            continue
+            return
         image = found.image(file, name, modality=_modality(entry.get("domain")))
         seen[key] += 1
         numbered = key if seen[key] == 1 else f"{key}/{seen[key]}"
         found.question(image, numbered, **dataclasses.asdict(turns[-1]), family=family, turns=turns[:-1])
+
+    found.each(read_list(path), take)
     return found.finished()
 
 

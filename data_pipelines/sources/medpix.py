@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipelines.core.errors import MissingField
-from data_pipelines.core.json_files import json_lines, single_blanks, text_field
-from data_pipelines.core.values import is_number, number_as_text
+from data_pipelines.core.json_files import row_lines, text_field
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
-from data_pipelines.sources.split_builder import begin_split
+from data_pipelines.sources.split_builder import begin_split, row_object
 
 CARD = DataCard(
     name="medpix",
@@ -57,33 +56,42 @@ def load(root: str, split: str) -> SourceSplit:
     written, and further descriptions of an image that has one.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed.
+      DataError: no such folder or split; a file that is missing.
+      MalformedRows: lines are not JSON objects, or lack the image's name, description or modality.
     """
     found = begin_split(CARD, root, split)
     if os.path.isdir(inner := os.path.join(root, "MedPix-2-0")):
         root = inner
-    for where, entry in _descriptions(root, split):
+
+    def take(where: str, row: Any) -> None:
+        entry = row_object(row, where)
         name = text_field(entry, "image", where).removesuffix(".png")
         description = entry.get("Description")
         if not isinstance(description, dict):
-            raise MissingField(f"{where}: field 'Description' is {type(description).__name__}; expected an object")
-        caption = _AGE.sub("", _text(description, "Caption")).strip()
+            raise MissingField(
+                f"{where}: field 'Description' is {type(description).__name__}; expected an object",
+                fault="field 'Description' is no object",
+            )
+        caption = _AGE.sub("", _text(description, "Caption", where)).strip()
         file = os.path.join(root, "images", f"{name}.png")
         if not (file := found.file(file, f"{name}.png")):
-            continue
+            return
         if (unwritten := _NO_CAPTION.match(caption)) or name in found.images:
             found.left_out.add("caption not written" if unwritten else "image described before", name)
-            continue
-        modality, part = _modality(text_field(entry, "Type", where)), _text(entry, "Location Category")
+            return
+        modality, part = _modality(text_field(entry, "Type", where)), _text(entry, "Location Category", where)
         image = found.image(file, name, modality=modality, body_part=part)
-        labels = _labels(entry, description)
-        found.caption(image, caption, content_type=_text(description, "Plane"), labels=labels)
+        labels = _labels(entry, description, where)
+        found.caption(image, caption, content_type=_text(description, "Plane", where), labels=labels)
+
+    found.each(_descriptions(root, split), take)
     return found.finished()
 
 
-def _labels(entry: dict[str, Any], description: dict[str, Any]) -> tuple[str, ...]:
+def _labels(entry: dict[str, Any], description: dict[str, Any], where: str) -> tuple[str, ...]:
     """The protocol ("CT w/contrast (IV)"), the place ("Chest, Pulmonary") and its category ("Thorax"), where given."""
-    given = (_text(description, "Modality"), _text(entry, "Location"), _text(entry, "Location Category"))
+    of_entry = (_text(entry, field, where) for field in ("Location", "Location Category"))
+    given = (_text(description, "Modality", where), *of_entry)
     return tuple(dict.fromkeys(label for label in given if label and label != _PLACEHOLDER_LOCATION))
 
 
@@ -92,18 +100,17 @@ def _modality(kind: str) -> str:
     return {"MR": "MRI", "TAC": "CT"}.get(kind.upper(), kind.upper())
 
 
-def _text(entry: dict[str, Any], field: str) -> str:
-    """A field that may be missing or null."""
-    value = entry.get(field)
-    return number_as_text(value) if is_number(value) else single_blanks(value) if isinstance(value, str) else ""
+def _text(entry: dict[str, Any], field: str, where: str) -> str:
+    """A field that may be missing or null. Raises: DataError: it is neither text nor a number."""
+    return "" if entry.get(field) is None else text_field(entry, field, where, may_be_empty=True)
 
 
-def _descriptions(root: str, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, entry) of each line of the split's file; of train_1 and train_2 where train has none of its own."""
+def _descriptions(root: str, split: str) -> Iterator[tuple[str, Any]]:
+    """The rows of the split's file, as `row_lines`; of train_1 and train_2 where train has none of its own."""
     pattern = os.path.join(root, "splitted_dataset", "descriptions_{}.jsonl")
     halves = split == "train" and not os.path.isfile(pattern.format(split))
     for name in ("train_1", "train_2") if halves else (split,):
-        yield from json_lines(pattern.format(name))
+        yield from row_lines(pattern.format(name))
 
 
 SOURCE = Source(CARD, load)

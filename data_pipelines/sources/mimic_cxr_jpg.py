@@ -17,10 +17,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
-from data_pipelines.core.errors import InvalidValue, UnreadableFile
-from data_pipelines.core.text_files import read_rows
+from data_pipelines.core.errors import InvalidValue, UnreadableFile, invalid_field
+from data_pipelines.core.json_files import text_field
+from data_pipelines.core.text_files import numbered_rows, read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit, UnnamedFile
-from data_pipelines.sources.split_builder import begin_split
+from data_pipelines.sources.split_builder import SplitBuilder, begin_split
 
 logger = logging.getLogger(__name__)
 
@@ -84,23 +85,28 @@ def load(root: str, split: str) -> SourceSplit:
     reports, captions of films whose report is missing or has neither findings nor impression.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed; a label that is not 1, 0, -1 or blank.
+      DataError: no such folder or split; a file that is missing or is not CSV.
+      MalformedRows: rows without a number, or with a label that is not 1, 0, -1 or blank.
     """
     found = begin_split(CARD, root, split)
-    labels = _labels(os.path.join(root, _FILES.format("chexpert")))
+    labels = _labels(os.path.join(root, _FILES.format("chexpert")), found)
     metadata = read_rows(os.path.join(root, _FILES.format("metadata")), ("dicom_id", "ViewPosition"))
     views = {row["dicom_id"]: row["ViewPosition"].strip() for row in metadata}  # e.g. "PA", "LATERAL"
     reports = _reports_folder(root)
     # Films of one study follow each other, and share its report.
     caption_of = functools.lru_cache(maxsize=1)(functools.partial(_caption, found.files, reports))
-    for row in read_rows(os.path.join(root, _FILES.format("split")), ("dicom_id", "study_id", "subject_id", "split")):
+
+    def take(where: str, row: dict[str, str]) -> None:
+        if row["split"] not in CARD.splits:
+            raise invalid_field(where, "split", row["split"], f"expected one of {', '.join(CARD.splits)}")
         if row["split"] != split:
-            continue
-        dicom, subject, study = row["dicom_id"], f"p{row['subject_id']}", f"s{row['study_id']}"
+            return
+        dicom, subject, study = (text_field(row, field, where) for field in ("dicom_id", "subject_id", "study_id"))
+        subject, study = f"p{subject}", f"s{study}"
         name = hashed_name(dicom)
         file = os.path.join(root, "files", subject[:3], subject, study, f"{dicom}.jpg")
         if not (file := found.file(file, name)):
-            continue
+            return
         image = found.image(UnnamedFile(file, name), name, modality="X-Ray", body_part="Chest")
         findings = labels.get(study, {})
         present = tuple(label for label, is_there in findings.items() if is_there)
@@ -111,6 +117,9 @@ def load(root: str, split: str) -> SourceSplit:
                 found.left_out.add("report missing or without findings and impression", name)
         for label, is_there in findings.items():
             found.finding(image, label, _ASKED[label], shown=is_there, labels=present)
+
+    columns = ("dicom_id", "study_id", "subject_id", "split")
+    found.each(numbered_rows(os.path.join(root, _FILES.format("split")), columns), take)
     return found.finished()
 
 
@@ -168,20 +177,24 @@ def _caption(files: DataRoot, folder: str, subject: str, study: str) -> str:
         raise UnreadableFile(f"{folder}: one of the reports cannot be read; copy them again") from None
 
 
-def _labels(path: str) -> dict[str, dict[str, bool]]:
+def _labels(path: str, found: SplitBuilder) -> dict[str, dict[str, bool]]:
     """Study → CheXpert label → whether it is there, for those that are 1 or 0."""
     labels = {}
-    for number, row in enumerate(read_rows(path, ("subject_id", "study_id", *_ASKED)), start=2):
-        found = {}
+
+    def take(where: str, row: dict[str, str]) -> None:
+        said = {}
         for label in _ASKED:
             value = row[label].strip()
             if value not in ("1.0", "0.0", "-1.0", "1", "0", "-1", ""):
                 raise InvalidValue(
-                    f"{path}: row {number}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank"
+                    f"{where}: column {label!r} is {value!r}; expected 1.0, 0.0, -1.0 or blank",
+                    fault=f"column {label!r} is not 1.0, 0.0, -1.0 or blank",
                 )
             if value and not value.startswith("-"):
-                found[label] = value.startswith("1")
-        labels[f"s{row['study_id']}"] = found
+                said[label] = value.startswith("1")
+        labels[f"s{text_field(row, 'study_id', where)}"] = said
+
+    found.each(numbered_rows(path, ("subject_id", "study_id", *_ASKED)), take)
     return labels
 
 

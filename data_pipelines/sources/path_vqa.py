@@ -9,11 +9,10 @@ import pickle
 from typing import Any
 
 from data_pipelines.core.errors import DataError, MalformedFile, MissingFile, UnreadableFile, reason_of
-from data_pipelines.core.json_files import list_of_objects, text_field
+from data_pipelines.core.json_files import settled_rows, text_field
 from data_pipelines.core.text_files import PUBLISHED
-from data_pipelines.core.values import Settled
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
-from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
+from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split, row_object
 
 CARD = DataCard(
     name="path_vqa",
@@ -47,19 +46,21 @@ def load(root: str, split: str) -> SourceSplit:
 
     Raises:
       DataError: no such folder or split; a file that is missing, malformed, or a pickle of anything but plain data.
+      MalformedRows: entries lack an image's name or a question, or have them as anything but text.
     """
     found = begin_split(CARD, root, split)
     path = os.path.join(root, "qas", split, f"{split}_qa.pkl")
-    settled = Settled(path)
-    for number, given in enumerate(_read_entries(path)):
-        where = f"{path}: entry {number}"
-        entry = settled.value(given, where)
+
+    def take(where: str, numbered: tuple[int, Any]) -> None:
+        number, entry = numbered[0], row_object(numbered[1], where)
         name = text_field(entry, "image", where)
         file = f"images/{split}/{name}.jpg"
         answer = text_field(entry, "answer", where, may_be_empty=True)
         says = {"question": text_field(entry, "question", where), "answer_type": answer_type_by_answer(answer)}
         found.ask(os.path.join(root, file), name, f"{split}/{number}", answer=answer, named=file, **says)
-    settled.say()
+
+    rows = enumerate(settled_rows(_read_entries(path), path))
+    found.each(((where, (number, row)) for number, (where, row) in rows), take)
     return found.finished()
 
 
@@ -72,7 +73,7 @@ class _PlainUnpickler(pickle.Unpickler):
         )
 
 
-def _read_entries(path: str) -> list[dict[str, Any]]:
+def _read_entries(path: str) -> list[Any]:
     try:
         with open(path, "rb") as file:
             entries = _PlainUnpickler(file, encoding="utf-8").load()
@@ -85,7 +86,9 @@ def _read_entries(path: str) -> list[dict[str, Any]]:
     # A damaged pickle may raise nearly anything: UnpicklingError, EOFError, KeyError, MemoryError …
     except Exception as error:
         raise MalformedFile(f"{path}: not a whole pickle ({reason_of(error)}); copy the file again") from None
-    return list_of_objects(entries, path)
+    if not isinstance(entries, list):
+        raise MalformedFile(f"{path}: expected a list of objects, found {type(entries).__name__}; {PUBLISHED}")
+    return entries
 
 
 SOURCE = Source(CARD, load)

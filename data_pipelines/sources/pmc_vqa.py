@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data_pipelines.core.json_files import single_blanks
-from data_pipelines.core.text_files import read_rows
+from data_pipelines.core.json_files import single_blanks, text_field
+from data_pipelines.core.text_files import numbered_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
 from data_pipelines.sources.split_builder import begin_split
 
@@ -60,24 +60,29 @@ def load(root: str, split: str) -> SourceSplit:
 
     Raises:
       DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
+      MalformedRows: rows name no image.
     """
     found = begin_split(CARD, root, split)
     folder = _FOLDERS[split]
-    rows = read_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
-    for number, row in enumerate(rows):
+    rows = numbered_rows(os.path.join(root, f"{split}.csv"), _COLUMNS, either=("Answer_label", "Answer"))
+
+    def take(where: str, numbered: tuple[int, dict[str, str]]) -> None:
+        number, row = numbered
         question = single_blanks(row["Question"])
         options = {letter: _LABEL.sub("", single_blanks(row[f"Choice {letter}"])) for letter in _LETTERS}
         answer = _right_option(row, options)
         if not question or not answer:
             reason = "no option is named as the right one" if question else "no question"
             found.left_out.add(reason, f"pmc_vqa/{split}/{number}")
-            continue
+            return
         choices = tuple(option for option in options.values() if option)
-        name = row["Figure_path"].strip()
+        name = text_field(row, "Figure_path", where)
         file = f"{folder}/{name}"
         question += f" Choose: {'; '.join(choices)}"
         says: dict[str, Any] = {"question": question, "answer": answer, "answer_type": "closed", "choices": choices}
         found.ask(os.path.join(root, file), name, f"{split}/{number}", named=file, **says)
+
+    found.each(((where, (number, row)) for number, (where, row) in enumerate(rows)), take)
     return found.finished()
 
 

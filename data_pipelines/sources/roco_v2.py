@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from data_pipelines.core.errors import MissingField, MissingFile
-from data_pipelines.core.json_files import single_blanks
-from data_pipelines.core.text_files import read_rows
+from data_pipelines.core.json_files import single_blanks, text_field
+from data_pipelines.core.text_files import numbered_rows, read_rows
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
-from data_pipelines.sources.split_builder import begin_split
+from data_pipelines.sources.split_builder import SplitBuilder, begin_split
 
 CARD = DataCard(
     name="roco_v2",
@@ -61,26 +61,30 @@ def load(root: str, split: str) -> SourceSplit:
 
     Raises:
       DataError: no such folder or split; a file that is missing, is not CSV in UTF-8, or lacks a column.
+      MalformedRows: rows name no image, or a concept without its name.
     """
     found = begin_split(CARD, root, split)
-    names = _concept_names(os.path.join(root, "cui_mapping.csv"))
+    names = _concept_names(os.path.join(root, "cui_mapping.csv"), found)
     manual = _concepts(os.path.join(root, f"{split}_concepts_manual.csv"))
     extracted = _concepts(os.path.join(root, f"{split}_concepts.csv"))
     folder = _image_folder(root, split)
-    for row in read_rows(os.path.join(root, f"{split}_captions.csv"), ("ID", "Caption")):
-        name, caption = row["ID"].strip(), single_blanks(row["Caption"])
+
+    def take(where: str, row: dict[str, str]) -> None:
+        name, caption = text_field(row, "ID", where), single_blanks(row["Caption"])
         if not caption:
             found.left_out.add("no caption", name)
-            continue
+            return
         file = os.path.join(folder, f"{name}.jpg")
         if not (file := found.file(file, f"{name}.jpg")):
-            continue
+            return
         concepts = list(dict.fromkeys([*manual.get(name, ()), *extracted.get(name, ())]))
         for unnamed in (concept for concept in concepts if concept not in names):
             found.left_out.add("concept not in cui_mapping.csv", unnamed)
         modalities = [_MODALITIES[concept] for concept in manual.get(name, ()) if concept in _MODALITIES]
         image = found.image(file, name, modality=modalities[0] if len(modalities) == 1 else "")
         found.caption(image, caption, labels=tuple(names[concept] for concept in concepts if concept in names))
+
+    found.each(numbered_rows(os.path.join(root, f"{split}_captions.csv"), ("ID", "Caption")), take)
     return found.finished()
 
 
@@ -101,14 +105,19 @@ def _concepts(path: str) -> dict[str, list[str]]:
     }
 
 
-def _concept_names(path: str) -> dict[str, str]:
+def _concept_names(path: str, found: SplitBuilder) -> dict[str, str]:
     """Concept identifier → name. The name's column is the second, which releases head differently."""
     names = {}
-    for row in read_rows(path, ("CUI",)):
+
+    def take(where: str, row: dict[str, str]) -> None:
         others = [value for column, value in row.items() if column and column != "CUI"]
         if not others or not (name := single_blanks(others[0])):
-            raise MissingField(f"{path}: concept {row['CUI']!r} has no name; is it the published file?")
+            raise MissingField(
+                f"{where}: concept {row['CUI']!r} has no name; is it the published file?", fault="a concept has no name"
+            )
         names[row["CUI"].strip()] = name
+
+    found.each(numbered_rows(path, ("CUI",)), take)
     return names
 
 

@@ -3,12 +3,20 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
-from data_pipelines.core.errors import UnknownName, invalid_field, listed
+from data_pipelines.core.errors import (
+    DataError,
+    MalformedFile,
+    UnclearBoxes,
+    UnknownName,
+    invalid_field,
+    listed,
+    shortened,
+)
 from data_pipelines.core.json_files import finite_numbers, require_folder, text_field
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import (
@@ -19,6 +27,7 @@ from data_pipelines.records import (
     BoxReading,
     DataCard,
     ImageSource,
+    MalformedRows,
     SourceSplit,
     UnnamedFile,
     VQAExample,
@@ -28,6 +37,8 @@ from data_pipelines.regions.box_reading import oriented_split
 from data_pipelines.regions.given_boxes import GivenBoxes
 
 logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 
 _PICTURES_NEEDED = ContextVar("pictures needed", default=True)
@@ -85,8 +96,32 @@ class SplitBuilder:
         self.examples: list[VQAExample] = []
         self.images: dict[str, AnnotatedImage] = {}
         self.left_out = LeftOut()
+        self._malformed: list[DataError] = []
         self._found: dict[str, str] = {}
         self._absent: set[str] = set()
+
+    def each(self, rows: Iterable[tuple[str, Row]], take: Callable[[str, Row], None]) -> None:
+        """Takes the rows of a foreign file one by one; what a malformed one has added goes, and the others stay.
+
+        This is how every source treats them: `finished` then raises an error that counts them by their fault, and has
+        the split without them, with which `prepare --allow-missing` goes on.
+
+        Args:
+          rows: each after what names it in messages.
+          take: adds what a row says. It raises DataError where the row cannot be taken, before it changes anything but
+            by adding images and questions.
+        """
+        for where, row in rows:
+            examples, images = len(self.examples), len(self.images)
+            try:
+                take(where, row)
+            except UnclearBoxes:
+                raise  # of all boxes, not of a row
+            except DataError as error:
+                self._malformed.append(error)
+                del self.examples[examples:]
+                while len(self.images) > images:
+                    self.images.popitem()
 
     def file(self, path: str, name: str, *, where: str = "") -> str:
         """The path of an image file, as it is spelled in the folder; "" where there is none, and `name` is left out.
@@ -173,7 +208,12 @@ class SplitBuilder:
         self.question(image, key, question="", answer=caption, family="caption", task="caption", **fields)
 
     def finished(self) -> SourceSplit:
-        """The split. What is left out is logged. Raises: DataError: as `GivenBoxes.judge`."""
+        """The split. What is left out is logged.
+
+        Raises:
+          DataError: as `GivenBoxes.judge`.
+          MalformedRows: rows that `each` took are malformed.
+        """
         self.boxes.judge()
         records: list[VQAExample | AnnotatedImage] = [*self.images.values(), *self.examples]
         masks = (region.mask.path for record in records for region in record.regions if region.mask)
@@ -190,8 +230,15 @@ class SplitBuilder:
                 "%s %s: %d images are not in the folder; their questions are kept, without regions",
                 self.dataset, self.split, len(self._absent),
             )  # fmt: skip
-        found = SourceSplit(self.examples, list(self.images.values()), reported, len(self.boxes.clipped))
-        return oriented_split(found, self.boxes.reading.orientation)
+        faults: dict[str, list[str]] = {}
+        for fault in self._malformed:
+            faults.setdefault(fault.fault, []).append(str(fault).split("; ")[0])
+        images, left_out = list(self.images.values()), reported | faults
+        found = SourceSplit(self.examples, images, left_out, len(self.boxes.clipped), frozenset(faults))
+        found = oriented_split(found, self.boxes.reading.orientation)
+        if self._malformed:
+            raise MalformedRows(_said(self._malformed), code=self._malformed[0].code, rest=found) from None
+        return found
 
     def box(self, frame: tuple[int, int], numbers: Any, where: str, field: str) -> Box | None:
         """The box of a field that holds x, y, w, h; None where it has no place in its image, which is counted.
@@ -203,6 +250,25 @@ class SplitBuilder:
           DataError: it is not four numbers, or has no area.
         """
         return self.boxes.box(finite_numbers(numbers, 4, where, field), frame, where)
+
+
+def _said(errors: Sequence[DataError]) -> str:
+    """The first error as it is; of several also how many there are, by fault."""
+    counts = Counter(error.fault for error in errors)
+    more = [f"{fault} ({number})" for fault, number in counts.most_common()]
+    in_all = f"; {len(errors):,} rows are malformed: {listed(more)}" if len(errors) > 1 else ""
+    return f"{errors[0]}{in_all}; or leave out what is malformed: python -m data_pipelines.prepare … --allow-missing"
+
+
+def row_object(row: Any, where: str) -> dict[str, Any]:
+    """A row that is an object. Raises: DataError: it is something else, or what its reader refused."""
+    if isinstance(row, DataError):
+        raise row
+    if not isinstance(row, dict):
+        raise MalformedFile(
+            f"{where}: is {shortened(row)}; expected an object with fields", fault="a row is not an object"
+        )
+    return row
 
 
 def begin_split(

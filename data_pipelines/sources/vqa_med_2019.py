@@ -14,7 +14,7 @@ from data_pipelines.core.json_files import single_blanks
 from data_pipelines.core.text_files import lines_of
 from data_pipelines.core.values import is_absent
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
-from data_pipelines.sources.split_builder import answer_type_by_answer, begin_split
+from data_pipelines.sources.split_builder import SplitBuilder, answer_type_by_answer, begin_split
 
 logger = logging.getLogger(__name__)
 
@@ -62,35 +62,45 @@ def load(root: str, split: str) -> SourceSplit:
     A question that stands in no file of a category keeps an empty one; a warning counts them.
 
     Raises:
-      DataError: no such folder or split; a file that is missing or malformed.
+      DataError: no such folder or split; a file that is missing or is not UTF-8.
+      MalformedRows: lines that have too few fields, or no question.
     """
     found = begin_split(CARD, root, split)
     folder, questions, pictures = _FILES[split]
     path = os.path.join(root, folder, questions)
-    categories = {} if split == "test" else _categories(os.path.join(root, folder), split)
-    for number, fields in _read_rows(path, fields=4 if split == "test" else 3):
-        name, *category, question, answer = fields
+    categories = {} if split == "test" else _categories(os.path.join(root, folder), split, found)
+
+    def take(where: str, numbered: tuple[int, str]) -> None:
+        number, line = numbered
+        name, *category, question, answer = _fields(line, where, 4 if split == "test" else 3)
         if not question:
-            raise MissingField(f"{path}: line {number}: the question is empty; fill it in or remove the line")
+            raise MissingField(
+                f"{where}: the question is empty; fill it in or remove the line", fault="the question is empty"
+            )
         file = os.path.join(folder, pictures, f"{name}.jpg")
         answer, accepted = _references(answer) if split == "test" else (answer, ())
         says = {"question": question, "answer_type": answer_type_by_answer(answer), "accepted": accepted}
         says["content_type"] = category[0] if category else categories.get((name, question), "")
         found.ask(os.path.join(root, file), name, f"{split}/{number}", answer=answer, named=file, **says)
+
+    found.each(_lines(path), take)
     if uncategorised := [example.id for example in found.examples if not example.content_type]:
         logger.warning("vqa_med_2019 %s: %d questions stand in no category's file: %s …",
                        split, len(uncategorised), uncategorised[0])  # fmt: skip
     return found.finished()
 
 
-def _categories(folder: str, split: str) -> dict[tuple[str, str], str]:
+def _categories(folder: str, split: str, found: SplitBuilder) -> dict[tuple[str, str], str]:
     """(image, question) → category, from the files in which the organisers repeat the questions by category."""
-    found = {}
+    categories = {}
     for file, category in _CATEGORIES.items():
-        path = os.path.join(folder, "QAPairsByCategory", f"{file}_{split}.txt")
-        for _, (name, question, _) in _read_rows(path, fields=3):
-            found[name, question] = category
-    return found
+
+        def take(where: str, numbered: tuple[int, str], category: str = category) -> None:
+            name, question, _ = _fields(numbered[1], where, 3)
+            categories[name, question] = category
+
+        found.each(_lines(os.path.join(folder, "QAPairsByCategory", f"{file}_{split}.txt")), take)
+    return categories
 
 
 def _references(written: str) -> tuple[str, tuple[str, ...]]:
@@ -105,19 +115,20 @@ def _references(written: str) -> tuple[str, tuple[str, ...]]:
     return first, tuple(others)
 
 
-def _read_rows(path: str, *, fields: int) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers, from 1, and their fields, blanks made single; the last field may hold a bar. Empty lines have none.
+def _lines(path: str) -> Iterator[tuple[str, tuple[int, str]]]:
+    """What names each line in messages, its number from 1, and the line; empty ones are passed over."""
+    return ((f"{path}: line {number}", (number, line)) for number, line in lines_of(path))
 
-    Raises:
-      DataError: the file is missing, is not UTF-8, or a line has too few fields.
-    """
-    for number, line in lines_of(path):
-        row = ["" if is_absent(field) else single_blanks(field) for field in line.split("|", fields - 1)]
-        if len(row) < fields or not row[0]:
-            raise MissingField(
-                f"{path}: line {number} is {line.strip()[:80]!r}; expected {fields} fields with | between them"
-            )
-        yield number, row
+
+def _fields(line: str, where: str, count: int) -> list[str]:
+    """The fields of a line, blanks made single; the last one may hold a bar. Raises: DataError: they are too few."""
+    fields = ["" if is_absent(field) else single_blanks(field) for field in line.split("|", count - 1)]
+    if len(fields) < count or not fields[0]:
+        raise MissingField(
+            f"{where} is {line.strip()[:80]!r}; expected {count} fields with | between them",
+            fault=f"a line has fewer than {count} fields",
+        )
+    return fields
 
 
 SOURCE = Source(CARD, load)

@@ -9,12 +9,13 @@ training images, and "fit" the training questions on the others.
 
 import os
 from functools import partial
+from typing import Any
 
 from data_pipelines.core.errors import invalid_field
-from data_pipelines.core.json_files import read_objects, text_field
+from data_pipelines.core.json_files import read_list, text_field
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.records import Count, DataCard, Source, SourceSplit
-from data_pipelines.sources.split_builder import answer_type_field, begin_split
+from data_pipelines.sources.split_builder import answer_type_field, begin_split, row_object
 
 QUESTIONS = "VQA_RAD Dataset Public.json"
 
@@ -52,21 +53,25 @@ def load(root: str, split: str) -> SourceSplit:
 
     Raises:
       DataError: no such folder or split; a file that is missing or malformed.
+      MalformedRows: entries lack a field or have a value that it cannot have.
     """
     found = begin_split(CARD, root, split)
-    for where, entry in read_objects(os.path.join(root, QUESTIONS)):
-        text = partial(text_field, entry, where=where)
+
+    def take(where: str, row: Any) -> None:
+        text = partial(text_field, row_object(row, where), where=where)
         name = text("image_name")
         if split not in _splits_of(text("phrase_type"), name, where):
-            continue
+            return
         file = os.path.join(root, "images", name)
         if not (file := found.file(file, name)):
-            continue
+            return
         image = found.image(file, name, body_part=text("image_organ"))
         key, answer = text("qid"), text("answer", may_be_empty=True)
         if found.has_answer(answer, key, reason="question without an answer"):
-            says = {"question": text("question"), "answer": answer, "answer_type": answer_type_field(entry, where)}
+            says = {"question": text("question"), "answer": answer, "answer_type": answer_type_field(row, where)}
             found.question(image, key, content_type=_content_type(text("question_type")), **says)
+
+    found.each(read_list(os.path.join(root, QUESTIONS)), take)
     return found.finished()
 
 
