@@ -154,7 +154,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--allow-missing", action="store_true",
-        help="warn where a split has less than its data card says, where rows are malformed or an image cannot be read, "
+        help="warn where a split has less than its data card says, rows are malformed or images cannot be read, "
         "and go on without",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that stands at --out")
