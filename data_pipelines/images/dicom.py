@@ -54,7 +54,7 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
       DataError: no such frame, or a CT window for what is not CT; pydicom is missing.
     """
     pydicom = _pydicom()
-    refuse(part, ("axis", "slice", "volume"), name, "a DICOM file")
+    refuse(part, ("page", "axis", "slice", "volume"), name, "a DICOM file")
     dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise unreadable_image(name, "a DICOM file without pixels", "leave it out")

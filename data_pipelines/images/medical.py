@@ -13,7 +13,7 @@ from data_pipelines.core.errors import UserError, unreadable_image
 from data_pipelines.core.first_bytes import HEAD, disguise
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, split_part
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
 from data_pipelines.images.windows import AUTO
 
 _Decoder = Callable[[BinaryIO, str, ScanPart, str], UInt8[np.ndarray, "H W 3"]]
@@ -45,7 +45,7 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
     with opened as file:
         decoder, stream = _recognise(cast(BinaryIO, file))
         if decoder is None:
-            _refuse_mistaken(path, part, name)
+            _refuse_mistaken(path, name)
             return None
         try:
             picture = decoder(stream, name, part, part.window or window)
@@ -89,9 +89,8 @@ def _recognise(file: BinaryIO) -> tuple[_Decoder | None, BinaryIO]:
     return None, file
 
 
-def _refuse_mistaken(path: str | bytes, part: ScanPart, name: str) -> None:
+def _refuse_mistaken(path: str | bytes, name: str) -> None:
     """What is neither DICOM nor NIfTI, but named as if it were."""
-    refuse(part, vars(part), name, "what is neither DICOM nor NIfTI")
     kind = str(path).lower() if isinstance(path, str) else ""
     if kind.endswith((".dcm", ".dicom", ".nii", ".nii.gz", ".hdr")):
         with open(path, "rb") as file:

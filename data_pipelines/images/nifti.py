@@ -36,7 +36,7 @@ def decode_nifti(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
       DataError: no such axis, slice or volume; nibabel is missing.
     """
     nibabel = optional_package("nibabel", "NIfTI files")
-    refuse(part, ("frame",), name, "a NIfTI file")
+    refuse(part, ("frame", "page"), name, "a NIfTI file")
     magic = file.read(8)
     file.seek(0)
     kind = nibabel.Nifti2Image if magic[4:7] == b"n+2" else nibabel.Nifti1Image

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
+from data_pipelines.images.pictures import recognised
 from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import ImageSource, StoredImage, TurnedImage, UnnamedFile
 from data_pipelines.settings import Orientation
@@ -55,7 +56,8 @@ def _tag(image: str | bytes | UnnamedFile) -> tuple[int, bool]:
         else:
             path = Path(image.path if isinstance(image, UnnamedFile) else split_part(image)[0])
             content = path.read_bytes() if path.suffix.lower() == ".png" else str(path)
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+        with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+            opened = recognised(file, "")
             if opened.format == "PNG" and isinstance(content, bytes) and not any(m in content for m in _PNG_MARKS):
                 return 1, False
             tag = opened.getexif().get(ExifTags.Base.Orientation, 1)

@@ -27,18 +27,71 @@ _BLOCK = 8
 _MULTIPLY_ADDS = 2**18 - 1
 
 
+# Beyond this a floating-point value is no measurement: programs write the least number of their type, -3.4e38 or
+# -1.8e308, where there is none.
+_BEYOND = 1e37
+_VALUES = 2**22  # so many are stretched at a time
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB.
 
-    Transparency is dropped. Greys of more than 8 bits are stretched from their own minimum and maximum to 0..255, for
-    scanners use a part of the range only.
+    Transparency is dropped. Greys of more than 8 bits are stretched, for scanners use a part of the range only: see
+    `deep_grey`.
     """
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        grey = np.asarray(image, np.float32)
-        low, high = float(grey.min()), float(grey.max())
-        scaled = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
-        image = Image.fromarray(scaled.astype(np.uint8))
+    if is_deep(image.mode):
+        image = Image.fromarray(deep_grey(image))
     return image.convert("RGB")
+
+
+def is_deep(mode: str) -> bool:
+    """Whether images of this mode of Pillow are greys of more than 8 bits."""
+    return mode in ("F", "I") or mode.startswith("I;16")
+
+
+def deep_grey(image: Image.Image) -> np.ndarray:
+    """Greys of more than 8 bits, `stretched` to uint8 [H, W], with light where the file means light.
+
+    A TIFF file says whether its zero is white (PhotometricInterpretation), and GDAL's which value is no measurement.
+    """
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image)
+    if image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,))[0] == 1:
+        values = values.view(np.uint32)  # Pillow reads them as signed
+    try:
+        missing = float(str(tags.get(42113, "nan")).strip("\0 "))
+    except ValueError:
+        missing = math.nan
+    return stretched(values, white_is_zero=tags.get(262) == 0, missing=missing)
+
+
+def stretched(values: np.ndarray, *, white_is_zero: bool = False, missing: float = math.nan) -> np.ndarray:
+    """Values from their own least to their greatest as 0..255, truncated: uint8 of the same shape.
+
+    What is no measurement does not count and is black: what is not finite, what is beyond 1e37, and `missing`. Of one
+    value only: black.
+    """
+    out = np.zeros(values.shape, np.uint8)
+    # In pieces, since float32 takes up to four times the memory of the values.
+    step = max(1, _VALUES // max(1, values[:1].size))
+    blocks = [slice(start, start + step) for start in range(0, len(values), step)]
+    low, high = math.inf, -math.inf
+    for block in blocks:
+        grey = np.asarray(values[block], np.float32)
+        kept = grey[_measured(grey, missing)]
+        if kept.size:
+            low, high = min(low, float(kept.min())), max(high, float(kept.max()))
+    for block in blocks if high > low else ():
+        grey = np.asarray(values[block], np.float32)
+        counted = _measured(grey, missing)
+        levels = ((np.where(counted, grey, low) - low) * (255 / (high - low))).astype(np.uint8)
+        out[block] = np.where(counted, 255 - levels if white_is_zero else levels, 0)
+    return out
+
+
+def _measured(values: np.ndarray, missing: float) -> np.ndarray:
+    """Where values are measurements."""
+    return (np.abs(values) < _BEYOND) & (values != np.float32(missing))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

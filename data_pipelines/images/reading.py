@@ -1,6 +1,6 @@
 """Image files: decoding, and a cache of what was decoded. The arithmetic on pixels is in `images/pixels.py`.
 
-Pillow's formats are decoded here, DICOM and NIfTI in `images/medical.py`.
+Pillow's formats are decoded in `images/pictures.py`, DICOM and NIfTI in `images/medical.py`.
 """
 
 import io
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data_pipelines.core.array_records import opened, read_example
 from data_pipelines.core.errors import DataError, ImageError, unreadable_image
-from data_pipelines.core.first_bytes import HEAD, disguise
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.orientation import SIDEWAYS, turned
-from data_pipelines.images.pixels import resize, to_rgb
+from data_pipelines.images.pictures import decode_picture, load_whole, opened_picture, require_size
+from data_pipelines.images.pixels import resize
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
 from data_pipelines.images.windows import AUTO
 from data_pipelines.records import ImageSource, MaskFile, StoredImage, TurnedImage, UnnamedFile
 
@@ -26,8 +27,7 @@ from data_pipelines.records import ImageSource, MaskFile, StoredImage, TurnedIma
 def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
-    EXIF orientation is ignored (Pillow applies that of TIFF files), but for a `TurnedImage`. Modes are converted by
-    `to_rgb`.
+    EXIF orientation is ignored (Pillow applies that of TIFF files), but for a `TurnedImage`.
 
     Args:
       image: of a DICOM or NIfTI file, the path may say which picture is meant (`scan_parts`).
@@ -42,7 +42,7 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
         return turned(decode(image.source, where, window), image.turn)
     image = fetched(image)
     scan = decode_scan(image, where, window)
-    return np.asarray(_open(image, where, to_rgb)) if scan is None else scan
+    return decode_picture(*_named(image, where)) if scan is None else scan
 
 
 def size_of(image: ImageSource, where: str) -> tuple[int, int]:
@@ -52,10 +52,10 @@ def size_of(image: ImageSource, where: str) -> tuple[int, int]:
         return (height, width) if image.turn in SIDEWAYS else (width, height)
     image = fetched(image)
     try:
-        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
-            return opened.size
-    # Pillow does not know DICOM and NIfTI, nor names with a part; and what it cannot open, `decode` explains.
-    except Exception:
+        with opened_picture(*_named(image, where)) as picture:
+            return picture.image.size
+    # DICOM and NIfTI; and what cannot be opened, `decode` explains.
+    except DataError:
         height, width, _ = decode(image, where).shape
         return width, height
 
@@ -83,7 +83,19 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
 
 def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
     """The grey levels of a mask image. Raises ImageError as `decode`."""
-    return np.asarray(_open(fetched(image), where, lambda opened: opened.convert("L")))
+    source, name, part = _named(fetched(image), where)
+    with opened_picture(source, name, part) as picture:
+        require_size(picture.image.size, name)
+        load_whole(picture, name)
+        return np.array(picture.image.convert("L"))
+
+
+def _named(image: str | bytes, where: str) -> tuple[str | bytes, str, ScanPart]:
+    """The file, what messages call it, and which part of it is meant."""
+    if isinstance(image, bytes):
+        return image, where, WHOLE
+    path, part = split_part(image)
+    return path, image, part
 
 
 def fetched(image: ImageSource) -> str | bytes:
@@ -117,32 +129,6 @@ def _stored(image: StoredImage) -> bytes:
     # array_record reports bad files with many types: RuntimeError, ValueError, IndexError …
     except Exception as error:
         raise unreadable_image(image, error, "prepare the data set again") from error
-
-
-def _open(image: str | bytes, where: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    name = image if isinstance(image, str) else where
-    try:
-        with Image.open(image if isinstance(image, str) else io.BytesIO(image)) as opened:
-            opened.load()
-            if 0 in opened.size:
-                raise ValueError("it has no pixels")
-            return convert(opened)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: image is missing; restore it", code="image.missing") from error
-    except UnidentifiedImageError as error:
-        # Pillow's own message has the path, or where in memory the bytes are.
-        what, _, remedy = disguise(_head(image)).partition("; ")
-        raise unreadable_image(name, what or "no known image format", remedy or "replace it") from error
-    # Pillow reports bad files with many types: OSError, SyntaxError, ValueError, zlib.error, DecompressionBombError …
-    except Exception as error:
-        raise unreadable_image(name, error) from error
-
-
-def _head(image: str | bytes) -> bytes:
-    if isinstance(image, bytes):
-        return image[:HEAD]
-    with open(image, "rb") as file:
-        return file.read(HEAD)
 
 
 def image_file(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Which picture of a file of many is meant: `cine.dcm#frame=3`, `ct.nii.gz#axis=2,slice=40,window=lung`.
+"""Which picture of many is meant: `cine.dcm#frame=3`, `ct.nii.gz#axis=2,slice=40,window=lung`, `x.tif#page=2`.
 
 Such a name may stand wherever an image file's may. Nothing is read here but whether a file of that very name exists.
 """
@@ -11,18 +11,24 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import UInt8
+
 from data_pipelines.core.errors import InvalidPart
 from data_pipelines.images.windows import window_of
 
 logger = logging.getLogger(__name__)
 
+_FLAT = 0.99
+
 
 @dataclass(frozen=True)
 class ScanPart:
-    """One picture of a scan; None takes the default, which is the middle one.
+    """One picture of a scan; None takes the default, which is the middle one, of pages the first.
 
     Attributes:
-      frame: of a DICOM file, counted from 1, as DICOM does.
+      frame: of a DICOM file, counted from 1, as DICOM does; of an animation (GIF, WebP, PNG) too.
+      page: of a TIFF file, counted from 1; another word for frame.
       axis: of a NIfTI volume, along which it is cut: 0 sagittal, 1 coronal, 2 axial (the default).
       slice: along that axis, counted from 0 as NIfTI's voxels are, towards the patient's right, front or head.
       volume: of a NIfTI series (4th axis), counted from 0, which is the default.
@@ -30,6 +36,7 @@ class ScanPart:
     """
 
     frame: int | None = None
+    page: int | None = None
     axis: int | None = None
     slice: int | None = None
     volume: int | None = None
@@ -77,6 +84,16 @@ def within(field: str, value: int, known: range, name: str) -> int:
 def warn_once(message: str) -> None:
     """Logs what may be wrong with a file."""
     logger.warning("%s", message)
+
+
+def say_if_flat(grey: UInt8[np.ndarray, "H W"], name: str) -> None:
+    """Warns once of a stretched picture that is nearly all one grey: a few values far from the others make it so."""
+    share = np.bincount(grey.ravel(), minlength=256).max() / max(1, grey.size)
+    if share >= _FLAT:
+        warn_once(
+            f"{name}: almost all one value: {100 * share:.1f} % of its pixels have one grey; it may be empty, "
+            "or hold a few values far from the others, such as a number that stands for none"
+        )
 
 
 def refuse(part: ScanPart, fields: Iterable[str], name: str, kind: str) -> None:
