@@ -108,6 +108,49 @@ def test_a_number_is_read_as_text_and_said(tmp_path):
     assert scores.found("answers that are numbers") == 1
 
 
+_TOOLS = {
+    "ours": lambda q, a: {"id": q, "answer": a},
+    "a run's": lambda q, a: {"id": q, "answer": "the reference", "prediction": a},
+    "LLaVA": lambda q, a: {
+        "question_id": q, "prompt": "q?", "text": a, "answer_id": "x7", "model_id": "m", "metadata": {},
+    },
+    "VQA": lambda q, a: {"question_id": q, "answer": a},
+    "lmms-eval": lambda q, a: {"doc_id": q, "target": "x", "resps": [[f"It is {a}"]], "filtered_resps": [a]},
+    "lmms-eval, unfiltered": lambda q, a: {"doc_id": q, "target": "x", "resps": [[a]]},
+    "lmms-eval, nested": lambda q, a: {"doc_id": q, "filtered_resps": [[a]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["strict", "multiple_choice"])
+@pytest.mark.parametrize("tool", _TOOLS)
+def test_answer_files_of_other_tools_are_read_as_they_are(tmp_path, tool, protocol):
+    numbered = [{**q, "id": n, "choices": [q["answer"], "none of it"]} for n, q in enumerate(QUESTIONS)]
+    answers = [_TOOLS[tool](n, line["answer"]) for n, line in enumerate(ANSWERS)]
+    scores = evaluate(tmp_path, answers, "--protocol", protocol, questions=numbered)
+    assert scores["all/accuracy" if protocol == "strict" else "all/named_an_option"][1] == len(QUESTIONS)
+    given = [line["predictions"][0] for line in scores.scored]
+    assert given == [line["answer"] for line in ANSWERS]
+    if protocol == "strict":
+        assert scores["all/accuracy"] == (4 / 5, 5)
+        assert scores.about["found"] == {}
+
+
+def test_repeats_that_lmms_eval_logs_are_runs(tmp_path):
+    question = {"id": 7, "answer": "liver", "choices": ["liver", "spleen"]}
+    line = {"doc_id": 7, "target": "liver", "filtered_resps": [["A", "liver", "A", "B", "B"]]}
+    scores = evaluate(tmp_path, [line], "--protocol", "multiple_choice", questions=[question])
+    assert scores["all/mean_accuracy"] == (pytest.approx(0.6), 1)
+
+
+@pytest.mark.parametrize("mark", ["</s>", "<eos>", " <end_of_turn>\n", "<|im_end|>", "<|eot_id|>"])
+def test_end_marks_of_models_are_noted_and_scored_as_written(tmp_path, capsys, mark):
+    answers = [{"id": q["id"], "answer": q["answer"] + mark} for q in QUESTIONS if q["id"] in "abc"]
+    scores = evaluate(tmp_path, answers)
+    assert scores.found("answers that end in a model's end mark") == 3
+    assert capsys.readouterr().err.count("end mark") == 1
+    assert scores["all/accuracy"] == (0, 5)
+
+
 def test_unknown_ids_are_said_and_enter_no_denominator(tmp_path):
     scores = evaluate(tmp_path, [*ANSWERS, {"id": "z", "answer": "yes"}])
     assert scores["all/accuracy"] == (4 / 5, 5)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from scored_files import write
 
 from rllava_jax.evaluation import matching, references
 from rllava_jax.evaluation.answer_files import read_answers
+from rllava_jax.evaluation.protocols import multiple_choice
 from rllava_jax.evaluation.protocols.registry import PROTOCOLS
 from rllava_jax.evaluation.scoring import scored
 
@@ -38,3 +40,36 @@ def test_runs_are_told_apart_by_their_numbers(tmp_path, given, accuracy, found):
     (answered,) = scored(matching.match(asked, file, rule, file.findings), rule)
     assert answered.scores["mean_accuracy"] == pytest.approx(accuracy)
     assert {what: len(names) for what, names in file.findings.items()} == found
+
+
+CHOICES = (["MRI", "CT", "PET"], ["B", "A", "D", "C"], ["liver", "spleen"])
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "noted"),
+    [
+        (["B", "D", "A"], [1, 1, 1], multiple_choice.AS_LETTERS),  # of B; A; D; C the letter D is the option C
+        (["CT", "C", "liver"], [1, 1, 1], multiple_choice.AS_TEXTS),
+        (["CT", "D", "liver"], [1, 0, 1], multiple_choice.AS_TEXTS),
+        (["B", "C", "A"], [1, 0, 1], multiple_choice.AS_LETTERS),
+        (["B: CT", "D", "(a) liver"], [1, 1, 1], multiple_choice.AS_LETTERS),
+        (["B", "D", "liver"], [1, 0, 1], multiple_choice.AS_TEXTS),  # as many letters as texts
+        (["no idea", "D", ""], [0, 0, 0], multiple_choice.AS_TEXTS),
+        (["B", "D: C", "A"], [1, 1, 1], None),
+        (["C", "B", "B"], [0, 0, 0], multiple_choice.AS_LETTERS),
+    ],
+)
+def test_a_model_that_answers_letters_is_read_by_letters_where_options_are_letters_too(tmp_path, given, right, noted):
+    questions = [
+        {"id": n, "answer": answer, "choices": choices}
+        for n, (answer, choices) in enumerate(zip(("CT", "C", "liver"), CHOICES, strict=True))
+    ]
+    write(tmp_path / "questions.jsonl", questions)
+    file = read_answers(
+        write(tmp_path / "answers.jsonl", [{"id": n, "answer": [text] * 5} for n, text in enumerate(given)]), lists=True
+    )
+    rule = PROTOCOLS.get("multiple_choice", setting="--protocol")
+    items = matching.match(references.from_file(tmp_path / "questions.jsonl"), file, rule, file.findings)
+    assert [answered.scores["consistent_accuracy"] for answered in scored(items, rule)] == right
+    told = {what: len(names) for what, names in file.findings.items() if "letter" in what}
+    assert told == ({noted: 5} if noted else {})

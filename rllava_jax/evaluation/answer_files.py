@@ -2,9 +2,11 @@
 
 A line is an object with `id` and `answer`, or with `id` and `prediction`, which a run's own predictions.jsonl has
 (there `answer` is the reference). `confidence` and `condition`, under which the question was asked, are optional;
-`region` is an older name of it.
+`region` is an older name of it. Files of answers that LLaVA's scripts write, and samples that lmms-eval logs, are read
+as they are.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,13 @@ from data_pipelines.core.values import Settled, is_number, number_as_text
 from rllava_jax.evaluation.json_records import raw_lines
 
 _NAMED = 5  # of each kind of bad line
+# The field that names the question, and those that hold the answer; the first that a line has.
+_FORMS = {
+    "id": ("prediction", "answer"),
+    "question_id": ("text", "prediction", "answer"),  # LLaVA: llava/eval/model_vqa.py
+    "doc_id": ("filtered_resps", "resps"),  # lmms-eval: --log_samples
+}
+_END_MARK = re.compile(r"(</s>|<eos>|<end_of_turn>|<\|(im_end|endoftext|eot_id|end)\|>)\s*$", re.IGNORECASE)
 
 
 class GivenAnswer(NamedTuple):
@@ -42,6 +51,7 @@ UNREADABLE = "lines that are not a JSON object with an id (what they answered co
 NO_TEXT = "answers that are no text (null, NaN, true, a list, an object or not there; counted as wrong)"
 NUMBERS = "answers that are numbers (read as text)"
 EMPTY = "empty answers (right only where the reference is empty)"
+END_MARKS = "answers that end in a model's end mark, e.g. </s> (scored as written; take it out of the file)"
 NOT_FINITE = "values that are NaN or infinite (counted as not there)"
 NO_CONFIDENCE = "confidences that are no number from 0 to 1 (not used)"
 
@@ -84,7 +94,8 @@ def read_answers(path: Path, *, lists: bool) -> AnswerFile:
     if not answers:
         bad = len(findings.get(UNREADABLE, ()))
         raise NoExamples(
-            f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer"
+            f"{path}: has no prediction ({bad:,} unreadable lines); write one object a line: id and answer "
+            "(or question_id and text, as LLaVA does, or doc_id and filtered_resps, as lmms-eval)"
         )
     return AnswerFile(answers, findings)
 
@@ -108,7 +119,7 @@ def _values(path: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
 def _key(fields: Any) -> tuple[str, str] | None:
     if not isinstance(fields, dict):
         return None
-    name, condition = fields.get("id"), fields.get("condition", fields.get("region"))
+    name, condition = fields.get(_form_of(fields)), fields.get("condition", fields.get("region"))
     if is_number(name):
         name = number_as_text(name)
     if not isinstance(name, str) or not name or not (condition is None or isinstance(condition, str)):
@@ -116,8 +127,16 @@ def _key(fields: Any) -> tuple[str, str] | None:
     return _encodable(name), _encodable(condition or "")
 
 
+def _form_of(fields: Mapping[str, Any]) -> str:
+    """The field that names the question, of `_FORMS`."""
+    return next((name for name in _FORMS if name in fields), "id")
+
+
 def _answers(fields: Mapping[str, Any], name: str, findings: Findings, *, lists: bool) -> list[GivenAnswer]:
-    given = fields["prediction"] if "prediction" in fields else fields.get("answer")
+    form = _form_of(fields)
+    given = next((fields[field] for field in _FORMS[form] if field in fields), None)
+    while form == "doc_id" and isinstance(given, list) and len(given) == 1:  # a list of requests of lists of repeats
+        given = given[0]
     confidence = _confidence(fields.get("confidence"), name, findings)
     runs = given if lists and isinstance(given, list) and given else [given]
     return [GivenAnswer(_text(run, name, findings), confidence, fields) for run in runs]
@@ -127,6 +146,8 @@ def _text(value: object, name: str, findings: Findings) -> str | None:
     if isinstance(value, str):
         if not value.strip():
             findings.add(EMPTY, repr(name))
+        if _END_MARK.search(value):
+            findings.add(END_MARKS, repr(name))
         return _encodable(value)
     if is_number(value):
         findings.add(NUMBERS, repr(name))

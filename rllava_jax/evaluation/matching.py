@@ -60,7 +60,7 @@ def match(references: Sequence[Response], file: AnswerFile, protocol: Protocol, 
         if not answers:
             findings.add(MISSING, _named(item.id, item.condition))
         items.append(_answered(item, answers, protocol.runs, findings) if answers else item)
-    return items
+    return protocol.settle(items, findings) if protocol.settle else items
 
 
 def _under_conditions(references: Sequence[Response], conditions: Sequence[str]) -> Iterable[Response]:

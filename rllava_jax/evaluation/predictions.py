@@ -94,6 +94,7 @@ class Response:
         above 1. Empty where the file has no answer in words for this question; then `scored` gives 0 in every metric.
       confidence: of the (first) answer, 0..1; None where the file has none.
       fields: what else stands in the (first) prediction's line.
+      answers_letters: the file's answers name options by their letters (`protocols/multiple_choice.py`).
     """
 
     id: Text
@@ -115,6 +116,7 @@ class Response:
     predictions: tuple[str, ...] = ()
     confidence: float | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    answers_letters: bool = False
 
     @property
     def prediction(self) -> str:

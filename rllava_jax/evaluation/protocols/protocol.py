@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rllava_jax.evaluation.answer_files import Findings
 from rllava_jax.evaluation.intervals import Statistic
 from rllava_jax.evaluation.metrics import Contrast, subsets_of
 from rllava_jax.evaluation.predictions import Response
@@ -31,6 +32,8 @@ class Protocol:
         Whether a metric can be had at all follows from the whole file: were it the subset's own question, one that
         nobody answered would leave a mean over subsets.
       contrasts: differences between conditions that have rows, as have then the kinds of wrong region.
+      settle: from all items the items as `score` shall read them, e.g. where one answer alone does not tell whether it
+        is a letter; it adds what is to be told of them. None changes nothing.
       runs: answers per question. Above 1, a line's `answer` may be a list, and lines that share an id are its runs.
       dataset: where the protocol is a published test set: its name in `data_pipelines.sources.registry`,
       split: its split,
@@ -48,6 +51,7 @@ class Protocol:
     subsets: Callable[[Any], Sequence[str]] = subsets_of
     corpus: Mapping[str, Callable[[Sequence[Any], Sequence[Any]], Statistic]] = field(default_factory=dict)
     contrasts: tuple[Contrast, ...] = ()
+    settle: Callable[[Sequence[Response], Findings], list[Response]] | None = None
     runs: int = 1
     dataset: str = ""
     split: str = "test"
