@@ -16,6 +16,7 @@ Names are found in whatever way they are written: composed or decomposed (NFC, N
 the backslashes of Windows.
 """
 
+import contextlib
 import os
 import re
 import stat
@@ -73,11 +74,8 @@ class DataRoot:
         inner = path[len(self._top) :] if path.startswith(self._top) else os.sep
         if os.path.isabs(inner) or os.pardir in re.split(r"[/\\]", inner):
             raise OutsideRoot(f"{path}: is not below {self.root}; name a file below the data set's folder")
-        try:
-            found = next(filter(None, map(self._spelled, dict.fromkeys((inner, inner.replace("\\", "/"))))), "")
-            if not found or not self._is_plain(found):
-                return ""
-        except (OSError, ValueError):  # a name that is too long, or has a NUL in it: no file is called so
+        found = next(filter(None, map(self._spelled, dict.fromkeys((inner, inner.replace("\\", "/"))))), "")
+        if not found or not self._is_plain(found):
             return ""
         self.given.add(found)
         return found
@@ -107,7 +105,9 @@ class DataRoot:
         """Composed name → name of what is in a folder of the data set."""
         if folder not in self._listings:
             self._require_inside(folder)
-            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            names: list[str] = []
+            with contextlib.suppress(OSError):  # not a folder, or not to be read
+                names = sorted(os.listdir(folder))
             self._listings[folder] = {unicodedata.normalize("NFC", name): name for name in names}
         return self._listings[folder]
 

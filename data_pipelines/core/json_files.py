@@ -277,7 +277,7 @@ def inner_path(name: str, where: str, field: str) -> str:
     Raises:
       DataError: it leaves the folder: what is stored of it would name places of the user's machine.
     """
-    absolute = os.path.isabs(name) or PureWindowsPath(name).is_absolute()
+    absolute = name.startswith(("/", "\\")) or PureWindowsPath(name).is_absolute()
     if absolute or os.pardir in re.split(r"[/\\]", name):
         raise invalid_field(where, field, name, "name a file below the data set's folder")
     return name

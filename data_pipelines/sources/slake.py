@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from data_pipelines.core.data_root import spelled_alike
 from data_pipelines.core.errors import MalformedFile, UnknownName, invalid_field
 from data_pipelines.core.json_files import read_json, read_list, text_field
 from data_pipelines.core.text_files import lines_of
@@ -73,7 +74,7 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND, *, languages: Se
             raise invalid_field(where, "q_lang", language, f"expected one of {', '.join(LANGUAGES)}")
         if language not in languages:
             return
-        name = text("img_name").split("/")[0]
+        name = spelled_alike(text("img_name")).split("/")[0]
         file = found.file(os.path.join(root, "imgs", name, "source.jpg"), name)
         if not file:
             return
