@@ -2,8 +2,8 @@
 
     make fuzz                                                      # five minutes, seed 0
     python benchmarks/fuzz.py --minutes 60 --rows docs/fuzz.jsonl  # the same line again goes on where it stopped
-    python benchmarks/fuzz.py --run runs/demo --minutes 60         # with what reads a trained run
-    python benchmarks/fuzz.py --seed 0 --case 17                   # one case, with its traceback
+    python benchmarks/fuzz.py --run runs/demo --only "predict, checkpoint"   # a run of your own
+    python benchmarks/fuzz.py --case 17 --only "score answers"     # one case, with its traceback
 
 Outcomes: refused (one line, a code, exit status 2) and accepted are well. Faults are a traceback, a hang, memory
 without bound, a refusal that names an exception in place of the matter (unclear), and wrong success: the command
@@ -15,6 +15,7 @@ import argparse
 import collections
 import functools
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,26 +28,37 @@ from fuzzing.targets import Target, answer_targets, data_targets, run_targets
 from tqdm import tqdm
 
 
-def all_targets(run: Path | None = None) -> list[Target]:
-    """Every target; those that read a run, where there is one."""
-    return [*data_targets(), *answer_targets(), *(run_targets(run) if run else [])]
+def all_targets(run: Path) -> list[Target]:
+    """Every target; the last ones read the run."""
+    return [*data_targets(), *answer_targets(), *run_targets(run)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns 1 where a fault was found."""
     options = _parser().parse_args(argv)
-    named = [target for target in all_targets(options.run) if not options.only or target.name in options.only]
-    if not named:
-        raise SystemExit(
-            f"--only {' '.join(options.only)}: choose from {', '.join(t.name for t in all_targets(options.run))}"
-        )
-    make = functools.partial(_named, options.run, options.only)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        scratch = Path(folder)
+        run = options.run or scratch / "run"
+        make = functools.partial(_named, run, options.only)
+        if not make():
+            names = ", ".join(target.name for target in all_targets(run))
+            raise SystemExit(f"--only {' '.join(options.only)}: choose from {names}")
+        if not run.exists() and {target.name for target in make()} & {target.name for target in run_targets(run)}:
+            _train(run)
         if options.case is not None:
-            return _one(make, Path(scratch), options)
-        counts = fuzz(make, Path(scratch), options)
+            return _one(make, scratch, options)
+        counts = fuzz(make, scratch, options)
     print("\n".join(f"{count:6,} {outcome}" for outcome, count in counts.most_common()))
     return int(any(counts[fault] for fault in FAULTS))
+
+
+def _train(run: Path) -> None:
+    """The run whose checkpoint is damaged: half a minute."""
+    config = Path(__file__).parent / "fuzzing" / "tiny_run.py"
+    command = [sys.executable, "-m", "rllava_jax.main", "--config", str(config), "--workdir", str(run)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"the run to be damaged could not be trained: {ended.stderr.splitlines()[-1]}")
 
 
 def fuzz(make: Callable[[], Sequence[Target]], scratch: Path, options: argparse.Namespace) -> collections.Counter[str]:
@@ -82,7 +94,7 @@ def _one(make: Callable[[], Sequence[Target]], scratch: Path, options: argparse.
     return int(row.outcome in FAULTS)
 
 
-def _named(run: Path | None, only: Sequence[str]) -> list[Target]:
+def _named(run: Path, only: Sequence[str]) -> list[Target]:
     return [target for target in all_targets(run) if not only or target.name in only]
 
 
@@ -97,9 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", type=int, help="stop at so many, those of --rows counted (default: when the time is up)")
     add("--seed", type=int, default=0, help="of the damage (default: 0)")
     add("--rows", type=Path, metavar="FILE", help="append a line for each case, and go on behind its last one")
-    add("--run", type=Path, metavar="DIR", help="a finished run, for the commands that read one (default: left out)")
+    add("--run", type=Path, metavar="DIR", help="a finished run (default: a tiny one is trained first)")
     add("--only", nargs="+", default=[], metavar="TARGET", help="these targets alone")
-    add("--case", type=int, metavar="N", help="this case alone, with what the command said")
+    add("--case", type=int, metavar="N", help="this case alone, with what the command said; with its TARGET")
     add("--seconds", type=float, default=20.0, help="longer is a hang (default: 20)")
     add("--memory", type=float, default=2.0, metavar="GIB", help="more is a fault (default: 2)")
     return parser

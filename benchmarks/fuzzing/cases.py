@@ -64,8 +64,8 @@ class Drawn:
 
 def draw(targets: Sequence[Target], inputs: Path, seed: int, case: int) -> Drawn:
     """The case of a number; `inputs` has a folder of undamaged inputs for each target."""
-    rng = random.Random(f"{seed}:{case}")
-    target = rng.choices(targets, [target.share for target in targets])[0]
+    (target,) = random.Random(f"{seed}:{case}").choices(targets, [target.share for target in targets])
+    rng = random.Random(f"{seed}:{case}:{target.name}")  # so that the damage does not depend on the other targets
     file = rng.choice(files(target, inputs / target.name / "in"))
     content = (inputs / target.name / "in" / file).read_bytes()
     names = []

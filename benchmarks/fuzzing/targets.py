@@ -4,6 +4,7 @@ A target's inputs are made once, in a folder `in`; each case damages one of its 
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -239,37 +240,34 @@ def answer_targets() -> list[Target]:
 
 def run_targets(run: Path) -> list[Target]:
     """What reads a trained run, which is slower: seconds a case."""
-    step = max(
-        (path for path in (run / "checkpoints").iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
-    )
-
-    def with_checkpoint(folder: Path) -> None:
-        for part in ("assets", "params", "checksums", "_CHECKPOINT_METADATA", "commit_success.txt"):
-            source, destination = step / part, folder / "checkpoints" / step.name / part
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, destination)
-        for name in ("config.json", "tokenizer.model"):
-            shutil.copy(run / name, folder)
-        Image.fromarray(gradient()).save(folder / "image.png")
-
     ask = (
         "rllava_jax.predict", "--checkpoint", "in", "--image", "in/image.png", "--question", "What is marked?",
         "--box", "4,5,20,12", "--json",
     )  # fmt: skip
-    into = ("rllava_jax.convert", "import", "in", "out")
+    decides = ("checkpoints/**/*", "config.json", "tokenizer.model")
     return [
-        Target(
-            "predict, checkpoint",
-            with_checkpoint,
-            ask,
-            same_answer,
-            ("checkpoints/**/*", "config.json", "tokenizer.model"),
-        ),
-        Target(
-            "import", lambda folder: _run("rllava_jax.convert", "export", run, folder, "--plain", "--overwrite"), into
-        ),
-        Target("predict, image", with_checkpoint, ask, damaged=("image.png",), share=0.3),
+        Target("predict, checkpoint", functools.partial(_checkpoint, run), ask, same_answer, decides, share=0.3),
+        Target("predict, image", functools.partial(_checkpoint, run), ask, damaged=("image.png",), share=0.1),
+        Target("import", functools.partial(_exported, run), ("rllava_jax.convert", "import", "in", "out"), share=0.5),
     ]
+
+
+def _checkpoint(run: Path, folder: Path) -> None:
+    """The run's last checkpoint without what resuming alone reads, and an image to ask about."""
+    steps = [path for path in (run / "checkpoints").iterdir() if path.name.isdigit()]
+    step = max(steps, key=lambda path: int(path.name))
+    unread = shutil.ignore_patterns("training", "data", "metrics")
+    shutil.copytree(step, folder / "checkpoints" / step.name, ignore=unread)
+    for name in ("config.json", "tokenizer.model"):
+        shutil.copy(run / name, folder)
+    Image.fromarray(gradient()).save(folder / "image.png")
+
+
+def _exported(run: Path, folder: Path) -> None:
+    _run("rllava_jax.convert", "export", run, folder / "exported", "--plain")
+    for path in list((folder / "exported").iterdir()):
+        path.rename(folder / path.name)
+    (folder / "exported").rmdir()
 
 
 def _run(module: str, *arguments: str | Path) -> None:
