@@ -15,9 +15,11 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipelines.core.command_line import Parser, real, run_command, whole, words
 from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
+from data_pipelines.core.sole_writer import sole_writer
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
@@ -70,19 +72,20 @@ def _prepare(options: argparse.Namespace) -> None:
         # How many boxes were taken and left out.
         logging.getLogger("data_pipelines.regions.detections").setLevel(logging.INFO)
         detections = Detections(options.detections, options.min_score, options.detection_names)
-    record = prepare(
-        source,
-        reading=reading_of(options),
-        root=os.path.normpath(options.source) if options.source else "",
-        out=options.out,
-        splits=options.splits,
-        allow_missing=options.allow_missing,
-        overwrite=options.overwrite,
-        window=options.window,
-        detections=detections,
-        run=run,
-        command=_command(options),
-    )
+    with sole_writer(Path(f"{os.path.abspath(options.out)}.lock"), what=f"--out {options.out}"):
+        record = prepare(
+            source,
+            reading=reading_of(options),
+            root=os.path.normpath(options.source) if options.source else "",
+            out=options.out,
+            splits=options.splits,
+            allow_missing=options.allow_missing,
+            overwrite=options.overwrite,
+            window=options.window,
+            detections=detections,
+            run=run,
+            command=_command(options),
+        )
     for name, split in record["splits"].items():
         print(f"{name}: {split['questions']:,} questions, {split['images']:,} images, {split['boxes']:,} boxes")
     print(f"prepared {options.name} in {options.out}")

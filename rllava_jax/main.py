@@ -8,11 +8,13 @@ Run the same command again after an interruption to resume from the last checkpo
 A configuration with stages is trained stage by stage, each in DIR/STAGE; the same command resumes the stage that was
 interrupted. There `--config.SECTION.FIELD=VALUE` holds for all, `--config.stages.NAME.SECTION.FIELD=VALUE` for one.
 
-Exit codes: 0 done; 2 an error that you can fix; 3 stopped by a bad step; 75 interrupted, and saved; 76 lost another
-host. After 75 and 76 run the same command again. SIGTERM or Ctrl-C once stops at the next step; twice, at once.
+Exit codes: 0 done; 2 an error that you can fix; 3 stopped by a bad step; 74 the disk is full, read-only or failing; 75
+interrupted, and saved; 76 lost another host. After 75 and 76, and after making room, run the same command again.
+SIGTERM or Ctrl-C once stops at the next step; twice, at once.
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import sys
@@ -28,6 +30,7 @@ from data_pipelines.core.command_line import Parser, above_zero, run_command, wh
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint.manager import Checkpoints
+from rllava_jax.checkpoint.provenance import owned
 from rllava_jax.config import Config, Curriculum
 from rllava_jax.config.loading import OVERRIDE_PREFIX, load, stage_names
 from rllava_jax.evaluation.run import check_best_metric, evaluate_run
@@ -63,12 +66,14 @@ def _work(options: argparse.Namespace) -> None:
         with interruption.nothing_to_save():
             hosts.join()
         work = functools.partial(run, interruption=interruption, command=options.command)
-        if isinstance(loaded, Curriculum):
-            if options.mode == "train":
-                return run_stages(loaded, workdir, work)
-            loaded, workdir = stage_to_evaluate(loaded, workdir, options.stage)
-        keep_compiled(loaded, workdir)
-        work(loaded, workdir, training=options.mode == "train", which=options.step)
+        # An evaluation may take place beside a run: its files appear whole.
+        with owned(workdir) if options.mode == "train" else contextlib.nullcontext():
+            if isinstance(loaded, Curriculum):
+                if options.mode == "train":
+                    return run_stages(loaded, workdir, work)
+                loaded, workdir = stage_to_evaluate(loaded, workdir, options.stage)
+            keep_compiled(loaded, workdir)
+            work(loaded, workdir, training=options.mode == "train", which=options.step)
 
 
 def run(

@@ -22,6 +22,7 @@ from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, run_command, whole
 from data_pipelines.core.errors import InvalidOption, MissingFile, OptionConflict
 from data_pipelines.core.paths import local_path, path_of
+from data_pipelines.core.sole_writer import LOCK_FILE, sole_writer
 from data_pipelines.images.reading import size_of
 from data_pipelines.images.windows import AUTO, window_of
 from data_pipelines.sources.registry import DRAWN
@@ -67,6 +68,14 @@ def _run(options: argparse.Namespace) -> None:
     if options.data and options.data != boxes.header["source"]:
         raise OptionConflict(f"--data {options.data}: the boxes are of {boxes.header['source']!r}; leave it out")
     out = local_path(options.out, what="--out")
+    with sole_writer(out / LOCK_FILE, what=f"--out {out}"):
+        _measure(options, boxes, out)
+        if path.resolve() != (out / BOXES_FILE).resolve():
+            write_atomically(out / BOXES_FILE, boxes_file.plain_bytes(path))
+    _score_folder(out, out / BOXES_FILE, out, options)
+
+
+def _measure(options: argparse.Namespace, boxes: boxes_file.BoxesFile, out: Path) -> None:
     if options.adapter:
         models.measure(
             models.function_named(options.adapter), boxes, images.images_of(boxes, options.root), name=options.adapter,
@@ -80,9 +89,6 @@ def _run(options: argparse.Namespace) -> None:
             model={"checkpoint": str(stored.folder), "step": stored.step}, batch_size=options.batch_size or 64,
             most_questions=options.questions, out=out,
         )  # fmt: skip
-    if path.resolve() != (out / BOXES_FILE).resolve():
-        write_atomically(out / BOXES_FILE, boxes_file.plain_bytes(path))
-    _score_folder(out, out / BOXES_FILE, out, options)
 
 
 def _score(options: argparse.Namespace) -> None:

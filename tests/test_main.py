@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from data_pipelines.core.sole_writer import LOCK_FILE, sole_writer
 from rllava_jax import main as entry
 from rllava_jax.config.loading import load
 from rllava_jax.config.stored import to_json
@@ -192,7 +193,8 @@ def test_evaluating_a_finished_run_gives_the_same_numbers(finished_run, command_
     workdir = tmp_path / "copy"
     shutil.copytree(finished_run, workdir)
     shutil.rmtree(workdir / "eval")
-    status, _, err = command_line.run(command_line.main(workdir, "--mode", "evaluate"))
+    with sole_writer(workdir / LOCK_FILE, what="a run that trains there"):
+        status, _, err = command_line.run(command_line.main(workdir, "--mode", "evaluate"))
     assert status == 0, err
     for file in ("metrics.json", "predictions.jsonl"):
         same = f"eval/{STEPS}/{file}"

@@ -1,5 +1,6 @@
 """What makes a result reproducible, written into the workdir and into every checkpoint."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import jax
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed, parsing
 from data_pipelines.core.paths import require_bucket
+from data_pipelines.core.sole_writer import LOCK_FILE, sole_writer
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, Effect, MixPart
 from data_pipelines.text.tokenizer import Tokenizer
@@ -72,6 +74,24 @@ def describe(config: Config, start: StartedFrom | None = None) -> dict[str, Any]
     }
 
 
+def owned(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the workdir for this run alone, all of whose hosts count as one: the first of them has the lock.
+
+    Raises:
+      ConfigError: it is a file, cannot be written, or its bucket cannot be opened. InUse: another run writes there.
+    """
+    _require_folder(workdir)
+    if jax.process_index():
+        return contextlib.nullcontext()
+    return sole_writer(workdir / LOCK_FILE, what=f"--workdir {workdir}")
+
+
+def _require_folder(workdir: Path) -> None:
+    require_bucket(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir {workdir}: is a file; give a folder", code="file.not-a-folder")
+
+
 def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) -> bool:
     """Whether the workdir already holds a run, which must be of this very configuration.
 
@@ -82,9 +102,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
       ConfigError: it holds a run of another configuration; the differing fields are named. Or its bucket cannot be
         opened.
     """
-    require_bucket(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir {workdir}: is a file; give a folder", code="file.not-a-folder")
+    _require_folder(workdir)
     path = workdir / "config.json"
     if not path.exists():
         if workdir.exists() and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
