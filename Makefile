@@ -64,11 +64,12 @@ $(VENV)/.runtime-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@env -u PYTHONDONTWRITEBYTECODE $(VENV_PYTHON) -c 'import rllava_jax.main'
 	@touch $@
 
-$(VENV)/.test-installed: $(VENV)/.runtime-installed tests/transformers-4.57.txt tests/libtpu.txt
+$(VENV)/.test-installed: $(VENV)/.runtime-installed tests/transformers-4.57.txt tests/transformers-5.24.txt \
+		tests/libtpu.txt
 	$(INSTALL) -e '.[test]'
-	rm -rf $(VENV)/transformers-4.57
-	$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile --no-deps --target $(VENV)/transformers-4.57 \
-		-r tests/transformers-4.57.txt
+	for version in 4.57 5.24; do rm -rf $(VENV)/transformers-$$version && \
+		$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile --no-deps \
+		--target $(VENV)/transformers-$$version -r tests/transformers-$$version.txt || exit 1; done
 	rm -rf $(VENV)/libtpu
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check --no-compile --no-deps --target $(VENV)/libtpu -r tests/libtpu.txt
 	@touch $@

@@ -1,13 +1,14 @@
-"""An exported folder with regions, in two versions of transformers: the same arrays, logits and tokens as here."""
+"""An exported folder with regions, in three versions of transformers: the same arrays, logits and tokens as here."""
 
 import pickle
+import warnings
 
 import ask_exported
 import numpy as np
 import pytest
 import torch
 from golden_model import assert_close
-from other_transformers import run_with_transformers_457
+from other_transformers import run_with_transformers
 from remote_code_folders import export, project_answers, project_arrays, questions, tiny_config
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -58,16 +59,19 @@ def ours(model, project):
     return project(model[0].folder.name)
 
 
-@pytest.fixture(scope="module", params=["5.23", "4.57"])
+@pytest.fixture(scope="module", params=["5.23", "4.57", "5.24"])
 def theirs(request, model, tmp_path_factory):
     """What `ask_exported` found in one version of transformers."""
     exported, asked = model
     given = [(question.image, question.text, list(question.regions)) for question in asked], SUFFIXES
     if request.param == "5.23":
-        return ask_exported.answers_of(exported.folder, *given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            return ask_exported.answers_of(exported.folder, *given)
     folder = tmp_path_factory.mktemp("asked")
     (folder / "questions.pkl").write_bytes(pickle.dumps(given))
-    run_with_transformers_457(ask_exported.__file__, exported.folder, folder / "questions.pkl", folder / "answers.pkl")
+    files = folder / "questions.pkl", folder / "answers.pkl"
+    run_with_transformers(request.param, ask_exported.__file__, exported.folder, *files)
     return pickle.loads((folder / "answers.pkl").read_bytes())
 
 

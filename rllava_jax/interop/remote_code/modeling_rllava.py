@@ -8,6 +8,7 @@ region and encoder, C side of a crop, G its patches on a side, W width of the vi
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ try:  # transformers 5
 except ImportError:  # transformers 4 goes by "paligemma" in the names of a class and its parents
     register_checkpoint_conversion_mapping = None
 
+# From 5.24 on it is called cache, and to hand on the older name beside it is warned of.
+_CACHE = (
+    "cache" if "cache" in inspect.signature(PaliGemmaForConditionalGeneration.forward).parameters else "past_key_values"
+)
 _REGION_INPUTS = ("regions", "region_valid", "region_pixels", "region_crop_coverage", "region_align_coverage")
 
 
@@ -68,6 +73,7 @@ class RllavaPaliGemmaForConditionalGeneration(PaliGemmaForConditionalGeneration)
         region_pixels: torch.FloatTensor | None = None,
         region_crop_coverage: torch.FloatTensor | None = None,
         region_align_coverage: torch.FloatTensor | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """PaliGemma's forward pass; it reads the regions together with `pixel_values`.
@@ -75,6 +81,7 @@ class RllavaPaliGemmaForConditionalGeneration(PaliGemmaForConditionalGeneration)
         Other arguments are PaliGemma's.
 
         Args:
+          past_key_values, cache: the same, by its older and its newer name in transformers.
           token_type_ids: 0 on image, regions, question and newline, which see one another whole; 1 on the answer.
           regions: float32 [B, R, 4], boxes (y0, x0, y1, x1), normalised to the image.
           region_valid: bool [B, R], which slots hold a region.
@@ -94,12 +101,12 @@ class RllavaPaliGemmaForConditionalGeneration(PaliGemmaForConditionalGeneration)
             pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             token_type_ids=token_type_ids,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **{_CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )
 
