@@ -18,6 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.core.signals import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()
+
 from tqdm import tqdm
 
 from data_pipelines.core.atomic_files import write_atomically

@@ -17,6 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.core.signals import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()
+
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.command_line import Parser, made_folder, run_command, whole, words
 from data_pipelines.images.reading import image_file

@@ -17,9 +17,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.core.signals import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()
+
 from data_pipelines.core.command_line import Parser, real, run_command, whole, words
 from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
 from data_pipelines.core.sole_writer import sole_writer
+from data_pipelines.core.storage import StorageFailure, storage_failure
 from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
@@ -49,6 +55,9 @@ def _work(options: argparse.Namespace) -> None:
         raise MissingPackage(f"{error.name} is not installed; pip install 'rllava-jax[data]'") from None
     except OSError as error:
         # Without the file's name: of some data sets it holds a patient's number.
+        failure = storage_failure(error, f"--out {options.out}")
+        if isinstance(failure, StorageFailure):
+            raise failure from None
         reason = error.strerror or type(error).__name__
         raise UnreadableFile(f"a file cannot be read or written ({reason})") from None
 

@@ -12,6 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.compare")
+
 from PIL import Image
 
 from data_pipelines.core.atomic_files import write_atomically

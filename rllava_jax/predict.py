@@ -20,6 +20,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.predict")
+
 from data_pipelines.conditions import DETECTED
 from data_pipelines.core.command_line import Parser, run_command, whole
 from data_pipelines.core.errors import ConfigError, ImageError, InvalidOption, MissingOption, OptionConflict

@@ -15,6 +15,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from rllava_jax.runtime import process_memory
+
+if __name__ == "__main__":
+    process_memory.start("rllava_jax.scaling")
+
 import numpy as np
 
 from data_pipelines.core.atomic_files import write_atomically

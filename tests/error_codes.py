@@ -16,9 +16,10 @@ PAGE = ROOT / "docs" / "ERRORS.md"
 _BASE = "UserError"
 _INTRODUCTION = """# Error codes
 
-A command that ends with exit code 2 prints one line, `error: LINE [code]`. The line names the file, the field, the
-value and the fix, and may be reworded at any time. The code is stable; in Python it is the `code` of the exception, all
-of which are `UserError` (`data_pipelines/core/errors.py`). Written by `python tests/error_codes.py --write`.
+A command that ends with exit code 2, or with 74 where a disk takes no more, prints one line, `error: LINE [code]`. The
+line names the file, the field, the value and the fix, and may be reworded at any time. The code is stable; in Python it
+is the `code` of the exception, all of which are `UserError` (`data_pipelines/core/errors.py`). Written by
+`python tests/error_codes.py --write`.
 
 | code | raised in |
 |---|---|

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_pipelines.core.errors import ConfigError, FileExists
 from data_pipelines.core.paths import is_remote
+from data_pipelines.core.storage import writing
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -20,13 +21,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(partial, "wb") as file:
+        with writing(path), open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a mount that became read-only; what failed before says so
+            partial.unlink(missing_ok=True)
 
 
 def check_destination(destination: Path, *, source: Path, overwrite: bool, ours: Callable[[Path], bool]) -> None:

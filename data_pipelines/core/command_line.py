@@ -21,10 +21,13 @@ from typing import Any, NoReturn, TypeVar
 
 from data_pipelines.core import exit_codes
 from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
+from data_pipelines.core.signals import raising_on_ctrl_c
+from data_pipelines.core.storage import SaidOnce, storage_failure
 
 # How much libraries may say. Orbax warns through absl at each save without validation figures, which is how most
 # checkpoints are meant to be. What a failed read or log-in leaves behind in the last three, our own line says once.
 _LIBRARIES = {"absl": logging.ERROR, "asyncio": logging.CRITICAL, "google": logging.CRITICAL, "gcsfs": logging.CRITICAL}
+_SAID_ONCE = SaidOnce()
 _OWN = ("rllava_jax", "data_pipelines", "__main__")
 
 T = TypeVar("T")
@@ -132,11 +135,13 @@ def run_command(
         options = parser.parse_args(arguments)
         options.command = shlex.join([*parser.prog.split(), *arguments])
         set_up_logging(level)
-        return work(options) or exit_codes.DONE
+        with raising_on_ctrl_c():
+            return work(options) or exit_codes.DONE
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         return exit_codes.CTRL_C
-    except BaseException as error:
+    except BaseException as raised:
+        error = storage_failure(raised) or raised
         code: int | None = getattr(error, "exit_code", None)
         if code is None:
             raise
@@ -159,6 +164,7 @@ def set_up_logging(level: int, libraries: Mapping[str, int] = _LIBRARIES) -> Non
         logging.getLogger(name).setLevel(level)
     for name, least in libraries.items():
         logging.getLogger(name).setLevel(least)
+        logging.getLogger(name).addFilter(_SAID_ONCE)
 
 
 def whole(least: int = 0, most: int | None = None) -> Callable[[str], int]:

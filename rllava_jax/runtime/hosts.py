@@ -52,6 +52,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data_pipelines.core import exit_codes
 from data_pipelines.core.command_line import last_line
 from data_pipelines.core.errors import ConfigError, reason_of
+from data_pipelines.core.storage import storage_failure
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def shared_failures() -> Iterator[None]:
     try:
         yield
     except BaseException as raised:
-        error: Any = raised
+        error: Any = storage_failure(raised) or raised
         expected = hasattr(error, "exit_code")
         passes = getattr(error, "on_all_hosts", False) or not (expected or isinstance(error, Exception))
         if not several() or passes:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Self
 
 from data_pipelines.core import exit_codes
+from data_pipelines.core.signals import raised_again, send
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self._asked: float | None = None
-        self._raised = False
+        self._raised = self._said = False
+        self._repeats = 0  # signals that are on the way again, see `signals.raised_again`
         self._nothing_to_save = False
         self._deferred = False
         self._end = contextlib.ExitStack()
@@ -99,6 +101,7 @@ class Interruption:
             self._end.callback(written.close)  # ends the thread
             for number in _SIGNALS:
                 self._end.callback(signal.signal, number, signal.signal(number, self._raise))
+            self._end.enter_context(raised_again(Interrupted, self._again))
             before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
             self._end.callback(signal.set_wakeup_fd, before)
             threading.Thread(target=self._listen, name="signals", daemon=True).start()
@@ -115,18 +118,25 @@ class Interruption:
             self._raised = True
             raise Interrupted
 
+    def _again(self) -> None:
+        self._raised, self._repeats = False, self._repeats + 1
+        send(signal.SIGTERM)
+
     def _listen(self) -> None:
         with self._heard:
             while received := self._heard.recv(1):
                 number = received[0]
                 if number not in _SIGNALS:
                     continue
+                if self._repeats:
+                    self._repeats -= 1
+                    continue
                 if self._nothing_to_save:
                     logger.warning("%s: ending; there is nothing to save yet", signal.Signals(number).name)
                     os._exit(exit_codes.INTERRUPTED)
-                if self._asked is None:
-                    self._asked = time.monotonic()
+                if not self._said:
+                    self._said, self._asked = True, self._asked or time.monotonic()
                     logger.warning("%s: stopping; once more ends at once", signal.Signals(number).name)
-                elif time.monotonic() - self._asked > _REPEATED_SECONDS:
+                elif time.monotonic() - (self._asked or 0.0) > _REPEATED_SECONDS:
                     logger.warning("%s again: ending at once", signal.Signals(number).name)
                     os._exit(128 + number)

@@ -9,9 +9,13 @@ touch, on one core, in every step: without that a training step of a small model
 import importlib.util
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+
+from data_pipelines.core import exit_codes
+from data_pipelines.core.signals import end_at_once
 
 # The program that trains, and so runs many steps: the only one that starts itself again.
 TRAINING = "rllava_jax.main"
@@ -32,10 +36,16 @@ _CHOSEN = ("GLIBC_TUNABLES", "LD_PRELOAD")  # where a user has set either, or MA
 def start(program: str) -> None:
     """The first step of a process that runs the module `program`, before JAX is imported.
 
+    From here on Ctrl-C ends it in one line, also while it imports.
     Conversion needs no accelerator, and must not claim one that a training run beside it uses: it runs on the CPU.
     Of programs that run many batches: sets the share of a GPU. Of training: on a CPU starts the process again, with the
     same number and arguments, where that keeps freed memory.
     """
+    if program == TRAINING:
+        said = "interrupted; run the same command again to resume"
+        end_at_once(signal.SIGINT, signal.SIGTERM, line=said, code=exit_codes.INTERRUPTED)
+    else:
+        end_at_once(signal.SIGINT)
     if program == "rllava_jax.convert":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if program in (TRAINING, *_EVALUATING):

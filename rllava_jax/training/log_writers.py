@@ -5,6 +5,8 @@ import json
 import logging
 import math
 import re
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +14,11 @@ from typing import Any, Protocol
 from data_pipelines.core.atomic_files import write_atomically
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.core.paths import absolute
+from data_pipelines.core.storage import writing
 
 logger = logging.getLogger(__name__)
+
+_FLUSH_EVERY = 30.0  # seconds
 
 # A step, and figures by name. One that is `bad` names the examples of a step whose update was not applied.
 Row = Mapping[str, Any]
@@ -39,41 +44,66 @@ class JsonLines(Writer):
     def __init__(self, path: Path, *, first_step: int):
         """Opens the file to append to it, without its rows after `first_step`."""
         _keep_until(path, first_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
         """Writes a row; JSON has no word for what is not finite, which becomes null."""
         finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with writing(self._path):
+            self._file.close()
 
 
 class TensorBoard(Writer):
-    """Event files of the rows' figures."""
+    """An event file of the rows' figures.
+
+    Written in this thread: where the disk is full, tensorboardX's own dies, and the run would wait for it for ever.
+    """
 
     def __init__(self, folder: Path, *, first_step: int):
         # Imports PyTorch where it is installed, which takes seconds: only what writes such files waits for that.
-        from tensorboardX import SummaryWriter
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._board = SummaryWriter(str(folder), purge_step=first_step + 1)
+        self._folder, self._flushed = folder, time.monotonic()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"))
+        self._write(Event(file_version="brain.Event:2"))
+        # Hides what a run that was killed wrote beyond its last checkpoint.
+        self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, row: Row) -> None:
         """Adds a scalar for every figure."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for name, value in _figures(row).items():
             # TensorBoard allows none of these in a name.
-            self._board.add_scalar(re.sub("[=:@]", "_", name), value, row["step"])
+            self._write(Event(step=row["step"], summary=scalar(re.sub("[=:@]", "_", name), value)))
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            self.flush()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with writing(self._folder):
+            self._file.write(event.SerializeToString())
 
     def flush(self) -> None:
         """Writes what is buffered."""
-        self._board.flush()
+        self._flushed = time.monotonic()
+        with writing(self._folder):
+            self._file.flush()
 
     def close(self) -> None:
-        """Closes the files."""
-        self._board.close()
+        """Closes the file."""
+        with writing(self._folder):
+            self._file.close()
 
 
 class WeightsAndBiases(Writer):

@@ -131,10 +131,11 @@ class TrainingLog:
     def __exit__(self, *_: object) -> None:
         self._watchdog.__exit__()
         self._bar.close()
-        for writer in (*self._writers, *([self._examples] if self._examples else ())):
-            writer.close()
-        if self._growing is not None:
-            self._growing.close()
+        with contextlib.ExitStack() as closed:  # each, also where the disk is full and another's end fails for it
+            if self._growing is not None:
+                closed.callback(self._growing.close)
+            for writer in (*self._writers, *([self._examples] if self._examples else ())):
+                closed.callback(writer.close)
 
     def sync(self) -> None:
         """Returns when what was logged would survive this machine; a local folder does as it is."""

@@ -94,6 +94,7 @@ def train(
         outcomes, asked = Outcomes(config, log, setup.names), hosts.OnAnyHost()
         if first and length.validates(first) and not checkpoints.has_figures(first):
             _validate(setup, checkpoints, interruption, log, first, state)
+        running.callback(data.close)  # however the run ends: threads that still read would crash the interpreter's end
         data.start_prefetch()
         try:
             for step in range(first + 1, length.steps + 1):
@@ -132,7 +133,6 @@ def train(
             raise
         with log.phase("checkpoint"):
             checkpoints.wait()
-        data.close()
         if step < length.steps:
             logger.warning("interrupted after step %d of %d, which is saved", step, length.steps)
             raise Interrupted(step)
