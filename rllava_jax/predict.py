@@ -33,6 +33,7 @@ from data_pipelines.images.scan_parts import split_part
 from data_pipelines.images.windows import PRESETS, window_of
 from data_pipelines.records import Task
 from data_pipelines.sources.reading_options import add_reading_options
+from rllava_jax.config.schema import MOST_NEW_TOKENS
 from rllava_jax.inference.calibration import COMMAND, Stop
 from rllava_jax.inference.decode import Sampling
 from rllava_jax.inference.predictor import Predicted, Predictor
@@ -196,7 +197,12 @@ def _parser() -> Parser:
     add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=float, default=1.0, help="nucleus sampling, with a temperature above 0")
     add("--seed", type=int, default=0, help="of sampling")
-    add("--max-new-tokens", type=whole(1), metavar="N", help="longest answer in tokens (default: the run's)")
+    add(
+        "--max-new-tokens",
+        type=whole(1, MOST_NEW_TOKENS),
+        metavar="N",
+        help="longest answer in tokens (default: the run's)",
+    )
     add(
         "--risk", type=float, metavar="R",
         help='withhold unsure answers ("not sure"), so that at most this share, e.g. 0.1, of those given is wrong; by '

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from data_pipelines.core import exit_codes
 from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
 from data_pipelines.core.signals import raising_on_ctrl_c
-from data_pipelines.core.storage import SaidOnce, storage_failure
+from data_pipelines.core.storage import SaidOnce, storage_failure, without_leftovers
 
 # How much libraries may say. Orbax warns through absl at each save without validation figures, which is how most
 # checkpoints are meant to be. What a failed read or log-in leaves behind in the last three, our own line says once.
@@ -135,7 +135,7 @@ def run_command(
         options = parser.parse_args(arguments)
         options.command = shlex.join([*parser.prog.split(), *arguments])
         set_up_logging(level)
-        with raising_on_ctrl_c():
+        with raising_on_ctrl_c(), without_leftovers():
             return work(options) or exit_codes.DONE
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)

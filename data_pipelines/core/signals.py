@@ -70,11 +70,12 @@ def raised_again(kind: type[BaseException], again: Callable[[], None]) -> Iterat
     Args:
       again: what has the signal sent once more, a moment later.
     """
-    before = sys.unraisablehook
+    before, on_the_way = sys.unraisablehook, list[threading.Timer]()
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, kind):
-            threading.Timer(_AGAIN_SECONDS, again).start()
+            on_the_way.append(threading.Timer(_AGAIN_SECONDS, again))
+            on_the_way[-1].start()
         else:
             before(unraisable)
 
@@ -83,3 +84,5 @@ def raised_again(kind: type[BaseException], again: Callable[[], None]) -> Iterat
         yield
     finally:
         sys.unraisablehook = before
+        for timer in on_the_way:
+            timer.cancel()

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 from data_pipelines.core import exit_codes
@@ -97,6 +98,25 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         error.filename = os.fspath(path)
         raise
+
+
+@contextlib.contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Within it nothing is printed of writes that were under way when another one failed, which is raised.
+
+    TensorStore tells each of them to Orbax's event loop, which the first failure has closed.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class SaidOnce(logging.Filter):

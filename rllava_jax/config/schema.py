@@ -46,6 +46,9 @@ LoraTarget = Literal[
     "vision.q", "vision.k", "vision.v", "vision.o", "vision.fc1", "vision.fc2", "head",
 ]  # fmt: skip
 
+# Gemma's context; room for every token is taken before the first is decoded.
+MOST_NEW_TOKENS = 8192
+
 
 def _pattern(text: str) -> str:
     try:
@@ -285,7 +288,7 @@ class EvaluationConfig(Settings):
     families: Annotated[tuple[FamilyName, ...], Distinct, NotEmpty] = FAMILIES[:-1]  # all but caption
     wrong_kinds: Annotated[tuple[WrongKind, ...], Distinct] = ("shifted", "scaled", "another", "mirrored", "random")
     batch_size: PositiveInt = 64
-    max_new_tokens: PositiveInt = 24
+    max_new_tokens: Annotated[PositiveInt, Field(le=MOST_NEW_TOKENS)] = 24
     max_examples: NonNegativeInt = 0
     during_examples: PositiveInt = 200
     bootstrap: NonNegativeInt = 1000

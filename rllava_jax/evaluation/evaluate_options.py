@@ -7,6 +7,7 @@ from data_pipelines.core.command_line import Parser, above_zero, whole
 from data_pipelines.generation.options import add_endpoint
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import SOURCES
+from rllava_jax.config.schema import MOST_NEW_TOKENS
 from rllava_jax.evaluation.protocols import registry
 
 LEVELS = (1, 3, 5)  # of the corruptions that --controls adds
@@ -109,8 +110,9 @@ def _add_checkpoint_options(parser: Parser) -> None:
         "--batch-size", type=whole(1), metavar="N", help="questions at a time, over all devices (default: the run's)"
     )
     group.add_argument(
-        "--max-new-tokens", type=whole(1), metavar="N", help="longest answer in tokens (default: the run's)"
-    )
+        "--max-new-tokens", type=whole(1, MOST_NEW_TOKENS), metavar="N",
+        help="longest answer in tokens (default: the run's)",
+    )  # fmt: skip
     group.add_argument(
         "--sampled-runs", type=whole(1), metavar="N",
         help="also answer N times at random, for scores of consistency; written to sampled.jsonl",

@@ -26,6 +26,7 @@ from data_pipelines.settings import BoxUnit, Orientation
 from rllava_jax.checkpoint.manager import Checkpoints
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
 from rllava_jax.config import Config, MeshConfig
+from rllava_jax.config.schema import MOST_NEW_TOKENS
 from rllava_jax.inference.calibration import Calibration, calibration_of
 from rllava_jax.inference.decode import GREEDY, Sampling
 from rllava_jax.inference.generator import Generator
@@ -101,8 +102,11 @@ class Predictor:
 
         Raises:
           CheckpointError: there is none, or it cannot be read.
+          ConfigError: more new tokens than a decoder has room for.
           DataError: no such window.
         """
+        if new_tokens is not None and not 0 < new_tokens <= MOST_NEW_TOKENS:
+            raise InvalidOption(f"new_tokens: {new_tokens} is invalid; write a number from 1 to {MOST_NEW_TOKENS}")
         opened = path if isinstance(path, OpenedCheckpoint) else OpenedCheckpoint.open(path, step)
         config, tokenizer, stored = opened.config, opened.tokenizer, opened.shapes
         keep_compiled_of(config, opened.workdir)
