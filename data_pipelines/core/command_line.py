@@ -13,13 +13,16 @@ import argparse
 import contextlib
 import logging
 import math
+import os
 import shlex
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from data_pipelines.core import exit_codes
+from data_pipelines.core.data_root import NoPlainFile
 from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
 from data_pipelines.core.signals import raising_on_ctrl_c
 from data_pipelines.core.storage import SaidOnce, storage_failure, without_leftovers
@@ -78,6 +81,7 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
           ConfigError: an option is missing, unknown, of another type, or given where nothing reads it.
+          NoPlainFile: an option names a pipe, a device or a socket.
         """
         arguments = list(sys.argv[1:] if args is None else args)
         overrides = [argument for argument in arguments if self._overrides and argument.startswith(self._overrides)]
@@ -85,7 +89,17 @@ class Parser(argparse.ArgumentParser):
         options.overrides = overrides
         if not rest:
             self._check_conditions(options)
+            self._check_files(options)
         return options, rest
+
+    def _check_files(self, options: argparse.Namespace) -> None:
+        """Refuses pipes, devices and sockets under every option: who opens one may wait or read for ever."""
+        for name, value in vars(options).items():
+            for said in value if isinstance(value, list | tuple) else (value,):
+                path = str(said).partition("=")[2] if name == "overrides" else said
+                if isinstance(path, str | Path) and path and not _is_plain(path):
+                    option = said if name == "overrides" else f"--{name.replace('_', '-')} {said}"
+                    raise NoPlainFile(f"{option}: is a pipe, a device or a socket; write it to a file, and name that")
 
     def _check_conditions(self, options: argparse.Namespace) -> None:
         for option, conditions in self._conditions.items():
@@ -106,6 +120,15 @@ class Parser(argparse.ArgumentParser):
         """Raises the ConfigError of a fault that argparse found."""
         code = next((code for words, code in _FAULTS.items() if words in message), "option.invalid-value")
         raise ConfigError(" ".join(message.removeprefix("argument ").split()), code=code)
+
+
+def _is_plain(path: str | Path) -> bool:
+    """Whether it is a file, a folder, or nothing that is there."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # perhaps no path at all
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _name(option: str) -> str:
