@@ -1,6 +1,7 @@
 """An interrupted run goes on exactly: the same losses, parameters and examples, here and on other devices."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from expected_errors import assert_refused
 from resumed_runs import BATCH, LIGHT, STEPS, checkpoints, examples, losses, rows, wait_for_step
 
 from data_pipelines.core import exit_codes
@@ -55,12 +57,19 @@ def test_sigterm_saves_the_step_and_exits_with_75(interrupted_run):
     assert "interrupted; run the same command again to resume" in err.splitlines()
 
 
-def test_on_the_same_devices_the_resumed_run_is_the_same_bit_for_bit(
+def test_on_the_same_devices_the_resumed_run_is_the_same_bit_for_bit_also_after_a_full_disk(
     interrupted_run, finished_run, command_line, tmp_path
 ):
     workdir = tmp_path / "run"
     shutil.copytree(interrupted_run[0], workdir)
-    before = compiled(command_line.config)
+    before, saved = compiled(command_line.config), checkpoints(workdir)
+    full = command_line.start(command_line.main(workdir, *LIGHT), **OWN_CACHE)
+    resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))  # no room for a checkpoint
+    _, err = full.communicate(timeout=240)
+    assert full.returncode == exit_codes.STORAGE, err
+    assert_refused(err, "storage.full", f"{workdir}/checkpoints/")
+    assert "Traceback" not in err
+    assert checkpoints(workdir) == saved
     status, _, err = command_line.run(command_line.main(workdir, *LIGHT), **OWN_CACHE)
     assert status == 0, err
     np.testing.assert_array_equal(losses(workdir), losses(finished_run))

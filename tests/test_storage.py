@@ -117,11 +117,11 @@ def files_of_at_most(size):
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_a_checkpoint_that_finds_no_room_leaves_the_one_before_and_can_be_saved_later(tmp_path, capfd):
+def test_a_checkpoint_that_finds_no_room_leaves_the_one_before_and_can_be_saved_later(tmp_path, capsys):
     assert saved(tmp_path, [4], keep_last=1) == [4]
-    with files_of_at_most(64):
+    with files_of_at_most(8192):  # its small files fit, and its arrays do not
         assert run_command(Parser(prog="any"), lambda _: saved(tmp_path, [8], keep_last=1) and None, []) == 74
-    assert_refused(capfd.readouterr().err, "storage.full", str(tmp_path / "8"))
+    assert_refused(capsys.readouterr().err, "storage.full", str(tmp_path / "8"))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         params = checkpoints.restore_params(4, abstract(arrays(4, make_mesh(MeshConfig(1, 8)))[0]))
     assert_same(params, arrays(4, make_mesh(MeshConfig(1, 8)))[0])

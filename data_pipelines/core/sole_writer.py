@@ -68,7 +68,7 @@ def sole_writer(lock: Path, *, what: str) -> Iterator[None]:
             held.take()
         except OSError as error:
             raise UnwritableFile(
-                f"{what}: cannot be written ({error.strerror or error}); name a folder that you may write"
+                f"{what}: cannot be made or written ({error.strerror or error}); name a folder that you may write"
             ) from None
         ended = threading.Event()
         beating = threading.Thread(target=_beats, args=(held, ended), name="lock", daemon=True)
