@@ -90,7 +90,7 @@ class _Lock:
 
     def __init__(self, path: Path, what: str):
         self.path, self.what = path, what
-        self.record = {
+        self.record: dict[str, Any] = {
             "host": socket.gethostname(),
             "process": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
