@@ -32,6 +32,9 @@ Orientation = Literal["", "stored", "applied"]
 T = TypeVar("T")
 
 
+LONGEST_TEXT = 8192  # tokens of a text or an answer: the context of Gemma 1 and 2
+
+
 class Effect(enum.Enum):
     """What a setting has an effect on, declared in its annotation; one without a mark has an effect on the parameters.
 
@@ -273,7 +276,7 @@ class DataConfig(Settings):
     window: str = "auto"
     boxes: BoxUnit = ""
     orientation: Orientation = ""
-    text_length: PositiveInt = 40
+    text_length: Annotated[PositiveInt, Field(le=LONGEST_TEXT)] = 40
     workers: Annotated[NonNegativeInt, Effect.NOTHING] = 0
     threads: Annotated[PositiveInt, Effect.NOTHING] = 2
     prefetch: Annotated[PositiveInt, Effect.NOTHING] = 2

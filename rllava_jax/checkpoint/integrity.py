@@ -6,13 +6,17 @@ An odd factor is invertible, so a single changed bit always changes the sum, and
 such option: zarr 3 as it writes it checks only its index, OCDBT only its tree, and zstd is told to store no checksum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, UInt32
 
+# Knuth's multiplicative hash spreads the places; 2 n + 1 is odd and differs for all n below 2^31.
+_SPREAD = 2654435761
+_PIECE = 2**20  # words that are summed at once on the host
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -41,5 +45,23 @@ def _sum(x: Array) -> UInt32[Array, ""]:
     place = jnp.zeros(x.shape, jnp.uint32)
     for axis, size in enumerate(x.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # Knuth's multiplicative hash spreads the places; 2 n + 1 is odd and differs for all n below 2^31.
-    return jnp.sum(words * (jnp.uint32(2654435761) * (2 * place + 1)), dtype=jnp.uint32)
+    return jnp.sum(words * (jnp.uint32(_SPREAD) * (2 * place + 1)), dtype=jnp.uint32)
+
+
+def key_of(parameter: str) -> str:
+    """The name under which a checkpoint's `checksums.json` has the sum of a parameter."""
+    return jax.tree_util.keystr((jax.tree_util.DictKey("params"), jax.tree_util.DictKey(parameter)))
+
+
+def summed(blocks: Iterable[np.ndarray], into: dict[str, int], name: str) -> Iterator[np.ndarray]:
+    """Yields blocks, an array's rows in order, and then puts the array's sum into `into`, as `checksums` has it."""
+    total, place = 0, 0
+    for block in blocks:
+        words = np.ascontiguousarray(block).reshape(-1).view(np.dtype(f"u{block.dtype.itemsize}"))
+        for start in range(0, len(words), _PIECE):
+            piece = words[start : start + _PIECE].astype(np.uint32)
+            places = (np.arange(len(piece), dtype=np.uint64) + place).astype(np.uint32)
+            total += int(np.sum(piece * (np.uint32(_SPREAD) * (2 * places + 1)), dtype=np.uint32))
+            place += len(piece)
+        yield block
+    into[name] = total % 2**32

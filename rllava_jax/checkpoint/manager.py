@@ -7,15 +7,16 @@
     checkpoints/STEP/assets      config.json, the tokenizer's file, preprocessing.json: prediction needs nothing else;
                                  their checksums in SHA256SUMS
 
-An imported model has params and assets only. A checkpoint is written beside its place and renamed, so that a kill at
-any moment leaves the earlier ones whole; in a bucket, which cannot rename, one is whole when its commit_success.txt
-stands, which is written last. One that turns out to be damaged is set aside as STEP.damaged, never deleted.
+An imported model has params, checksums and assets only. A checkpoint is written beside its place and renamed, so that
+a kill at any moment leaves the earlier ones whole; in a bucket, which cannot rename, one is whole when its
+commit_success.txt stands, which is written last. One that turns out to be damaged is set aside as STEP.damaged, never
+deleted.
 """
 
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -260,21 +261,32 @@ class Checkpoints:
 
     def restore_params(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters alone. Raises as `restore`."""
-        target = dict(abstract)
+        stored = self.shapes(step)
+        kept = {n: shape for n, shape in abstract.items() if n not in stored or shape.dtype == stored[n].dtype}
+        params = self._verified(step, kept, others=abstract.keys() - kept.keys())
+        # One that is read into another type would have other bits: it is verified first, and cast one at a time.
+        for name in abstract.keys() - kept.keys() if len(kept) < len(abstract) else ():
+            wanted = abstract[name]
+            target = jax.ShapeDtypeStruct(wanted.shape, stored[name].dtype, sharding=wanted.sharding)
+            read = self._verified(step, {name: target}, others=abstract.keys() - {name})
+            cast = jax.jit(lambda x, dtype=wanted.dtype: x.astype(dtype), out_shardings=wanted.sharding)
+            params[name] = cast(read[name])
+        return {name: params[name] for name in abstract}
+
+    def _verified(self, step: int, target: Mapping[str, Any], *, others: Collection[str]) -> dict[str, Any]:
+        """The parameters of `target`, in their own types; `others` are read apart."""
 
         def read(folder: epath.Path) -> Any:
-            extra = self._manager.item_metadata(step)["params"].tree.keys() - target.keys()
-            if not extra or not all(name.startswith("heads/") for name in extra):
-                return self._reader("params", target)(folder)
+            extra = self._manager.item_metadata(step)["params"].tree.keys() - target.keys() - set(others)
             # Heads that this process does not know stay on disk (`model/params.py`).
-            kinds = ocp.checkpoint_utils.construct_restore_args(target)
-            args = ocp.args.PyTreeRestore(target, restore_args=kinds, partial_restore=True)
+            if not (extra or others) or not all(name.startswith("heads/") for name in extra):
+                return self._reader("params", dict(target))(folder)
+            kinds = ocp.checkpoint_utils.construct_restore_args(dict(target))
+            args = ocp.args.PyTreeRestore(dict(target), restore_args=kinds, partial_restore=True)
             return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
 
-        params = self._read(step, params=read)["params"]
-        stored = self.shapes(step)
-        # One that is read into another type has other bits.
-        self._verify(step, {"params": {n: value for n, value in params.items() if value.dtype == stored[n].dtype}})
+        params = self._read(step, params=read)["params"] if target else {}
+        self._verify(step, {"params": params})
         return params
 
     def _reader(self, item: str, target: Any) -> Callable[[epath.Path], Any]:
@@ -289,7 +301,7 @@ class Checkpoints:
         data.set_state(position)
 
     def _verify(self, step: int, arrays: Mapping[str, Any]) -> None:
-        """Compares what was read with the checksums of what was saved; an imported model has none."""
+        """Compares what was read with the checksums of what was saved; older imports have none."""
         if not hosts.everywhere((self._folder(step) / "checksums").exists()):
             return
         stored = self._read(step, checksums=self._handlers["checksums"].restore)["checksums"]

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "calibration.json"
 _NAME = checkpoint_manager.METRIC_ITEM_NAME
+_CHECKSUMS = "checksums"
 _ITEMS = "_CHECKPOINT_METADATA"
 
 
@@ -103,6 +104,24 @@ def set_unreadable_aside(checkpoints: Path) -> None:
                 file.rename(aside)
                 logger.warning("%s: damaged; renamed to %s, that checkpoint counts as not validated", file, aside.name)
     hosts.barrier("figures looked at")
+
+
+def write_checksums(checkpoint: Path, sums: Mapping[str, int]) -> None:
+    """Gives a checkpoint that has just been written, and that nobody sees yet, the sums of its arrays."""
+    (checkpoint / _CHECKSUMS).mkdir()
+    (checkpoint / _CHECKSUMS / f"{_CHECKSUMS}.json").write_text(json.dumps(dict(sums)))
+    record = json.loads((checkpoint / _ITEMS).read_text())
+    record["item_handlers"][_CHECKSUMS] = ocp.JsonCheckpointHandler.typestr()
+    (checkpoint / _ITEMS).write_text(json.dumps(record))
+
+
+def stored_checksums(checkpoint: Path) -> dict[str, int]:
+    """The sums of a checkpoint's arrays; none where it was written without. Raises ValueError: they are damaged."""
+    path = checkpoint / _CHECKSUMS / f"{_CHECKSUMS}.json"
+    sums = json.loads(path.read_text()) if path.exists() else {}
+    if not isinstance(sums, dict):
+        raise ValueError(f"{_CHECKSUMS}.json: is not a mapping")
+    return sums
 
 
 def require_items(checkpoint: epath.Path, *names: str) -> None:

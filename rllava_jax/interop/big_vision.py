@@ -4,8 +4,10 @@ A member of the archive is read front to back and a few rows at a time, whether 
 """
 
 import math
+import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -36,6 +38,7 @@ _AXES = {
     _KEY_VALUE: "_ _ kv_heads _ _",
     "llm/layers/mlp/linear": "_ mlp _",
 }
+_END_OF_ARCHIVE = 22  # bytes of a zip archive's last record, before its comment
 _COMMENT = b"rllava_jax"  # of archives that were written here
 
 
@@ -50,11 +53,14 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info.filename for info in archive.infolist()}
+            _require_nothing_beside(path, archive)
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             headers = {}
             for name, member in members.items():
                 with archive.open(member) as stream:
                     headers[name] = _read_header(stream)
+                    # Before anything of the size that it declares is made.
+                    _require_size(member, stream.tell(), *headers[name])
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
         if not zipfile.is_zipfile(path) and (what := disguise_of(path)):
             raise MalformedImport(f"{path}: is {what}") from None
@@ -63,7 +69,9 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in members) else ""
     parameters = {name.removeprefix(prefix): name for name in members if name.startswith(prefix)}
     left = sorted(set(members) - set(parameters.values()))
-    arrays = _unfused({ours: _streamed(path, members[name], *headers[name]) for ours, name in parameters.items()})
+    arrays = _unfused(
+        {ours: _streamed(path, members[name].filename, *headers[name]) for ours, name in parameters.items()}
+    )
     shapes = {name: array.shape for name, array in arrays.items()}
     size = size_of_shapes(shapes, path)
     check_names(shapes, expected(size, None), where=str(path), remedy="give a whole big_vision PaliGemma checkpoint")
@@ -73,6 +81,26 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
     notes = (f"left out: {len(left)} arrays that are no parameters ({', '.join(left[:4])} …)",) if left else ()
     facts = {"format": "big_vision npz", "dtype": str(arrays[EMBEDDING].dtype)}
     return PublishedModel(size, arrays, facts=facts, notes=notes)
+
+
+def _require_nothing_beside(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raises ValueError: members of one name, of which a reader sees the last, or bytes that are no member's."""
+    names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"{twice[0]} stands in it {names.count(twice[0])} times")
+    ending = _END_OF_ARCHIVE + len(archive.comment)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - ending, 0))
+        if file.read(4) != b"PK\5\6" or min((info.header_offset for info in archive.infolist()), default=0):
+            raise ValueError("there are bytes before or behind the archive")
+
+
+def _require_size(member: zipfile.ZipInfo, start: int, shape: tuple[int, ...], _: bool, dtype: np.dtype[Any]) -> None:
+    """Raises ValueError: a member holds more or less than the array that its header declares."""
+    declared = start + math.prod(shape) * dtype.itemsize
+    if member.file_size != declared:
+        raise ValueError(f"{member.filename} has {member.file_size:,} bytes, and declares {declared:,}")
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -98,6 +98,9 @@ def _numbers(given: Mapping[str, Any], model_type: str, where: str) -> dict[str,
         value = given.get(theirs, default)
         if default and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise MalformedImport(f"{where}.{theirs} is {value!r}; it must be a whole number above 0")
+        # Before anything is built of it: no published model has a number like that.
+        if default and value > (most := 1024 if ours == "depth" else 2**20):
+            raise MalformedImport(f"{where}.{theirs} is {value!r}; it must be at most {most:,}")
         if default:
             numbers[ours] = value
     return numbers

@@ -2,6 +2,7 @@
 
 DESTINATION/conversion.json           what it was made of
 DESTINATION/checkpoints/0/params      the weights, under the published names, in the type that they had
+DESTINATION/checkpoints/0/checksums   of every array, as they were read
 DESTINATION/checkpoints/0/assets      config.json, tokenizer, preprocessing.json, conversion.json
 """
 
@@ -11,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -19,11 +21,12 @@ from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
-from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler
+from rllava_jax.checkpoint.integrity import key_of, summed
+from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler, write_checksums
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
 from rllava_jax.interop.big_vision import read_npz
-from rllava_jax.interop.errors import MissingImport, UnsupportedImport
+from rllava_jax.interop.errors import MalformedImport, MissingImport, UnsupportedImport
 from rllava_jax.interop.huggingface import read_folder
 from rllava_jax.interop.layout import EMBEDDING
 from rllava_jax.interop.lineage import import_record
@@ -72,8 +75,22 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
         logger.info("note: %s", line)
     logger.info("%s: %s", source, _summary(found, config, chosen))
     with appears_whole(destination) as folder:
-        write_model(folder / "checkpoints", with_progress(found.arrays), files)
+        finite = {name: _finite(array, name, source) for name, array in found.arrays.items()}
+        write_model(folder / "checkpoints", with_progress(finite), files)
         (folder / CONVERSION_FILE).write_bytes(record)
+
+
+def _finite(array: StreamedArray, name: str, source: Path) -> StreamedArray:
+    """The array, which when streamed raises a CheckpointError for a weight that is no number."""
+
+    def checked(block: np.ndarray, start: int) -> np.ndarray:
+        if not (finite := np.isfinite(block)).all():
+            place = np.argwhere(~finite)[0]
+            said = f"{name}{[start + int(place[0]), *map(int, place[1:])]} is {block[tuple(place)]}"
+            raise MalformedImport(f"{source}: {said}, and would make every answer so; give weights that are numbers")
+        return block
+
+    return array.mapped(checked)
 
 
 def _is_import(path: Path) -> bool:
@@ -121,13 +138,20 @@ def _summary(found: PublishedModel, config: Config, tokenizer: Tokenizer) -> str
 
 
 def write_model(folder: Path, arrays: Mapping[str, StreamedArray], files: Mapping[str, bytes]) -> None:
-    """Writes a checkpoint of step 0 with parameters and assets alone."""
+    """Writes a checkpoint of step 0 with parameters, their checksums and assets alone."""
     manager = ocp.CheckpointManager(
         epath.Path(folder.absolute()),
         # A save in the background would report a full disk only after this returned.
         options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
         item_handlers={"params": streaming_handler(), "assets": AssetsHandler()},
     )
+    sums: dict[str, int] = {}
+
+    def summing(name: str, array: StreamedArray) -> StreamedArray:
+        return dataclasses.replace(array, blocks=lambda: summed(array.blocks(), sums, key_of(name)))
+
+    params = {name: summing(name, array) for name, array in arrays.items()}
     with manager:
-        manager.save(0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(dict(arrays)), assets=Assets(dict(files))))
+        manager.save(0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(params), assets=Assets(dict(files))))
         manager.wait_until_finished()
+    write_checksums(folder / "0", {key: sums[key] for key in sorted(sums)})

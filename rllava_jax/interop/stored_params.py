@@ -1,13 +1,17 @@
 """A checkpoint on disk, opened to be written elsewhere: its parameters as streams, merged or in another type."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
-from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
+from data_pipelines.core.errors import parsing
+from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch, DamagedCheckpoint
+from rllava_jax.checkpoint.integrity import key_of, summed
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
+from rllava_jax.checkpoint.orbax_files import stored_checksums
 from rllava_jax.config import LoraConfig, LoraTarget
 from rllava_jax.interop.layout import EMBEDDING, by_array, spellings
 from rllava_jax.interop.streaming import StreamedArray, stored_array
@@ -21,8 +25,25 @@ class StoredCheckpoint(OpenedCheckpoint):
 
     @cached_property
     def arrays(self) -> dict[str, StreamedArray]:
-        """Every parameter by name, read block by block when streamed."""
-        return {name: stored_array(self.where / "params", name) for name in self.shapes}
+        """Every parameter by name, read block by block when streamed, and compared with its checksum at the end.
+
+        Raises (when streamed):
+          CheckpointError: a parameter is not as it was saved, of those that have a checksum.
+        """
+        with parsing(self.where / "checksums", "damaged", "take another step", kind=DamagedCheckpoint):
+            sums = stored_checksums(self.where)
+        arrays = {name: stored_array(self.where / "params", name) for name in self.shapes}
+        return {name: self._verified(name, array, sums) for name, array in arrays.items()} if sums else arrays
+
+    def _verified(self, name: str, array: StreamedArray, sums: Mapping[str, int]) -> StreamedArray:
+        def blocks() -> Iterator[np.ndarray]:
+            found: dict[str, int] = {}
+            yield from summed(array.blocks(), found, name)
+            if found[name] != sums.get(key_of(name)):
+                fault = "not the numbers that were saved, by their checksum"
+                raise DamagedCheckpoint(f"{self.where}: {name}: {fault}; take another step")
+
+        return dataclasses.replace(array, blocks=blocks)
 
     @property
     def size(self) -> PaliGemmaConfig:

@@ -138,6 +138,29 @@ SIZES: dict[str, PaliGemmaConfig] = {
 }
 
 
+# No published model comes near; beyond these a configuration is damaged, and building it would take all memory.
+_MOST = {"depth": 1024, "heads": 1024, "kv_heads": 1024, "image_size": 8192, "patch": 1024, "rope_base": 1e12}
+_MOST_OTHERS, _MOST_ROWS = 2**20, 2**24
+
+
+def require_possible(size: PaliGemmaConfig, *, where: str) -> PaliGemmaConfig:
+    """The size, if no number of it is beyond all models.
+
+    Raises:
+      ConfigError: one is, or is not above 0.
+    """
+    numbers = _numbers(size) | {"decoder.vocab": size.decoder.vocab}
+    for name, value in numbers.items():
+        own = name.rsplit(".", 1)[-1]
+        most = _MOST_ROWS if own == "vocab" else _MOST.get(own, _MOST_OTHERS)
+        positive = own in ("attention_cap", "post_norms") or value > 0
+        if not (positive and 0 <= value <= most):
+            raise InvalidSetting(
+                f"{where}: {name} = {value:g} is not possible; write a number above 0, at most {most:,}"
+            )
+    return size
+
+
 def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
     """Returns the configured size, at its resolution.
 
@@ -167,7 +190,7 @@ def model_size(config: ModelConfig, *, vocab: int = 0) -> PaliGemmaConfig:
         size = dataclasses.replace(size, vision=dataclasses.replace(size.vision, image_size=config.image_size))
     if rows := config.vocab or vocab:
         size = dataclasses.replace(size, decoder=dataclasses.replace(size.decoder, vocab=rows))
-    return size
+    return require_possible(size, where="model")
 
 
 def from_dimensions(dimensions: Mapping[str, float], *, where: str) -> PaliGemmaConfig:
