@@ -32,7 +32,7 @@ Orientation = Literal["", "stored", "applied"]
 T = TypeVar("T")
 
 
-LONGEST_TEXT = 8192  # tokens of a text or an answer: the context of Gemma 1 and 2
+LONGEST_TEXT = 8192  # tokens: the context of Gemma 1 and 2
 
 
 class Effect(enum.Enum):
