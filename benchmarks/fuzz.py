@@ -22,6 +22,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# Every published layout in miniature.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
 from fuzzing.cases import FAULTS, Row, Worker
 from fuzzing.limits import Limits, rows
 from fuzzing.targets import Target, answer_targets, data_targets, run_targets

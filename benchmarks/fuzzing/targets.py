@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from published_layouts import LAYOUTS
+
+from data_pipelines.sources.registry import DRAWN
 
 # Figures that no damage to answers may raise.
 _RIGHT = ("accuracy", "exact_match", "recall", "macro_recall")
@@ -181,6 +184,11 @@ def same_unless_said(damaged: Read, undamaged: Read) -> str:
     return f"said {damaged.out[-200:]!r} in place of {undamaged.out[-200:]!r}"
 
 
+def _laid_out(name: str, folder: Path) -> None:
+    """A published data set in miniature."""
+    LAYOUTS[name].lay_out(folder)
+
+
 def prepared_set(folder: Path) -> None:
     """What `prepare` writes of `own_data`."""
     with tempfile.TemporaryDirectory() as source:
@@ -195,6 +203,16 @@ def data_targets() -> list[Target]:
     return [
         Target("prepare jsonl", own_data, prepare, share=3),
         Target("prepare jsonl, allow missing", own_data, (*prepare, "--allow-missing"), share=3),
+        *(
+            Target(
+                f"prepare {name}",
+                functools.partial(_laid_out, name),
+                ("data_pipelines.prepare", name, *prepare[2:], "--splits", layout.split, "--allow-missing"),
+                share=0.6,
+            )
+            for name, layout in LAYOUTS.items()
+            if name not in ("jsonl", *DRAWN)
+        ),
         Target("inspect prepared", prepared_set, inspect, same_unless_said, share=0.5),
     ]
 
