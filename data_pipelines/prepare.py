@@ -30,6 +30,7 @@ from data_pipelines.images.windows import AUTO
 from data_pipelines.prepared.preparation import Detections, prepare
 from data_pipelines.prepared.runners import run_beam, run_processes
 from data_pipelines.records import Count, DataCard
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 from data_pipelines.sources import registry
 from data_pipelines.sources.reading_options import add_reading_options, reading_of
 
@@ -91,6 +92,7 @@ def _prepare(options: argparse.Namespace) -> None:
             allow_missing=options.allow_missing,
             overwrite=options.overwrite,
             window=options.window,
+            max_pixels=options.max_image_pixels,
             detections=detections,
             run=run,
             command=_command(options),
@@ -107,6 +109,7 @@ def _command(options: argparse.Namespace) -> str:
         "--out": os.path.basename(os.path.abspath(options.out)),
         "--splits": ",".join(options.splits),
         "--window": options.window if options.window != AUTO else "",
+        "--max-image-pixels": str(options.max_image_pixels) if options.max_image_pixels != MAX_IMAGE_PIXELS else "",
         "--boxes": options.boxes,
         "--orientation": options.orientation,
         "--detections": os.path.basename(options.detections),
@@ -149,6 +152,10 @@ def _parser() -> Parser:
         "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"
     )
     parser.add_argument("--splits", type=words, default=(), metavar="A,B", help="default: all that the data card names")
+    parser.add_argument(
+        "--max-image-pixels", type=whole(1), default=MAX_IMAGE_PIXELS, metavar="N",
+        help="refuse larger images, as data.max_image_pixels, which the run must raise too (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--window", default=AUTO, metavar="WINDOW",
         help="what of DICOM and NIfTI files becomes black to white, as data.window (docs/DICOM.md): auto (default), "

@@ -29,6 +29,9 @@ Task = Literal["answer", "detect", "caption"]
 BoxUnit = Literal["", "pixels", "normalised"]
 Orientation = Literal["", "stored", "applied"]
 
+# Pillow's own bound, above which it takes a file for a decompression bomb.
+MAX_IMAGE_PIXELS = 178_956_970
+
 T = TypeVar("T")
 
 
@@ -246,6 +249,8 @@ class DataConfig(Settings):
       workers: processes that decode; 0 decodes in threads of the training process.
       threads: decoding threads of each process.
       prefetch: batches held ready.
+      max_image_pixels: a larger image is refused before it is decoded, since a small file may claim any size. Raise it
+        for slides and film scans that you trust; a pixel takes 8 bytes of memory or so.
       image_cache_mb: decoded originals kept in memory by each process.
       long_examples_allowed: training examples too long for text_length that are left out, counted and listed before the
         run stops.
@@ -280,6 +285,7 @@ class DataConfig(Settings):
     workers: Annotated[NonNegativeInt, Effect.NOTHING] = 0
     threads: Annotated[PositiveInt, Effect.NOTHING] = 2
     prefetch: Annotated[PositiveInt, Effect.NOTHING] = 2
+    max_image_pixels: Annotated[PositiveInt, Effect.NOTHING] = MAX_IMAGE_PIXELS
     image_cache_mb: Annotated[NonNegativeInt, Effect.NOTHING] = 1024
     long_examples_allowed: NonNegativeInt = 0
     corrupt_images_allowed: NonNegativeInt = 0

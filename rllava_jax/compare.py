@@ -153,7 +153,7 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
                 f"{p.id}: {workdir} has no such question; name the workdir of the data set with --data-of",
                 code="image.missing",
             )
-        return Image.fromarray(decode(held[p.id], p.id, config.data.window))
+        return Image.fromarray(decode(held[p.id], p.id, config.data.window, config.data.max_image_pixels))
 
     return image
 

@@ -56,6 +56,7 @@ def _work(options: argparse.Namespace) -> None:
         new_tokens=options.max_new_tokens,
         sampling=Sampling(options.temperature, options.top_p),
         window=options.window,
+        max_pixels=options.max_image_pixels,
     )
     stop = _stop(predictor, options)
     answer = predictor.ask(
@@ -170,8 +171,12 @@ def _parser() -> Parser:
     add("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     add(
         "--image", required=True, metavar="FILE",
-        help="PNG, JPEG or anything else Pillow reads; DICOM, perhaps with a frame (cine.dcm#frame=3), or a slice of a "
-        "NIfTI volume (ct.nii.gz#axis=2,slice=40); see docs/DICOM.md",
+        help="PNG, JPEG, TIFF (x.tif#page=2), GIF, BMP, WebP, JPEG 2000, PPM, AVIF; DICOM, perhaps with a frame "
+        "(cine.dcm#frame=3), or a slice of a NIfTI volume (ct.nii.gz#axis=2,slice=40); see docs/DICOM.md",
+    )  # fmt: skip
+    add(
+        "--max-image-pixels", type=whole(1), metavar="N",
+        help="refuse a larger image before it is decoded (default: what the model was trained with)",
     )  # fmt: skip
     add(
         "--window", metavar="NAME",

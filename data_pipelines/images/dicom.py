@@ -8,7 +8,9 @@ repeated either: in a damaged file any bytes may stand in them.
 import functools
 import importlib
 import logging
+import math
 import warnings
+import zlib
 from collections.abc import MutableSequence
 from typing import Any, BinaryIO
 
@@ -18,14 +20,19 @@ from jaxtyping import Bool, Float, UInt8
 from data_pipelines.core.errors import DataError, unreadable_image
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.images import windows
-from data_pipelines.images.scan_parts import ScanPart, refuse, warn_once, within
+from data_pipelines.images.scan_parts import ScanPart, reading, refuse, require_size, say_if_flat, warn_once, within
 from data_pipelines.images.windows import AUTO, Window
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
+_RLE = "1.2.840.10008.1.2.5"
+_META = 2048  # bytes in which a file says how it is encoded
+_MOST_INFLATED = 2**29
 _CHANNELS = ("Red", "Green", "Blue")
 _ELEMENTS = (
     *("Modality", "BurnedInAnnotation", "PixelPresentation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *(f"{word}PixelPadding{end}" for word in ("Float", "DoubleFloat") for end in ("Value", "RangeLimit")),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *(f"{channel}PaletteColorLookupTableDescriptor" for channel in _CHANNELS),
@@ -43,7 +50,9 @@ _OF_A_FRAME = {
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 
 
-def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+def decode_dicom(
+    file: BinaryIO, name: str, part: ScanPart, window: str = AUTO, max_pixels: int = MAX_IMAGE_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
     """A frame as a viewer shows it: rescaled, windowed, light where the tissue is dense, or in its colours.
 
     Rows and columns are as stored, as in every viewer. `auto` takes the file's first VOI table or window; without one,
@@ -55,21 +64,48 @@ def decode_dicom(file: BinaryIO, name: str, part: ScanPart, window: str = AUTO) 
     """
     pydicom = _pydicom()
     refuse(part, ("page", "axis", "slice", "volume"), name, "a DICOM file")
-    dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
+    _refuse_bomb(file, name)
+    with reading("its elements", "DICOM", name):
+        dataset = pydicom.dcmread(file, specific_tags=list(_ELEMENTS))
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise unreadable_image(name, "a DICOM file without pixels", "leave it out")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    frame = frames // 2 if part.frame is None else within("frame", part.frame, range(1, frames + 1), name) - 1
-    _take_from_frame(dataset, frame)
-    if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+    with reading("its elements", "DICOM", name):
+        require_size((int(dataset.Columns), int(dataset.Rows)), name, max_pixels)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        frame = frames // 2 if part.frame is None else within("frame", part.frame, range(1, frames + 1), name) - 1
+        _take_from_frame(dataset, frame)
+        burned_in = str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+        kind = str(dataset.get("PhotometricInterpretation", "")).strip()
+    if burned_in:
         warn_once(f"{name}: BurnedInAnnotation is YES: the pixels may show who the patient is; look at it before use")
-    stored = _stored(dataset, frame, name)
-    kind = str(dataset.get("PhotometricInterpretation", "")).strip()
-    if kind in ("MONOCHROME1", "MONOCHROME2"):
+    with reading("its pixels", "DICOM", name):
+        stored = _stored(dataset, frame, name)
+    with reading("its rescale, window or palette", "DICOM", name):
+        if kind not in ("MONOCHROME1", "MONOCHROME2"):
+            return _colours(dataset, stored, kind, window, name)
         padding = _padding(dataset, stored)
         levels = _levels(dataset, stored, padding, window, name)
-        return windows.shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
-    return _colours(dataset, stored, kind, window, name)
+        picture = windows.shown(255 - levels if kind == "MONOCHROME1" else levels, padding)
+    say_if_flat(picture[..., 0], name)
+    return picture
+
+
+def _refuse_bomb(file: BinaryIO, name: str) -> None:
+    """Raises: ImageError: a deflated file (PS3.5 A.5) unpacks to more than is taken into memory."""
+    head = file.read(_META)
+    deflated = b"1.2.840.10008.1.2.1.99" in head[132:]
+    file.seek(144 + int.from_bytes(head[140:144], "little") if deflated else 0)  # behind the file meta information
+    inflate, found = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while deflated and found <= _MOST_INFLATED and (piece := inflate.unconsumed_tail or file.read(2**16)):
+            found += len(inflate.decompress(piece, 2**20))
+    except zlib.error:
+        raise unreadable_image(name, "damaged DICOM: its deflated elements cannot be unpacked") from None
+    if found > _MOST_INFLATED:
+        raise unreadable_image(
+            name, f"it unpacks to more than {_MOST_INFLATED >> 20} MiB", "write it without deflate (dcmconv +te)"
+        )
+    file.seek(0)
 
 
 @functools.cache
@@ -96,6 +132,13 @@ def _take_from_frame(dataset: Any, frame: int) -> None:
 def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
     """The frame's stored values, [H, W] or [H, W, 3]."""
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == _RLE:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        encoded = _pydicom().encaps.get_frame(dataset.PixelData, frame, number_of_frames=frames)
+        bits = int(dataset.BitsAllocated) * int(dataset.SamplesPerPixel)
+        # Runs of one pixel each make it a 128th longer.
+        if len(encoded) > dataset.Rows * dataset.Columns * bits // 4 + _META:
+            raise unreadable_image(name, "its RLE is longer than its rows and columns can be")
     try:
         return _pydicom().pixels.pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError):
@@ -114,18 +157,30 @@ def _stored(dataset: Any, frame: int, name: str) -> np.ndarray:
 def _padding(dataset: Any, stored: np.ndarray) -> Bool[np.ndarray, "H W"]:
     """What is no measurement: the padding value or range (PS3.3 C.7.5.1.1.2), and what is not finite."""
     blank = ~np.isfinite(stored)
-    value = dataset.get("PixelPaddingValue")
-    if isinstance(value, int):
-        limit = dataset.get("PixelPaddingRangeLimit")
-        ends = (value, limit if isinstance(limit, int) else value)
+    prefix = next((word for word in ("Double", "") if f"{word}FloatPixelData" in dataset), None)
+    prefix = "" if prefix is None else f"{prefix}Float"
+    value, limit = (dataset.get(f"{prefix}PixelPadding{end}") for end in ("Value", "RangeLimit"))
+    if isinstance(value, int | float):
+        ends = [_as_pixel(dataset, end) for end in (value, limit if isinstance(limit, int | float) else value)]
         blank |= (stored >= min(ends)) & (stored <= max(ends))
     return blank
+
+
+def _as_pixel(dataset: Any, value: float) -> float:
+    """A padding value with the sign of the pixels: files write -2000 as 63536, and the other way round."""
+    if isinstance(value, float):
+        return value
+    bits, is_signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    whole = 2 ** int(dataset.BitsAllocated)
+    return next((turned for turned in (value, value - whole, value + whole) if low <= turned <= high), value)
 
 
 def _levels(
     dataset: Any, stored: np.ndarray, padding: Bool[np.ndarray, "H W"], window: str, name: str
 ) -> Float[np.ndarray, "H W"]:
     """0 … 255 by the chosen window, before the polarity."""
+    _check_rescale(dataset, name)
     values = _pydicom().pixels.apply_modality_lut(stored, dataset)
     chosen = windows.window_of(window, name)
     if windows.is_ct_window(window) and str(dataset.get("Modality", "")).strip() not in ("CT", ""):
@@ -142,6 +197,17 @@ def _levels(
             return stored.astype(np.float64)
         chosen = own or windows.MINMAX
     return windows.measured_levels(values.astype(np.float64), padding, chosen)
+
+
+def _check_rescale(dataset: Any, name: str) -> None:
+    """Raises: ImageError: the rescale makes one value of all, or none."""
+    for field in ("RescaleSlope", "RescaleIntercept"):
+        value = dataset.get(field)
+        if value in (None, "") or dataset.get("ModalityLUTSequence"):
+            continue
+        number = float(value)
+        if not math.isfinite(number) or (number == 0 and field == "RescaleSlope"):
+            raise unreadable_image(name, f"{field} is {number:g}, which makes one value of all", "correct the element")
 
 
 def _own_window(dataset: Any, name: str) -> Window | None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Callable
 from typing import BinaryIO, cast
@@ -9,26 +10,30 @@ from typing import BinaryIO, cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import UserError, unreadable_image
+from data_pipelines.core.errors import unreadable_image
 from data_pipelines.core.first_bytes import HEAD, disguise
 from data_pipelines.images.dicom import decode_dicom
 from data_pipelines.images.nifti import decode_nifti
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, reading, split_part
 from data_pipelines.images.windows import AUTO
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
-_Decoder = Callable[[BinaryIO, str, ScanPart, str], UInt8[np.ndarray, "H W 3"]]
+_Decoder = Callable[[BinaryIO, str, ScanPart, str, int], UInt8[np.ndarray, "H W 3"]]
 
 _GZIP = b"\x1f\x8b"
 _HEAD = 540  # the length of NIfTI-2's header, the longest that is looked at
 
 
-def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"] | None:
+def decode_scan(
+    image: object, where: str, window: str = AUTO, max_pixels: int = MAX_IMAGE_PIXELS
+) -> UInt8[np.ndarray, "H W 3"] | None:
     """The picture in a DICOM or NIfTI file, or None where it is neither, or missing.
 
     Args:
       image: path, perhaps with a part as in `scan_parts`; or the file's bytes.
       where: names the image in messages when it comes as bytes.
       window: `DataConfig.window`, which the part's own overrides.
+      max_pixels: `DataConfig.max_image_pixels`.
 
     Raises:
       ImageError: truncated, unreadable, compressed in a way that no installed package reads, or empty.
@@ -38,6 +43,8 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
         return None
     path, part = split_part(image) if isinstance(image, str) else (image, WHOLE)
     name = image if isinstance(image, str) else where
+    if isinstance(path, str) and not os.path.isfile(path):
+        return None
     try:
         opened = open(path, "rb") if isinstance(path, str) else io.BytesIO(path)  # noqa: SIM115
     except OSError:
@@ -47,14 +54,8 @@ def decode_scan(image: object, where: str, window: str = AUTO) -> UInt8[np.ndarr
         if decoder is None:
             _refuse_mistaken(path, name)
             return None
-        try:
-            picture = decoder(stream, name, part, part.window or window)
-        except UserError:
-            raise
-        # pydicom and nibabel report damaged files with many types: ValueError, KeyError, struct.error, EOFError …
-        except Exception as error:
-            kind = "DICOM" if decoder is decode_dicom else "NIfTI"
-            raise unreadable_image(name, f"damaged {kind}: {type(error).__name__}") from None
+        with reading("its picture", "DICOM" if decoder is decode_dicom else "NIfTI", name):
+            picture = decoder(stream, name, part, part.window or window, max_pixels)
     if 0 in picture.shape:
         raise unreadable_image(name, "it has no pixels")
     return picture

@@ -34,7 +34,8 @@ from data_pipelines.images import deep_modes
 from data_pipelines.images.picture_ends import ends_early
 from data_pipelines.images.pixels import deep_grey, is_deep, stretched, to_rgb
 from data_pipelines.images.png_chunks import without_long_texts
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, say_if_flat, warn_once, within
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, require_size, say_if_flat, warn_once, within
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
 # Importing a plugin makes its format known to Pillow.
 _PLUGINS = {
@@ -44,8 +45,6 @@ _PLUGINS = {
 }  # fmt: skip
 FORMATS = tuple(_PLUGINS)
 _OF_PAGES = ("TIFF", "GIF", "WEBP", "AVIF")
-# Pillow's own bound, above which it takes a file for a decompression bomb.
-MAX_PIXELS = 178_956_970
 # Pictures of which only a strip of rows is converted at a time: Pillow keeps colours in four bytes a pixel.
 _STRIP = 2**24
 
@@ -85,7 +84,7 @@ def opened_picture(image: str | bytes, name: str, part: ScanPart = WHOLE) -> Ite
 
 
 def decode_picture(
-    image: str | bytes, name: str, part: ScanPart = WHOLE, max_pixels: int = MAX_PIXELS
+    image: str | bytes, name: str, part: ScanPart = WHOLE, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture in RGB. Transparency is dropped; greys and colours of more than 8 bits are stretched.
 
@@ -141,19 +140,6 @@ def load_whole(picture: Picture, name: str) -> None:
     picture.image.load()
     if ends_early(*picture):
         raise unreadable_image(name, "its data end before its last row: it was cut short", "copy it again")
-
-
-def require_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises: ImageError: a picture of that width and height is empty, or has more pixels than allowed."""
-    width, height = size
-    if width < 1 or height < 1:
-        raise unreadable_image(name, "it has no pixels")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{name}: has {width} x {height} pixels, more than max_image_pixels = {max_pixels} allows; shrink it, "
-            "or raise data.max_image_pixels (of the commands, --max-image-pixels) if you trust the file",
-            code="image.too-large",
-        )
 
 
 def damage(error: Exception) -> str:

@@ -17,14 +17,17 @@ from data_pipelines.core.array_records import opened, read_example
 from data_pipelines.core.errors import DataError, ImageError, unreadable_image
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.orientation import SIDEWAYS, turned
-from data_pipelines.images.pictures import decode_picture, load_whole, opened_picture, require_size
+from data_pipelines.images.pictures import decode_picture, load_whole, opened_picture
 from data_pipelines.images.pixels import resize
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, split_part
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, require_size, split_part
 from data_pipelines.images.windows import AUTO
 from data_pipelines.records import ImageSource, MaskFile, StoredImage, TurnedImage, UnnamedFile
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
 
-def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarray, "H W 3"]:
+def decode(
+    image: ImageSource, where: str, window: str = AUTO, max_pixels: int = MAX_IMAGE_PIXELS
+) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a file or encoded bytes to RGB.
 
     EXIF orientation is ignored (Pillow applies that of TIFF files), but for a `TurnedImage`.
@@ -33,16 +36,17 @@ def decode(image: ImageSource, where: str, window: str = AUTO) -> UInt8[np.ndarr
       image: of a DICOM or NIfTI file, the path may say which picture is meant (`scan_parts`).
       where: names the image in messages when it comes as bytes.
       window: `DataConfig.window`, for DICOM and NIfTI files.
+      max_pixels: `DataConfig.max_image_pixels`.
 
     Raises:
       ImageError: missing, truncated, unreadable or empty.
       DataError: as `medical.decode_scan`.
     """
     if isinstance(image, TurnedImage):
-        return turned(decode(image.source, where, window), image.turn)
+        return turned(decode(image.source, where, window, max_pixels), image.turn)
     image = fetched(image)
-    scan = decode_scan(image, where, window)
-    return decode_picture(*_named(image, where)) if scan is None else scan
+    scan = decode_scan(image, where, window, max_pixels)
+    return decode_picture(*_named(image, where), max_pixels) if scan is None else scan
 
 
 def size_of(image: ImageSource, where: str) -> tuple[int, int]:
@@ -141,16 +145,17 @@ def image_file(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 class ImageCache:
     """The most recently used decoded images and masks. Thread-safe; pickles empty, so each process has its own."""
 
-    def __init__(self, max_mb: int, window: str = AUTO):
+    def __init__(self, max_mb: int, window: str = AUTO, max_pixels: int = MAX_IMAGE_PIXELS):
         self.max_mb = max_mb
         self.window = window
+        self.max_pixels = max_pixels
         self._entries: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def image(self, image: ImageSource, where: str) -> UInt8[np.ndarray, "H W 3"]:
         """`decode`, remembered. The array is read-only. Raises ImageError."""
-        return self._get(image, lambda: decode(image, where, self.window))
+        return self._get(image, lambda: decode(image, where, self.window, self.max_pixels))
 
     def resized(self, image: ImageSource, where: str, size: int) -> UInt8[np.ndarray, "S S 3"]:
         """`resize` of the whole image, remembered: it takes longer than a crop. Raises ImageError."""
@@ -177,4 +182,4 @@ class ImageCache:
         return value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.max_mb, self.window)
+        return type(self), (self.max_mb, self.window, self.max_pixels)

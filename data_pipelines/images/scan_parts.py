@@ -3,19 +3,21 @@
 Such a name may stand wherever an image file's may. Nothing is read here but whether a file of that very name exists.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.core.errors import InvalidPart
+from data_pipelines.core.errors import ImageError, InvalidPart, UserError, unreadable_image
 from data_pipelines.images.windows import window_of
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,40 @@ def within(field: str, value: int, known: range, name: str) -> int:
 def warn_once(message: str) -> None:
     """Logs what may be wrong with a file."""
     logger.warning("%s", message)
+
+
+def require_size(size: tuple[int, int], name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+    """Raises: ImageError: a picture of that width and height is empty, or has more pixels than allowed."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise unreadable_image(name, "it has no pixels")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: has {width} x {height} pixels, more than max_image_pixels = {max_pixels} allows; shrink it, "
+            "or raise data.max_image_pixels (of the commands, --max-image-pixels) if you trust the file",
+            code="image.too-large",
+        )
+
+
+@contextlib.contextmanager
+def reading(what: str, kind: str, name: str) -> Iterator[None]:
+    """Around what another library does with a damaged file, whose own words may quote what names a patient.
+
+    Args:
+      what: is read, e.g. "its pixels". kind: of the file, e.g. "DICOM".
+
+    Raises:
+      ImageError: it cannot be read.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError:
+        raise unreadable_image(name, f"{what} take more memory than there is") from None
+    # pydicom and nibabel report damaged files with many types: ValueError, KeyError, struct.error, EOFError …
+    except Exception:
+        raise unreadable_image(name, f"damaged {kind}: {what} cannot be read") from None
 
 
 def say_if_flat(grey: UInt8[np.ndarray, "H W"], name: str) -> None:

@@ -58,7 +58,9 @@ class Preprocessor:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", region_encoders(self.regions))
-        object.__setattr__(self, "cache", ImageCache(self.data.image_cache_mb, self.data.window))
+        object.__setattr__(
+            self, "cache", ImageCache(self.data.image_cache_mb, self.data.window, self.data.max_image_pixels)
+        )
 
     def training(self, example: VQAExample, rng: np.random.Generator, *, policy: PolicyConfig | None = None) -> Arrays:
         """Arrays to learn from: regions drawn by the policy, the image augmented, prompt and answer.

@@ -35,6 +35,7 @@ from data_pipelines.records import (
     UnnamedFile,
     VQAExample,
 )
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
 # A shard holds about so many bytes of files at most, TFDS's own limit; smaller sets are cut for parallel work.
 _LARGEST, _SMALL, _SHARDS_OF_SMALL = 2**30, 2**22, 16
@@ -76,6 +77,7 @@ class ImageShard:
       root: folder of the source; what is written names files relative to it.
       masks: whether the items are masks.
       window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
+      max_pixels: of an image, as `DataConfig.max_image_pixels`.
     """
 
     path: str
@@ -83,6 +85,7 @@ class ImageShard:
     masks: bool
     items: tuple[StoredItem, ...]
     window: str = AUTO
+    max_pixels: int = MAX_IMAGE_PIXELS
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,13 @@ class Note:
 
 
 def plan_shards(
-    splits: Iterable[SourceSplit], *, dataset: str, root: str, out: str, window: str = AUTO
+    splits: Iterable[SourceSplit],
+    *,
+    dataset: str,
+    root: str,
+    out: str,
+    window: str = AUTO,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> list[ImageShard]:
     """The shards of every image and mask of some splits, each file once, in the order in which they are first used.
 
@@ -125,7 +134,7 @@ def plan_shards(
         parts = _cut([_item(source, image_id) for source, image_id in found.items()])
         for number, items in enumerate(parts):
             path = os.path.join(folder, shard_name(dataset, name, number, len(parts)))
-            shards.append(ImageShard(path, root, name == MASKS, tuple(items), window))
+            shards.append(ImageShard(path, root, name == MASKS, tuple(items), window, max_pixels))
     return shards
 
 
@@ -163,7 +172,7 @@ def write_shard(shard: ImageShard) -> None:
     if (note := read_note(shard)) is not None and note.identity == identity and os.path.isfile(shard.path):
         return
     features = FeaturesDict(image_features())
-    of_window = functools.partial(reading.decode, window=shard.window)
+    of_window = functools.partial(reading.decode, window=shard.window, max_pixels=shard.max_pixels)
     decode: Callable[[ImageSource, str], np.ndarray] = reading.decode_grey if shard.masks else of_window
     checksums, unreadable, stored, scans = [], {}, 0, 0
     partial = f"{shard.path}.{os.getpid()}.partial"
@@ -217,6 +226,8 @@ def relative(text: str, root: str) -> str:
 def _identity(shard: ImageShard) -> str:
     """Changes with the layout, the window and any file: its name, size or time, or the bytes where it is no file."""
     parts: list[object] = [VERSION, shard.masks, shard.window]
+    if shard.max_pixels != MAX_IMAGE_PIXELS:
+        parts.append(shard.max_pixels)
     for item in shard.items:
         parts.append(item.image_id)
         if isinstance(item.source, TurnedImage):

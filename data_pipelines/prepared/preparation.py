@@ -42,6 +42,7 @@ from data_pipelines.records import (
 from data_pipelines.regions.box_reading import read_splits
 from data_pipelines.regions.detections import attach_detections
 from data_pipelines.regions.given_boxes import LOST
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def prepare(
     allow_missing: bool = False,
     overwrite: bool = False,
     window: str = AUTO,
+    max_pixels: int = MAX_IMAGE_PIXELS,
     detections: Detections | None = None,
     reading: BoxReading = AS_FOUND,
     run: Callable[[Sequence[ImageShard]], None],
@@ -96,6 +98,7 @@ def prepare(
       allow_missing: a shortfall against the card, or unreadable images, are a warning and not an error.
       overwrite: a prepared data set at `out` may be replaced.
       window: by which DICOM and NIfTI files become pictures, as `DataConfig.window`.
+      max_pixels: larger images are refused, as `DataConfig.max_image_pixels`.
       detections: boxes in place of the annotated ones, in every split.
       reading: of the boxes, those of `detections` where they are given, and of the images' orientation.
       run: hands `write_shard` every shard, as `runners.run_processes` does.
@@ -120,7 +123,9 @@ def prepare(
         options = {**vars(detections), "reading": reading}
         loaded = {name: attach_detections(split, **options) for name, split in loaded.items()}
     _check_boxes(source, loaded, root, allow_missing=allow_missing)
-    shards = image_shards.plan_shards(loaded.values(), dataset=source.card.name, root=root, out=aside, window=window)
+    shards = image_shards.plan_shards(
+        loaded.values(), dataset=source.card.name, root=root, out=aside, window=window, max_pixels=max_pixels
+    )
     made_folder(Path(layout.config_folder(aside, layout.IMAGES)))
     run(shards)
     stored = [(shard, _note(shard)) for shard in shards]

@@ -138,7 +138,9 @@ def evaluate_test(
     images = {example.id: example.image for example in data.test}
 
     def image(prediction: Prediction) -> Image.Image:
-        return Image.fromarray(decode(images[prediction.id], prediction.id, config.data.window))
+        return Image.fromarray(
+            decode(images[prediction.id], prediction.id, config.data.window, config.data.max_image_pixels)
+        )
 
     write_report(
         folder / "report.html",

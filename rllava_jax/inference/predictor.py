@@ -88,6 +88,7 @@ class Predictor:
         new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         window: str | None = None,
+        max_pixels: int | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> Self:
         """Reads a checkpoint.
@@ -97,6 +98,7 @@ class Predictor:
           step: last, best or a number; None takes what the path names.
           new_tokens: the longest answer; None is the run's own.
           window: of DICOM and NIfTI files, as `DataConfig.window`; None is the run's own.
+          max_pixels: of an image, as `DataConfig.max_image_pixels`; None is the run's own.
           devices: that share each batch of `generator`, a copy of the model on each; None is one, enough for one
             question at a time.
 
@@ -113,6 +115,8 @@ class Predictor:
         if window is not None:
             window_of(window, "window")
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, window=window))
+        if max_pixels is not None:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, max_image_pixels=max_pixels))
         preprocessor = make_preprocessor(config, tokenizer)
         # Where it was trained there may have been a kernel that is not here; they compute the same.
         plain = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
