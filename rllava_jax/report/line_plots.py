@@ -12,7 +12,7 @@ from data_pipelines.core.errors import InvalidOption
 from rllava_jax.evaluation.metrics import Row
 from rllava_jax.report import plots
 from rllava_jax.report.names import condition_name
-from rllava_jax.report.plots import DOTTED, INK, MARKERS, SERIES, page_plot, percent_axes, whisker
+from rllava_jax.report.plots import DOTTED, INK, MARKERS, SERIES, literal, page_plot, percent_axes, whisker
 
 # Of the models in a picture that stands alone: Okabe and Ito's palette.
 _MODELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -39,7 +39,7 @@ def trust_plot(runs: Mapping[str, TrustPoints], without: Mapping[str, float]) ->
 
     def draw(axes: Axes) -> None:
         for (name, points), colour, marker in zip(runs.items(), SERIES, MARKERS, strict=False):
-            prefix = f"{name}, " if len(runs) > 1 else ""
+            prefix = f"{literal(name)}, " if len(runs) > 1 else ""
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
             for curve, look in _CURVES.items():
                 if held := sorted(points.get(curve, ()), key=itemgetter(0)):
@@ -69,7 +69,7 @@ def trust_picture(curves: Mapping[str, Sequence[tuple[float, Row]]], without: Ma
         axes = figure.add_subplot()
         for number, ((name, points), colour) in enumerate(zip(curves.items(), _MODELS, strict=False)):
             places = [(iou + (number - (len(curves) - 1) / 2) * _APART, row) for iou, row in points]
-            _draw_curve(axes, places, color=colour, marker=MARKERS[number], markersize=5, label=name)
+            _draw_curve(axes, places, color=colour, marker=MARKERS[number], markersize=5, label=literal(name))
             if without and name in without:
                 _draw_without(axes, without[name], color=colour)
         _trust_axes(axes, note=" (dotted: no box)" if without else "")
@@ -103,7 +103,7 @@ def corruption_plot(curves: Mapping[str, Mapping[int, Row]], clean: Row | None) 
         for (kind, levels), colour, marker in zip(curves.items(), SERIES, MARKERS, strict=False):
             rows = ({0: clean} if clean else {}) | dict(sorted(levels.items()))
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.6}
-            label = "JPEG" if kind == "jpeg" else kind
+            label = "JPEG" if kind == "jpeg" else literal(kind)
             axes.plot(list(rows), [100 * row["value"] for row in rows.values()], label=label, **style)
         percent_axes(axes, "y")
         axes.set_xticks(range(most + 1), labels=["as it is", *(str(level) for level in range(1, most + 1))])
@@ -138,10 +138,10 @@ def dot_plot(groups: Mapping[str, Mapping[str, Row]], description: str) -> Marku
                 facecolors="none" if condition == "blank" else colour,
                 edgecolors=colour,
                 zorder=3,
-                label=condition_name(condition).lower(),
+                label=literal(condition_name(condition).lower()),
             )
         percent_axes(axes, "x")
-        axes.set_yticks(range(len(groups)), labels=list(groups))
+        axes.set_yticks(range(len(groups)), labels=list(map(literal, groups)))
         axes.set(ylim=(bottom, -0.55))
         axes.axhline(bottom, color=INK, linewidth=0.4, alpha=0.4)
         axes.spines[["left", "bottom"]].set_visible(False)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy import ndarray
 
 from rllava_jax.evaluation.confidence.calibration import ReliabilityBin
@@ -32,6 +33,8 @@ _PAGE_COLOURS = {
     _RULE: "var(--rule)",
     **{c: f"var(--series-{i}, {alone})" for i, (c, alone) in enumerate(zip(SERIES, _SERIES_ALONE, strict=True), 1)},
 }
+# What no XML may hold, escaped or not: control characters, halves of surrogate pairs, two that are no characters.
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 FILE_INK = "#1f2630"  # of pictures that stand alone, on white
 
 
@@ -64,14 +67,20 @@ def page_plot(description: str, draw: Callable[[Axes], object], size: tuple[floa
     }
     text = _drawn(description, size, lambda figure: draw(figure.add_subplot()), style)
     text = text[text.index("<svg") :]
-    for stand_in, colour in _PAGE_COLOURS.items():
-        text = text.replace(stand_in, colour)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # matplotlib gives every figure the same group names
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # an inline picture's rules would reach the page
-    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0]), text)  # what stands between tags are names of the data
     head, body = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return Markup(head) + Markup(' role="img" aria-label="{}">').format(description) + Markup(body)
+    return (
+        Markup(head) + Markup(' role="img" aria-label="{}">').format(_NOT_XML.sub("\ufffd", description)) + Markup(body)
+    )
+
+
+def _page_tag(tag: str) -> str:
+    for stand_in, colour in _PAGE_COLOURS.items():
+        tag = tag.replace(stand_in, colour)
+    tag = re.sub(r'<g id="[^"]*"', "<g", tag)  # matplotlib gives every figure the same group names
+    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", tag)
 
 
 def file_picture(
@@ -93,10 +102,19 @@ def _drawn(name: str, size: tuple[float, float], draw: Callable[[Figure], object
     with mpl.rc_context({"svg.hashsalt": name, "font.size": 11} | style):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
+        for text in figure.findobj(Text):
+            text.set_text(_NOT_XML.sub("\ufffd", text.get_text()))  # type: ignore[attr-defined]
         FigureCanvasSVG(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return buffer.getvalue()
+
+
+def literal(name: str) -> str:
+    """A name of the data as the label of a series or a tick: on one line, in characters that XML may hold, and shown
+    even where it begins with "_", which matplotlib takes for a series without a label."""
+    line = _NOT_XML.sub("\ufffd", re.sub(r"[\t\n\r]+", " ", name))
+    return f"\u200b{line}" if line.startswith("_") else line
 
 
 def percent_axes(axes: Axes, which: str = "xy") -> None:
@@ -135,7 +153,12 @@ def grouped_bars(groups: Mapping[str, Mapping[str, Row]], *, chance: Mapping[str
             if name in chance:
                 axes.hlines(100 * chance[name], g - 0.46, g + 0.46, colors=INK, linestyles=DOTTED, linewidth=1.2)
         percent_axes(axes, "y")
-        axes.set(xticks=range(len(groups)), xticklabels=list(groups), xlim=(-0.6, len(groups) - 0.4), ylim=(0, 108))
+        axes.set(
+            xticks=range(len(groups)),
+            xticklabels=list(map(literal, groups)),
+            xlim=(-0.6, len(groups) - 0.4),
+            ylim=(0, 108),
+        )
         axes.spines["left"].set_visible(False)
         axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2, handlelength=1.2)
 
@@ -153,7 +176,7 @@ def _draw_bars(axes: Axes, condition: str, places: Sequence[tuple[float, Row]], 
         edgecolor=condition_colour(condition),
         linewidth=1,
         hatch="///" if hollow else None,
-        label=condition_name(condition).lower(),
+        label=literal(condition_name(condition).lower()),
     )
     for at, row in places:
         whisker(axes, at, row, colors=INK, linewidth=1.3)
@@ -174,7 +197,7 @@ def reliability_plot(curves: Mapping[str, Sequence[ReliabilityBin]], *, bins_of:
         for condition, bins in curves.items():
             total = sum(b.n for b in bins)
             x, y = [100 * b.confidence for b in bins], [100 * b.accuracy for b in bins]
-            axes.plot(x, y, linewidth=1.6, label=condition, **_line_style(condition))
+            axes.plot(x, y, linewidth=1.6, label=literal(condition), **_line_style(condition))
             areas = [14 + 160 * b.n / total for b in bins]
             axes.scatter(x, y, s=areas, color=condition_colour(condition), alpha=0.75, linewidths=0, zorder=3)
         percent_axes(axes)
@@ -190,7 +213,7 @@ def risk_coverage_plot(curves: Mapping[str, tuple[Float[ndarray, " U"], Float[nd
     def draw(axes: Axes) -> None:
         for condition, (coverage, risk) in curves.items():
             style = _line_style(condition)
-            axes.step(100 * coverage, 100 * risk, where="post", linewidth=1.6, label=condition, **style)
+            axes.step(100 * coverage, 100 * risk, where="post", linewidth=1.6, label=literal(condition), **style)
         percent_axes(axes)
         axes.set(xlabel="share of questions answered, most confident first", ylabel="share answered wrong")
         axes.legend(loc="upper left", fontsize=10)

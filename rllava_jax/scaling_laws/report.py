@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rllava_jax.evaluation.results import markdown, rows_as_json
-from rllava_jax.report.plots import FILE_INK, file_picture
+from rllava_jax.report.plots import FILE_INK, file_picture, literal
 from rllava_jax.scaling_laws.fit import EXPONENT, Factor
 from rllava_jax.scaling_laws.refusals import Outcome
 
@@ -180,7 +180,8 @@ def _level_label(along: Factor, level: int) -> str:
 def _title(outcome: Outcome) -> str:
     template = outcome.template
     name = template.subset.removeprefix("family=")
-    head = f"{name}: {template.metric}" + ("" if template.condition == "right" else f" ({template.condition})")
+    asked = "" if template.condition == "right" else f" ({template.condition})"
+    head = f"{literal(name)}: {template.metric}{asked}"
     if outcome.law is None:
         return f"{head}\nno law"
     greek = {"alpha": "α", "beta": "β"}
