@@ -103,7 +103,7 @@ def _drawn(name: str, size: tuple[float, float], draw: Callable[[Figure], object
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         for text in figure.findobj(Text):
-            text.set_text(_NOT_XML.sub("\ufffd", text.get_text()))  # type: ignore[attr-defined]
+            text.set_text(_NOT_XML.sub("\ufffd", text.get_text()))
         FigureCanvasSVG(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
