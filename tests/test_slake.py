@@ -135,6 +135,29 @@ def test_mask_level_is_attached_where_label_and_mask_exist(small_root, tmp_path)
     assert [region.mask and region.mask.level for region in image.regions] == [70, None, None]
 
 
+@pytest.mark.parametrize("release", ["paper", "hub"])
+def test_the_files_of_both_releases_are_read_alike(small_root, tmp_path, release):
+    root = small_root()
+    (tmp_path / "train.json").rename(tmp_path / ("validate.json" if release == "paper" else "validation.json"))
+    Image.new("L", (100, 50)).save(tmp_path / "imgs/xmlab1/mask.png")
+    if release == "hub":
+        (tmp_path / "mask.txt").write_text("70:Liver\n155: Right Kidney\r\n\n")
+    else:
+        (tmp_path / "mask_labels.json").write_text('{"70": "Liver", "155": "Right Kidney"}')
+    split = slake.load(root, "validate")
+    assert [example.id for example in split.examples] == ["slake/en/1"]
+    assert [region.mask and region.mask.level for region in split.images[0].regions] == [70, None, 155]
+    assert {region.mask.path for region in split.images[0].regions if region.mask} == {f"{root}/imgs/xmlab1/mask.png"}
+
+
+@pytest.mark.parametrize("line", ["Liver", "seventy:Liver", "70:", "300:Liver", "-1:Liver", "70.5:Liver"])
+def test_a_malformed_table_of_masks_is_named(small_root, tmp_path, line):
+    root = small_root()
+    (tmp_path / "mask.txt").write_text(f"10:Brain\n{line}\n")
+    with refused(DataError, "file.malformed", "mask.txt", "LEVEL:LABEL"):
+        slake.load(root, "train")
+
+
 def test_missing_images_are_left_out_counted_and_named(small_root, caplog):
     root = small_root([entry(1), entry(2, image="xmlab25"), entry(3, image="xmlab25")])
     with caplog.at_level(logging.WARNING):
