@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 from data_pipelines.core.command_line import Parser, real, run_command, whole, words
 from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
+from data_pipelines.core.optional_packages import install
 from data_pipelines.core.sole_writer import sole_writer
 from data_pipelines.core.storage import StorageFailure, storage_failure
 from data_pipelines.images.windows import AUTO
@@ -53,7 +54,7 @@ def _work(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("data_pipelines", "rllava_jax"):
             raise
-        raise MissingPackage(f"{error.name} is not installed; pip install 'rllava-jax[data]'") from None
+        raise MissingPackage(f"{error.name} is not installed; {install('data')}") from None
     except OSError as error:
         # Without the file's name: of some data sets it holds a patient's number.
         failure = storage_failure(error, f"--out {options.out}")

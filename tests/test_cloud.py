@@ -102,7 +102,7 @@ def test_what_is_neither_local_nor_in_a_bucket_is_refused(name, cloud):
 def test_without_gcsfs_the_remedy_is_named(monkeypatch):
     paths_module._prepare_remote.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refused(ConfigError, "package.missing", "pip install 'rllava-jax[gcs]'"):
+    with refused(ConfigError, "package.missing", "pip install -e '.[gcs]'"):
         path_of("gs://bucket/run")
     assert local_path("run", what="--workdir") == Path("run")
 

@@ -166,5 +166,5 @@ def test_wrong_folder_or_split_says_what_to_do(small_root, tmp_path):
 def test_without_pyarrow_the_extra_is_named(small_root, monkeypatch):
     root = small_root([row()])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with refused(ConfigError, "package.missing", "rllava-jax[data]"):
+    with refused(ConfigError, "package.missing", ".[data]"):
         VQA_RAD_HF.load(root, "train")

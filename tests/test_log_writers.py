@@ -75,7 +75,7 @@ def test_without_the_setting_the_package_is_not_asked_for(wandb, tmp_path):
 
 def test_without_the_package_the_setting_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with refused(ConfigError, "package.missing", "train.wandb_project", "lungs", "rllava-jax[wandb]"):
+    with refused(ConfigError, "package.missing", "train.wandb_project", "lungs", ".[wandb]"):
         require_wandb("lungs")
 
 

@@ -240,7 +240,7 @@ def test_a_damaged_file_anywhere_is_an_image_error(tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     dicom._pydicom.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
-    with refused(ConfigError, "package.missing", "rllava-jax[data]"):
+    with refused(ConfigError, "package.missing", ".[data]"):
         decode(packaged("CT_small.dcm"), "x")
     monkeypatch.setitem(__import__("sys").modules, "nibabel", None)
     with refused(ConfigError, "package.missing"):

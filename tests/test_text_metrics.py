@@ -154,5 +154,5 @@ def test_the_protocol_scores_the_corpus_and_every_answer():
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with refused(ConfigError, "package.missing", "sacrebleu", "pip install 'rllava-jax[evaluation]'"):
+    with refused(ConfigError, "package.missing", "sacrebleu", "pip install -e '.[evaluation]'"):
         corpus_bleu([["a"]], ["a"], 4)

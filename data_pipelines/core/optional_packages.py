@@ -6,6 +6,11 @@ from typing import Any
 from data_pipelines.core.errors import MissingPackage
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra of this package, which is on no index: in its folder."""
+    return f"pip install -e '.[{extra}]'"
+
+
 def optional_package(name: str, need: str, *, extra: str = "data", otherwise: str = "") -> Any:
     """Imports a module of an optional dependency.
 
@@ -22,6 +27,6 @@ def optional_package(name: str, need: str, *, extra: str = "data", otherwise: st
     except ImportError:
         alternative = f", or {otherwise}" if otherwise else ""
         raise MissingPackage(
-            f"{need}: the package {name.split('.')[0]} is not installed; run pip install 'rllava-jax[{extra}]'"
+            f"{need}: the package {name.split('.')[0]} is not installed; run {install(extra)} in the project's folder"
             f"{alternative}"
         ) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from etils import epath
 
 from data_pipelines.core.errors import ConfigError, MissingPackage, UnreadableFile, reason_of
+from data_pipelines.core.optional_packages import install
 
 _REMOTE = "gs://"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -98,7 +99,7 @@ def _bucket(text: str) -> str:
 @functools.cache
 def _prepare_remote() -> None:
     if importlib.util.find_spec("gcsfs") is None:
-        raise MissingPackage("gs:// paths need the package gcsfs: pip install 'rllava-jax[gcs]'")
+        raise MissingPackage(f"gs:// paths need the package gcsfs: {install('gcs')}")
     import fsspec.config
 
     # They log each file that is opened, and what goes wrong, traces and all, before they raise it.

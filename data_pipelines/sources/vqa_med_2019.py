@@ -26,7 +26,7 @@ CARD = DataCard(
     paper="Ben Abacha et al., VQA-Med: Overview of the Medical Visual Question Answering Task at ImageCLEF 2019, "
     "CLEF 2019 Working Notes, CEUR-WS 2380 paper 272",
     url="https://zenodo.org/records/10499039",
-    licence="not stated in the files or at github.com/abachaa/VQA-Med-2019; see the Zenodo record",
+    licence="CC BY 4.0 (the Zenodo record, since May 2026)",
     layout="ImageClef-2019-VQA-Med-Training/{All_QA_Pairs_train.txt, QAPairsByCategory/C*_train.txt, Train_images/}, "
     "ImageClef-2019-VQA-Med-Validation/{All_QA_Pairs_val.txt, QAPairsByCategory/C*_val.txt, Val_images/}, "
     "VQAMed2019Test/{VQAMed2019_Test_Questions_w_Ref_Answers.txt, VQAMed2019_Test_Images/}; images are NAME.jpg",
@@ -34,6 +34,8 @@ CARD = DataCard(
     traps=(
         "The images are MedPix's, as VQA-RAD's and MedPix 2.0's are, under the same names (synpic…): compare images "
         "before training on one and testing on another.",
+        "The files give no ids: a question's is its split and the number of its line, from 1: vqa_med_2019/test/17.",
+        "The test set is published by itself: who has only that prepares it with --splits test.",
         "VQAMed2019_Test_Images comes as an archive within the archive; unpack it too.",
         "A test question may have several right answers: the first, as written, is the answer, and the others, with "
         "and without what stands in brackets, are accepted.",
