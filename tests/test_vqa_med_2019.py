@@ -32,7 +32,7 @@ def small_root(tmp_path):
             (tmp_path / folder / f"All_QA_Pairs_{split}.txt").write_bytes(lines.encode())
             names = ("C1_Modality", "C2_Plane", "C3_Organ", "C4_Abnormality")
             for name, line in zip(names, four, strict=True):
-                text = "" if name in without_category else line + "\n"
+                text = "\n" if name in without_category else line + "\n"
                 (tmp_path / folder / "QAPairsByCategory" / f"{name}_{split}.txt").write_text(text)
         (tmp_path / TEST / "VQAMed2019_Test_Images").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / TEST / "VQAMed2019_Test_Images" / "synpic9.jpg")
