@@ -23,7 +23,7 @@ if __name__ == "__main__":
     end_at_once()
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.command_line import Parser, made_folder, run_command, whole, words
+from data_pipelines.core.command_line import Parser, file_or_folder, made_folder, run_command, whole, words
 from data_pipelines.images.reading import image_file
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.figures import Figure, split_figures
@@ -78,7 +78,9 @@ def _write(path: Path, figures: Sequence[Figure], matches: Sequence[Match], bits
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m data_pipelines.inspect", description=__doc__)
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders of prepared or published data sets")
+    parser.add_argument(
+        "folders", nargs="+", type=file_or_folder, metavar="DIR", help="folders of prepared or published data sets"
+    )
     parser.add_argument(
         "--source", action="append", default=[], metavar="NAME",
         help=f"what the folders hold: {PREPARED} (the default: what data_pipelines.prepare wrote), or as published "
@@ -91,7 +93,10 @@ def _parser() -> Parser:
     )  # fmt: skip
     add_reading_options(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="write inspect.json and the contact sheets there (made if missing)"
+        "--out",
+        type=file_or_folder,
+        metavar="DIR",
+        help="write inspect.json and the contact sheets there (made if missing)",
     )
     parser.add_argument(
         "--near-bits", type=whole(0, _HASH_BITS), default=DEFAULT_BITS, metavar="N",

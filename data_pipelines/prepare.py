@@ -22,7 +22,7 @@ from data_pipelines.core.signals import end_at_once
 if __name__ == "__main__":
     end_at_once()
 
-from data_pipelines.core.command_line import Parser, real, run_command, whole, words
+from data_pipelines.core.command_line import Parser, file_or_folder, real, run_command, whole, words
 from data_pipelines.core.errors import MissingFile, MissingOption, MissingPackage, OptionConflict, UnreadableFile
 from data_pipelines.core.optional_packages import install
 from data_pipelines.core.sole_writer import sole_writer
@@ -148,9 +148,17 @@ def _wrapped(title: str, text: str) -> list[str]:
 def _parser() -> Parser:
     parser = Parser(prog="python -m data_pipelines.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.SOURCES)}")
-    parser.add_argument("--source", metavar="DIR", help="folder of the files as their authors publish them; only read")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder to write; it appears when it is whole, until then DIR.incomplete"
+        "--source",
+        type=file_or_folder,
+        metavar="DIR",
+        help="folder of the files as their authors publish them; only read",
+    )
+    parser.add_argument(
+        "--out",
+        type=file_or_folder,
+        metavar="DIR",
+        help="folder to write; it appears when it is whole, until then DIR.incomplete",
     )
     parser.add_argument("--splits", type=words, default=(), metavar="A,B", help="default: all that the data card names")
     parser.add_argument(
@@ -164,13 +172,17 @@ def _parser() -> Parser:
     )  # fmt: skip
     add_reading_options(parser)
     parser.add_argument(
-        "--detections", default="", metavar="FILE",
+        "--detections", default="", type=file_or_folder, metavar="FILE",
         help="a detector's boxes in place of the annotated ones (docs/DATA.md); must name an image of every split",
     )  # fmt: skip
     share = real("a number from 0 to 1", lambda score: 0 <= score <= 1)
     parser.add_argument("--min-score", type=share, default=0.0, metavar="S", help="leave out boxes that score below")
     parser.add_argument(
-        "--detection-names", default="", metavar="FILE", help="COCO file with the categories of results alone"
+        "--detection-names",
+        default="",
+        type=file_or_folder,
+        metavar="FILE",
+        help="COCO file with the categories of results alone",
     )
     parser.add_argument(
         "--allow-missing", action="store_true",

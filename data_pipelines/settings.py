@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from data_pipelines.core.paths import expanded
 from data_pipelines.core.registry import nearest
 
 Condition = Literal["right", "none", "wrong", "blank"]
@@ -103,6 +104,7 @@ Square = require(lambda number: math.isqrt(number) ** 2 == number, "write a squa
 Local = require(
     lambda path: "://" not in path, "copy it to a local folder (gcloud storage cp -r), or mount its bucket (gcsfuse)"
 )
+FileOrFolder = Annotated[str, AfterValidator(expanded)]
 PartName = Annotated[str, require(re.compile(r"[A-Za-z0-9_-]+").fullmatch, "use letters, digits, _ and - alone")]
 
 
@@ -179,7 +181,7 @@ class MixPart(Settings):
     """
 
     source: str = "phantom"
-    root: Annotated[str, Local, Effect.NOTHING] = ""
+    root: Annotated[FileOrFolder, Local, Effect.NOTHING] = ""
     languages: Annotated[tuple[str, ...], Distinct, NotEmpty] = ("en",)
     split: str = "train"
     boxes: BoxUnit = ""
@@ -258,7 +260,7 @@ class DataConfig(Settings):
     """
 
     source: str = "phantom"
-    root: Annotated[str, Local, Effect.NOTHING] = ""
+    root: Annotated[FileOrFolder, Local, Effect.NOTHING] = ""
     languages: Annotated[tuple[str, ...], Distinct, NotEmpty] = ("en",)
     families: Annotated[Weights, AnyWeight] = field(
         default_factory=lambda: {"vqa": 0.4, "identify": 0.3, "localise": 0.1, "verify": 0.1, "choose": 0.1}
@@ -276,7 +278,7 @@ class DataConfig(Settings):
             "caption": "caption {language}",
         }
     )
-    tokenizer: Annotated[str, Local] = ""
+    tokenizer: Annotated[FileOrFolder, Local] = ""
     tokenizer_vocab: PositiveInt = 2000
     window: str = "auto"
     boxes: BoxUnit = ""

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from data_pipelines.core.command_line import Parser, run_command
+from data_pipelines.core.command_line import Parser, file_or_folder, run_command
 from data_pipelines.core.errors import ConfigError, DataError, InvalidOption, InvalidOverride, MissingFile, NoExamples
 from data_pipelines.core.paths import absolute, path_of
 from data_pipelines.loading.checks import check_leaks, check_lengths, verify_images
@@ -269,12 +269,12 @@ def _check_apart(test: Sequence[Prediction], held: Sequence[Prediction], name: s
 def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.calibrate", description=__doc__, overrides=OVERRIDE_PREFIX)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR",
+        "--checkpoint", required=True, type=file_or_folder, metavar="DIR",
         help="a run's workdir, or a checkpoints/STEP folder; local or gs://",
     )  # fmt: skip
     parser.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     parser.add_argument(
-        "--predictions", metavar="FILE",
+        "--predictions", type=file_or_folder, metavar="FILE",
         help="a predictions.jsonl of this checkpoint on validation questions, or its folder (default: ask them)",
     )  # fmt: skip
     parser.add_argument(
@@ -282,7 +282,7 @@ def _parser() -> Parser:
         help="shares of wrong answers that evaluations of the checkpoint report coverage at (default: 0.05,0.1,0.2)",
     )  # fmt: skip
     parser.add_argument(
-        "--test-predictions", metavar="FILE",
+        "--test-predictions", type=file_or_folder, metavar="FILE",
         help="a predictions.jsonl of this checkpoint on test questions, or its folder: print how the calibration held",
     )  # fmt: skip
     return parser

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 from PIL import Image
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.command_line import Parser, run_command, whole
+from data_pipelines.core.command_line import Parser, file_or_folder, run_command, whole
 from data_pipelines.core.errors import (
     ConfigError,
     DataError,
@@ -160,14 +160,16 @@ def _images(first: Side, second: Side, data_of: str) -> ImageOf | str:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.compare", description=__doc__)
-    parser.add_argument("run_a", metavar="RUN_A", help="the first run, A; differences are A − B")
-    parser.add_argument("run_b", metavar="RUN_B", help="the second run, B")
-    parser.add_argument("--out", default="compare.html", metavar="FILE", help="the page (default: compare.html)")
+    parser.add_argument("run_a", type=file_or_folder, metavar="RUN_A", help="the first run, A; differences are A − B")
+    parser.add_argument("run_b", type=file_or_folder, metavar="RUN_B", help="the second run, B")
+    parser.add_argument(
+        "--out", default="compare.html", type=file_or_folder, metavar="FILE", help="the page (default: compare.html)"
+    )
     parser.add_argument(
         "--names", nargs=2, default=("", ""), metavar=("A", "B"), help="what to call them (default: from their paths)"
     )
     parser.add_argument(
-        "--data-of", default="", metavar="DIR",
+        "--data-of", default="", type=file_or_folder, metavar="DIR",
         help="a run's workdir, whose config.json says where the images are (default: that of RUN_A, else of RUN_B)",
     )  # fmt: skip
     parser.add_argument(

@@ -20,7 +20,7 @@ from rllava_jax.runtime import process_memory
 if __name__ == "__main__":
     process_memory.start("rllava_jax.convert")
 
-from data_pipelines.core.command_line import Parser, above_zero, run_command
+from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, run_command
 from data_pipelines.core.errors import UnwritableFile, UserError
 from data_pipelines.core.paths import local_path, path_of
 from rllava_jax.interop.export_checkpoint import export_checkpoint
@@ -86,19 +86,29 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="{import,export}")
     into = commands.add_parser("import", help="a big_vision .npz or a Hugging Face folder becomes a checkpoint")
     into.set_defaults(run=_import)
-    into.add_argument("source", metavar="SOURCE", help="a .npz file, or a folder with config.json and safetensors")
-    into.add_argument("destination", metavar="DESTINATION", help="the folder to write")
     into.add_argument(
-        "--tokenizer", metavar="FILE",
+        "source",
+        type=file_or_folder,
+        metavar="SOURCE",
+        help="a .npz file, or a folder with config.json and safetensors",
+    )
+    into.add_argument("destination", type=file_or_folder, metavar="DESTINATION", help="the folder to write")
+    into.add_argument(
+        "--tokenizer", type=file_or_folder, metavar="FILE",
         help="SentencePiece model or tokenizer.json, in place of the source's own; a .npz has none",
     )  # fmt: skip
     out = commands.add_parser("export", help="a checkpoint becomes a Hugging Face folder, or a big_vision .npz")
     out.set_defaults(run=_export)
     out.add_argument(
-        "checkpoint", metavar="CHECKPOINT",
+        "checkpoint", type=file_or_folder, metavar="CHECKPOINT",
         help="a run's workdir, an imported model, or checkpoints/STEP; local or gs://",
     )  # fmt: skip
-    out.add_argument("destination", metavar="DESTINATION", help="the folder to write, or a file that ends in .npz")
+    out.add_argument(
+        "destination",
+        type=file_or_folder,
+        metavar="DESTINATION",
+        help="the folder to write, or a file that ends in .npz",
+    )
     out.add_argument("--step", help="last, best or a number (default: what CHECKPOINT names, else last)")
     out.add_argument(
         "--dtype", choices=sorted(DTYPES),

@@ -26,7 +26,7 @@ from rllava_jax.runtime import process_memory
 if __name__ == "__main__":
     process_memory.start("rllava_jax.main")
 
-from data_pipelines.core.command_line import Parser, above_zero, run_command, whole
+from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, run_command, whole
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.core.paths import path_of
 from rllava_jax.checkpoint.manager import Checkpoints
@@ -145,9 +145,9 @@ def _parser() -> Parser:
         "--config.regions.encoders=crop,loc",
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="a Python file that defines `config`")
+    add("--config", required=True, type=file_or_folder, metavar="FILE", help="a Python file that defines `config`")
     add(
-        "--workdir", required=True, metavar="DIR",
+        "--workdir", required=True, type=file_or_folder, metavar="DIR",
         help="where the run lives, or gs://BUCKET/FOLDER; resumed if it holds one",
     )  # fmt: skip
     add(

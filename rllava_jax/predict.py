@@ -26,7 +26,7 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.predict")
 
 from data_pipelines.conditions import DETECTED
-from data_pipelines.core.command_line import Parser, run_command, whole
+from data_pipelines.core.command_line import Parser, file_or_folder, run_command, whole
 from data_pipelines.core.errors import ConfigError, ImageError, InvalidOption, MissingOption, OptionConflict
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.images.scan_parts import split_part
@@ -165,12 +165,12 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.predict", description=__doc__)
     add = parser.add_argument
     add(
-        "--checkpoint", required=True, metavar="DIR",
+        "--checkpoint", required=True, type=file_or_folder, metavar="DIR",
         help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
     )  # fmt: skip
     add("--step", help="last, best or a number (default: what --checkpoint names, else last)")
     add(
-        "--image", required=True, metavar="FILE",
+        "--image", required=True, type=file_or_folder, metavar="FILE",
         help="PNG, JPEG, TIFF (x.tif#page=2), GIF, BMP, WebP, JPEG 2000, PPM, AVIF; DICOM, perhaps with a frame "
         "(cine.dcm#frame=3), or a slice of a NIfTI volume (ct.nii.gz#axis=2,slice=40); see docs/DICOM.md",
     )  # fmt: skip

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.command_line import Parser, above_zero, made_folder, run_command, whole
+from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, made_folder, run_command, whole
 from data_pipelines.core.errors import MissingOption
 from data_pipelines.core.paths import path_of, require_bucket
 from rllava_jax.scaling_laws.fit import FACTORS, Factor, bootstrap, fit, interval, left_out_predictions
@@ -98,12 +98,16 @@ def fit_template(
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.scaling", description=__doc__)
-    parser.add_argument("runs", nargs="*", metavar="RUN_DIR", help="workdirs of runs that were evaluated")
     parser.add_argument(
-        "--metrics", nargs="+", action="extend", default=[], metavar="FILE",
+        "runs", nargs="*", type=file_or_folder, metavar="RUN_DIR", help="workdirs of runs that were evaluated"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", action="extend", default=[], type=file_or_folder, metavar="FILE",
         help="RUN/eval/STEP/metrics.json files that count instead of a run's newest; the run itself is not named then",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder that the results are written to")
+    parser.add_argument(
+        "--out", required=True, type=file_or_folder, metavar="DIR", help="folder that the results are written to"
+    )
     parser.add_argument(
         "--metric", nargs="+", action="extend", default=[], metavar="SUBSET/REGION/METRIC",
         help="templates to fit, e.g. family=identify/right/accuracy answer_type=open/right/f1 "

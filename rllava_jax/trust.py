@@ -19,7 +19,7 @@ if __name__ == "__main__":
     process_memory.start("rllava_jax.trust")
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.command_line import Parser, run_command, whole
+from data_pipelines.core.command_line import Parser, file_or_folder, run_command, whole
 from data_pipelines.core.errors import InvalidOption, MissingFile, OptionConflict
 from data_pipelines.core.paths import local_path, path_of
 from data_pipelines.core.sole_writer import LOCK_FILE, sole_writer
@@ -152,7 +152,9 @@ def _parser() -> Parser:
     boxes = commands.add_parser("boxes", help="write the file of perturbed boxes")
     boxes.set_defaults(work=_make_boxes)
     boxes.add_argument("--data", required=True, metavar="NAME", help="a data set (slake, coco, jsonl …) or `prepared`")
-    boxes.add_argument("--root", default="", metavar="DIR", help="its folder; phantom and documents need none")
+    boxes.add_argument(
+        "--root", default="", type=file_or_folder, metavar="DIR", help="its folder; phantom and documents need none"
+    )
     boxes.add_argument("--split", default="test", help="default: test")
     boxes.add_argument("--languages", nargs="+", default=["en"], metavar="L", help="of the questions (default: en)")
     boxes.add_argument("--window", default=AUTO, help="of DICOM and NIfTI images, as in predict (default: auto)")
@@ -161,15 +163,23 @@ def _parser() -> Parser:
         "--max-regions", type=whole(1), default=1, metavar="N",
         help="questions with more right boxes are left out (default: 1, which every model can be shown)",
     )  # fmt: skip
-    boxes.add_argument("--out", required=True, metavar="FILE")
+    boxes.add_argument("--out", required=True, type=file_or_folder, metavar="FILE")
     run = commands.add_parser("run", help="evaluate a model, and score its answers")
     _add_run_options(run)
     score = commands.add_parser("score", help="score answers again")
     score.set_defaults(work=_score)
-    score.add_argument("--answers", required=True, metavar="DIR", help="a folder of `run`, or its answers.jsonl")
-    score.add_argument("--boxes", metavar="FILE", help="the file that was asked (default: the copy in the folder)")
-    score.add_argument("--root", default="", metavar="DIR", help="folder of the data set: also write report.html")
-    score.add_argument("--out", metavar="DIR", help="takes metrics.json (default: the folder of the answers)")
+    score.add_argument(
+        "--answers", required=True, type=file_or_folder, metavar="DIR", help="a folder of `run`, or its answers.jsonl"
+    )
+    score.add_argument(
+        "--boxes", type=file_or_folder, metavar="FILE", help="the file that was asked (default: the copy in the folder)"
+    )
+    score.add_argument(
+        "--root", default="", type=file_or_folder, metavar="DIR", help="folder of the data set: also write report.html"
+    )
+    score.add_argument(
+        "--out", type=file_or_folder, metavar="DIR", help="takes metrics.json (default: the folder of the answers)"
+    )
     for command in (run, score):
         command.add_argument(
             "--bootstrap", type=whole(), default=1000, metavar="N",
@@ -180,9 +190,9 @@ def _parser() -> Parser:
         )
     table = commands.add_parser("table", help="several models in one Markdown table")
     table.set_defaults(work=_table)
-    table.add_argument("folders", nargs="+", metavar="DIR", help="folders of `run`")
+    table.add_argument("folders", nargs="+", type=file_or_folder, metavar="DIR", help="folders of `run`")
     table.add_argument("--subset", default="all", help="all, or family=vqa, identify, verify, choose (default: all)")
-    table.add_argument("--picture", metavar="FILE", help="draw the trust curves into an SVG file")
+    table.add_argument("--picture", type=file_or_folder, metavar="FILE", help="draw the trust curves into an SVG file")
     return parser
 
 
@@ -191,16 +201,35 @@ def _add_run_options(run: Parser) -> None:
     run.goes_with("--checkpoint", "--batch-size", "--step")
     run.goes_with("--adapter", "--max-regions")
     asked = run.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--checkpoint", metavar="DIR", help="a run's workdir, an imported model, or checkpoints/STEP")
+    asked.add_argument(
+        "--checkpoint",
+        type=file_or_folder,
+        metavar="DIR",
+        help="a run's workdir, an imported model, or checkpoints/STEP",
+    )
     asked.add_argument(
         "--adapter", metavar="MODULE:FUNCTION",
         help="any function (image, question, boxes) to (answer, confidence or None); see docs/TRUST.md",
     )  # fmt: skip
     run.add_argument("--step", help="last, best or a number (default: what --checkpoint names, else last)")
-    run.add_argument("--boxes", required=True, metavar="FILE", help="from `boxes`, or as published")
+    run.add_argument(
+        "--boxes", required=True, type=file_or_folder, metavar="FILE", help="from `boxes`, or as published"
+    )
     run.add_argument("--data", metavar="NAME", help="checked against the boxes file, which names it")
-    run.add_argument("--root", default="", metavar="DIR", help="folder of the data set: the boxes file has no images")
-    run.add_argument("--out", required=True, metavar="DIR", help="takes the answers; an interrupted run goes on there")
+    run.add_argument(
+        "--root",
+        default="",
+        type=file_or_folder,
+        metavar="DIR",
+        help="folder of the data set: the boxes file has no images",
+    )
+    run.add_argument(
+        "--out",
+        required=True,
+        type=file_or_folder,
+        metavar="DIR",
+        help="takes the answers; an interrupted run goes on there",
+    )
     run.add_argument("--batch-size", type=whole(1), metavar="N", help="of a checkpoint (default: 64)")
     run.add_argument(
         "--max-regions", type=whole(1), metavar="N",

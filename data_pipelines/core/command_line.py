@@ -24,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 from data_pipelines.core import exit_codes
 from data_pipelines.core.data_root import NoPlainFile
 from data_pipelines.core.errors import ConfigError, OptionConflict, UnwritableFile
+from data_pipelines.core.paths import expanded
 from data_pipelines.core.signals import raising_on_ctrl_c
 from data_pipelines.core.storage import SaidOnce, storage_failure, without_leftovers
 
@@ -209,6 +210,14 @@ def _number(kind: Callable[[str], T], wanted: str, holds: Callable[[T], bool]) -
         raise argparse.ArgumentTypeError(f"{text!r} is invalid; write {wanted}")
 
     return parse
+
+
+def file_or_folder(text: str) -> str:
+    """The type of an option that names a file or a folder: every one has it, so that ~ is the home folder in all."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 above_zero = real("a number above 0", lambda value: 0 < value < math.inf)

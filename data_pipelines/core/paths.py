@@ -44,6 +44,20 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     return epath.Path(text)
 
 
+def expanded(name: str) -> str:
+    """The name with the home folder in place of a leading ~, which shells leave alone in `--option=~/x`.
+
+    Raises:
+      ValueError: there is no such user. A file that is really so called is written ./~NAME.
+    """
+    path = os.path.expanduser(name)
+    if path.startswith("~"):
+        raise ValueError(
+            f"there is no home folder of {name.partition('/')[0]!r}; write ./{name} if it is a file's name"
+        )
+    return path
+
+
 def local_path(name: str | os.PathLike[str], *, what: str) -> Path:
     """The local file or folder of that name.
 

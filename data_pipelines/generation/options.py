@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
-from data_pipelines.core.command_line import Parser, above_zero, real, whole, words
+from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, real, whole, words
 from data_pipelines.core.errors import InvalidOption
 from data_pipelines.generation.client import Endpoint
 from data_pipelines.generation.filters import DuplicateScope, Filter, PathologyScope
@@ -17,7 +17,7 @@ def parser(description: str) -> Parser:
     """The parser; all defaults stand in its help."""
     parser = Parser(prog="python -m data_pipelines.generate_qa", description=description)
     parser.add_argument(
-        "--captions", required=True, metavar="FILE|DIR",
+        "--captions", required=True, type=file_or_folder, metavar="FILE|DIR",
         help="JSON Lines with id, image and caption, and where known image_id, context, modality, split; or the folder "
         "of a prepared data set with captions, whose images are then written to images/ below --out",
     )  # fmt: skip
@@ -25,7 +25,13 @@ def parser(description: str) -> Parser:
         "--caption-splits", type=words, default=(), metavar="SPLIT,…",
         help="of a prepared data set (default: every split that it has)",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of questions.jsonl and all that led to it")
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=file_or_folder,
+        metavar="DIR",
+        help="folder of questions.jsonl and all that led to it",
+    )
     parser.add_argument(
         "--kinds", type=_kinds, default=",".join(KINDS), metavar="KIND,…", help="what to ask for, in this order"
     )
@@ -124,7 +130,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add_endpoint(group, defaults, without="nothing is asked, and the answers that --out holds are filtered anew")
     group.add_argument("--model", required=True, metavar="NAME", help="as the endpoint calls it")
     group.add_argument(
-        "--templates", metavar="DIR",
+        "--templates", type=file_or_folder, metavar="DIR",
         help="folder of your own prompts, one KIND.txt each (default: those of data_pipelines/generation/qa_templates)",
     )  # fmt: skip
     degree = real("a number from 0 to 2", lambda t: 0 <= t <= 2)
@@ -141,7 +147,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_filters(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--pathologies", metavar="FILE", help="keep what names one of these terms, one a line")
+    group.add_argument(
+        "--pathologies", type=file_or_folder, metavar="FILE", help="keep what names one of these terms, one a line"
+    )
     group.add_argument(
         "--pathology-scope", choices=get_args(PathologyScope), default="caption",
         help="what has to name a term: the caption, or question and answer",
@@ -170,8 +178,8 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
 
 def _add_review(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--write-review", metavar="FILE",
+        "--write-review", type=file_or_folder, metavar="FILE",
         help="write the kept questions that have no verdict yet to a new .csv or .jsonl, to be judged",
     )  # fmt: skip
-    group.add_argument("--review", metavar="FILE", help="leave out what this file rejects")
+    group.add_argument("--review", type=file_or_folder, metavar="FILE", help="leave out what this file rejects")
     group.add_argument("--only-accepted", action="store_true", help="keep only what the file of --review accepts")

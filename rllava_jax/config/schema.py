@@ -27,6 +27,7 @@ from data_pipelines.settings import (
     Distinct,
     Effect,
     FamilyName,
+    FileOrFolder,
     NotEmpty,
     RegionConfig,
     Settings,
@@ -128,7 +129,7 @@ class InitConfig(Settings):
       step: last, best or a number, where `checkpoint` names no step.
     """
 
-    checkpoint: str = ""
+    checkpoint: FileOrFolder = ""
     step: Annotated[str, Field(pattern=r"^(last|best|\d+)$")] = "last"
 
     @model_validator(mode="after")
@@ -253,7 +254,7 @@ class TrainConfig(Settings):
     stall_seconds: Annotated[PositiveFloat, Effect.NOTHING] = 300.0
     log_examples: Annotated[bool, Effect.NOTHING] = False
     wandb_project: Annotated[str, Effect.NOTHING] = ""
-    compilation_cache: Annotated[str, Effect.NOTHING] = "workdir"
+    compilation_cache: Annotated[FileOrFolder, Effect.NOTHING] = "workdir"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,9 +1,10 @@
 """The options of `python -m rllava_jax.evaluate`; no JAX is needed to read them."""
 
 import argparse
+from typing import Any
 
 from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
-from data_pipelines.core.command_line import Parser, above_zero, whole
+from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, whole
 from data_pipelines.generation.options import add_endpoint
 from data_pipelines.records import FAMILIES
 from data_pipelines.sources.registry import SOURCES
@@ -25,13 +26,16 @@ def make_parser(description: str) -> Parser:
     """
     parser = Parser(prog="python -m rllava_jax.evaluate", description=description)
     modes = parser.add_mutually_exclusive_group(required=True)
-    modes.add_argument("--predictions", metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file")
+    place: dict[str, Any] = {"type": file_or_folder}
+    modes.add_argument(
+        "--predictions", **place, metavar="FILE", help="JSONL: id and answer, one a line; or a run's own file"
+    )
     parser.add_argument("--protocol", metavar="NAME", help=f"one of {', '.join(registry.PROTOCOLS)} (default: strict)")
     modes.add_argument("--list", action="store_true", help="print the protocols with their sources and known faults")
     parser.add_argument(
         "--data", metavar="NAME", help=f"what to score against: prepared, {', '.join(SOURCES)} (with --root)"
     )
-    parser.add_argument("--root", metavar="DIR", default="", help="folder of the data set's files")
+    parser.add_argument("--root", **place, metavar="DIR", default="", help="folder of the data set's files")
     parser.add_argument("--split", metavar="NAME", help="of --data (default: test)")
     parser.add_argument("--languages", metavar="A,B", help="of the questions of --data (default: en)")
     parser.add_argument(
@@ -42,15 +46,13 @@ def make_parser(description: str) -> Parser:
         "--content-types", metavar="A,B",
         help="score the questions of these content types alone, e.g. Modality for classification (default: all)",
     )  # fmt: skip
-    parser.add_argument(
-        "--references", metavar="FILE", help="what to score against instead: JSONL with id and answer, one a line"
-    )
+    parser.add_argument("--references", **place, metavar="FILE", help="what to score against instead: JSONL, likewise")
     modes.add_argument(
-        "--compare", nargs=2, metavar=("RUN_A", "RUN_B"), help="two runs side by side, as python -m rllava_jax.compare"
+        "--compare", nargs=2, **place, metavar=("RUN_A", "RUN_B"), help="two runs side by side, as rllava_jax.compare"
     )
-    parser.add_argument("--against", metavar="FILE", help="other predictions of the same questions: a paired test")
+    parser.add_argument("--against", **place, metavar="FILE", help="predictions of the same questions: a paired test")
     parser.add_argument(
-        "--out", metavar="DIR",
+        "--out", type=file_or_folder, metavar="DIR",
         help="write scores.json, scored.jsonl, about.json and, with --against, comparison.json; with --compare "
         "compare.html and compare.json",
     )  # fmt: skip
@@ -67,7 +69,7 @@ def make_parser(description: str) -> Parser:
         help="questions of a published split that the copy or the predictions may lack (default: 0)",
     )  # fmt: skip
     modes.add_argument(
-        "--checkpoint", metavar="DIR",
+        "--checkpoint", type=file_or_folder, metavar="DIR",
         help="a run's workdir, an imported model, or a checkpoints/STEP folder; local or gs://",
     )  # fmt: skip
     _add_checkpoint_options(parser)
@@ -132,10 +134,13 @@ def _add_judge_options(parser: Parser) -> None:
     group.add_argument("--judge-model", metavar="NAME", help="as the endpoint calls it; asks for the judge")
     add_endpoint(group, _JUDGING, prefix="judge-", without="only verdicts in --judge-cache count")
     group.add_argument(
-        "--judge-cache", metavar="FILE", help="JSON Lines of all replies; a second run asks only for what it lacks"
+        "--judge-cache",
+        type=file_or_folder,
+        metavar="FILE",
+        help="JSON Lines of all replies; a second run asks only for what it lacks",
     )
     group.add_argument(
-        "--judge-template", metavar="FILE",
+        "--judge-template", type=file_or_folder, metavar="FILE",
         help="your own prompt (default: rllava_jax/evaluation/judge_templates/medical_answer.txt)",
     )  # fmt: skip
     names = ("judge_endpoint", "judge_template", "judge_cache", "judge_api_key_env", *_JUDGING)

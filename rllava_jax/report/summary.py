@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.command_line import Parser, run_command, words
+from data_pipelines.core.command_line import Parser, file_or_folder, run_command, words
 from data_pipelines.core.errors import UnknownName
 from data_pipelines.core.paths import path_of
 from rllava_jax.evaluation.metrics import CONDITIONS, HEADLINE, Row, metrics_of
@@ -53,11 +53,11 @@ def _summarise(options: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m rllava_jax.report.summary", description=__doc__)
-    parser.add_argument("folder", help="a run's eval/STEP folder")
+    parser.add_argument("folder", type=file_or_folder, metavar="DIR", help="a run's eval/STEP folder")
     names: dict[str, Any] = {"type": words, "default": (), "metavar": "A,B"}
     parser.add_argument("--subsets", help="e.g. family=identify,answer_type=closed (default: headline)", **names)
     parser.add_argument("--metrics", help="e.g. accuracy,f1 (default: all)", **names)
-    parser.add_argument("--picture", metavar="FILE", help="also write a bar plot as SVG")
+    parser.add_argument("--picture", type=file_or_folder, metavar="FILE", help="also write a bar plot as SVG")
     return parser
 
 
