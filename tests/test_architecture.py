@@ -122,6 +122,13 @@ def test_no_import_goes_in_a_circle():
         visit(name, ())
 
 
+def test_json_is_read_in_one_place():
+    """`core/json_files.py` knows what JSON may hold: no endless nesting, no NaN that turns into text or figures."""
+    readers = re.compile(r"\bjson\.loads?\(|\bJSONDecoder\b|\bfrom json import\b|\bcsv\.(DictR|r)eader\(")
+    found = {name for name, path in modules().items() if readers.search(path.read_text(encoding="utf-8"))}
+    assert found == {"data_pipelines.core.json_files", "data_pipelines.core.text_files"}
+
+
 def test_every_error_that_a_user_can_fix_has_a_code():
     codes, without = error_codes.raised()
     assert without == []

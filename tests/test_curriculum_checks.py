@@ -52,7 +52,7 @@ def test_a_stage_that_was_taken_away_is_missed(said, finished_stages, tmp_path):
     assert f"{workdir / 'align'}: holds no run, but curriculum.json" in line
     (workdir / "curriculum.json").write_text("[1]")
     status, line = said(workdir)
-    assert (status, "curriculum.json: damaged" in line) == (2, True)
+    assert (status, "curriculum.json: it is [1]" in line) == (2, True)
 
 
 def test_a_workdir_of_a_single_run_is_refused(said, finished_stages):

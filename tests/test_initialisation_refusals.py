@@ -174,9 +174,9 @@ def test_a_tokenizer_of_another_table_is_refused(refused_by_main, config_of_impo
         ("tokenizer.json", b"{}", "assets/tokenizer.model and tokenizer.json: only one of them belongs there"),
         ("tokenizer.model", None, "assets/tokenizer.model: missing"),
         ("tokenizer.model", b"text", "assets/tokenizer.model: "),
-        ("config.json", b"{", "assets/config.json: damaged"),
+        ("config.json", b"{", "assets/config.json: not valid JSON"),
         ("config.json", None, "assets/config.json: missing"),
-        ("conversion.json", b"[]", "assets/conversion.json: damaged"),
+        ("conversion.json", b"[]", "assets/conversion.json: it is []"),
     ],
     ids=["two tokenizers", "no tokenizer", "a bad tokenizer", "a bad config", "no config", "a bad conversion"],
 )

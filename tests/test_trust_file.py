@@ -221,7 +221,7 @@ def test_the_command_line_from_boxes_to_table(tmp_path, capsys, monkeypatch):
             "--max-regions 3: goes with",
         ),
         (["score", "--answers", "nowhere"], "nowhere/answers.jsonl: no such file"),
-        (["table", "nowhere"], "nowhere/metrics.json: cannot be read (No such file"),
+        (["table", "nowhere"], "nowhere/metrics.json: no such file"),
     ],
 )
 def test_bad_input_is_an_error_of_one_line(arguments, message, capsys, tmp_path, monkeypatch):

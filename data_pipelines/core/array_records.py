@@ -5,16 +5,17 @@ takes 7 µs, and training needs nothing but what the model needs.
 """
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
 
-from data_pipelines.core.errors import parsing
+from data_pipelines.core.schemas import file_as
 
 if TYPE_CHECKING:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -83,6 +84,23 @@ def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
     return f"{dataset}-{split}.array_record-{shard:05d}-of-{shards:05d}"
 
 
+def _whole(digits: Any) -> Any:
+    return int(digits) if isinstance(digits, str) and digits.isdecimal() else digits
+
+
+class _Split(TypedDict):
+    name: str
+    # The JSON of protocol buffers writes 64 bit numbers as text.
+    shardLengths: NotRequired[list[Annotated[int, BeforeValidator(_whole), Field(ge=0)]]]
+
+
+class _Info(TypedDict):
+    """What is read of dataset_info.json."""
+
+    name: str
+    splits: NotRequired[list[_Split]]
+
+
 @dataclass(frozen=True)
 class Shard:
     """A file and how many records it has; array_record reads one without opening the file (its `FileInstruction`)."""
@@ -107,11 +125,9 @@ def shards(folder: str, split: str) -> list[Shard]:
       DataError: dataset_info.json is missing or not TFDS's.
     """
     path = os.path.join(folder, "dataset_info.json")
-    with parsing(path, "cannot be read", "prepare the data set again"):
-        info = json.loads(Path(path).read_text(encoding="utf-8"))
-        lengths = [s.get("shardLengths", []) for s in info.get("splits", []) if s["name"] == split]
-        counts = [int(length) for length in lengths[0]] if lengths else []
-        name = info["name"]
+    info = file_as(_Info, Path(path), remedy="prepare the data set again")
+    counts = next((s.get("shardLengths", []) for s in info.get("splits", []) if s["name"] == split), [])
+    name = info["name"]
     files = [os.path.join(folder, shard_name(name, split, i, len(counts))) for i in range(len(counts))]
     return [Shard(path, count) for path, count in zip(files, counts, strict=True) if count]
 

@@ -6,8 +6,7 @@ and if it is frequent a class that has the code. Commands print the code behind 
 to an error, read it. docs/ERRORS.md lists them.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from data_pipelines.core import exit_codes
@@ -166,19 +165,6 @@ def unreadable_image(name: object, reason: object, remedy: str = "replace it") -
 def reason_of(error: object, most: int = 200) -> str:
     """What an error of another library says, in one line; its type where it says nothing."""
     return " ".join(str(error).split())[:most] or type(error).__name__
-
-
-@contextlib.contextmanager
-def parsing(path: object, fault: str, remedy: str, *, kind: type[UserError] = DataError) -> Iterator[None]:
-    """Around reading one of our own JSON files: what goes wrong becomes one line, `PATH: FAULT (reason); REMEDY`.
-
-    Raises:
-      an error of that kind, with the code file.malformed.
-    """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise kind(f"{path}: {fault} ({error!r}); {remedy}", code="file.malformed") from None
 
 
 def shortened(value: object, most: int = 200) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import Any, NoReturn
 
 from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, MissingField, MissingFile, invalid_field
 from data_pipelines.core.text_files import PUBLISHED, lines_of, reading
@@ -156,7 +156,7 @@ def row_lines(
 
 
 def parse_json(
-    text: str,
+    text: str | bytes,
     where: str,
     *,
     remedy: str,
@@ -203,11 +203,14 @@ def parse_json(
 
     hook = once if unique_keys else None
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         content = json.loads(text, parse_int=whole, parse_constant=constant, object_pairs_hook=hook)
         if numbers and (constants or _LARGE_EXPONENT.search(text)):
             content = settled.value(content, where) if settled else require_finite(content, where)
         if not half_characters and _HALF_CHARACTER.search(text):
             json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise MalformedFile(f"{where}: not JSON in UTF-8 ({error}); {remedy}") from None
     except UnicodeEncodeError:
         raise InvalidValue(
             f"{where}: escapes half a character (\\ud800 to \\udfff alone); write the character itself"
@@ -216,6 +219,22 @@ def parse_json(
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise MalformedFile(f"{where}: not valid JSON ({reason}); {remedy}") from None
     return content
+
+
+def first_object(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at a place in a text, and where it ends.
+
+    Raises:
+      ValueError: none begins there, or it holds NaN, Infinity or endless nesting.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(name)
+
+    try:
+        return json.JSONDecoder(parse_constant=refuse).raw_decode(text, start)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def digest_of(content: Any) -> str:

@@ -8,8 +8,9 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from data_pipelines.core.json_files import first_object
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.generation.captions import Caption
 from data_pipelines.generation.templates import Kind
@@ -92,16 +93,12 @@ def extract_object(text: str) -> dict[str, Any]:
     if start < 0:
         raise MalformedError("no JSON")
     try:
-        found, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)
-    except (json.JSONDecodeError, RecursionError):
+        found, end = first_object(text, start)
+    except ValueError:
         raise MalformedError("broken JSON") from None
     if "{" in text[end:]:
         raise MalformedError("more than one JSON object")
     return dict(found)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise MalformedError("broken JSON")
 
 
 def _pair(kind: Kind, entry: Any) -> GeneratedPair:

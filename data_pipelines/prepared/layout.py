@@ -5,13 +5,16 @@ OUT/source_files.sha256                           checksums of the files it was 
 OUT/{questions,annotations,images}/VERSION/       three TFDS configurations: shards, dataset_info.json, features.json
 """
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from data_pipelines.core.errors import DataError, InvalidValue, MissingFile, parsing
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from data_pipelines.core.errors import DataError, InvalidValue, MissingFile
+from data_pipelines.core.schemas import file_as
 
 # Raised when the same data would be written otherwise. The first number changes when older readers cannot read it.
 VERSION = "1.0.0"
@@ -38,6 +41,23 @@ def check_split_name(split: str, where: str) -> None:
         raise InvalidValue(f'{where}: split {split!r}; name it with letters, digits and "_", and not "all"')
 
 
+class _SplitRecord(TypedDict):
+    """What is read of a split's description."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    languages: NotRequired[dict[str, int]]
+
+
+class _Record(TypedDict):
+    """What is read of prepared.json; the rest of it is for people."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    layout: str
+    splits: NotRequired[dict[str, _SplitRecord]]
+    window: NotRequired[str | None]
+    box_reading: NotRequired[dict[str, str]]
+
+
 def read_record(root: str) -> dict[str, Any]:
     """`prepared.json` of a prepared data set.
 
@@ -50,11 +70,10 @@ def read_record(root: str) -> dict[str, Any]:
             f"data.root: {root!r} is no prepared data set (it has no {RECORD_FILE}); name the --out folder of "
             "python -m data_pipelines.prepare, or run it to its end"
         )
-    with parsing(path, "cannot be read", "prepare the data set again"):
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = str(record["layout"])
+    record = file_as(_Record, path, remedy="prepare the data set again")
+    version = record["layout"]
     if version.split(".")[0] != VERSION.split(".")[0]:
         raise DataError(
             f"{path}: layout {version}, this version reads {VERSION}; prepare the data set again", code="file.version"
         )
-    return record
+    return dict(record)

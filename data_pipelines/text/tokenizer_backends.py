@@ -9,6 +9,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.core.errors import MalformedFile, reason_of
 from data_pipelines.core.first_bytes import HEAD, disguise
+from data_pipelines.core.json_files import parse_json
 
 LOC_TOKENS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEG_TOKENS = tuple(f"<seg{i:03d}>" for i in range(128))
@@ -77,7 +78,7 @@ class HuggingFaceBackend:
     def __init__(self, file: bytes, path: str):
         self._file = file
         try:
-            content: dict[str, Any] = json.loads(file)
+            content: dict[str, Any] = parse_json(file, path, remedy="name a file that is one", half_characters=True)
             # The control tokens alone are hidden from the text. Other tokens that the file calls special, such as
             # `<start_of_turn>`, are ordinary user-defined pieces of the SentencePiece model.
             for token in content["added_tokens"]:

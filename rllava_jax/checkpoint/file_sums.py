@@ -7,12 +7,11 @@ Arrays have sums of their own, `checkpoint/integrity.py`.
 """
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from data_pipelines.core.errors import listed
-from data_pipelines.core.json_files import digest_of
+from data_pipelines.core.json_files import digest_of, parse_json
 
 SUMS = "SHA256SUMS"
 _SEAL = "sha256"
@@ -64,7 +63,7 @@ def unsealed(text: bytes) -> tuple[dict[str, Any], bool]:
     Raises:
       ValueError: it is no JSON object, or its fields are not those that were sealed.
     """
-    fields = json.loads(text)
+    fields = parse_json(text, "its text", remedy="write it anew")
     if not isinstance(fields, dict):
         raise ValueError("it is not a mapping")
     seal = fields.pop(_SEAL, None)

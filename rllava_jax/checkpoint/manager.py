@@ -14,7 +14,6 @@ deleted.
 """
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from data_pipelines.core.errors import DataError, listed
+from data_pipelines.core.json_files import parse_json
 from data_pipelines.core.paths import absolute, require_bucket
 from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
 from rllava_jax.checkpoint.integrity import checksums
@@ -151,7 +151,7 @@ class Checkpoints:
         if not name:
             files = self.assets(self.steps()[-1])
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged file names no figure
-                name = json.loads(files["config.json"])["config"]["train"]["best_metric"]
+                name = parse_json(files["config.json"], "config.json", remedy="")["config"]["train"]["best_metric"]
         figures = {step: (self._manager.metrics(step) or {}).get(name) for step in self.steps()}
         validated = [(figure, step) for step, figure in figures.items() if figure is not None]
         if not validated:

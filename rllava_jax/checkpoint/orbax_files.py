@@ -15,8 +15,12 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_manager
+from typing_extensions import TypedDict
 
+from data_pipelines.core.json_files import parse_json
 from data_pipelines.core.paths import is_remote
+from data_pipelines.core.schemas import file_as
+from data_pipelines.core.values import Settled
 from rllava_jax.checkpoint.file_sums import SUMS, require_sums, sums_of
 from rllava_jax.runtime import hosts
 
@@ -98,7 +102,7 @@ def set_unreadable_aside(checkpoints: Path) -> None:
     if jax.process_index() == 0:
         for file in sorted(checkpoints.glob(f"*/{_NAME}/{_NAME}")):
             try:
-                json.loads(file.read_text())
+                parse_json(file.read_bytes(), str(file), remedy="", settled=Settled(str(file)))
             except ValueError:
                 aside = file.with_name(f"{_NAME}.damaged")
                 file.rename(aside)
@@ -110,7 +114,7 @@ def write_checksums(checkpoint: Path, sums: Mapping[str, int]) -> None:
     """Gives a checkpoint that has just been written, and that nobody sees yet, the sums of its arrays."""
     (checkpoint / _CHECKSUMS).mkdir()
     (checkpoint / _CHECKSUMS / f"{_CHECKSUMS}.json").write_text(json.dumps(dict(sums)))
-    record = json.loads((checkpoint / _ITEMS).read_text())
+    record = parse_json((checkpoint / _ITEMS).read_bytes(), _ITEMS, remedy="")
     record["item_handlers"][_CHECKSUMS] = ocp.JsonCheckpointHandler.typestr()
     (checkpoint / _ITEMS).write_text(json.dumps(record))
 
@@ -118,10 +122,7 @@ def write_checksums(checkpoint: Path, sums: Mapping[str, int]) -> None:
 def stored_checksums(checkpoint: Path) -> dict[str, int]:
     """The sums of a checkpoint's arrays; none where it was written without. Raises ValueError: they are damaged."""
     path = checkpoint / _CHECKSUMS / f"{_CHECKSUMS}.json"
-    sums = json.loads(path.read_text()) if path.exists() else {}
-    if not isinstance(sums, dict):
-        raise ValueError(f"{_CHECKSUMS}.json: is not a mapping")
-    return sums
+    return file_as(dict[str, int], path, remedy="take another step") if path.exists() else {}
 
 
 def require_items(checkpoint: epath.Path, *names: str) -> None:
@@ -136,10 +137,14 @@ def require_items(checkpoint: epath.Path, *names: str) -> None:
             raise FileNotFoundError(f"its folder {name} is missing")
 
 
+class _Items(TypedDict):
+    item_handlers: dict[str, str]
+
+
 def _written_items(checkpoint: epath.Path) -> dict[str, str]:
     """Item → how it was written, as Orbax recorded it; none where there is no record. Raises ValueError."""
     record = checkpoint / _ITEMS
     try:
-        return dict(json.loads(record.read_text())["item_handlers"]) if record.exists() else {}
+        return file_as(_Items, record, remedy="take another step")["item_handlers"] if record.exists() else {}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{_ITEMS} is damaged: {error!r}") from None

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed, parsing
+from data_pipelines.core.errors import ConfigError, MissingFile, UnwritableFile, UserError, listed
 from data_pipelines.core.paths import require_bucket
+from data_pipelines.core.schemas import read_as
 from data_pipelines.core.sole_writer import LOCK_FILE, sole_writer
 from data_pipelines.loading.preprocess import Preprocessor
 from data_pipelines.settings import DataConfig, Effect, MixPart
@@ -24,7 +25,7 @@ from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax import __version__
 from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint
 from rllava_jax.config import Config
-from rllava_jax.config.stored import changed, from_json, run_facts, to_json
+from rllava_jax.config.stored import Conversion, RunFacts, changed, from_json, run_facts, to_json
 from rllava_jax.runtime import hosts
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # a run has one of them
@@ -109,8 +110,7 @@ def check_workdir(workdir: Path, config: Config, *, evaluating: bool = False) ->
             raise MissingFile(f"{path}: missing beside an earlier run's files; choose another --workdir")
         return False
     effects = (Effect.NOTHING, *((Effect.EVALUATION,) if evaluating else ()))
-    with parsing(path, "not a run's configuration", "choose another --workdir", kind=ConfigError):
-        stored = stored_config(workdir)
+    stored = stored_config(workdir)
     if names := changed(to_json(from_json(stored, where=str(path))), to_json(config), besides=effects):
         raise ConfigError(
             f"{path}: this workdir holds a run with another {listed(names, 6)}; choose another --workdir, or remove "
@@ -279,8 +279,5 @@ def _json_of(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any
     path = f"{where}/assets/{name}"
     if name not in files:
         raise DamagedCheckpoint(f"{path}: missing; the checkpoint is damaged, take another step")
-    with parsing(path, "damaged", "take another step", kind=CheckpointError):
-        values = json.loads(files[name])
-        if not isinstance(values, dict) or (name == "config.json" and not isinstance(values["config"], dict)):
-            raise TypeError("it is not a mapping")
-    return values
+    kind: Any = {"config.json": RunFacts, CONVERSION_FILE: Conversion}.get(name, dict[str, Any])
+    return dict(read_as(kind, files[name], path, remedy="take another step", error=CheckpointError))

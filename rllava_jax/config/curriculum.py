@@ -8,10 +8,15 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import ConfigError, InvalidSetting, parsing
+from data_pipelines.core.errors import ConfigError, InvalidSetting
 from data_pipelines.core.paths import path_of
+from data_pipelines.core.schemas import file_as
 from rllava_jax.config import Config, Curriculum, InitConfig
 from rllava_jax.config.stored import run_facts
 
@@ -124,6 +129,10 @@ def follow_move(curriculum: Curriculum, workdir: Path) -> list[str]:
     return moved
 
 
+class _Finished(TypedDict):
+    step: Annotated[int, Field(ge=0)]
+
+
 def finished_stages(workdir: Path) -> dict[str, int]:
     """The stages that are done, and the step that each ended with.
 
@@ -134,8 +143,8 @@ def finished_stages(workdir: Path) -> dict[str, int]:
     if not path.exists():
         return {}
     remedy = "remove it: stages that are done are then looked at again, not trained again"
-    with parsing(path, "damaged", remedy, kind=ConfigError):
-        return {str(name): int(stage["step"]) for name, stage in json.loads(path.read_text(encoding="utf-8")).items()}
+    stages = file_as(dict[str, _Finished], path, remedy=remedy, error=ConfigError)
+    return {name: stage["step"] for name, stage in stages.items()}
 
 
 def record_finished(workdir: Path, name: str, step: int) -> None:

@@ -12,12 +12,15 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from pydantic import TypeAdapter, ValidationError
+import pydantic_core
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from data_pipelines.core.errors import ConfigError, UnknownSetting
 from data_pipelines.core.registry import nearest
+from data_pipelines.core.schemas import file_as
 from data_pipelines.settings import Effect
 from rllava_jax.config import Config
 
@@ -32,7 +35,8 @@ def to_json(section: Any) -> dict[str, Any]:
     Raises:
       TypeError: a mapping's key is not text.
     """
-    return json.loads(json.dumps(dataclasses.asdict(section), default=lambda value: {"not JSON": repr(value)}))
+    as_json = json.dumps(dataclasses.asdict(section), default=lambda value: {"not JSON": repr(value)})
+    return pydantic_core.from_json(as_json)
 
 
 def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Config:
@@ -58,9 +62,40 @@ def from_json(values: Mapping[str, Any], *, where: str = "config.json") -> Confi
     return config
 
 
-def run_facts(workdir: Path) -> dict[str, Any]:
-    """What the run in a workdir wrote down of itself, `provenance.describe`; unchecked."""
-    return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+class Conversion(TypedDict):
+    """What is read of a conversion.json."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    lineage: NotRequired[list[dict[str, Any]]]
+
+
+class Start(TypedDict):
+    """What a run began with, and what that had begun with."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    name: str
+    step: int
+    trained: NotRequired[dict[str, Any]]
+    started_from: NotRequired["Start"]
+    conversion: NotRequired[Conversion]
+
+
+class RunFacts(TypedDict):
+    """What is read of a config.json, beside the settings, which `from_json` checks."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    config: dict[str, Any]
+    tokenizer_sha256: NotRequired[str]
+    started_from: NotRequired[Start]
+
+
+def run_facts(workdir: Path, *, remedy: str = "choose another --workdir") -> dict[str, Any]:
+    """What the run in a workdir wrote down of itself, `provenance.describe`; of its settings only that they are there.
+
+    Raises:
+      ConfigError: config.json is missing, or is not a run's.
+    """
+    return dict(file_as(RunFacts, workdir / "config.json", remedy=remedy, error=ConfigError))
 
 
 def read(values: Any, kind: Any, *, where: str, structure_alone: bool = False) -> Any:

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from data_pipelines.conditions import DETECTED
+from data_pipelines.core.json_files import parse_json
 from data_pipelines.core.seeding import rng_for
 from data_pipelines.loading.controls import ShuffledImages, picture_kind
 from data_pipelines.loading.evaluation_batches import EvaluationRequest, evaluation_batches, requests_under
@@ -179,4 +180,4 @@ def _gather(predictions: list[Prediction]) -> list[Prediction]:
     padded[: len(text)] = text
     gathered = multihost_utils.process_allgather(padded)
     parts = [row[: int(length)].tobytes() for row, length in zip(gathered, lengths.ravel(), strict=True)]
-    return [from_json(fields) for part in parts for fields in json.loads(part)]
+    return [from_json(fields) for part in parts for fields in parse_json(part, "answers of a host", remedy="")]

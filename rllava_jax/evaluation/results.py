@@ -5,16 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import MalformedFile, MissingFile
 from data_pipelines.core.paths import path_of
+from data_pipelines.core.schemas import file_as
 from rllava_jax.evaluation.metrics import CONDITIONS, Row, scores_of
 from rllava_jax.evaluation.predictions import Prediction, to_json
 
 METRICS_FILE = "metrics.json"
-_ROWS = TypeAdapter(list[Row])
 
 
 def rows_as_json(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -52,14 +49,7 @@ def read_rows(path: Path, *, remedy: str = "evaluate the run again") -> list[Row
     Raises:
       DataError: the file cannot be read, or holds something else.
     """
-    try:
-        return _ROWS.validate_json(path.read_bytes(), strict=True)
-    except OSError as error:
-        raise MissingFile(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = "".join(f"[{part!r}]" for part in fault["loc"])
-        raise MalformedFile(f"{path}: holds no rows of results ({place} {fault['msg']}); {remedy}") from None
+    return file_as(list[Row], path, remedy=remedy)
 
 
 def markdown_table(rows: Sequence[Row], *, conditions: Sequence[str] = CONDITIONS) -> str:

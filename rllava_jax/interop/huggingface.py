@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import safetensors
+from typing_extensions import TypedDict
 
-from data_pipelines.core.errors import parsing
 from data_pipelines.core.first_bytes import disguise_of
 from data_pipelines.core.json_files import read_json
+from data_pipelines.core.schemas import file_as
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint.errors import CheckpointError
 from rllava_jax.checkpoint.provenance import TOKENIZER_FILES
@@ -109,6 +109,12 @@ def _opened(file: Path) -> Any:
         raise MalformedImport(f"{file}: is not a whole safetensors file ({reason}); {_AGAIN}") from None
 
 
+class _Index(TypedDict):
+    """What is read of the index of shards."""
+
+    weight_map: dict[str, str]
+
+
 def _files(folder: Path) -> dict[Path, set[str]]:
     """Each file of weights, with the keys that the index says it has; none where there is no index."""
     single, index = folder / "model.safetensors", folder / _INDEX
@@ -121,9 +127,8 @@ def _files(folder: Path) -> dict[Path, set[str]]:
         found = f"shards without their index ({shards[0]} …)" if shards else "no safetensors"
         raise MissingImport(f"{folder}: holds {found}; give a folder with model.safetensors or {_INDEX}")
     files: dict[Path, set[str]] = defaultdict(set)
-    with parsing(index, "is not an index of shards", _AGAIN, kind=CheckpointError):
-        for key, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
-            files[folder / Path(file).name].add(key)
+    for key, file in file_as(_Index, index, remedy=_AGAIN, error=CheckpointError)["weight_map"].items():
+        files[folder / Path(file).name].add(key)
     strays = {path.name for path in folder.glob("model*.safetensors")} - {path.name for path in files}
     if strays:
         raise TwoModels(

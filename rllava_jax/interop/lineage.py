@@ -8,7 +8,6 @@ A stage is a small JSON object without any path. Its "stage" is one of
   exported  dtype, adapters (none, merged, kept), regions (none, kept, left out); what follows was read back from that.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, create_model
 
+from data_pipelines.core.schemas import file_as
 from rllava_jax.checkpoint.errors import DamagedCheckpoint
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
 from rllava_jax.config import Config
+from rllava_jax.config.stored import Conversion
 from rllava_jax.model.sizes import SIZES
 
 Stage = dict[str, Any]
@@ -105,15 +106,13 @@ def import_record(source: Path, facts: Mapping[str, Any], *, size: str, ours: bo
 
 def _recorded(folder: Path, name: str) -> list[Stage]:
     path = folder / CONVERSION_FILE
+    remedy = "export the model again, or remove the file and with it the model's past"
+    record: Any = file_as(Conversion, path, remedy=remedy, error=DamagedCheckpoint) if path.is_file() else {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         stages = [_checked(stage) for stage in record.get("lineage", ())]
         return stages or [{"stage": "unknown", "source": name}]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpoint(
-            f"{path}: is damaged ({' '.join(str(error).split())}); export the model again, or remove the file and "
-            "with it the model's past"
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{path}: is damaged ({' '.join(str(error).split())}); {remedy}") from None
 
 
 def _checked(stage: Mapping[str, Any]) -> Stage:

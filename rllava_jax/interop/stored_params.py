@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.core.errors import parsing
 from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch, DamagedCheckpoint
 from rllava_jax.checkpoint.integrity import key_of, summed
 from rllava_jax.checkpoint.opened import OpenedCheckpoint
@@ -30,8 +29,10 @@ class StoredCheckpoint(OpenedCheckpoint):
         Raises (when streamed):
           CheckpointError: a parameter is not as it was saved, of those that have a checksum.
         """
-        with parsing(self.where / "checksums", "damaged", "take another step", kind=DamagedCheckpoint):
+        try:
             sums = stored_checksums(self.where)
+        except ValueError as error:
+            raise DamagedCheckpoint(str(error)) from None
         arrays = {name: stored_array(self.where / "params", name) for name in self.shapes}
         return {name: self._verified(name, array, sums) for name, array in arrays.items()} if sums else arrays
 

@@ -4,7 +4,6 @@ A template is a kind of question, as a row of metrics.json names it: data set, s
 loss is 1 - value for metrics of which more is better, and the value itself for errors.
 """
 
-import json
 import logging
 import math
 import re
@@ -14,21 +13,22 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from typing_extensions import TypedDict
+
 from data_pipelines.core.errors import (
-    ConfigError,
     InvalidOption,
     InvalidValue,
     MissingFile,
     OptionConflict,
     UnknownName,
-    parsing,
 )
 from data_pipelines.core.paths import is_remote
+from data_pipelines.core.schemas import lines_as
 from data_pipelines.settings import Effect
 from rllava_jax.checkpoint import provenance
 from rllava_jax.config import Config
 from rllava_jax.config.durations import amount_and_unit, parse_duration
-from rllava_jax.config.stored import changed, from_json, to_json
+from rllava_jax.config.stored import changed, from_json, run_facts, to_json
 from rllava_jax.evaluation.metrics import METRICS, Row, metrics_of
 from rllava_jax.evaluation.results import read_rows
 from rllava_jax.model.params import abstract, trainable_names
@@ -205,8 +205,7 @@ def _run_of(file: Path) -> Path:
 
 
 def _read_run(folder: Path, file: Path, *, size: Size, data: Data) -> FinishedRun:
-    with parsing(folder / "config.json", "not a run's configuration", "give a run's workdir", kind=ConfigError):
-        values = provenance.stored_config(folder)
+    values = run_facts(folder, remedy="give a run's workdir")["config"]
     config = from_json(values, where=str(folder / "config.json"))
     step, duration = int(file.parent.name.partition("-")[0]), config.train.duration
     if amount_and_unit(duration)[1] in ("steps", "examples") and config.optimizer.schedule != "constant":
@@ -231,8 +230,14 @@ def _parameters(folder: Path, config: Config, size: Size) -> int:
     return sum(math.prod(shapes[name].shape) for name in counted)
 
 
+class _Step(TypedDict):
+    """A line of examples.jsonl."""
+
+    step: int
+    examples: list[str]
+
+
 def _distinct_examples(folder: Path, step: int) -> int:
     path = folder / "examples.jsonl"
-    with parsing(path, "distinct examples cannot be counted", "train with train.log_examples, or use --data seen"):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return len({name for row in rows if row["step"] <= step for name in row["examples"]})
+    rows = lines_as(_Step, path, remedy="train with train.log_examples, or use --data seen")
+    return len({name for row in rows if row["step"] <= step for name in row["examples"]})

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_pipelines.core.atomic_files import write_atomically
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.json_files import parse_json
 from data_pipelines.core.optional_packages import optional_package
 from data_pipelines.core.paths import absolute
 from data_pipelines.core.storage import writing
+from rllava_jax.config.stored import run_facts
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ class WeightsAndBiases(Writer):
             id=hashlib.sha256(place.encode()).hexdigest()[:16],
             resume="allow",
             dir=str(folder),
-            config=json.loads(stored.read_text()) if stored.exists() else {},
+            config=run_facts(workdir) if stored.exists() else {},
         )
 
     def write(self, row: Row) -> None:
@@ -151,10 +154,13 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_bytes().splitlines()
+    for at, raw in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut
+            row, line = parse_json(raw, str(path), remedy=""), raw.decode()
+        except DataError:
+            if at < len(lines):  # the last is one that a kill cut
+                logger.warning("%s: line %d is damaged and is dropped", path, at)
             continue
         number = row.get("step") if isinstance(row, dict) else None
         if not isinstance(number, int):

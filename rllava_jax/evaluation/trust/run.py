@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError, MissingFile, parsing
+from data_pipelines.core.errors import DataError, MissingFile
+from data_pipelines.core.schemas import file_as
 from data_pipelines.regions.perturbations import PREFIX, VARIANTS, Variant
 from rllava_jax.evaluation.evaluator import choose_examples
 from rllava_jax.evaluation.predictions import Prediction, read_predictions, to_json
@@ -105,8 +106,7 @@ def read_run(folder: Path) -> Run:
     path = folder / RUN_FILE
     if not path.is_file():
         raise MissingFile(f"{path}: no such file; it is written with the answers by: python -m rllava_jax.trust run")
-    with parsing(path, "cannot be read", "run the benchmark into another folder"):
-        return Run(**json.loads(path.read_text(encoding="utf-8")))
+    return file_as(Run, path, remedy="run the benchmark into another folder")
 
 
 def _begin(folder: Path, run: Run) -> Run:
