@@ -39,6 +39,7 @@ from data_pipelines.core.errors import (
 )
 from data_pipelines.core.paths import path_of
 from data_pipelines.records import FAMILIES
+from data_pipelines.sources.reading_options import reading_of
 from data_pipelines.sources.registry import DRAWN
 from rllava_jax.evaluation import judge, paired, references, scoring
 from rllava_jax.evaluation.answer_files import Findings, read_answers
@@ -117,8 +118,8 @@ def _score(options: argparse.Namespace) -> None:
 def _check_read(options: argparse.Namespace, protocol: Protocol) -> None:
     """Refuses what neither the protocol nor the place of the references reads."""
     if not (protocol.dataset or options.data):
-        for name in ("split", "languages", "families"):
-            if getattr(options, name) is not None:
+        for name in ("split", "languages", "families", "boxes", "orientation"):
+            if getattr(options, name):
                 raise OptionConflict(f"--{name}: chooses questions of --data, which is not given; leave it out")
     if protocol.expected is None and options.allow_missing:
         raise OptionConflict(
@@ -163,6 +164,7 @@ def _references(options: argparse.Namespace, protocol: Protocol) -> list[Respons
     return references.from_data(
         options.data, options.root, options.split or "test",
         languages=words(options.languages or "en"), families=_families(options.families), seed=options.seed,
+        reading=reading_of(options),
     )  # fmt: skip
 
 
@@ -182,8 +184,9 @@ def _published(options: argparse.Namespace, protocol: Protocol) -> list[Response
     if not options.root:
         raise MissingOption(f"--protocol {protocol.name}: needs --root, the folder of {own}'s files")
     found = references.from_data(
-        options.data or own, options.root, protocol.split, languages=protocol.languages, families=("vqa",), seed=0
-    )
+        options.data or own, options.root, protocol.split, languages=protocol.languages, families=("vqa",), seed=0,
+        reading=reading_of(options),
+    )  # fmt: skip
     if others := sorted({item.dataset for item in found} - {own, f"{own}_hf"}):
         raise UnknownName(f"{options.root}: holds {', '.join(others)}, and --protocol {protocol.name} is of {own}")
     return found

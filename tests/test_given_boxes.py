@@ -1,8 +1,8 @@
 """No box is believed that may mean something else: in every kind of file that gives boxes, by mutation of good ones."""
 
-import inspect
 import json
 import logging
+from inspect import getmodule
 
 import numpy as np
 import pytest
@@ -10,15 +10,17 @@ from boxed_sources import KINDS, Picture, greys, photo
 from expected_errors import assert_refused, refused
 from PIL import Image, ImageOps
 
-from data_pipelines import prepare
+from data_pipelines import inspect, prepare
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.images import orientation, reading
 from data_pipelines.loading.examples import load_source
+from data_pipelines.loading.mixture import load_parts
 from data_pipelines.prepared import layout
 from data_pipelines.records import BoxReading, Region, TurnedImage
 from data_pipelines.regions.given_boxes import OUTSIDE, SPECK
 from data_pipelines.sources import registry
-from rllava_jax.config import DataConfig
+from rllava_jax import evaluate, trust
+from rllava_jax.config import DataConfig, MixPart
 
 PIXELS, NORMALISED = BoxReading("pixels"), BoxReading("normalised")
 STORED, APPLIED = BoxReading(orientation="stored"), BoxReading(orientation="applied")
@@ -34,7 +36,7 @@ def test_every_source_that_gives_boxes_is_tried_here():
     boxed = {name for name in registry.SOURCES if registry.SOURCES.get(name, setting="NAME").has_boxes}
     assert boxed == {kind.source for kind in KINDS.values()}
     for name in registry.SOURCES:
-        module = inspect.getmodule(registry.SOURCES.get(name, setting="NAME").load)
+        module = getmodule(registry.SOURCES.get(name, setting="NAME").load)
         assert name in boxed or name in registry.DRAWN or not hasattr(module, "Region"), f"{name}: has_boxes"
 
 
@@ -200,6 +202,37 @@ def test_normalised_boxes_are_prepared_and_read_by_a_run_as_they_were_announced(
     assert read.images[0].regions == direct.images[0].regions == (Region((y, x, y + h, x + w), "Mass"),)
     with refused(DataError, "data.unclear-boxes", "data.boxes"):
         load_source(DataConfig(source="jsonl", root=str(root)), "train")
+
+
+def test_inspect_and_a_part_of_a_mix_read_boxes_as_they_are_told(tmp_path, capsys):
+    kind = KINDS["jsonl"]
+    root = kind.written(tmp_path / "in", [kind.picture.normalised])
+    shown = [str(root), "--source", "jsonl", "--workers", "1"]
+    assert inspect.main(shown) == 2
+    assert_refused(capsys.readouterr().err, "data.unclear-boxes", "--boxes")
+    assert inspect.main([*shown, "--boxes", "normalised"]) == 0
+    part = MixPart(source="jsonl", root=str(root), boxes="normalised")
+    (loaded,) = load_parts(DataConfig(mix={"mine": part}), seed=0, max_regions=1)
+    x, y, w, h = kind.picture.normalised
+    assert {example.regions for example in loaded.examples if example.regions} == {
+        (Region((y, x, y + h, x + w), "Mass"),)
+    }
+
+
+def test_evaluate_and_trust_say_how_to_settle_it(tmp_path, capsys):
+    """Rebuilt questions of localisation have the box in their reference, so scoring has to know it."""
+    kind = KINDS["jsonl"]
+    root = kind.written(tmp_path / "in", [kind.picture.normalised])
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"id": "jsonl/localise/a.jpg/0", "answer": "left"}))
+    scored = ["--predictions", str(tmp_path / "answers.jsonl"), "--data", "jsonl", "--root", str(root)]
+    scored += ["--split", "train", "--families", "localise"]
+    assert evaluate.main(scored) == 2
+    assert_refused(capsys.readouterr().err, "data.unclear-boxes", "--boxes")
+    assert evaluate.main([*scored, "--boxes", "normalised"]) == 0
+    capsys.readouterr()
+    drawn = ["boxes", "--data", "jsonl", "--root", str(root), "--split", "train", "--out", str(tmp_path / "b.jsonl")]
+    assert trust.main(drawn) == 2
+    assert_refused(capsys.readouterr().err, "data.unclear-boxes", "--data prepared")
 
 
 def test_images_without_boxes_are_turned_too_where_orientations_are_applied(tmp_path):

@@ -262,7 +262,7 @@ def test_normalised_boxes_are_refused_until_it_is_said_that_they_are(finding, re
 
 @pytest.mark.parametrize("tag", range(2, 9))
 def test_a_box_on_a_turned_photo_is_refused_until_it_is_said_on_which_picture_it_was_drawn(
-    predictor, workdir, tmp_path, tag
+    predictor, tmp_path, caplog, tag
 ):
     """What a viewer shows is asked about as a file without a tag; Pillow's exif_transpose makes what is stored."""
     shown, path = Picture(), tmp_path / "photo.png"
@@ -277,6 +277,7 @@ def test_a_box_on_a_turned_photo_is_refused_until_it_is_said_on_which_picture_it
     with Image.open(path) as opened:
         stored = np.asarray(opened)
     assert predictor.ask(path, question) == predictor.ask(stored, question)
+    assert "EXIF orientation" in caplog.text
     mine = predictor.ask(stored, question, boxes=[(5, 5, 20, 20)])
     assert predictor.ask(path, question, boxes=[(5, 5, 20, 20)], orientation="stored") == mine
 

@@ -7,6 +7,7 @@ from data_pipelines.conditions import CONTROLS, CORRUPTIONS, MAIN
 from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, whole
 from data_pipelines.generation.options import add_endpoint
 from data_pipelines.records import FAMILIES
+from data_pipelines.sources.reading_options import add_reading_options
 from data_pipelines.sources.registry import SOURCES
 from rllava_jax.config.schema import MOST_NEW_TOKENS
 from rllava_jax.evaluation.protocols import registry
@@ -46,6 +47,7 @@ def make_parser(description: str) -> Parser:
         "--content-types", metavar="A,B",
         help="score the questions of these content types alone, e.g. Modality for classification (default: all)",
     )  # fmt: skip
+    add_reading_options(parser)
     parser.add_argument("--references", **place, metavar="FILE", help="what to score against instead: JSONL, likewise")
     modes.add_argument(
         "--compare", nargs=2, **place, metavar=("RUN_A", "RUN_B"), help="two runs side by side, as rllava_jax.compare"
@@ -78,8 +80,9 @@ def make_parser(description: str) -> Parser:
         "--predictions", "--references", "--content-types", "--against", "--allow-missing", "--judge-model"
     )
     parser.goes_with(
-        ("--predictions", "--checkpoint"), "--protocol", "--data", "--root", "--split", "--languages", "--families"
-    )
+        ("--predictions", "--checkpoint"), "--protocol", "--data", "--root", "--split", "--languages", "--families",
+        "--boxes", "--orientation",
+    )  # fmt: skip
     return parser
 
 

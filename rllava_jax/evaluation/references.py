@@ -8,6 +8,7 @@ from data_pipelines.core.errors import DuplicateId, InvalidValue, MalformedFile,
 from data_pipelines.core.values import is_absent, is_number, number_as_text
 from data_pipelines.loading.examples import load_examples
 from data_pipelines.prepared import layout
+from data_pipelines.records import AS_FOUND, BoxReading
 from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.sources import registry
 from data_pipelines.sources.split_builder import without_pictures
@@ -21,13 +22,21 @@ _READ = ("id", "answer", "dataset", "split", "question", "content_type", "modali
 
 
 def from_data(
-    name: str, root: str, split: str, *, languages: Sequence[str], families: Sequence[str], seed: int
+    name: str,
+    root: str,
+    split: str,
+    *,
+    languages: Sequence[str],
+    families: Sequence[str],
+    seed: int,
+    reading: BoxReading = AS_FOUND,
 ) -> list[Response]:
     """The questions of one split, in the data set's order.
 
     Args:
       name: a data set of `data_pipelines/sources/registry.py`, or "prepared".
       families: "vqa" are the data set's own; the others are rebuilt from its boxes, with `seed`, as for a run.
+      reading: of the boxes.
 
     Raises:
       DataError: files missing or malformed, or no question left.
@@ -36,7 +45,10 @@ def from_data(
         registry.SOURCES.get(name, setting="--data")
     # Scoring shows no picture, so whichever window the pictures were made with is the right one.
     window = layout.read_record(root).get("window") if name == "prepared" else None
-    data = DataConfig(source=name, root=root, languages=tuple(languages), window=window or "auto")
+    data = DataConfig(
+        source=name, root=root, languages=tuple(languages), window=window or "auto",
+        boxes=reading.boxes, orientation=reading.orientation,
+    )  # fmt: skip
     with without_pictures():
         examples = load_examples(data, split, seed=seed, max_regions=RegionConfig().max_regions)
     asked = [e for e in examples if e.family in families and (not e.language or e.language in languages)]

@@ -200,6 +200,8 @@ def _data(data: DataConfig, options: argparse.Namespace) -> DataConfig:
         source=source,
         root=options.root or (data.root if same else ""),
         languages=languages,
+        boxes=options.boxes or (data.boxes if same else ""),
+        orientation=options.orientation or (data.orientation if same else ""),
         test_split=options.split or data.test_split,
         # Nothing is trained here, and other sources' folders may not be at hand.
         mix={},

@@ -1,6 +1,7 @@
 """Answers about image files from a checkpoint alone, which holds configuration, tokenizer and preprocessing."""
 
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,8 @@ from rllava_jax.model.params import Params, abstract
 from rllava_jax.model.preprocessing import make_preprocessor
 from rllava_jax.model.sharding import make_mesh, sharded_shapes
 from rllava_jax.runtime.compilation_cache import keep_compiled_of
+
+logger = logging.getLogger(__name__)
 
 
 class Predicted(NamedTuple):
@@ -203,6 +206,9 @@ class Predictor:
             if place := given.box((x, y, w, h), (width, height), f"{said}{where}"):
                 regions.append(Region(place))
         given.judge(strict=True)
+        if not orientation and oriented(source, "applied") != source:
+            remedy = "--orientation applied turns it as viewers do"
+            logger.warning("%s: has an EXIF orientation and is shown as stored; %s", file or "image", remedy)
         found = {name: self.detect(source, name, seed=seed) for name in detect}
         regions += [Region(box) for box in found.values() if box is not None]
         answer = self.answer(source, question, regions, task=task, language=language, seed=seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_pipelines.core.errors import DataError, MissingOption
+from data_pipelines.core.errors import DataError, MissingOption, UnclearBoxes
 from data_pipelines.images.reading import decode, size_of
 from data_pipelines.loading.evaluation_batches import EvaluationRequest
 from data_pipelines.loading.examples import load_examples
@@ -33,7 +33,10 @@ def examples_of(source: str, root: str, split: str, settings: Mapping[str, Any])
     data = DataConfig(
         source=source, root=root, test_split=split, languages=tuple(settings["languages"]), window=settings["window"]
     )
-    return load_examples(data, split, seed=settings["seed"], max_regions=settings["max_regions"])
+    try:
+        return load_examples(data, split, seed=settings["seed"], max_regions=settings["max_regions"])
+    except UnclearBoxes as error:
+        raise UnclearBoxes(f"{error}; prepare the data set with it, and name that with --data prepared") from None
 
 
 def sources_of(boxes: BoxesFile, root: str) -> dict[str, ImageSource]:
