@@ -149,17 +149,13 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m data_pipelines.prepare", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"the data set: {', '.join(registry.SOURCES)}")
     parser.add_argument(
-        "--source",
-        type=file_or_folder,
-        metavar="DIR",
+        "--source", type=file_or_folder, metavar="DIR",
         help="folder of the files as their authors publish them; only read",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--out",
-        type=file_or_folder,
-        metavar="DIR",
+        "--out", type=file_or_folder, metavar="DIR",
         help="folder to write; it appears when it is whole, until then DIR.incomplete",
-    )
+    )  # fmt: skip
     parser.add_argument("--splits", type=words, default=(), metavar="A,B", help="default: all that the data card names")
     parser.add_argument(
         "--max-image-pixels", type=whole(1), default=MAX_IMAGE_PIXELS, metavar="N",
@@ -178,16 +174,13 @@ def _parser() -> Parser:
     share = real("a number from 0 to 1", lambda score: 0 <= score <= 1)
     parser.add_argument("--min-score", type=share, default=0.0, metavar="S", help="leave out boxes that score below")
     parser.add_argument(
-        "--detection-names",
-        default="",
-        type=file_or_folder,
-        metavar="FILE",
+        "--detection-names", default="", type=file_or_folder, metavar="FILE",
         help="COCO file with the categories of results alone",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--allow-missing", action="store_true",
-        help="warn where a split has less than its data card says, rows are malformed or images cannot be read, "
-        "and go on without",
+        help="warn where a split has less than its data card says, rows are malformed, images cannot be read or "
+        "boxes lie outside them, and go on without",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set that stands at --out")
     parser.add_argument(
