@@ -39,7 +39,7 @@ from rllava_jax.config.loading import OVERRIDE_PREFIX, validated
 from rllava_jax.evaluation.confidence.risk_bounds import stops
 from rllava_jax.evaluation.confidence.selective import log_prob_and_correctness, selective_rows
 from rllava_jax.evaluation.confidence.temperature import check_enough, fit_with_intervals, held_out_confidence, quality
-from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples
+from rllava_jax.evaluation.evaluator import choose_examples, evaluate_examples, not_all
 from rllava_jax.evaluation.predictions import Prediction, by_key, read_predictions
 from rllava_jax.evaluation.results import markdown_table, write_results
 from rllava_jax.evaluation.scoring import score
@@ -224,6 +224,11 @@ def _ask(stored: OpenedCheckpoint) -> list[Prediction]:
     loaded = load_examples(data, split, seed=config.seed, max_regions=config.regions.max_regions)
     settings = dataclasses.replace(config.evaluation, conditions=(CONDITION,))
     examples = choose_examples(loaded, settings.families, most=settings.max_examples)
+    if part := not_all(loaded, settings.families, most=settings.max_examples):
+        logger.warning(
+            "evaluates %s of %s (evaluation.max_examples is %d); --config.evaluation.max_examples=0 evaluates all",
+            part, split, settings.max_examples,
+        )  # fmt: skip
     check_lengths(examples, predictor.preprocessor, answers=False)
     examples = verify_images(examples, predictor.preprocessor, allowed=data.corrupt_images_allowed)
     if data.source == predictor.config.data.source:  # elsewhere the run's own training images may not be at hand
