@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -91,6 +92,44 @@ def test_a_changed_file_is_refused(path, change, message):
     path.write_text(change(path.read_text()))
     with pytest.raises(DataError, match=message):
         boxes_file.read(path)
+
+
+def rewritten(path, change):
+    """The file with a change made to its first question, and the sum that belongs to it."""
+    header, *questions = (json.loads(line) for line in path.read_text().splitlines())
+    change(questions[0])
+    lines = [json.dumps(question, ensure_ascii=False) for question in questions]
+    header["sha256"] = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    path.write_text("\n".join([json.dumps(header, ensure_ascii=False), *lines]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["right_boxes", "right", "another"])
+def test_a_box_that_is_in_no_image_is_refused_though_the_sum_is_right(path, name):
+    written = path.read_text()
+    for number, value in enumerate((-5, -1e-3, 1.001, 1e308, float("nan"), float("inf"))):
+
+        def change(question, number=number, value=value):
+            variant = next((found for found in question["variants"] if found["name"] == name), {})
+            (question["right_boxes"] if name == "right_boxes" else variant["boxes"])[0][number % 4] = value
+
+        path.write_text(written)
+        rewritten(path, change)
+        with refused(DataError, "file.malformed", str(path), "line 2"):
+            boxes_file.read(path)
+
+
+def test_every_field_of_the_header_is_compared_with_the_questions_or_checked(path):
+    header, *lines = path.read_text().splitlines()
+    fields = json.loads(header)
+    free = {"conversations_left_out"}  # counts what is not in the file, and is shown to nobody
+    for field in fields.keys() - free:
+        for other in (None, [], {"window": 3}, -1, "other"):
+            if field == "source" and other == "other":
+                continue  # any name may be a data set's: it is asked for its images, which are compared
+            changed = json.dumps(fields | {field: other}, ensure_ascii=False)
+            path.write_text("\n".join([changed, *lines]) + "\n")
+            with refused(DataError, "file.malformed", str(path)):
+                boxes_file.read(path)
 
 
 def picture(question):

@@ -8,15 +8,16 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.core.atomic_files import write_atomically
-from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, NoExamples
+from data_pipelines.core.errors import DataError, InvalidValue, MalformedFile, NoExamples, UserError
 from data_pipelines.core.json_files import list_of_objects, parse_json
 from data_pipelines.core.text_files import content_of
+from data_pipelines.images.windows import window_of
 from data_pipelines.records import AnswerType, Box, VQAExample
 from data_pipelines.regions.boxes import box_to_pixels
 from data_pipelines.regions.perturbations import SEED_RULE, VARIANTS, Variant, is_asked, labels_of, variants
@@ -107,16 +108,23 @@ def make(
         "source": source,
         "split": split,
         "settings": settings,
+        **_facts_of(questions),
+        "conversations_left_out": sum(bool(e.regions) and bool(e.turns) for e in everything),
+        "sha256": _sha256(lines),
+    }
+    return BoxesFile(header, questions)
+
+
+def _facts_of(questions: Sequence[TrustQuestion]) -> dict[str, Any]:
+    """What a header says that its questions show. The sum is of their lines alone, so readers compare these."""
+    return {
         "seed_rule": SEED_RULE,
         "boxes": "boxes: y0,x0,y1,x1 normalised to the image; pixels: x,y,w,h of the original image",
         "questions": len(questions),
         "images": len({question.image_id for question in questions}),
         "families": dict(Counter(question.family for question in questions)),
         "variants": {name: _available(questions, name) for name in VARIANTS},
-        "conversations_left_out": sum(bool(e.regions) and bool(e.turns) for e in everything),
-        "sha256": _sha256(lines),
     }
-    return BoxesFile(header, questions)
 
 
 def write(path: Path, boxes: BoxesFile) -> None:
@@ -150,12 +158,52 @@ def read(path: Path) -> BoxesFile:
     if _sha256(lines[1:]) != header.get("sha256"):
         raise _malformed(path, "its content was changed after it was written (sha256 differs)")
     try:
-        return BoxesFile(
-            header,
-            tuple(_question_of(line, f"{path}: line {number}") for number, line in enumerate(lines[1:], start=2)),
-        )
+        questions = tuple(_question_of(line, f"{path}: line {n}") for n, line in enumerate(lines[1:], start=2))
+        for number, question in enumerate(questions, start=2):
+            _check_boxes(question, f"line {number}: {question.id}")
     except DataError as error:
         raise _malformed(path, f"a question cannot be read ({error})") from None
+    _check_header(path, header, questions)
+    return BoxesFile(header, questions)
+
+
+def _check_boxes(question: TrustQuestion, where: str) -> None:
+    """Raises: DataError: boxes, overlaps or a size that no image has, or as many as do not go together."""
+    if len(question.image_size) != 2 or min(question.image_size) < 1:
+        raise InvalidValue(f"{where}: image_size is {list(question.image_size)}; expected width and height")
+    named = [("right_boxes", question.right_boxes), *((variant.name, variant.boxes) for variant in question.variants)]
+    for name, found in named:
+        for box in found:
+            y0, x0, y1, x1 = box
+            if not (0 <= y0 <= y1 <= 1 and 0 <= x0 <= x1 <= 1):  # of NaN neither holds
+                raise InvalidValue(f"{where}: {name} has a box {list(box)}; expected y0,x0,y1,x1 of 0 to 1, in order")
+    for variant in question.variants:
+        if not all(0 <= overlap <= 1 for overlap in variant.ious):
+            raise InvalidValue(f"{where}: {variant.name} has ious {list(variant.ious)}; expected 0 to 1")
+        if variant.name == "right" and variant.boxes != question.right_boxes:
+            raise InvalidValue(f"{where}: the boxes of right are not right_boxes")
+
+
+def _check_header(path: Path, header: Mapping[str, Any], questions: Sequence[TrustQuestion]) -> None:
+    """Compares the header, which the sum does not cover, with the questions, and its settings with what they can be."""
+    for field, value in {**_facts_of(questions), "split": questions[0].split if questions else None}.items():
+        if header.get(field) != value:
+            said, found = (" ".join(str(one).split())[:80] for one in (header.get(field), value))
+            raise _malformed(path, f"its header says {field} {said}, its questions {found}")
+    if len({question.split for question in questions}) > 1:
+        raise _malformed(path, "its questions are of several splits")
+    settings = header.get("settings")
+    try:
+        if not isinstance(header.get("source"), str) or not isinstance(settings, dict):
+            raise InvalidValue("source or settings is missing")
+        window_of(settings.get("window", "auto"), "settings.window")
+        for name in ("seed", "max_regions"):
+            if type(settings.get(name, 0)) is not int:
+                raise InvalidValue(f"settings.{name} is {settings[name]!r}")
+        if unknown := {question.language for question in questions} - set(settings.get("languages", ())):
+            raise InvalidValue(f"settings.languages lacks {', '.join(sorted(unknown))}")
+    except (UserError, TypeError, AttributeError) as error:
+        raise _malformed(path, f"its header cannot be used ({error})") from None
 
 
 def _malformed(path: Path, fault: str) -> MalformedFile:
