@@ -4,6 +4,7 @@ Pillow's formats are decoded in `images/pictures.py`, DICOM and NIfTI in `images
 """
 
 import io
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from PIL import Image
 
 from data_pipelines.core.array_records import opened, read_example
 from data_pipelines.core.errors import DataError, ImageError, unreadable_image
+from data_pipelines.images.masks import FOUND, mask_levels
 from data_pipelines.images.medical import decode_scan
 from data_pipelines.images.orientation import SIDEWAYS, turned
 from data_pipelines.images.pictures import decode_picture, load_whole, opened_picture
 from data_pipelines.images.pixels import resize
-from data_pipelines.images.scan_parts import WHOLE, ScanPart, require_size, split_part
+from data_pipelines.images.scan_parts import WHOLE, ScanPart, refuse, require_size, split_part
 from data_pipelines.images.windows import AUTO
 from data_pipelines.records import ImageSource, MaskFile, StoredImage, TurnedImage, UnnamedFile
 from data_pipelines.settings import MAX_IMAGE_PIXELS
@@ -45,8 +47,10 @@ def decode(
     if isinstance(image, TurnedImage):
         return turned(decode(image.source, where, window, max_pixels), image.turn)
     image = fetched(image)
+    source, name, part = _named(image, where)
+    refuse(part, ("mask",), name, "what is no mask")
     scan = decode_scan(image, where, window, max_pixels)
-    return decode_picture(*_named(image, where), max_pixels) if scan is None else scan
+    return decode_picture(source, name, part, max_pixels) if scan is None else scan
 
 
 def size_of(image: ImageSource, where: str) -> tuple[int, int]:
@@ -81,17 +85,31 @@ def decode_mask(mask: MaskFile, where: str) -> Bool[np.ndarray, "H W"]:
     Raises:
       ImageError: missing, truncated or unreadable.
     """
-    grey = decode_grey(mask.path, where)
+    path = mask.path
+    if mask.level is None and isinstance(path, str) and split_part(path)[1].mask is None:
+        path = meaning(path, FOUND)
+    grey = decode_grey(path, where)
     return grey > 0 if mask.level is None else grey == mask.level
 
 
 def decode_grey(image: ImageSource, where: str) -> UInt8[np.ndarray, "H W"]:
-    """The grey levels of a mask image. Raises ImageError as `decode`."""
+    """The grey levels of a mask image, or what it marks by its part `mask` (`masks.mask_levels`).
+
+    Raises:
+      ImageError: as `decode`; or it is ambiguous what it marks.
+    """
     source, name, part = _named(fetched(image), where)
     with opened_picture(source, name, part) as picture:
         require_size(picture.image.size, name)
         load_whole(picture, name)
-        return np.array(picture.image.convert("L"))
+        if isinstance(source, bytes):
+            return np.array(picture.image.convert("L"))
+        return mask_levels(picture.image, part.mask, re.sub(r"[#,]mask=[^#/,]*$", "", name))
+
+
+def meaning(path: str, said: str) -> str:
+    """A mask's name with what it marks, as `ScanPart.mask`."""
+    return f"{path}{',' if split_part(path)[1] != WHOLE else '#'}mask={said}"
 
 
 def _named(image: str | bytes, where: str) -> tuple[str | bytes, str, ScanPart]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.core.errors import ImageError, InvalidPart, UserError, unreadable_image
+from data_pipelines.images.masks import check_meaning
 from data_pipelines.images.windows import window_of
 from data_pipelines.settings import MAX_IMAGE_PIXELS
 
@@ -34,6 +35,7 @@ class ScanPart:
       axis: of a NIfTI volume, along which it is cut: 0 sagittal, 1 coronal, 2 axial (the default).
       slice: along that axis, counted from 0 as NIfTI's voxels are, towards the patient's right, front or head.
       volume: of a NIfTI series (4th axis), counted from 0, which is the default.
+      mask: what a mask picture marks, as `masks.mask_levels` reads it: found, alpha, index:N or threshold:N.
       window: as `windows.window_of` reads it; None is the run's.
     """
 
@@ -42,6 +44,7 @@ class ScanPart:
     axis: int | None = None
     slice: int | None = None
     volume: int | None = None
+    mask: str | None = None
     window: str | None = None
 
 
@@ -67,6 +70,9 @@ def split_part(name: str) -> tuple[str, ScanPart]:
             raise InvalidPart(f"{name}: {field!r} {fault}; write each of {', '.join(_FIELDS)} once at most")
         if field == "window":
             window_of(value, name)
+            values[field] = value
+        elif field == "mask":
+            check_meaning(value, name)
             values[field] = value
         elif value.isascii() and value.isdigit():
             values[field] = int(value)

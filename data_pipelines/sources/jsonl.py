@@ -18,13 +18,23 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
-from PIL import Image
-
 from data_pipelines.core import json_files
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot, spelled_alike
-from data_pipelines.core.errors import DataConflict, DataError, InvalidValue, MissingField, MissingFile, invalid_field
+from data_pipelines.core.errors import (
+    DataConflict,
+    DataError,
+    ImageError,
+    InvalidValue,
+    MissingField,
+    MissingFile,
+    invalid_field,
+)
 from data_pipelines.core.json_files import text_field
 from data_pipelines.core.registry import nearest
+from data_pipelines.images.masks import FOUND
+from data_pipelines.images.pictures import opened_picture
+from data_pipelines.images.reading import meaning
+from data_pipelines.images.scan_parts import split_part
 from data_pipelines.records import (
     AS_FOUND,
     AnswerType,
@@ -60,7 +70,9 @@ _FIELDS = {
     "id", "image", "image_id", "split", "question", "answer", "answer_type", "content_type", "modality", "body_part",
     "language", "task", "regions", "choices", "accepted", "turns", "labels", "generated",
 }  # fmt: skip
-_REGION_FIELDS = {"box", "label", "polygon", "mask", "mask_level"}
+# What of a mask is meant; one of them at most.
+_MEANINGS = ("mask_level", "mask_index", "mask_threshold", "mask_alpha")
+_REGION_FIELDS = {"box", "label", "polygon", "mask", *_MEANINGS}
 # Of a row that asks nothing.
 _IMAGE_FIELDS = {"image", "image_id", "split", "modality", "body_part", "regions"}
 
@@ -243,7 +255,7 @@ def _region(found: SplitBuilder, entry: dict[str, Any], frame: tuple[int, int], 
         given = _list(entry, "polygon", list, "points [x, y] in pixels", where)
         points = [json_files.finite_numbers(point, 2, where, "polygon") for point in given]
         polygon = found.boxes.polygon(points, frame, where)
-    mask = _mask(entry, found.files, frame, where) if entry.keys() & {"mask", "mask_level"} else None
+    mask = _mask(entry, found.files, frame, where) if entry.keys() & {"mask", *_MEANINGS} else None
     if "box" in entry:
         box = found.box(frame, entry["box"], where, "box")
     elif polygon is not None:
@@ -254,30 +266,47 @@ def _region(found: SplitBuilder, entry: dict[str, Any], frame: tuple[int, int], 
 
 
 def _mask(entry: dict[str, Any], files: DataRoot, frame: tuple[int, int], where: str) -> MaskFile:
-    """The mask of a region, which has a pixel for each of its image, and grey levels where one of them is meant."""
+    """The mask of a region, which has a pixel for each of its image, and what of it is meant."""
+    said = [field for field in _MEANINGS if not (entry.get(field) is None or entry[field] is False)]
     if "mask" not in entry:
-        raise MissingField(f"{where}: field 'mask_level' is of a mask; write 'mask' too")
+        field = next(field for field in _MEANINGS if field in entry)
+        raise MissingField(f"{where}: field {field!r} is of a mask; write 'mask' too")
+    if len(said) > 1:
+        raise DataConflict(f"{where}: fields {' and '.join(map(repr, said))} both say what the mask marks; leave one")
+    for field in said:
+        value, least = entry[field], 0 if field == "mask_index" else 1
+        if field == "mask_alpha":
+            if value is not True:
+                raise invalid_field(where, field, value, "write true, or leave it out")
+        elif not isinstance(value, int) or isinstance(value, bool) or not least <= value < 256:
+            raise invalid_field(where, field, value, f"write a whole number from {least} to 255")
     level = entry.get("mask_level")
-    if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 0 < level < 256):
-        raise invalid_field(where, "mask_level", level, "write a grey level from 1 to 255")
     named = os.path.join(files.root, json_files.inner_path(text_field(entry, "mask", where), where, "mask"))
     try:
-        file = files.file(named)
+        bare = split_part(named)[0]
+        file = files.file(bare)
     except (OutsideRoot, NoPlainFile) as error:
         raise error.within(f"{where}: mask") from None
     if not file:
         raise MissingFile(f"{where}: mask {named}: no such file; restore it, or leave the field out")
+    file += named[len(bare) :]
+    if level is None:
+        kind = said[0].removeprefix("mask_") if said else FOUND
+        marked = MaskFile(meaning(file, kind if kind in (FOUND, "alpha") else f"{kind}:{entry[said[0]]}"))
+    else:
+        marked = MaskFile(file, level)
     try:
-        with Image.open(file) as opened:
-            size, mode = opened.size, opened.mode
-    except Exception:
-        return MaskFile(file, level)  # Storing or decoding it is where it is reported, counted and perhaps skipped.
+        with opened_picture(split_part(file)[0], file, split_part(file)[1]) as picture:
+            size, mode = picture.image.size, picture.image.mode
+    except ImageError:
+        return marked  # Storing or decoding it is where it is reported, counted and perhaps skipped.
     if size != frame:
         raise DataConflict(
             f"{where}: mask {file} has {size[0]} x {size[1]} pixels, its image {frame[0]} x {frame[1]}; use one size"
         )
     if level is not None and mode not in ("L", "1"):
         raise InvalidValue(
-            f"{where}: mask {file} is of mode {mode}, which has no grey level {level}; save it in 8 bit grey"
+            f"{where}: mask {file} is of mode {mode}, which has no grey level {level}; save it in 8 bit grey, or write "
+            "mask_index, mask_threshold or mask_alpha"
         )
-    return MaskFile(file, level)
+    return marked
