@@ -180,3 +180,24 @@ def test_images_that_cannot_be_told_apart_or_lie_elsewhere_are_errors(small_root
 def test_an_annotation_whose_image_is_no_id_is_named(small_root):
     with refused(DataError, "data.unknown-name", "0", "[7]"):
         coco.load(small_root([annotation(image_id=[7])]), "val")
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"size": [100_000, 100_000], "counts": [0, 10**10]},
+        {"size": [100_000, 100_000], "counts": "o" * 10**6 + "0"},
+    ],
+)
+def test_a_mask_of_a_declared_size_beyond_reason_is_refused_before_it_is_made(outline):
+    with refused(DataError, "data.invalid-value", "100000 x 100000"):
+        coco.mask_from_rle(outline, 100_000, 100_000, "x.json: annotations 0")
+
+
+def test_polygons_of_a_declared_size_beyond_reason_are_refused_before_they_are_filled():
+    triangle = [1.0, 1.0, 9.0, 1.0, 9.0, 9.0]
+    with refused(DataError, "data.invalid-value", "100000 x 100000"):
+        coco._require_mask(100_000, 100_000, "x.json")
+    assert coco._filled([triangle, triangle], 20, 20).sum() > 20
+    with refused(DataError, "data.invalid-value", "counts"):
+        coco.mask_from_rle({"size": [2, 2], "counts": "o" * 10**6 + "0"}, 2, 2, "x.json")

@@ -29,6 +29,7 @@ from data_pipelines.core.errors import (
 from data_pipelines.core.json_files import id_of, text_field
 from data_pipelines.images.reading import image_file
 from data_pipelines.records import AS_FOUND, BoxReading, DataCard, MaskFile, Region, Source, SourceSplit
+from data_pipelines.settings import MAX_IMAGE_PIXELS
 from data_pipelines.sources.split_builder import LeftOut, SplitBuilder, require_split, row_object
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ CARD = DataCard(
     ),
 )
 
+_COUNT_BITS = 60  # of a number in pycocotools' text
 _INSTANCES = re.compile(r"instances_(\w+)\.json")
 
 
@@ -213,6 +215,7 @@ def _region(
             fault="a polygon of less than three points",
         )
     if len(polygons) > 1:
+        _require_mask(*frame, where)
         return Region(
             box, label, mask=_mask_file(_filled([found.boxes.in_pixels(part, frame) for part in polygons], *frame))
         )
@@ -228,6 +231,7 @@ def mask_from_rle(rle: dict[str, Any], width: int, height: int, where: str) -> B
     Raises:
       DataError: it is of another size, or its runs do not fill it.
     """
+    _require_mask(width, height, where)
     if rle.get("size") != [height, width]:
         raise _invalid(where, f"of size {rle.get('size')}, image of [{height}, {width}]; make them equal")
     given = rle.get("counts")
@@ -253,6 +257,8 @@ def _decompressed(text: str, where: str) -> list[int]:
             raise _invalid(where, f"counts have the character {character!r}, which no RLE has")
         value |= (six & 0x1F) << bits
         bits += 5
+        if bits > _COUNT_BITS:
+            raise _invalid(where, "counts have a number that no image has")
         if six & 0x20:
             continue
         if six & 0x10:
@@ -262,6 +268,14 @@ def _decompressed(text: str, where: str) -> list[int]:
     if bits:
         raise _invalid(where, "counts end within a number; copy the file again")
     return counts
+
+
+def _require_mask(width: int, height: int, where: str) -> None:
+    """Raises: DataError: a mask of an image as listed is more than is taken into memory."""
+    if width * height > MAX_IMAGE_PIXELS:
+        raise _invalid(
+            where, f"of an image of {width} x {height} pixels, more than {MAX_IMAGE_PIXELS}; correct its size"
+        )
 
 
 def _invalid(where: str, fault: str) -> InvalidValue:
