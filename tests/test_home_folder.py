@@ -30,7 +30,7 @@ def parsers_of(module, monkeypatch):
     def catch(parser, *_, **__):
         raise Caught(parser)
 
-    monkeypatch.setattr(module, "run_command", catch)
+    monkeypatch.setitem(module.main.__globals__, "run_command", catch)
     with pytest.raises(Caught) as caught:
         module.main([])
     waiting, found = [caught.value.args[0]], []
