@@ -1,19 +1,22 @@
 """NaN, Infinity and the forms of numbers, in every reader of values."""
 
 import csv
+import dataclasses
 import json
 import logging
 
 import pytest
 from expected_errors import refused
 from PIL import Image
+from published_files import FIXTURES, JSON, PARQUET
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.json_files import json_lines, parse_json, read_json, read_objects
 from data_pipelines.core.text_files import read_rows
 from data_pipelines.core.values import number_as_text
 from data_pipelines.prepare import main as prepare
-from data_pipelines.sources import jsonl
+from data_pipelines.records import MalformedRows
+from data_pipelines.sources import jsonl, registry
 from rllava_jax.evaluate import main as evaluate
 from rllava_jax.evaluation.answer_files import NOT_FINITE, read_answers
 from rllava_jax.evaluation.references import from_file
@@ -161,3 +164,65 @@ def test_an_answer_that_is_not_finite_is_no_answer(tmp_path):
 def test_a_reference_that_is_nan_is_refused(tmp_path):
     with refused(DataError, "data.invalid-value", "r.jsonl, line 1", "answer"):
         from_file(_rows(tmp_path / "r.jsonl", {"id": 1, "answer": NAN}))
+
+
+def _texts_of(record):
+    """Every text in a record, however deep."""
+    if isinstance(record, str):
+        yield record
+    elif dataclasses.is_dataclass(record):
+        yield from _texts_of([getattr(record, field.name) for field in dataclasses.fields(record)])
+    elif isinstance(record, list | tuple):
+        for value in record:
+            yield from _texts_of(value)
+
+
+def _mutated(content, value):
+    """The content with the value in place of each number and text, one at a time, and where."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, held in entries:
+        for at, inner in [((), value)] if isinstance(held, str | int | float) else _mutated(held, value):
+            yield (
+                (key, *at),
+                {**content, key: inner}
+                if isinstance(content, dict)
+                else [
+                    *content[:key],
+                    inner,
+                    *content[key + 1 :],
+                ],
+            )
+
+
+def _loaded(name, root):
+    try:
+        return registry.SOURCES.get(name, setting="NAME").load(str(root), FIXTURES[name].split).records
+    except MalformedRows as error:
+        return error.rest.records
+    except DataError:
+        return ()
+
+
+@pytest.mark.parametrize("name", [name for name in registry.SOURCES if name not in registry.DRAWN])
+def test_no_source_takes_nan_for_text_or_three_for_a_fraction(name, tmp_path):
+    fixture = FIXTURES[name]
+    in_json = fixture.form == JSON
+    for value, never in ((NAN if in_json else "nan", ("nan", "none")), (3.0 if in_json else "NaN", ("3.0", "nan"))):
+        places = 0
+        for place, row in _mutated(fixture.rows[1], value):
+            if not in_json and fixture.form == PARQUET and place[0] == "image":
+                continue
+            places += 1
+            fixture.write(tmp_path, [fixture.rows[0], row, *fixture.rows[2:]])
+            texts = {text.strip().lower() for text in _texts_of(list(_loaded(name, tmp_path)))}
+            taken = [text for text in texts for bad in never if text == bad or text.endswith(f"/{bad}")]
+            assert not taken, (place, taken)
+        assert places
+
+
+@pytest.mark.parametrize("name", ["slake", "vqa_rad", "path_vqa", "jsonl"])
+def test_the_answer_three_is_three_in_every_source_that_has_answers(name, tmp_path):
+    fixture = FIXTURES[name]
+    fixture.write(tmp_path, [fixture.rows[0], {**fixture.rows[1], "answer": 3.0}, *fixture.rows[2:]])
+    split = registry.SOURCES.get(name, setting="NAME").load(str(tmp_path), fixture.split)
+    assert "3" in [example.answer for example in split.examples]
