@@ -30,6 +30,9 @@ def unplain(request, tmp_path):
     return str(path)
 
 
+TEXT = (None, command_line.file_or_folder)
+
+
 class Found(Exception):
     """Carries a command's parser to the test."""
 
@@ -60,7 +63,7 @@ def parsers(monkeypatch):
 
 def takes_text(action):
     """Whether an option takes any text, which may be a path."""
-    return action.option_strings and action.nargs in (None, 1) and action.choices is None and action.type is None
+    return action.option_strings and action.nargs in (None, 1) and action.choices is None and action.type in TEXT
 
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])
