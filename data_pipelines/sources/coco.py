@@ -47,6 +47,7 @@ CARD = DataCard(
         "It asks no questions: train on the region families (data.families without vqa).",
         "iscrowd marks groups of things, not one: such boxes are left out.",
         "COCO's own training and validation splits are called train2017 and val2017.",
+        "Two boxes of train2017 have no height: --allow-missing leaves them out.",
     ),
 )
 
