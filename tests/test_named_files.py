@@ -1,5 +1,6 @@
 """What annotation files name is looked for below the data set's folder, and found in every spelling of its name."""
 
+import json
 import os
 import sys
 import unicodedata
@@ -13,6 +14,7 @@ from published_layouts import LAYOUTS, NAMING
 from data_pipelines.core.data_root import DataRoot, NoPlainFile, OutsideRoot
 from data_pipelines.core.errors import DataError
 from data_pipelines.prepare import main as prepare
+from data_pipelines.regions.detections import attach_detections
 from data_pipelines.sources import registry
 
 # What no data set holds: its size, and its one grey.
@@ -255,3 +257,15 @@ def test_a_prepared_set_has_neither_pixels_nor_checksums_of_what_lies_outside(tm
     assert "two.jpg" in listed
     assert "secret" not in listed
     assert "one.jpg" not in listed
+
+
+@pytest.mark.parametrize("said", ["NFC", "NFD", "windows"])
+def test_a_detectors_file_names_images_in_any_spelling(tmp_path, said):
+    layout, called = LAYOUTS["jsonl"], unicodedata.normalize("NFD", "läsion")
+    split = load("jsonl", layout.lay_out(tmp_path, called=called, said=layout.said.format(called)))
+    named = {"windows": f"images\\{called}.png"}.get(said) or unicodedata.normalize(said, f"images/{called}.png")
+    found = [{"label": "Nodule", "box": [2, 2, 4, 4], "score": 0.9}]
+    (tmp_path / "boxes.json").write_text(json.dumps({named: found}))
+    first, second = attach_detections(split, str(tmp_path / "boxes.json"), min_score=0.0).images
+    assert [region.label for region in first.regions] == ["Nodule"]
+    assert not second.regions

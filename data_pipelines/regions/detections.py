@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from data_pipelines.core.data_root import spelled_alike
 from data_pipelines.core.errors import DataConflict, MalformedFile, MissingOption, UnknownName, invalid_field, listed
 from data_pipelines.core.json_files import finite_numbers, list_of_objects, read_json, text_field
 from data_pipelines.records import AS_FOUND, AnnotatedImage, BoxReading, Region, SourceSplit, TurnedImage
@@ -78,8 +79,8 @@ def attach_detections(
     for detection in detections:
         # The name, or the last folder and file of a longer path. The file alone would not do: another image's
         # "xmlab9/source.jpg" is not this split's only "source.jpg".
-        shorter = "/".join(PurePath(detection.image).parts[-2:])
-        image_id = owners.get(detection.image, owners.get(shorter))
+        named = spelled_alike(detection.image)
+        image_id = owners.get(named, owners.get("/".join(PurePath(named).parts[-2:])))
         if image_id is None:
             elsewhere += 1
             continue
@@ -177,9 +178,9 @@ def _owners(images: Sequence[AnnotatedImage]) -> dict[str, str]:
         source = image.image.source if isinstance(image.image, TurnedImage) else image.image
         if isinstance(source, str):
             path = PurePath(source)
-            for name in (path.name, path.stem, f"{path.parent.name}/{path.name}"):
+            for name in map(spelled_alike, (path.name, path.stem, f"{path.parent.name}/{path.name}")):
                 owners[name] = image.image_id if owners.get(name, image.image_id) == image.image_id else _SEVERAL
-    return owners | {image.image_id: image.image_id for image in images}
+    return owners | {spelled_alike(image.image_id): image.image_id for image in images}
 
 
 def _with_regions(boxes: GivenBoxes, image: AnnotatedImage, detections: Sequence[Detection]) -> AnnotatedImage:
