@@ -260,7 +260,7 @@ def test_normalised_boxes_are_refused_until_it_is_said_that_they_are(finding, re
     refused("data.unclear-boxes", "--boxes pixels", boxes=["24,48,24,24"], extra=["--boxes", "normalised"])
 
 
-@pytest.mark.parametrize("tag", range(2, 9))
+@pytest.mark.parametrize("tag", [3, 6])
 def test_a_box_on_a_turned_photo_is_refused_until_it_is_said_on_which_picture_it_was_drawn(
     predictor, tmp_path, caplog, tag
 ):
