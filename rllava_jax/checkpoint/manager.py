@@ -28,6 +28,7 @@ from data_pipelines.core.errors import DataError, listed
 from data_pipelines.core.json_files import parse_json
 from data_pipelines.core.paths import absolute, require_bucket
 from rllava_jax.checkpoint.errors import CheckpointError, DamagedCheckpoint, MissingCheckpoint
+from rllava_jax.checkpoint.foreign_models import unusable_weights
 from rllava_jax.checkpoint.integrity import checksums
 from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler, require_items, set_unreadable_aside, write_figures
 from rllava_jax.runtime import hosts
@@ -60,6 +61,8 @@ def find_checkpoint(path: Path, step: str | None = None) -> tuple[Path, str]:
     for folder in (path / "checkpoints", path):
         if folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir()):
             return folder, step or "last"
+    if said := unusable_weights(path):
+        raise CheckpointError(f"{path}: {said}", code="import.unsupported")
     published = (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     if published or path.suffix == ".npz":
         raise CheckpointError(

@@ -62,7 +62,8 @@ def read_npz(path: Path, expected: Expected) -> PublishedModel:
                     # Before anything of the size that it declares is made.
                     _require_size(member, stream.tell(), *headers[name])
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
-        if not zipfile.is_zipfile(path) and (what := disguise_of(path)):
+        what = disguise_of(path)
+        if what and not what.startswith("a zip archive"):  # which an .npz that ends early is
             raise MalformedImport(f"{path}: is {what}") from None
         raise MalformedImport(f"{path}: is not a whole .npz archive ({reason_of(error)}); download it again") from None
     # Training states are stored beside the parameters, under other first names.

@@ -21,6 +21,7 @@ from data_pipelines.settings import DataConfig, RegionConfig
 from data_pipelines.text.tokenizer import Tokenizer
 from rllava_jax.checkpoint import provenance
 from rllava_jax.checkpoint.errors import CheckpointError, CheckpointMismatch
+from rllava_jax.checkpoint.foreign_models import unusable_weights
 from rllava_jax.checkpoint.integrity import key_of, summed
 from rllava_jax.checkpoint.orbax_files import Assets, AssetsHandler, write_checksums
 from rllava_jax.checkpoint.provenance import CONVERSION_FILE
@@ -51,6 +52,7 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
       DataError: the tokenizer file is invalid.
     """
     check_destination(destination, source=source, overwrite=overwrite, ours=_is_import)
+    _require_plain(source)
     found = _open(source)
     chosen = Tokenizer.load(tokenizer) if tokenizer is not None else found.tokenizer
     if chosen is None:
@@ -80,6 +82,13 @@ def import_checkpoint(source: Path, destination: Path, *, tokenizer: Path | None
         (folder / CONVERSION_FILE).write_bytes(record)
 
 
+def _require_plain(source: Path) -> None:
+    """Refuses pipes, which would be waited for, and devices, which would be read without end."""
+    for path in [source, *(source.iterdir() if source.is_dir() else ())]:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise MalformedImport(f"{path}: is a device, a pipe or a socket; give a file")
+
+
 def _finite(array: StreamedArray, name: str, source: Path) -> StreamedArray:
     """The array, which when streamed raises a CheckpointError for a weight that is no number."""
 
@@ -99,6 +108,8 @@ def _is_import(path: Path) -> bool:
 
 
 def _open(source: Path) -> PublishedModel:
+    if said := unusable_weights(source):
+        raise UnsupportedImport(f"{source}: {said}")
     if source.is_dir():
         return read_folder(source, expected_shapes)
     if not source.exists():
