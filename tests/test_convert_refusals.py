@@ -451,5 +451,5 @@ def test_a_damaged_record_is_named(damaged, imported, tmp_path, capsys):
     copy = shutil.copytree(imported, tmp_path / "copy")
     (copy / damaged).parent.mkdir(parents=True, exist_ok=True)
     (copy / damaged).write_text("{")
-    assert damaged in refusal(capsys, "export", copy, tmp_path / "out")
+    assert damaged.removeprefix("checkpoints/0/") in refusal(capsys, "export", copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
