@@ -101,8 +101,8 @@ def require_size(size: tuple[int, int], name: str, max_pixels: int = MAX_IMAGE_P
         raise unreadable_image(name, "it has no pixels")
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: has {width} x {height} pixels, more than max_image_pixels = {max_pixels} allows; shrink it, "
-            "or raise data.max_image_pixels (of the commands, --max-image-pixels) if you trust the file",
+            f"{name}: has {width} x {height} pixels, more than --max-image-pixels "
+            f"(data.max_image_pixels = {max_pixels}) allows; shrink it, or raise the number if you trust the file",
             code="image.too-large",
         )
 
