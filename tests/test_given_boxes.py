@@ -51,7 +51,7 @@ def test_a_box_in_pixels_holds_what_it_was_drawn_around(kind, tmp_path):
 @every_kind
 def test_normalised_boxes_are_refused_until_it_is_said_that_they_are(kind, tmp_path):
     root = kind.written(tmp_path / "in", [kind.picture.normalised])
-    with refused(DataError, "data.unclear-boxes", "--boxes normalised", "--boxes pixels", "data.boxes"):
+    with refused(DataError, "data.unclear-boxes", "0..1.5", "--boxes normalised", "--boxes pixels", "data.boxes"):
         kind.read(root, BoxReading())
     inside, around = greys(kind.read(root, NORMALISED))
     assert inside > 200 > 10 > around
