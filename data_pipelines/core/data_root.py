@@ -28,6 +28,7 @@ from data_pipelines.core.errors import DataError
 
 # Whose names are relative to where they really lie.
 _ANNOTATION_FILES = (".json", ".jsonl", ".csv", ".csv.gz", ".tsv", ".txt", ".xml", ".parquet", ".xlsx", ".pkl")
+_OUTSIDE = "a name leads out of the folder"
 
 
 class OutsideRoot(DataError, code="file.outside-root"):
@@ -73,7 +74,9 @@ class DataRoot:
             return ""
         inner = path[len(self._top) :] if path.startswith(self._top) else os.sep
         if os.path.isabs(inner) or os.pardir in re.split(r"[/\\]", inner):
-            raise OutsideRoot(f"{path}: is not below {self.root}; name a file below the data set's folder")
+            raise OutsideRoot(
+                f"{path}: is not below {self.root}; name a file below the data set's folder", fault=_OUTSIDE
+            )
         found = next(filter(None, map(self._spelled, dict.fromkeys((inner, inner.replace("\\", "/"))))), "")
         if not found or not self._is_plain(found):
             return ""
@@ -126,7 +129,9 @@ class DataRoot:
                 self._require_inside(folder)
                 self._folders.add(folder)
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise NoPlainFile(f"{path}: is a device, a pipe or a socket; replace it by a file")
+            raise NoPlainFile(
+                f"{path}: is a device, a pipe or a socket; replace it by a file", fault="a device or a pipe is named"
+            )
         return stat.S_ISREG(mode)
 
     def _require_inside(self, path: str) -> None:
@@ -138,7 +143,8 @@ class DataRoot:
         if not any(_below(real, folder) for folder in self._linked):
             raise OutsideRoot(
                 f"{path}: is a link that leads out of {self.root}, to {real}; copy the file, or make a link to its "
-                f"folder at the top of {self.root}"
+                f"folder at the top of {self.root}",
+                fault=_OUTSIDE,
             )
 
     def _belonging(self) -> Iterator[str]:
