@@ -110,7 +110,7 @@ def test_a_gzipped_file_is_read_under_either_name(tmp_path):
         (b"x,z\n1,2\n", ("data.missing-field",)),
         (b"x,y\n\xff,2\n", ("file.malformed", "CSV", "UTF-8")),
         (b'x,y\n"1"2,3\n', ("file.malformed", "CSV", "UTF-8")),
-        (b"", ("data.missing-field",)),
+        (b"", ("file.malformed", "empty")),
     ],
 )
 def test_a_malformed_csv_file_is_named(tmp_path, content, complaint):

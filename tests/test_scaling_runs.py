@@ -106,7 +106,7 @@ class TestRuns:
     def test_without_the_log_distinct_examples_are_an_error(self, tmp_path):
         folder = write_run(tmp_path / "run")
         (folder / "examples.jsonl").unlink()
-        with refused(DataError, "file.malformed", "examples.jsonl", "train.log_examples"):
+        with refused(DataError, "file.missing", "examples.jsonl", "train.log_examples"):
             read([folder], data="distinct")
 
     def test_a_run_given_twice_is_refused(self, tmp_path):
