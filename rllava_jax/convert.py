@@ -9,9 +9,7 @@ The three journeys, with what they need: docs/CONVERSION.md.
 """
 
 import argparse
-import errno
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +21,7 @@ if __name__ == "__main__":
 from data_pipelines.core.command_line import Parser, above_zero, file_or_folder, run_command
 from data_pipelines.core.errors import UnwritableFile, UserError
 from data_pipelines.core.paths import local_path, path_of
+from data_pipelines.core.storage import StorageFailure, storage_failure
 from rllava_jax.interop.export_checkpoint import export_checkpoint
 from rllava_jax.interop.import_checkpoint import import_checkpoint
 from rllava_jax.interop.source import DTYPES
@@ -42,20 +41,14 @@ def _work(options: argparse.Namespace) -> None:
     except UserError:
         raise
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
-        if _is_full_disk(error):
-            said = "the disk is full; nothing was left behind. Free some space, or choose another disk"
-        elif isinstance(error, OSError):
-            said = f"{error.strerror or error} ({error.filename or 'no file named'}); nothing was left behind"
-        else:
+        failure = storage_failure(error, str(options.destination))
+        if isinstance(failure, StorageFailure):
+            raise failure from None
+        if not isinstance(error, OSError):
             raise
+        said = f"{error.strerror or error} ({error.filename or 'no file named'}); nothing was left behind"
         raise UnwritableFile(f"{options.destination}: {said}") from None
     print(f"written: {options.destination}")
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return os.strerror(errno.ENOSPC) in str(error) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from expected_errors import assert_refused
 from golden_model import GOLDEN, load
 from tiny_models import random_transformers_model, save_transformers_folder, tokenizer_file
 
-from data_pipelines.core import atomic_files
+from data_pipelines.core import atomic_files, exit_codes
 from data_pipelines.text.tokenizer import train_tokenizer
 from rllava_jax import convert
 from rllava_jax.interop import import_checkpoint
@@ -45,14 +45,14 @@ def imported(pristine, tmp_path_factory):
     return folder
 
 
-def refusal(capsys, *arguments):
+def refusal(capsys, *arguments, exit_code=exit_codes.USER_ERROR):
     """The one line of a command that must fail in an orderly way."""
     capsys.readouterr()
     status = convert.main([str(argument) for argument in arguments])
     shown = capsys.readouterr().err
     assert "Traceback" not in shown, shown
     lines = [line for line in shown.splitlines() if line.startswith("error:")]
-    assert status == 2
+    assert status == exit_code
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -410,8 +410,9 @@ class FullDisk:
 def test_a_full_disk_leaves_what_was_there_and_nothing_else(error, pristine, imported, tmp_path, capsys, monkeypatch):
     copy = shutil.copytree(imported, tmp_path / "copy")
     monkeypatch.setattr(import_checkpoint, "with_progress", FullDisk(error))
-    assert "the disk is full" in refusal(capsys, "import", pristine, copy, "--overwrite")
-    assert "the disk is full" in refusal(capsys, "import", pristine, tmp_path / "new")
+    full = {"exit_code": exit_codes.STORAGE}
+    assert "[storage.full]" in refusal(capsys, "import", pristine, copy, "--overwrite", **full)
+    assert "[storage.full]" in refusal(capsys, "import", pristine, tmp_path / "new", **full)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
     monkeypatch.undo()
     assert convert.main(["export", str(copy), str(tmp_path / "out")]) == 0

@@ -79,7 +79,7 @@ def _of(error: BaseException) -> tuple[int | None, str]:
         return (error.errno if error.errno in _KNOWN else None), _text(error.filename)
     text = str(error)
     found = _NUMBER.search(text)
-    number = int(found[1] or found[2]) if found else None
+    number = int(found[1] or found[2]) if found else errno.ENOSPC if os.strerror(errno.ENOSPC) in text else None
     if number not in _KNOWN:
         return None, ""
     place = _PLACE.search(text)
