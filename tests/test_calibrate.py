@@ -122,7 +122,7 @@ def test_other_unfit_predictions_are_refused(refused, changed, tmp_path):
     assert "99 questions" in refused("--predictions", changed(most=99))
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    assert "holds predictions of none" in refused("--predictions", empty)
+    assert "[file.malformed]" in refused("--predictions", empty)
     assert "no such file" in refused("--predictions", tmp_path / "none.jsonl")
 
 
