@@ -46,7 +46,7 @@ def parsers(monkeypatch):
             raise Found(parser)
 
         command = importlib.import_module(module)
-        monkeypatch.setattr(command, "run_command", stop)
+        monkeypatch.setattr(importlib.import_module(command.main.__module__), "run_command", stop)
         with pytest.raises(Found) as caught:
             command.main([])
         monkeypatch.undo()

@@ -96,7 +96,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = os.fspath(path)
+        if error.errno is not None:  # else its text is all that it has, which a file's name would hide
+            error.filename = os.fspath(path)
         raise
 
 
