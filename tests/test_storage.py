@@ -35,6 +35,9 @@ CODES = {
     errno.EIO: "storage.broken",
     errno.ESTALE: "storage.broken",
 }
+# TensorStore tells each write that was under way to Orbax's event loop, which the first failure has closed, of some
+# only after the command.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 numbers = pytest.mark.parametrize("number", CODES, ids=errno.errorcode.get)
 
 
