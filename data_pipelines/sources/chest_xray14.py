@@ -191,4 +191,4 @@ def _frame(found: SplitBuilder, written: str, path: str) -> tuple[int, int] | No
     return frame
 
 
-SOURCE = Source(CARD, load, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading))
+SOURCE = Source(CARD, load, has_boxes=True)

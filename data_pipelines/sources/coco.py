@@ -119,9 +119,7 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     return found.finished()
 
 
-SOURCE = Source(
-    CARD, load, splits, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading)
-)
+SOURCE = Source(CARD, load, splits, has_boxes=True)
 
 
 def _image_folder(root: str, split: str) -> str:

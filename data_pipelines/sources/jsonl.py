@@ -142,9 +142,7 @@ def load(root: str, split: str, reading: BoxReading = AS_FOUND) -> SourceSplit:
     return found.finished()
 
 
-SOURCE = Source(
-    CARD, load, splits, has_boxes=True, configured=lambda data, split, reading: load(data.root, split, reading)
-)
+SOURCE = Source(CARD, load, splits, has_boxes=True)
 
 
 def _rows(root: str) -> Iterator[tuple[str, Any]]:
