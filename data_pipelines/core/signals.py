@@ -70,13 +70,30 @@ def raised_again(kind: type[BaseException], again: Callable[[], None]) -> Iterat
     Args:
       again: what has the signal sent once more, a moment later.
     """
-    before, on_the_way = sys.unraisablehook, list[threading.Timer]()
+    on_the_way: list[threading.Timer] = []
 
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+    def send_again(unraisable: "sys.UnraisableHookArgs") -> bool:
         if isinstance(unraisable.exc_value, kind):
             on_the_way.append(threading.Timer(_AGAIN_SECONDS, again))
             on_the_way[-1].start()
-        else:
+            return True
+        return False
+
+    try:
+        with unraisable_taken(send_again):
+            yield
+    finally:
+        for timer in on_the_way:
+            timer.cancel()
+
+
+@contextlib.contextmanager
+def unraisable_taken(take: Callable[["sys.UnraisableHookArgs"], bool]) -> Iterator[None]:
+    """Within it `take` gets what Python cannot raise, which is printed where that returns False."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not take(unraisable):
             before(unraisable)
 
     sys.unraisablehook = hook
@@ -84,5 +101,3 @@ def raised_again(kind: type[BaseException], again: Callable[[], None]) -> Iterat
         yield
     finally:
         sys.unraisablehook = before
-        for timer in on_the_way:
-            timer.cancel()

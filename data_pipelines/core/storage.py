@@ -10,11 +10,11 @@ import errno
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator
 
 from data_pipelines.core import exit_codes
 from data_pipelines.core.errors import UnwritableFile, UserError
+from data_pipelines.core.signals import unraisable_taken
 
 _AGAIN = "run the same command again: what was saved before is whole"
 
@@ -101,23 +101,14 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def without_leftovers() -> Iterator[None]:
+def without_leftovers() -> contextlib.AbstractContextManager[None]:
     """Within it nothing is printed of writes that were under way when another one failed, which is raised.
 
     TensorStore tells each of them to Orbax's event loop, which the first failure has closed.
     """
-    before = sys.unraisablehook
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    return unraisable_taken(
+        lambda found: isinstance(found.exc_value, RuntimeError) and "loop is closed" in str(found.exc_value)
+    )
 
 
 class SaidOnce(logging.Filter):
